@@ -1,0 +1,338 @@
+package layerdumps
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// roles are the last parts of the names of a layer's tensors.
+const roles = "qkvo"
+
+// parts are the tensors found for one layer, by their index in roles.
+type parts [len(roles)]*rawTensor
+
+// set is the layers found in some files, before they are checked.
+type set map[string]*parts
+
+// open does the work of Open; the caller closes d if it fails.
+func (d *Dump) open(paths []string, opt Options) error {
+	if len(paths) == 0 {
+		return errors.New("no dump given")
+	}
+	if opt.SMScale != nil {
+		if err := checkScale(*opt.SMScale); err != nil {
+			return err
+		}
+	}
+	found, err := d.collect(paths, func(t *rawTensor) {
+		d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
+	})
+	if err != nil {
+		return err
+	}
+	if len(found) == 0 {
+		return fmt.Errorf("%s: no tensor is named <layer>.q, .k, .v or .o", strings.Join(paths, ", "))
+	}
+	actual, err := d.collectActual(opt.Actual, found)
+	if err != nil {
+		return err
+	}
+	names, err := found.selectNames(opt)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		layer, err := d.assemble(name, found[name], actual[name], opt)
+		if err != nil {
+			return err
+		}
+		d.Layers = append(d.Layers, layer)
+	}
+	return nil
+}
+
+// collect reads the files in paths and sorts their tensors into layers.
+func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
+	files, err := expand(paths)
+	if err != nil {
+		return nil, err
+	}
+	found := make(set)
+	for _, file := range files {
+		raw, err := d.read(file)
+		if err != nil {
+			return nil, err
+		}
+		for i := range raw {
+			t := &raw[i]
+			layer, role, ok := splitName(t.name)
+			if !ok {
+				ignore(t)
+				continue
+			}
+			p := found[layer]
+			if p == nil {
+				p = new(parts)
+				found[layer] = p
+			}
+			if other := p[role]; other != nil {
+				return nil, fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, other.file)
+			}
+			p[role] = t
+		}
+	}
+	return found, nil
+}
+
+// collectActual reads the outputs that are to replace the dump's.
+func (d *Dump) collectActual(paths []string, layers set) (map[string]*rawTensor, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	// An actual file is often a whole dump; what else it holds is no matter.
+	found, err := d.collect(paths, func(*rawTensor) {})
+	if err != nil {
+		return nil, err
+	}
+	outputs := make(map[string]*rawTensor)
+	for _, name := range found.names() {
+		o := found[name][strings.IndexByte(roles, 'o')]
+		if o == nil {
+			continue
+		}
+		if layers[name] == nil {
+			return nil, fmt.Errorf("%s: tensor %q: the dump has no layer %q", o.file, o.name, name)
+		}
+		outputs[name] = o
+	}
+	if len(outputs) == 0 {
+		return nil, fmt.Errorf("%s: no tensor is named <layer>.o", strings.Join(paths, ", "))
+	}
+	return outputs, nil
+}
+
+// splitName takes a tensor's name apart.
+func splitName(name string) (layer string, role int, ok bool) {
+	n := len(name) - 2
+	if n < 1 || name[n] != '.' {
+		return "", 0, false
+	}
+	role = strings.IndexByte(roles, name[n+1])
+	return name[:n], role, role >= 0
+}
+
+// names returns the layers' names in natural order.
+func (s set) names() []string {
+	names := make([]string, 0, len(s))
+	for name := range s {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, compareNatural)
+	return names
+}
+
+// selectNames returns the names that opt asks for.
+func (s set) selectNames(opt Options) ([]string, error) {
+	all := s.names()
+	if opt.Layers == nil {
+		return all, nil
+	}
+	var names []string
+	for _, name := range all {
+		if opt.Layers.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		const most = 5
+		list := strings.Join(all[:min(len(all), most)], ", ")
+		if len(all) > most {
+			list += fmt.Sprintf(" and %d more", len(all)-most)
+		}
+		return nil, fmt.Errorf("no layer matches %q; the dump has %s", opt.Layers, list)
+	}
+	return names, nil
+}
+
+// assemble checks one layer's tensors and puts them together.
+func (d *Dump) assemble(name string, p *parts, actual *rawTensor, opt Options) (Layer, error) {
+	q, k, v, o := p[0], p[1], p[2], p[3]
+	if q == nil || k == nil || v == nil {
+		return Layer{}, p.incomplete(name)
+	}
+	l := Layer{Name: name}
+	layout := HND
+	if err := applyMetadata(&l, &layout, d.Metadata[q.file]); err != nil {
+		return Layer{}, fmt.Errorf("%s: metadata: %w", q.file, err)
+	}
+	outputLayout := layout
+	if actual != nil {
+		o = actual
+		// An actual output may come from another program, hence in another
+		// layout, and says so in its own metadata.
+		if s, ok := d.Metadata[o.file]["layout"]; ok {
+			var err error
+			if outputLayout, err = ParseLayout(s); err != nil {
+				return Layer{}, fmt.Errorf("%s: metadata: %w", o.file, err)
+			}
+		}
+	}
+	if opt.Layout != nil {
+		layout, outputLayout = *opt.Layout, *opt.Layout
+	}
+	if opt.Causal != nil {
+		l.Causal = *opt.Causal
+	}
+	if opt.SMScale != nil {
+		l.SMScale = *opt.SMScale
+	}
+	used := []*rawTensor{q, k, v}
+	for i, dst := range []*Tensor{&l.Q, &l.K, &l.V} {
+		var err error
+		if *dst, err = used[i].tensor(layout); err != nil {
+			return Layer{}, err
+		}
+	}
+	if o != nil {
+		t, err := o.tensor(outputLayout)
+		if err != nil {
+			return Layer{}, err
+		}
+		used, l.O = append(used, o), &t
+	}
+	if err := l.check(); err != nil {
+		return Layer{}, err
+	}
+	var sources []string
+	for _, t := range used {
+		if !slices.Contains(sources, t.file) {
+			sources = append(sources, t.file)
+		}
+	}
+	l.Source = strings.Join(sources, ", ")
+	return l, nil
+}
+
+// incomplete says which of a layer's tensors there are and which are missing.
+func (p *parts) incomplete(name string) error {
+	var file string
+	var has, lacks []string
+	for i, t := range p {
+		role := roles[i : i+1]
+		switch {
+		case t != nil:
+			has = append(has, role)
+			if file == "" {
+				file = t.file
+			}
+		case role != "o":
+			lacks = append(lacks, role)
+		}
+	}
+	return fmt.Errorf("%s: layer %q has %s but no %s", file, name, strings.Join(has, ", "), strings.Join(lacks, ", "))
+}
+
+// applyMetadata reads the metadata that means something to a layer.
+func applyMetadata(l *Layer, layout *Layout, metadata map[string]string) error {
+	if s, ok := metadata["layout"]; ok {
+		var err error
+		if *layout, err = ParseLayout(s); err != nil {
+			return err
+		}
+	}
+	switch s, ok := metadata["causal"]; {
+	case !ok:
+	case strings.EqualFold(s, "true"):
+		l.Causal = true
+	case !strings.EqualFold(s, "false"):
+		return fmt.Errorf("causal %q is neither true nor false", s)
+	}
+	if s, ok := metadata["sm_scale"]; ok {
+		x, err := strconv.ParseFloat(s, 64)
+		if err != nil {
+			return fmt.Errorf("sm_scale %q is not a number", s)
+		}
+		if err := checkScale(x); err != nil {
+			return err
+		}
+		l.SMScale = x
+	}
+	l.Synthetic = metadata["synthetic"]
+	return nil
+}
+
+func checkScale(x float64) error {
+	if !(x > 0) || math.IsInf(x, 1) {
+		return fmt.Errorf("sm_scale %v is not a positive, finite number", x)
+	}
+	return nil
+}
+
+// tensor checks what can be checked of one tensor alone.
+func (t *rawTensor) tensor(layout Layout) (Tensor, error) {
+	dtype, err := parseDType(t.dtype)
+	switch {
+	case err != nil:
+	case len(t.shape) != 4:
+		err = fmt.Errorf("has %d dimensions, %v; want the 4 of %s", len(t.shape), t.shape, layout.dimensions())
+	case slices.Contains(t.shape, 0):
+		err = fmt.Errorf("is empty: %s %v", layout.dimensions(), t.shape)
+	case t.shape[3] > MaxHeadDim:
+		err = fmt.Errorf("head_dim is %d; the kernels support up to %d", t.shape[3], MaxHeadDim)
+	}
+	if err != nil {
+		return Tensor{}, fmt.Errorf("%s: tensor %q: %w", t.file, t.name, err)
+	}
+	heads, tokens := t.shape[1], t.shape[2]
+	if layout == NHD {
+		heads, tokens = tokens, heads
+	}
+	return Tensor{
+		File: t.file, Name: t.name, DType: dtype,
+		Batch: t.shape[0], Heads: heads, Tokens: tokens, Dim: t.shape[3],
+		layout: layout, data: t.data, release: t.release,
+	}, nil
+}
+
+// dimensions names the layout's dimensions for messages.
+func (l Layout) dimensions() string {
+	if l == NHD {
+		return "[batch, tokens, heads, head_dim]"
+	}
+	return "[batch, heads, tokens, head_dim]"
+}
+
+// check holds the layer's tensors against each other.
+func (l *Layer) check() error {
+	q, k, v := &l.Q, &l.K, &l.V
+	// differ reports that t does not agree with a tensor that was read before.
+	differ := func(t *Tensor, what string, got any, other *Tensor, want any) error {
+		return fmt.Errorf("%s: tensor %q: %s %v differs from that of %q, %v", t.File, t.Name, what, got, other.Name, want)
+	}
+	for _, t := range []*Tensor{k, v} {
+		switch {
+		case t.DType != q.DType:
+			return differ(t, "dtype", t.DType, q, q.DType)
+		case t.Batch != q.Batch:
+			return differ(t, "batch", t.Batch, q, q.Batch)
+		case t.Dim != q.Dim:
+			return differ(t, "head_dim", t.Dim, q, q.Dim)
+		case q.Heads%t.Heads != 0:
+			return fmt.Errorf("%s: tensor %q: its %d heads do not divide the %d of %q", t.File, t.Name, t.Heads, q.Heads, q.Name)
+		}
+	}
+	switch {
+	case v.Heads != k.Heads:
+		return differ(v, "number of heads", v.Heads, k, k.Heads)
+	case v.Tokens != k.Tokens:
+		return differ(v, "number of tokens", v.Tokens, k, k.Tokens)
+	}
+	if o := l.O; o != nil && o.Shape() != q.Shape() {
+		return differ(o, "[batch, heads, tokens, head_dim]", o.Shape(), q, q.Shape())
+	}
+	return nil
+}

@@ -1,0 +1,137 @@
+package layerdumps
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/sageacc/sageacc/layerdumps/npy"
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+// rawTensor is a tensor as its file has it, before anything is known of layers.
+type rawTensor struct {
+	file, name, dtype string
+	shape             []int
+	data              []byte
+	release           func()
+}
+
+// The endings of the files that a dump is made of.
+const (
+	extSafetensors = ".safetensors"
+	extNPZ         = ".npz"
+	extNPY         = ".npy"
+)
+
+// expand replaces every folder in paths by the dump files in it.
+func expand(paths []string) ([]string, error) {
+	var files []string
+	for _, path := range paths {
+		st, err := os.Stat(path)
+		switch {
+		case err != nil || !st.IsDir():
+			files = append(files, path) // opening it says what is wrong
+		default:
+			n := len(files)
+			if files, err = appendFolder(files, path); err != nil {
+				return nil, err
+			}
+			if len(files) == n {
+				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder", path, extSafetensors, extNPZ, extNPY)
+			}
+		}
+	}
+	return files, nil
+}
+
+// appendFolder appends the dump files in dir and below, sorted by name. Hidden
+// ones are left out: they are other programs' caches and half-written files. A
+// link to a file counts as the file, a link to a folder is not followed, since
+// it might lead back up.
+func appendFolder(files []string, dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("folder %s: %w", dir, err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		path := filepath.Join(dir, e.Name())
+		if e.IsDir() {
+			if files, err = appendFolder(files, path); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		switch strings.ToLower(filepath.Ext(path)) {
+		case extSafetensors, extNPZ, extNPY:
+			if st, err := os.Stat(path); err == nil && st.IsDir() {
+				continue
+			}
+			files = append(files, path)
+		}
+	}
+	return files, nil
+}
+
+// read opens one file of the dump and returns its tensors.
+func (d *Dump) read(path string) ([]rawTensor, error) {
+	switch strings.ToLower(filepath.Ext(path)) {
+	case extSafetensors:
+		return d.readSafetensors(path)
+	case extNPZ:
+		return d.readNPZ(path)
+	case extNPY:
+		return d.readNPY(path)
+	}
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("cannot open the dump: %w", err)
+	}
+	return nil, fmt.Errorf("%s: not a dump: the name ends in none of %s, %s and %s", path, extSafetensors, extNPZ, extNPY)
+}
+
+func (d *Dump) readSafetensors(path string) ([]rawTensor, error) {
+	f, err := safetensors.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, f.Close)
+	if f.Metadata != nil {
+		d.Metadata[path] = f.Metadata
+	}
+	var raw []rawTensor
+	for _, t := range f.Tensors {
+		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { f.Release(t.Data) }})
+	}
+	return raw, nil
+}
+
+func (d *Dump) readNPZ(path string) ([]rawTensor, error) {
+	a, err := npy.OpenArchive(path)
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, a.Close)
+	for _, name := range a.Others {
+		d.Ignored = append(d.Ignored, Ignored{File: path, Name: name})
+	}
+	var raw []rawTensor
+	for i, t := range a.Arrays {
+		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { a.Release(i) }})
+	}
+	return raw, nil
+}
+
+func (d *Dump) readNPY(path string) ([]rawTensor, error) {
+	f, err := npy.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, f.Close)
+	base := filepath.Base(path)
+	name := base[:len(base)-len(extNPY)]
+	return []rawTensor{{path, name, f.DType, f.Shape, f.Data, f.Release}}, nil
+}
