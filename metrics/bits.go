@@ -1,0 +1,222 @@
+package metrics
+
+import (
+	"fmt"
+	"math"
+
+	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/x448/float16"
+)
+
+// Format is the floating-point format whose bit patterns [Bits] compares.
+type Format uint8
+
+const (
+	// FP16 is IEEE 754 binary16.
+	FP16 Format = iota
+	// BF16 is bfloat16, the upper half of binary32.
+	BF16
+	// FP32 is IEEE 754 binary32.
+	FP32
+)
+
+// String returns "fp16", "bf16" or "fp32".
+func (f Format) String() string {
+	switch f {
+	case FP16:
+		return "fp16"
+	case BF16:
+		return "bf16"
+	case FP32:
+		return "fp32"
+	}
+	return fmt.Sprintf("Format(%d)", uint8(f))
+}
+
+// Bits returns the width of the format, 16 or 32.
+func (f Format) Bits() int {
+	if f == FP32 {
+		return 32
+	}
+	return 16
+}
+
+// Value returns what the low bits of pattern stand for in the format, exactly.
+func (f Format) Value(pattern uint32) float64 {
+	switch f {
+	case FP16:
+		return float64(float16.Frombits(uint16(pattern)).Float32())
+	case BF16:
+		return float64(math.Float32frombits(pattern << 16))
+	default:
+		return float64(math.Float32frombits(pattern))
+	}
+}
+
+// infinity returns the pattern of +Inf. The patterns above it, sign aside, are
+// the NaNs.
+func (f Format) infinity() uint32 {
+	switch f {
+	case FP16:
+		return 0x7c00
+	case BF16:
+		return 0x7f80
+	default:
+		return 0x7f800000
+	}
+}
+
+// sign returns the sign bit.
+func (f Format) sign() uint32 { return 1 << (f.Bits() - 1) }
+
+// IsNaN reports whether the low bits of pattern are a NaN of the format.
+func (f Format) IsNaN(pattern uint32) bool {
+	return pattern&(f.sign()-1) > f.infinity()
+}
+
+// MaxULP returns the largest distance [Format.ULP] returns, that between -Inf
+// and +Inf.
+func (f Format) MaxULP() uint32 { return 2 * f.infinity() }
+
+// ULP returns the distance between two patterns in units in the last place: by
+// how many representable values, infinities included, they lie apart. The two
+// zeros are 0 apart, two NaNs are 0 apart whatever their payloads, and a NaN is
+// MaxULP from anything else.
+func (f Format) ULP(a, b uint32) uint32 {
+	switch an, bn := f.IsNaN(a), f.IsNaN(b); {
+	case an && bn:
+		return 0
+	case an || bn:
+		return f.MaxULP()
+	}
+	x, y := f.ordinal(a), f.ordinal(b)
+	if x < y {
+		x, y = y, x
+	}
+	return uint32(x - y)
+}
+
+// ordinal numbers the values that are not NaN in increasing order, both zeros
+// being 0.
+func (f Format) ordinal(pattern uint32) int64 {
+	magnitude := int64(pattern & (f.sign() - 1))
+	if pattern&f.sign() != 0 {
+		return -magnitude
+	}
+	return magnitude
+}
+
+// Position says where in an output an element lies, each count from zero.
+type Position struct {
+	Batch   int `json:"batch"`
+	Head    int `json:"head"`
+	Token   int `json:"token"`
+	Channel int `json:"channel"`
+}
+
+// Less orders positions by batch, then head, then token, then channel.
+func (p Position) Less(q Position) bool {
+	switch {
+	case p.Batch != q.Batch:
+		return p.Batch < q.Batch
+	case p.Head != q.Head:
+		return p.Head < q.Head
+	case p.Token != q.Token:
+		return p.Token < q.Token
+	default:
+		return p.Channel < q.Channel
+	}
+}
+
+// Mismatch is one element whose bits differ.
+type Mismatch struct {
+	Position
+	// Actual and Emulated are the bit patterns in hexadecimal, "0x3c01".
+	Actual   string `json:"actual"`
+	Emulated string `json:"emulated"`
+	// ActualValue and EmulatedValue are what they stand for.
+	ActualValue   jsonfloat.Float `json:"actual_value"`
+	EmulatedValue jsonfloat.Float `json:"emulated_value"`
+}
+
+// Bits compares an actual with an emulated output bit by bit. The zero value is
+// empty and ready. The fields are the result so far; its JSON is part of the
+// compare report, and it has no methods of encoding/json, so that it can be
+// embedded there beside [Values].
+//
+// Two elements match if their patterns are equal or if both are NaN: which NaN
+// an operation returns is not specified by the hardware that is compared. Zeros
+// of different sign do not match, though they are 0 ULP apart.
+type Bits struct {
+	// Elements is the number of elements compared.
+	Elements int64 `json:"elements"`
+	// Mismatched is the number of them that do not match.
+	Mismatched int64 `json:"mismatched"`
+	// MaxULP is the largest [Format.ULP] among them.
+	MaxULP uint32 `json:"max_ulp"`
+	// First is the mismatch of the smallest position, nil if there is none.
+	First *Mismatch `json:"first_mismatch"`
+}
+
+// Add compares one row, or a part of one, of the actual and the emulated output,
+// whose first element lies at pos. Of each pattern the low 16 or 32 bits count,
+// as the format has. It panics if the rows differ in length.
+func (b *Bits) Add(pos Position, format Format, actual, emulated []uint32) {
+	if len(actual) != len(emulated) {
+		panic(fmt.Sprintf("metrics: actual row has %d elements, emulated %d", len(actual), len(emulated)))
+	}
+	b.Elements += int64(len(actual))
+	mask := format.sign()<<1 - 1
+	for i, x := range actual {
+		x &= mask
+		y := emulated[i] & mask
+		if x == y || format.IsNaN(x) && format.IsNaN(y) {
+			continue
+		}
+		b.Mismatched++
+		b.MaxULP = max(b.MaxULP, format.ULP(x, y))
+		at := pos
+		at.Channel += i
+		if b.First == nil || at.Less(b.First.Position) {
+			digits := format.Bits() / 4
+			b.First = &Mismatch{
+				Position:      at,
+				Actual:        fmt.Sprintf("0x%0*x", digits, x),
+				Emulated:      fmt.Sprintf("0x%0*x", digits, y),
+				ActualValue:   jsonfloat.Float(format.Value(x)),
+				EmulatedValue: jsonfloat.Float(format.Value(y)),
+			}
+		}
+	}
+}
+
+// AddBlock is [Bits.Add] for consecutive tokens of width channels each, the
+// first of which lies at pos. It panics if the blocks differ in length or are
+// not a whole number of rows.
+func (b *Bits) AddBlock(pos Position, format Format, width int, actual, emulated []uint32) {
+	if len(actual) != len(emulated) {
+		panic(fmt.Sprintf("metrics: actual block has %d elements, emulated %d", len(actual), len(emulated)))
+	}
+	if width < 1 || len(actual)%width != 0 {
+		panic(fmt.Sprintf("metrics: %d elements are not rows of %d", len(actual), width))
+	}
+	for i := 0; i < len(actual); i += width {
+		b.Add(pos, format, actual[i:i+width], emulated[i:i+width])
+		pos.Token++
+	}
+}
+
+// Merge adds what other has compared. The result does not depend on the order of
+// merging. It leaves other alone; a first mismatch is shared, and never written
+// to once made.
+func (b *Bits) Merge(other *Bits) {
+	b.Elements += other.Elements
+	b.Mismatched += other.Mismatched
+	b.MaxULP = max(b.MaxULP, other.MaxULP)
+	if other.First != nil && (b.First == nil || other.First.Less(b.First.Position)) {
+		b.First = other.First
+	}
+}
+
+// Exact reports whether every element matched.
+func (b *Bits) Exact() bool { return b.Mismatched == 0 }
