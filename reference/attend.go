@@ -1,0 +1,227 @@
+package reference
+
+import (
+	"context"
+	"math"
+)
+
+// real is the arithmetic that the algorithm is instantiated for.
+type real interface{ float32 | float64 }
+
+// task is one checked call with its defaults filled in.
+type task struct {
+	Params
+	q, k, v         []float32
+	lo, rows, nk, d int
+}
+
+// scratch is the memory of the algorithm in one arithmetic.
+type scratch[T real] struct {
+	q      []T // [rows, d], FP64 only: Q widened
+	kT     []T // [d, block], the key block transposed
+	v      []T // [block, d], FP64 only: the block's V widened
+	scores []T // [RowBlock, block], scores and then weights
+	pv     []T // [RowBlock, d], the block's weighted values
+	decay  []T // [RowBlock], by what the block scales the running sums
+	acc    []T // [rows, d], running weighted values
+	max    []T // [rows], running maximum of the scores
+	sum    []T // [rows], running sum of the weights
+}
+
+// grow returns s with length n, reallocated only where its capacity is short.
+// Its contents are unspecified.
+func grow[T real](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+// attend runs the online softmax for t. Key blocks are the outer loop so that a
+// block is transposed, widened and checked once for all rows.
+func attend[T real](ctx context.Context, t *task, w *scratch[T], mul gemm[T], out, lse []float64) error {
+	if t.rows == 0 {
+		return ctx.Err()
+	}
+	d := t.d
+	negInf := T(math.Inf(-1))
+	w.acc = grow(w.acc, t.rows*d)
+	w.max = grow(w.max, t.rows)
+	w.sum = grow(w.sum, t.rows)
+	clear(w.acc)
+	clear(w.sum)
+	for i := range w.max {
+		w.max[i] = negInf
+	}
+	block := min(t.KeyBlock, t.nk)
+	tile := min(t.RowBlock, t.rows)
+	w.scores = grow(w.scores, tile*block)
+	w.pv = grow(w.pv, tile*d)
+	w.decay = grow(w.decay, tile)
+	var q []T
+	q, w.q = view(t.q, w.q)
+
+	for k0 := 0; k0 < t.nk; k0 += block {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		first := 0
+		if t.Causal {
+			// Rows before k0 see nothing of this block, nor of those behind it.
+			if first = max(0, k0-t.lo); first >= t.rows {
+				break
+			}
+		}
+		n := min(block, t.nk-k0)
+		var finiteK bool
+		w.kT, finiteK = transpose(w.kT, t.k[k0*d:(k0+n)*d], n, d)
+		var v []T
+		v, w.v = view(t.v[k0*d:(k0+n)*d], w.v)
+		finiteV := allFinite(v)
+
+		for r0 := first; r0 < t.rows; r0 += tile {
+			m := min(tile, t.rows-r0)
+			w.tile(t, tileArgs[T]{
+				q: q[r0*d : (r0+m)*d], v: v,
+				r0: r0, m: m, k0: k0, n: n,
+				strictK: !finiteK, strictV: !finiteV,
+			}, mul)
+		}
+	}
+
+	for i := range t.rows {
+		o := out[i*d : (i+1)*d]
+		for c, a := range w.acc[i*d : (i+1)*d] {
+			o[c] = float64(a / w.sum[i])
+		}
+		if lse != nil {
+			lse[i] = float64(w.max[i] + logOf(w.sum[i]))
+		}
+	}
+	return nil
+}
+
+// tileArgs is one tile: m rows from row r0 of the call against n keys from k0.
+type tileArgs[T real] struct {
+	q, v             []T
+	r0, m, k0, n     int
+	strictK, strictV bool // K or V holds a NaN or an infinity
+}
+
+// tile folds one tile into the running maxima, sums and weighted values.
+func (w *scratch[T]) tile(t *task, a tileArgs[T], mul gemm[T]) {
+	d, n := t.d, a.n
+	s := w.scores[:a.m*n]
+	if a.strictK {
+		strictGemm(a.m, n, d, a.q, w.kT, s, nil)
+	} else {
+		mul(a.m, n, d, a.q, w.kT, s)
+	}
+
+	visible := func(i int) int {
+		if !t.Causal {
+			return n
+		}
+		return min(n, t.lo+a.r0+i+1-a.k0)
+	}
+	scale := T(t.Scale)
+	for i := range a.m {
+		row := s[i*n : (i+1)*n]
+		seen := visible(i)
+		clear(row[seen:])
+		r := a.r0 + i
+		w.decay[i] = w.weigh(r, row[:seen], scale)
+	}
+
+	pv := w.pv[:a.m*d]
+	if a.strictV {
+		strictGemm(a.m, d, n, s, a.v, pv, visible)
+	} else {
+		mul(a.m, d, n, s, a.v, pv)
+	}
+	for i := range a.m {
+		decay := w.decay[i]
+		acc := w.acc[(a.r0+i)*d : (a.r0+i+1)*d]
+		for c, x := range pv[i*d : (i+1)*d] {
+			// The conversion rounds the product, so that no compiler fuses it.
+			acc[c] = T(acc[c]*decay) + x
+		}
+	}
+}
+
+// weigh turns the raw scores of row r in place into weights against the new
+// running maximum, adds them to the running sum, and returns the factor that
+// the row's earlier weights shrink by.
+func (w *scratch[T]) weigh(r int, row []T, scale T) (decay T) {
+	old := w.max[r]
+	top := old
+	for j, x := range row {
+		x *= scale
+		row[j] = x
+		// A NaN is taken as the maximum, and then stays: nothing compares
+		// greater than it.
+		if x > top || x != x {
+			top = x
+		}
+	}
+	if top == T(math.Inf(-1)) {
+		// Subtracting the maximum would give NaN and spoil finite scores of
+		// later blocks. If there are none, the sum stays 0 and 0/0 gives the
+		// NaN in the end.
+		clear(row)
+		return 1
+	}
+	decay = expOf(old - top)
+	var sum T
+	for j, x := range row {
+		e := expOf(x - top)
+		row[j] = e
+		sum += e
+	}
+	w.max[r] = top
+	w.sum[r] = T(w.sum[r]*decay) + sum
+	return decay
+}
+
+// view returns x in the arithmetic T: x itself, or a widened copy in buf, which
+// is grown as needed and returned for reuse.
+func view[T real](x []float32, buf []T) (values, reuse []T) {
+	if same, ok := any(x).([]T); ok {
+		return same, buf
+	}
+	buf = grow(buf, len(x))
+	for i, f := range x {
+		buf[i] = T(f)
+	}
+	return buf, buf
+}
+
+// transpose writes the n×d matrix k as d×n into dst, grown as needed, and says
+// whether all its elements are finite.
+func transpose[T real](dst []T, k []float32, n, d int) (kT []T, finite bool) {
+	dst = grow(dst, n*d)
+	// x-x is 0 for a finite x and NaN otherwise; NaN survives the sum.
+	var probe float32
+	for j := range n {
+		for c, x := range k[j*d : (j+1)*d] {
+			dst[c*n+j] = T(x)
+			probe += x - x
+		}
+	}
+	return dst, probe == 0
+}
+
+// allFinite reports whether x holds neither NaN nor infinity.
+func allFinite[T real](x []T) bool {
+	var probe T
+	for _, f := range x {
+		probe += f - f
+	}
+	return probe == 0
+}
+
+// expOf is the float64 exponential, rounded to T.
+func expOf[T real](x T) T { return T(math.Exp(float64(x))) }
+
+// logOf is the float64 logarithm, rounded to T.
+func logOf[T real](x T) T { return T(math.Log(float64(x))) }

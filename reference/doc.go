@@ -1,0 +1,33 @@
+// Package reference computes full-precision attention, the yardstick that an
+// emulated or a measured quantised kernel is held against.
+//
+// One call of [Attention] computes
+//
+//	O = softmax(scale·Q·Kᵀ + mask)·V
+//
+// for a range of rows of one head, either with every operation rounded to
+// float32 ([FP32]) or to float64 ([FP64]). It works through blocks of keys
+// with the online softmax of Milakov and Gimelshein (arXiv:1805.02867), as
+// FlashAttention-2 does (arXiv:2307.08691, algorithm 1), so that memory grows
+// with rows·head_dim and never with rows·keys.
+//
+// # Reproducibility
+//
+// The bits of a row of O depend on that row of Q, on K, V, and on
+// [Params] without RowBlock, and on nothing else. They do not depend on
+// GOMAXPROCS, on RowBlock, on how a caller cuts the rows into calls, or on
+// where in memory the slices lie. This holds because
+//
+//   - key blocks begin at multiples of KeyBlock, whatever rows are asked for;
+//   - every matrix product has the form C = A·B with neither factor transposed,
+//     for which gonum updates each element of C with one multiplication and one
+//     addition per step, in increasing order of the inner index, in its serial
+//     and in its parallel path alike. (The form A·Bᵀ goes through a dot product
+//     whose order of summation changes with the alignment of its argument and
+//     with the size of the tile.) K is transposed into the workspace for it;
+//   - gonum's Go implementation is called directly, so that registering
+//     another BLAS with blas32.Use changes nothing.
+//
+// On architectures whose Go compiler fuses x*y+z inside gonum's portable loops
+// (arm64, ppc64le, riscv64, s390x) the last bits differ from those on amd64.
+package reference

@@ -1,0 +1,61 @@
+package reference
+
+import (
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/gonum"
+)
+
+// gemm computes C = A·B for A [m, k], B [k, n], C [m, n], row-major without
+// gaps, every element of C by k multiplications and additions in order of the
+// inner index.
+type gemm[T real] func(m, n, k int, a, b, c []T)
+
+// Tiles up to this size stay below four of gonum's 64×64 blocks, at which it
+// takes its serial path: the same bits, without its goroutines and without the
+// memory they take.
+const (
+	serialRows = 64
+	serialCols = 192
+)
+
+func sgemm(m, n, k int, a, b, c []float32) {
+	for i := 0; i < m; i += serialRows {
+		for j := 0; j < n; j += serialCols {
+			gonum.Implementation{}.Sgemm(blas.NoTrans, blas.NoTrans,
+				min(serialRows, m-i), min(serialCols, n-j), k,
+				1, a[i*k:], k, b[j:], n, 0, c[i*n+j:], n)
+		}
+	}
+}
+
+func dgemm(m, n, k int, a, b, c []float64) {
+	for i := 0; i < m; i += serialRows {
+		for j := 0; j < n; j += serialCols {
+			gonum.Implementation{}.Dgemm(blas.NoTrans, blas.NoTrans,
+				min(serialRows, m-i), min(serialCols, n-j), k,
+				1, a[i*k:], k, b[j:], n, 0, c[i*n+j:], n)
+		}
+	}
+}
+
+// strictGemm is gemm for a B that holds NaN or infinities. gonum skips the
+// elements of A that are zero, which would turn 0·NaN and 0·Inf into 0. For a
+// finite B both give the same bits, since the skipped terms are zeros added to
+// a sum that began as +0.
+//
+// seen, if not nil, limits row i of A to its first seen(i) elements.
+func strictGemm[T real](m, n, k int, a, b, c []T, seen func(i int) int) {
+	for i := range m {
+		row := c[i*n : (i+1)*n]
+		clear(row)
+		steps := k
+		if seen != nil {
+			steps = seen(i)
+		}
+		for l, x := range a[i*k : i*k+steps] {
+			for j, y := range b[l*n : (l+1)*n] {
+				row[j] += T(x * y)
+			}
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package reference
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+)
+
+// MaxHeadDim is the largest head dimension that [Attention] accepts.
+const MaxHeadDim = 256
+
+// Block sizes used where [Params] leaves them zero. A tile of scores of this
+// size is 48 KiB in float32, which with the matching blocks of Kᵀ and V stays
+// in a 1 MiB second-level cache; larger key blocks measured no faster.
+const (
+	DefaultRowBlock = 64
+	DefaultKeyBlock = 192
+)
+
+// ErrShape is wrapped by every error of [Attention] that reports arguments
+// whose sizes contradict each other.
+var ErrShape = errors.New("reference: bad shape")
+
+// Precision names the arithmetic of the reference.
+type Precision uint8
+
+const (
+	// FP32 rounds every operation to float32. The exponential and the
+	// logarithm are computed in float64 and rounded once.
+	FP32 Precision = iota
+	// FP64 converts the inputs, exactly, to float64 and rounds every operation
+	// to float64.
+	FP64
+)
+
+// String returns "fp32" or "fp64", the names of the --reference flag.
+func (p Precision) String() string {
+	switch p {
+	case FP32:
+		return "fp32"
+	case FP64:
+		return "fp64"
+	}
+	return fmt.Sprintf("Precision(%d)", uint8(p))
+}
+
+// ParsePrecision returns the precision that [Precision.String] names s.
+func ParsePrecision(s string) (Precision, error) {
+	switch s {
+	case "fp32":
+		return FP32, nil
+	case "fp64":
+		return FP64, nil
+	}
+	return 0, fmt.Errorf("reference: unknown precision %q, want fp32 or fp64", s)
+}
+
+// Params fixes what [Attention] computes. The zero value is unmasked float32
+// attention with the usual scale.
+type Params struct {
+	// Precision is the arithmetic.
+	Precision Precision
+	// Causal hides key j from row i unless j <= i. Both count from zero, the
+	// mask is aligned to the top left, as is_causal is in torch and in the
+	// SageAttention kernels, also where rows and keys differ in number.
+	Causal bool
+	// Scale multiplies the scores. It is rounded to the precision. Zero stands
+	// for 1/sqrt(head_dim).
+	Scale float64
+	// RowBlock is the number of rows worked on at a time, zero stands for
+	// DefaultRowBlock. It changes speed and memory, never a result.
+	RowBlock int
+	// KeyBlock is the number of keys between two rescalings of the online
+	// softmax, zero stands for DefaultKeyBlock. It takes part in the rounding:
+	// results of different KeyBlock agree only to within the error bound.
+	KeyBlock int
+}
+
+// Workspace holds the scratch memory of [Attention]. The zero value is ready.
+// It grows to what the largest call needs and is then reused without
+// allocating. A workspace serves one call at a time.
+type Workspace struct {
+	f32 scratch[float32]
+	f64 scratch[float64]
+}
+
+// Attention computes the rows [lo, hi) of softmax(scale·Q·Kᵀ + mask)·V of one
+// head.
+//
+// q is [hi-lo, d], only those rows; k and v are [nk, d]; out is [hi-lo, d];
+// all are row-major without gaps. lse is nil or [hi-lo], and receives the
+// natural logarithm of the sum of the exponentials of each row's scaled, visible
+// scores. In FP32 mode out and lse hold float32 values, widened. ws may be nil,
+// then the scratch memory is allocated for this call.
+//
+// Rounding, in the unit roundoff u of the precision: a score is a sum of d
+// products in order of the channel, followed by one multiplication by the scale;
+// the weights are exp(score - maximum); weights and weighted values are summed
+// in order of the key within a block, and the block's sums are then added to the
+// running ones. A sum over the keys thus carries a relative error, against the
+// sum of its absolute terms, of at most (KeyBlock + 2·⌈nk/KeyBlock⌉)·u to first
+// order.
+//
+// Non-finite inputs follow IEEE 754: a NaN in a row of Q, in a visible row of K,
+// or in a visible row of V makes the outputs that depend on it NaN, also where
+// the weight underflowed to zero; a score of +Inf makes its row NaN, as does a
+// row of scores that are all -Inf (its lse is -Inf). Keys hidden by the mask take
+// no part at all.
+//
+// Attention runs in the calling goroutine and starts no other: callers spread
+// heads or row ranges over goroutines, with a workspace each. It looks at ctx
+// once per key block, and returns ctx.Err with out undefined when it is done.
+// An error wraps [ErrShape] when sizes contradict each other.
+func Attention(ctx context.Context, p Params, q, k, v []float32, lo, hi, nk, d int, ws *Workspace, out, lse []float64) error {
+	if err := check(p, q, k, v, lo, hi, nk, d, out, lse); err != nil {
+		return err
+	}
+	if p.Scale == 0 {
+		p.Scale = 1 / math.Sqrt(float64(d))
+	}
+	if p.RowBlock == 0 {
+		p.RowBlock = DefaultRowBlock
+	}
+	if p.KeyBlock == 0 {
+		p.KeyBlock = DefaultKeyBlock
+	}
+	if ws == nil {
+		ws = new(Workspace)
+	}
+	t := task{Params: p, q: q, k: k, v: v, lo: lo, rows: hi - lo, nk: nk, d: d}
+	if p.Precision == FP64 {
+		return attend(ctx, &t, &ws.f64, dgemm, out, lse)
+	}
+	return attend(ctx, &t, &ws.f32, sgemm, out, lse)
+}
+
+// check reports the first precondition of [Attention] that its arguments break.
+func check(p Params, q, k, v []float32, lo, hi, nk, d int, out, lse []float64) error {
+	if p.Precision > FP64 {
+		return fmt.Errorf("reference: unknown precision %d", uint8(p.Precision))
+	}
+	if math.IsNaN(p.Scale) || math.IsInf(p.Scale, 0) {
+		return fmt.Errorf("reference: scale %v is not finite", p.Scale)
+	}
+	if p.RowBlock < 0 || p.KeyBlock < 0 {
+		return fmt.Errorf("%w: negative block size, row block %d, key block %d", ErrShape, p.RowBlock, p.KeyBlock)
+	}
+	if d < 1 || d > MaxHeadDim {
+		return fmt.Errorf("%w: head dimension %d is not in 1..%d", ErrShape, d, MaxHeadDim)
+	}
+	if lo < 0 || hi < lo {
+		return fmt.Errorf("%w: row range [%d, %d)", ErrShape, lo, hi)
+	}
+	if nk < 1 {
+		return fmt.Errorf("%w: %d keys, need at least one", ErrShape, nk)
+	}
+	rows := hi - lo
+	for _, s := range []struct {
+		name      string
+		got, n, w int
+	}{
+		{"q", len(q), rows, d},
+		{"k", len(k), nk, d},
+		{"v", len(v), nk, d},
+		{"out", len(out), rows, d},
+	} {
+		// Dividing avoids the overflow of n*w for absurd counts.
+		if s.got%s.w != 0 || s.got/s.w != s.n {
+			return fmt.Errorf("%w: %s has %d elements, want %d x %d", ErrShape, s.name, s.got, s.n, s.w)
+		}
+	}
+	if lse != nil && len(lse) != rows {
+		return fmt.Errorf("%w: lse has %d elements, want %d", ErrShape, len(lse), rows)
+	}
+	return nil
+}
