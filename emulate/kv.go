@@ -1,0 +1,204 @@
+package emulate
+
+import (
+	"fmt"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// MaxHeadDim is the largest head dimension of the kernels. Smaller ones are
+// zero-padded to 64 or 128 by the released API; a zero channel changes no score
+// and no other channel, so the emulator leaves the padding out.
+const MaxHeadDim = 128
+
+// Rows reads tokens [lo, hi) of one head into dst, row-major, as exact FP32.
+type Rows func(lo, hi int, dst []float32)
+
+// Kernel is a configuration ready to run. It is immutable and safe for
+// concurrent use.
+type Kernel struct {
+	cfg    Config
+	unit   *tensorcore.Unit // nil for INT8 P and V
+	tiling quant.Tiling
+	offset float32 // what P~'s exponent is lowered by so that P~ fills its format
+}
+
+// New validates a configuration.
+func New(cfg Config) (*Kernel, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	k := &Kernel{cfg: cfg, tiling: cfg.Tiling()}
+	if cfg.PVType != quant.INT8 {
+		u, err := cfg.Unit()
+		if err != nil {
+			return nil, err
+		}
+		k.unit = u
+	}
+	// 8.807 is the released kernels' constant, about log2(448); the others put
+	// the largest P~ just below their format's largest value in the same way.
+	k.offset = [...]float32{8.807, 15.807, 6.988, 0}[cfg.PVType]
+	return k, nil
+}
+
+// Config returns the kernel's configuration.
+func (k *Kernel) Config() Config { return k.cfg }
+
+// Tiling returns the kernel's tile shape.
+func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
+
+// KVInput is K and V of one kv head: Len tokens of Dim channels.
+type KVInput struct {
+	K, V     Rows
+	Len, Dim int
+	DType    format.DType
+	// KMean replaces the computed mean of K where it is not nil: a recording's
+	// own mean, say.
+	KMean []float32
+}
+
+// KV is a prepared kv head: the codes and scales of K and V.
+type KV struct {
+	in   KVInput
+	mean []float32 // of K, nil unless smoothed
+
+	kCodes  []int8 // [Len][Dim]
+	kScales []float32
+
+	vCodes        []uint16 // [Dim][padded Len], tokens in order
+	vStride       int
+	vScale, vMean []float32
+
+	// Counts of the inputs and codes of K and V.
+	Counts Counts
+}
+
+// readBlock is how many tokens are decoded at a time; a multiple of every tile.
+const readBlock = 512
+
+// Prepare quantises K and V.
+func (k *Kernel) Prepare(in KVInput) (*KV, error) {
+	if in.Dim < 1 || in.Dim > MaxHeadDim {
+		return nil, fmt.Errorf("head_dim %d: the kernels support 1 to %d", in.Dim, MaxHeadDim)
+	}
+	if in.Len < 1 {
+		return nil, fmt.Errorf("no keys")
+	}
+	kv := &KV{in: in}
+	buf := make([]float32, readBlock*in.Dim)
+	k.prepareK(kv, buf)
+	k.prepareV(kv, buf)
+	return kv, nil
+}
+
+// blocks calls f with consecutive runs of rows of src.
+func blocks(src Rows, n, d int, buf []float32, f func(lo int, x []float32)) {
+	for lo := 0; lo < n; lo += readBlock {
+		hi := min(lo+readBlock, n)
+		x := buf[:(hi-lo)*d]
+		src(lo, hi, x)
+		f(lo, x)
+	}
+}
+
+func (k *Kernel) prepareK(kv *KV, buf []float32) {
+	in := kv.in
+	d := in.Dim
+	if k.cfg.SmoothK {
+		kv.mean = in.KMean
+		if kv.mean == nil {
+			m := quant.NewChannelMean(d)
+			blocks(in.K, in.Len, d, buf, func(_ int, x []float32) { m.Add(x) })
+			kv.mean = make([]float32, d)
+			round := quant.Rounding(in.DType.Round)
+			if k.cfg.qkStyle() == quant.Paper {
+				round = format.FP32.Round
+			}
+			m.Mean(kv.mean, round)
+		}
+	}
+	g := k.cfg.QKGranularity
+	amax := make([]float32, g.KeyGroups(k.tiling, in.Len))
+	blocks(in.K, in.Len, d, buf, func(lo int, x []float32) {
+		kv.Counts[StageK].scan(x)
+		k.smoothKeys(kv, x)
+		for r := 0; r < len(x)/d; r++ {
+			i := g.KeyGroup(k.tiling, lo+r)
+			amax[i] = quant.AbsMax(amax[i], x[r*d:r*d+d])
+		}
+	})
+	scales := make([]quant.Scale, len(amax))
+	kv.kScales = make([]float32, len(amax))
+	for i, a := range amax {
+		scales[i] = quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, a)
+		kv.kScales[i] = scales[i].Step
+	}
+	kv.kCodes = make([]int8, in.Len*d)
+	blocks(in.K, in.Len, d, buf, func(lo int, x []float32) {
+		k.smoothKeys(kv, x)
+		kv.Counts[StageKCodes].scan(x)
+		for r := 0; r < len(x)/d; r++ {
+			s := &scales[g.KeyGroup(k.tiling, lo+r)]
+			s.Quantize(kv.kCodes[(lo+r)*d:(lo+r+1)*d], x[r*d:r*d+d])
+		}
+	})
+}
+
+// smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
+func (k *Kernel) smoothKeys(kv *KV, x []float32) {
+	if kv.mean != nil {
+		quant.SubtractMean(k.cfg.qkStyle(), x, kv.mean, kv.in.DType.Round)
+	}
+}
+
+func (k *Kernel) prepareV(kv *KV, buf []float32) {
+	in := kv.in
+	d := in.Dim
+	v := quant.NewValues(k.cfg.vStyle(), k.cfg.PVType, k.cfg.valueMax(), k.cfg.SmoothV, in.Len, d)
+	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
+		kv.Counts[StageV].scan(x)
+		v.Scan(lo, x)
+	})
+	v.Finish()
+	kv.vScale, kv.vMean = v.Scale, v.Mean
+	kv.vStride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
+	kv.vCodes = make([]uint16, d*kv.vStride)
+	row := make([]uint16, d)
+	put := func(token int, x []float32) {
+		v.Encode(row, x)
+		for c, code := range row {
+			kv.vCodes[c*kv.vStride+token] = code
+		}
+	}
+	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
+		for r := 0; r < len(x)/d; r++ {
+			put(lo+r, x[r*d:r*d+d])
+			for _, code := range row {
+				if f := k.cfg.PVType.Decode(code); f-f != 0 {
+					kv.Counts[StageVCodes].add(f)
+				}
+			}
+		}
+	})
+	// The padding up to a whole tile is quantised like any token: zeros.
+	clear(buf[:d])
+	for t := in.Len; t < kv.vStride; t++ {
+		put(t, buf[:d])
+	}
+}
+
+// KeyCodes returns the codes of K, [Len][Dim], and its scales by group.
+func (kv *KV) KeyCodes() (codes []int8, scales []float32) { return kv.kCodes, kv.kScales }
+
+// KeyMean returns the mean that was subtracted from K, or nil.
+func (kv *KV) KeyMean() []float32 { return kv.mean }
+
+// ValueCodes returns the codes of V, channel-major with the given stride (the
+// tokens padded to a whole tile), its scale per channel and the subtracted mean,
+// nil unless V is smoothed.
+func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
+	return kv.vCodes, kv.vStride, kv.vScale, kv.vMean
+}

@@ -1,0 +1,77 @@
+package quant
+
+import (
+	"math"
+
+	"github.com/sageacc/sageacc/emulate/format"
+)
+
+// Rounding rounds an FP32 value to the input dtype: format.RoundFP16,
+// format.RoundBF16 or the identity.
+type Rounding func(float32) float32
+
+// ChannelMean accumulates the mean of each channel over tokens.
+//
+// The sum is kept in FP64 with a compensation term (Neumaier), so the mean is
+// the exact one rounded once, to the accuracy of 2^-53 relative to the largest
+// partial sum. The released kernels take K's mean from a framework reduction;
+// on every recording the exact mean rounded to the input dtype equals it.
+type ChannelMean struct {
+	n         int
+	sum, comp []float64
+}
+
+// NewChannelMean returns an accumulator for d channels.
+func NewChannelMean(d int) *ChannelMean {
+	return &ChannelMean{sum: make([]float64, d), comp: make([]float64, d)}
+}
+
+// Add takes rows of x, row-major with d channels.
+func (m *ChannelMean) Add(x []float32) {
+	d := len(m.sum)
+	for r := 0; r+d <= len(x); r += d {
+		for c, v := range x[r : r+d] {
+			f := float64(v)
+			s := m.sum[c]
+			t := s + f
+			if math.Abs(s) >= math.Abs(f) {
+				m.comp[c] += (s - t) + f
+			} else {
+				m.comp[c] += (f - t) + s
+			}
+			m.sum[c] = t
+		}
+		m.n++
+	}
+}
+
+// Mean writes the means, rounded to FP32 and then by round.
+func (m *ChannelMean) Mean(dst []float32, round Rounding) {
+	for c := range dst {
+		dst[c] = round(float32((m.sum[c] + m.comp[c]) / float64(m.n)))
+	}
+}
+
+// SubtractMean subtracts the channel means from rows of x in place. In the
+// Triton style the difference is rounded to the input dtype, because there the
+// framework subtracts before the quantiser runs; in the others it stays FP32.
+func SubtractMean(style Style, x, mean []float32, round Rounding) {
+	d := len(mean)
+	for r := 0; r+d <= len(x); r += d {
+		row := x[r : r+d]
+		switch style {
+		case Triton:
+			for c := range row {
+				row[c] = round(row[c] - mean[c])
+			}
+		case Fused:
+			for c := range row {
+				row[c] = format.SubFtz(row[c], mean[c])
+			}
+		default:
+			for c := range row {
+				row[c] -= mean[c]
+			}
+		}
+	}
+}
