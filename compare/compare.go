@@ -1,0 +1,481 @@
+// Package compare runs layers of a dump through the full-precision reference and
+// an emulated kernel, and measures the three outputs there may be against each
+// other: emulated against reference, actual (what a GPU returned) against
+// reference, and actual against emulated, bit by bit.
+package compare
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/reference"
+)
+
+// Schema is the version of Result's JSON form.
+const Schema = "sageacc/compare/v1"
+
+// Options control a run.
+type Options struct {
+	Kernel    *emulate.Kernel
+	Reference reference.Precision
+	// PerHead adds the figures of each head.
+	PerHead bool
+	// Jobs is the number of goroutines; at least one runs. It changes no result.
+	Jobs int
+	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
+	// one call at a time.
+	Progress func(part float64)
+}
+
+// KernelInfo describes the emulated kernel in a result.
+type KernelInfo struct {
+	Name          string `json:"name"`
+	Program       string `json:"program"`
+	Arch          string `json:"arch"`
+	QKBits        int    `json:"qk_bits"`
+	QKGranularity string `json:"qk_granularity"`
+	Smooth        string `json:"smooth"`
+	PVDType       string `json:"pv_dtype"`
+	PVAccum       string `json:"pv_accum"`
+	// PVUnit is the matrix instruction of P~V and what executes it.
+	PVUnit string `json:"pv_unit"`
+	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
+	SpecialFunctions string `json:"special_functions"`
+}
+
+// Describe returns the description of a configuration.
+func Describe(cfg emulate.Config) KernelInfo {
+	k := KernelInfo{
+		Name: cfg.Name, Program: cfg.Program.String(), Arch: cfg.Arch,
+		QKBits: cfg.QKBits, QKGranularity: cfg.QKGranularity.String(), Smooth: cfg.Smooth(),
+		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(),
+		SpecialFunctions: "MUFU, bit-exact (sm_90)",
+	}
+	if u, err := cfg.Unit(); err == nil {
+		k.PVUnit = fmt.Sprintf("%s (%s on %s: %s)", u.Instruction, u.Executed, u.Arch, u.Out)
+	}
+	return k
+}
+
+// Shape is a layer's shape.
+type Shape struct {
+	Batch   int    `json:"batch"`
+	Heads   int    `json:"heads"`
+	KVHeads int    `json:"kv_heads"`
+	Queries int    `json:"queries"`
+	Keys    int    `json:"keys"`
+	HeadDim int    `json:"head_dim"`
+	DType   string `json:"dtype"`
+}
+
+// BitValues compares an actual output with the emulated one.
+type BitValues struct {
+	metrics.Values
+	metrics.Bits
+}
+
+// Rows holds the up to three comparisons of a layer or head; those with an
+// actual output are nil where there is none.
+type Rows struct {
+	EmulatedVsReference metrics.Values  `json:"emulated_vs_reference"`
+	ActualVsReference   *metrics.Values `json:"actual_vs_reference,omitempty"`
+	ActualVsEmulated    *BitValues      `json:"actual_vs_emulated,omitempty"`
+}
+
+// Head is one head of a layer.
+type Head struct {
+	Batch int `json:"batch"`
+	Head  int `json:"head"`
+	Rows
+}
+
+// Layer is the result of one layer.
+type Layer struct {
+	Name      string  `json:"name"`
+	Shape     Shape   `json:"shape"`
+	Causal    bool    `json:"causal"`
+	SMScale   float64 `json:"sm_scale"`
+	Source    string  `json:"source"`
+	Synthetic string  `json:"synthetic,omitempty"`
+	Rows
+	// Counts holds, by stage of the emulated kernel, values that are not ordinary
+	// numbers; stages without any are absent.
+	Counts map[string]emulate.Count `json:"counts,omitempty"`
+	// Actual output's own NaN and infinities.
+	ActualNonFinite *emulate.Count `json:"actual_non_finite,omitempty"`
+	// Warnings say in words what Counts hold and what else is odd.
+	Warnings []string `json:"warnings,omitempty"`
+	Heads    []Head   `json:"heads,omitempty"`
+}
+
+// Summary is the average or the worst over layers. The rows with an actual
+// output are over the layers that have one.
+type Summary struct {
+	EmulatedVsReference metrics.Values  `json:"emulated_vs_reference"`
+	ActualVsReference   *metrics.Values `json:"actual_vs_reference,omitempty"`
+	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
+}
+
+// Result is the result of a run.
+type Result struct {
+	Schema    string     `json:"schema"`
+	Kernel    KernelInfo `json:"kernel"`
+	Reference string     `json:"reference"`
+	Layers    []Layer    `json:"layers"`
+	Average   Summary    `json:"average"`
+	Worst     Summary    `json:"worst"`
+}
+
+// chunkRows is how many query rows a goroutine takes at a time: a multiple of
+// every program's tile. It is a constant because the order in which sums are
+// merged depends on it.
+const chunkRows = 256
+
+// Run compares every layer of d. Cancelling ctx stops it within a tile or so.
+func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
+	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
+	prog := progress{report: opt.Progress}
+	for i := range d.Layers {
+		prog.total += work(&d.Layers[i])
+	}
+	for i := range d.Layers {
+		l, err := runLayer(ctx, &d.Layers[i], opt, &prog)
+		if err != nil {
+			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
+		}
+		res.Layers = append(res.Layers, *l)
+	}
+	res.summarise()
+	return res, nil
+}
+
+// work estimates a layer's cost, in multiply-adds.
+func work(l *layerdumps.Layer) float64 {
+	return float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim)
+}
+
+type progress struct {
+	mu          sync.Mutex
+	report      func(float64)
+	total, done float64
+}
+
+func (p *progress) add(w float64) {
+	if p.report == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += w
+	p.report(p.done / p.total)
+}
+
+// chunk is a run of query rows of one head, the unit of work.
+type chunk struct {
+	batch, head int
+	kv          *kvHead
+	lo, hi      int
+	acc         *accumulators
+}
+
+// kvHead is what the query heads of a group share. It is prepared by the first
+// goroutine that needs it and dropped by the last.
+type kvHead struct {
+	once        sync.Once
+	batch, head int
+	left        atomic.Int64 // chunks to come
+	err         error
+	kv          *emulate.KV
+	k, v        []float32
+}
+
+// accumulators are the figures of a chunk, or merged of more.
+type accumulators struct {
+	emulated, actual, both metrics.Accuracy
+	bits                   metrics.Bits
+	counts                 emulate.Counts
+}
+
+func (a *accumulators) merge(b *accumulators) {
+	a.emulated.Merge(&b.emulated)
+	a.actual.Merge(&b.actual)
+	a.both.Merge(&b.both)
+	a.bits.Merge(&b.bits)
+	a.counts.Merge(&b.counts)
+}
+
+func (a *accumulators) rows(actual bool) Rows {
+	r := Rows{EmulatedVsReference: a.emulated.Values()}
+	if actual {
+		v := a.actual.Values()
+		r.ActualVsReference = &v
+		r.ActualVsEmulated = &BitValues{a.both.Values(), a.bits}
+	}
+	return r
+}
+
+func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
+	defer l.Release()
+	group := l.Q.Heads / l.K.Heads
+	var chunks []chunk
+	var kvs []*kvHead
+	for b := range l.Q.Batch {
+		for kh := range l.K.Heads {
+			kv := &kvHead{batch: b, head: kh}
+			kvs = append(kvs, kv)
+			for h := kh * group; h < (kh+1)*group; h++ {
+				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
+					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+chunkRows, l.Q.Tokens)})
+					kv.left.Add(1)
+				}
+			}
+		}
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range max(1, min(opt.Jobs, len(chunks))) {
+		wg.Go(func() {
+			w := worker{opt: opt, layer: l}
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(chunks) || ctx.Err() != nil {
+					return
+				}
+				if err := w.run(ctx, &chunks[i]); err != nil {
+					cancel(err)
+					return
+				}
+				prog.add(float64(chunks[i].hi-chunks[i].lo) * float64(l.K.Tokens) * float64(l.Q.Dim))
+			}
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return collect(l, chunks, kvs, opt), nil
+}
+
+// collect merges the chunks in order.
+func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *Layer {
+	actual := l.O != nil
+	out := &Layer{
+		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
+		Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
+	}
+	var all accumulators
+	for i := 0; i < len(chunks); {
+		var head accumulators
+		b, h := chunks[i].batch, chunks[i].head
+		for ; i < len(chunks) && chunks[i].batch == b && chunks[i].head == h; i++ {
+			head.merge(chunks[i].acc)
+		}
+		if opt.PerHead {
+			out.Heads = append(out.Heads, Head{b, h, head.rows(actual)})
+		}
+		all.merge(&head)
+	}
+	for _, kv := range kvs {
+		all.counts.Merge(&kv.kv.Counts)
+	}
+	out.Rows = all.rows(actual)
+	out.Counts = all.counts.Map()
+	if len(out.Counts) == 0 {
+		out.Counts = nil
+	}
+	if n := all.actual.NonFinite(); n.OutNaN+n.OutInf > 0 {
+		out.ActualNonFinite = &emulate.Count{NaN: n.OutNaN, Inf: n.OutInf}
+	}
+	out.Warnings = warnings(l, &all.counts, out.ActualNonFinite)
+	return out
+}
+
+// warnings puts the counts into words, cause before effect.
+func warnings(l *layerdumps.Layer, counts *emulate.Counts, actual *emulate.Count) []string {
+	what := map[emulate.Stage]string{
+		emulate.StageVCodes:      "V's codes (a channel of zeros, or not finite, divides by zero)",
+		emulate.StageTileSums:    "the P~V accumulator",
+		emulate.StageDenominator: "the softmax denominator",
+		emulate.StageOutput:      "the emulated output",
+		emulate.StageP:           "P~",
+		emulate.StageScores:      "the scores",
+		emulate.StageRowMax:      "the row maxima",
+		emulate.StagePCodes:      "P~'s codes",
+		emulate.StageQCodes:      "Q after smoothing",
+		emulate.StageKCodes:      "K after smoothing",
+	}
+	for s, t := range map[emulate.Stage]*layerdumps.Tensor{emulate.StageQ: &l.Q, emulate.StageK: &l.K, emulate.StageV: &l.V} {
+		what[s] = t.Name
+	}
+	var w []string
+	for i, c := range counts {
+		if c != (emulate.Count{}) {
+			w = append(w, describe(what[emulate.Stage(i)], c))
+		}
+	}
+	if actual != nil {
+		w = append(w, describe(l.O.Name, *actual))
+	}
+	return w
+}
+
+func describe(where string, c emulate.Count) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int64
+		name string
+	}{{c.NaN, "NaN"}, {c.Inf, "Inf"}, {c.Saturated, "saturated"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.name))
+		}
+	}
+	return where + ": " + strings.Join(parts, ", ")
+}
+
+// worker holds a goroutine's buffers.
+type worker struct {
+	opt   Options
+	layer *layerdumps.Layer
+	ws    emulate.Workspace
+	rws   reference.Workspace
+	q     []float32
+	ref   []float64
+	out   []float32
+	act   []float32
+	bitsA []uint32
+	bitsE []uint32
+}
+
+func (w *worker) run(ctx context.Context, c *chunk) error {
+	kv := c.kv
+	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt.Kernel) })
+	if kv.err != nil {
+		return kv.err
+	}
+	defer func() {
+		if kv.left.Add(-1) == 0 {
+			kv.drop()
+		}
+	}()
+	l := w.layer
+	d := l.Q.Dim
+	n := (c.hi - c.lo) * d
+	if w.q == nil {
+		w.q = make([]float32, chunkRows*d)
+		w.ref = make([]float64, chunkRows*d)
+		w.out = make([]float32, chunkRows*d)
+		w.act = make([]float32, chunkRows*d)
+		w.bitsA = make([]uint32, chunkRows*d)
+		w.bitsE = make([]uint32, chunkRows*d)
+	}
+	c.acc = new(accumulators)
+
+	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
+	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+	if err := reference.Attention(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], nil); err != nil {
+		return err
+	}
+	if err := w.emulate(ctx, c); err != nil {
+		return err
+	}
+	c.acc.emulated.Add64(w.out[:n], w.ref[:n])
+	if l.O == nil {
+		return nil
+	}
+	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
+	c.acc.actual.Add64(w.act[:n], w.ref[:n])
+	c.acc.both.Add(w.act[:n], w.out[:n])
+	// Bits are compared in the actual output's own format.
+	f := format.DType(l.O.DType)
+	l.O.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
+	for i, x := range w.out[:n] {
+		w.bitsE[i] = f.Bits(x)
+	}
+	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
+	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
+	return nil
+}
+
+// emulate runs the chunk's blocks into w.out.
+func (w *worker) emulate(ctx context.Context, c *chunk) error {
+	l, k := w.layer, w.opt.Kernel
+	d := l.Q.Dim
+	w.ws.Counts = emulate.Counts{}
+	q := c.kv.query(k, l, c.batch, c.head, &w.ws)
+	bq := k.Tiling().BlockQ
+	for lo := c.lo; lo < c.hi; lo += bq {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k.Run(q, &w.ws, lo/bq, w.out[(lo-c.lo)*d:], nil)
+	}
+	c.acc.counts = w.ws.Counts
+	return nil
+}
+
+func (kv *kvHead) prepare(l *layerdumps.Layer, k *emulate.Kernel) error {
+	nk, d := l.K.Tokens, l.K.Dim
+	kv.k = make([]float32, nk*d)
+	kv.v = make([]float32, nk*d)
+	l.K.Rows(kv.batch, kv.head, 0, nk, kv.k)
+	l.V.Rows(kv.batch, kv.head, 0, nk, kv.v)
+	matrix := func(x []float32) emulate.Rows {
+		return func(lo, hi int, dst []float32) { copy(dst, x[lo*d:hi*d]) }
+	}
+	var err error
+	kv.kv, err = k.Prepare(emulate.KVInput{K: matrix(kv.k), V: matrix(kv.v), Len: nk, Dim: d, DType: format.DType(l.Q.DType)})
+	return err
+}
+
+// query prepares a query head of the group.
+func (kv *kvHead) query(k *emulate.Kernel, l *layerdumps.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
+	return k.Query(emulate.QInput{
+		Q:   func(lo, hi int, dst []float32) { l.Q.Rows(batch, head, lo, hi, dst) },
+		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
+	}, kv.kv, ws)
+}
+
+// drop lets go of the large buffers; the counts stay.
+func (kv *kvHead) drop() {
+	kv.k, kv.v = nil, nil
+	kv.kv = &emulate.KV{Counts: kv.kv.Counts}
+}
+
+func (r *Result) summarise() {
+	var emu, act, both []metrics.Values
+	for _, l := range r.Layers {
+		emu = append(emu, l.EmulatedVsReference)
+		if l.ActualVsReference != nil {
+			act = append(act, *l.ActualVsReference)
+			both = append(both, l.ActualVsEmulated.Values)
+		}
+	}
+	r.Average.EmulatedVsReference = metrics.Average(emu)
+	r.Worst.EmulatedVsReference = metrics.WorstOf(emu).Values
+	if act == nil {
+		return
+	}
+	for _, s := range []struct {
+		dst  **metrics.Values
+		rows []metrics.Values
+	}{{&r.Average.ActualVsReference, act}, {&r.Average.ActualVsEmulated, both}} {
+		v := metrics.Average(s.rows)
+		*s.dst = &v
+	}
+	for _, s := range []struct {
+		dst  **metrics.Values
+		rows []metrics.Values
+	}{{&r.Worst.ActualVsReference, act}, {&r.Worst.ActualVsEmulated, both}} {
+		v := metrics.WorstOf(s.rows).Values
+		*s.dst = &v
+	}
+}

@@ -1,0 +1,427 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+// unaryModels are the instructions of one FP32 argument.
+var unaryModels = map[string]struct {
+	dtype string
+	f     func(float32) uint32
+}{
+	"ex2.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Ex2(x)) }},
+	"rcp.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Rcp(x)) }},
+	"lg2.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Lg2(x)) }},
+	"cvt.rn.satfinite.e4m3x2.f32": {"F8_E4M3", func(x float32) uint32 { return uint32(format.E4M3FromFloat32(x)) }},
+	"cvt.rn.satfinite.e5m2x2.f32": {"F8_E5M2", func(x float32) uint32 { return uint32(format.E5M2FromFloat32(x)) }},
+	"cvt.rni.sat.s8.f32":          {"I8", func(x float32) uint32 { return uint32(format.Int8FromFloat32(x)) }},
+	"cvt.rn.f16.f32":              {"F16", func(x float32) uint32 { return uint32(format.FP16FromFloat32(x)) }},
+	"cvt.rn.bf16.f32":             {"BF16", func(x float32) uint32 { return uint32(format.BF16FromFloat32(x)) }},
+}
+
+func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
+	model, ok := unaryModels[c.Instruction]
+	if !ok {
+		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
+	}
+	x, err := f.tensor("x", -1)
+	if err != nil {
+		return err
+	}
+	if x.DType != "F32" {
+		return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, x.Name, x.DType)
+	}
+	y, err := f.tensor(c.Expect, x.Shape[0])
+	if err != nil {
+		return err
+	}
+	if y.DType != model.dtype {
+		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, y.Name, y.DType, model.dtype)
+	}
+	for i := range x.Shape[0] {
+		cmp.add(y, i, model.f(valueAt(x, i)))
+	}
+	return nil
+}
+
+// operandDType is the safetensors dtype of a matrix operand.
+func operandDType(o tensorcore.Operand) string {
+	switch o {
+	case tensorcore.E4M3:
+		return "F8_E4M3"
+	case tensorcore.E5M2:
+		return "F8_E5M2"
+	case tensorcore.FP16:
+		return "F16"
+	case tensorcore.BF16:
+		return "BF16"
+	case tensorcore.FP32:
+		return "F32"
+	case tensorcore.S32:
+		return "I32"
+	}
+	return "I8"
+}
+
+func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
+	u, err := tensorcore.Lookup(c.Arch, c.Instruction)
+	if err != nil {
+		return errSkip{err}
+	}
+	a, err := f.tensor("a", -1, -1, u.K)
+	if err != nil {
+		return err
+	}
+	tiles, m := a.Shape[0], a.Shape[1]
+	b, err := f.tensor("b", tiles, -1, u.K)
+	if err != nil {
+		return err
+	}
+	n := b.Shape[1]
+	acc, err := f.tensor("c", tiles, m, n)
+	if err != nil {
+		return err
+	}
+	d, err := f.tensor(c.Expect, tiles, m, n)
+	if err != nil {
+		return err
+	}
+	for _, t := range []struct {
+		*safetensors.Tensor
+		want string
+	}{{a, operandDType(u.A)}, {b, operandDType(u.A)}, {acc, operandDType(u.C)}, {d, operandDType(u.C)}} {
+		if t.DType != t.want {
+			return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, t.Name, t.DType, t.want)
+		}
+	}
+	ar, br := make([]uint32, m*u.K), make([]uint32, n*u.K)
+	for t := range tiles {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		for i := range ar {
+			ar[i] = bitsAt(a, t*len(ar)+i)
+		}
+		for i := range br {
+			br[i] = bitsAt(b, t*len(br)+i)
+		}
+		for i := range m {
+			for j := range n {
+				e := (t*m+i)*n + j
+				cmp.add(d, e, u.Dot(bitsAt(acc, e), ar[i*u.K:(i+1)*u.K], br[j*u.K:(j+1)*u.K]))
+			}
+		}
+	}
+	return nil
+}
+
+// problem is the attention input of a recording.
+type problem struct {
+	q, k, v *safetensors.Tensor
+	mean    *safetensors.Tensor
+	dtype   format.DType
+}
+
+// rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
+func rows(t *safetensors.Tensor, batch, head, dim int) emulate.Rows {
+	n, d := t.Shape[2], t.Shape[3]
+	base := (batch*t.Shape[1] + head) * n
+	return func(lo, hi int, dst []float32) {
+		clear(dst[:(hi-lo)*dim])
+		for r := range hi - lo {
+			for c := range d {
+				dst[r*dim+c] = valueAt(t, (base+lo+r)*d+c)
+			}
+		}
+	}
+}
+
+func (c *Case) problem(f file) (*problem, error) {
+	p := &problem{}
+	var err error
+	if p.q, err = f.tensor("q", -1, -1, -1, -1); err != nil {
+		return nil, err
+	}
+	if p.dtype, err = dtypeOf(p.q); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if p.k, err = f.tensor("k", p.q.Shape[0], -1, -1, p.q.Shape[3]); err != nil {
+		return nil, err
+	}
+	if p.v, err = f.tensor("v", p.k.Shape...); err != nil {
+		return nil, err
+	}
+	if p.k.DType != p.q.DType || p.v.DType != p.q.DType {
+		return nil, fmt.Errorf("%s: q, k and v have different dtypes", f.Name)
+	}
+	if p.k.Shape[1] == 0 || p.q.Shape[1]%p.k.Shape[1] != 0 {
+		return nil, fmt.Errorf("%s: %d query heads do not divide into %d kv heads", f.Name, p.q.Shape[1], p.k.Shape[1])
+	}
+	if f.Tensor("quant/k_mean") != nil {
+		if p.mean, err = f.tensor("quant/k_mean", p.k.Shape[0], p.k.Shape[1], 1, p.k.Shape[3]); err != nil {
+			return nil, err
+		}
+		if p.mean.DType != p.q.DType {
+			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, p.mean.Name, p.mean.DType, p.q.DType)
+		}
+	}
+	return p, nil
+}
+
+// config builds the kernel's configuration from the case's fields.
+func (c *Case) config() (emulate.Config, error) {
+	cfg, err := emulate.Preset(c.Kernel)
+	if err != nil {
+		return cfg, errSkip{err}
+	}
+	if c.Arch != "" {
+		cfg.Arch = c.Arch
+	}
+	if c.Granularity != "" {
+		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
+			return cfg, errSkip{err}
+		}
+	}
+	if c.PVAccum != "" {
+		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
+			return cfg, errSkip{err}
+		}
+	}
+	if c.SmoothK != nil {
+		cfg.SmoothK = *c.SmoothK
+	}
+	cfg.SmoothV = c.SmoothV
+	return cfg, nil
+}
+
+// kv prepares a kv head of dim channels; the recording's own mean of K replaces
+// the computed one where it has one and useMean says so.
+func (p *problem) kv(k *emulate.Kernel, batch, head, dim int, useMean bool) (*emulate.KV, error) {
+	in := emulate.KVInput{K: rows(p.k, batch, head, dim), V: rows(p.v, batch, head, dim), Len: p.k.Shape[2], Dim: dim, DType: p.dtype}
+	if useMean && p.mean != nil {
+		in.KMean = make([]float32, in.Dim)
+		rows(p.mean, batch, head, dim)(0, 1, in.KMean)
+	}
+	return k.Prepare(in)
+}
+
+func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
+	p, err := c.problem(f)
+	if err != nil {
+		return err
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		return errSkip{err}
+	}
+	nq, d := p.q.Shape[2], p.q.Shape[3]
+	// Our own extension: an expected tensor below lse_raw/ is the kernel's base-2
+	// log-sum-exp of each row, one below lse/ what the released API makes of it.
+	rawLSE, apiLSE := strings.HasPrefix(c.Expect, "lse_raw/"), strings.HasPrefix(c.Expect, "lse/")
+	shape, dtype := p.q.Shape, p.q.DType
+	if rawLSE || apiLSE {
+		shape, dtype = p.q.Shape[:3], "F32"
+	}
+	o, err := f.tensor(c.Expect, shape...)
+	if err != nil {
+		return err
+	}
+	if o.DType != dtype {
+		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
+	}
+	correction := f.Tensor("quant/lse_correction")
+	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
+		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
+	}
+	scale := c.SMScale
+	if scale == 0 {
+		scale = 1 / math.Sqrt(float64(d))
+	}
+	group := p.q.Shape[1] / p.k.Shape[1]
+	var ws emulate.Workspace
+	out := make([]float32, k.Tiling().BlockQ*d)
+	lse := make([]float32, k.Tiling().BlockQ)
+	x := make([]float32, d)
+	for b := range p.q.Shape[0] {
+		for h := range p.q.Shape[1] {
+			kv, err := p.kv(k, b, h/group, d, true)
+			if err != nil {
+				return fmt.Errorf("%s: %w", f.Name, err)
+			}
+			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: float32(scale)}, kv, &ws)
+			for blk := range k.Blocks(nq) {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				n := k.Run(q, &ws, blk, out, lse)
+				row := (b*p.q.Shape[1]+h)*nq + blk*k.Tiling().BlockQ
+				if rawLSE || apiLSE {
+					for i, y := range lse[:n] {
+						if apiLSE {
+							var corr float32
+							if cfg.SmoothK && correction != nil {
+								corr = valueAt(correction, row+i)
+							} else if cfg.SmoothK {
+								first := blk*k.Tiling().BlockQ + i
+								rows(p.q, b, h, d)(first, first+1, x)
+								corr = q.LSECorrection(x)
+							}
+							y = emulate.NaturalLSE(y, corr, float32(scale))
+						}
+						cmp.add(o, row+i, math.Float32bits(y))
+					}
+					continue
+				}
+				for i, x := range out[:n*d] {
+					cmp.add(o, row*d+i, p.dtype.Bits(x))
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
+	p, err := c.problem(f)
+	if err != nil {
+		return err
+	}
+	cfg, err := c.config()
+	if err != nil {
+		return err
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		return errSkip{err}
+	}
+	want := f.Tensor(c.Expect)
+	if want == nil {
+		return fmt.Errorf("%s: no tensor %q", f.Name, c.Expect)
+	}
+	x := p.k
+	if strings.HasPrefix(c.Tensor, "q_") {
+		x = p.q
+	}
+	batch, heads, n, d := x.Shape[0], x.Shape[1], x.Shape[2], x.Shape[3]
+	// Quantised tensors are recorded as the kernels see them: head_dim
+	// zero-padded to 64 or 128.
+	if c.Tensor != "k_mean" {
+		d = paddedDim(d)
+	}
+	i := 0
+	check := func(shape []int, dtype string) error {
+		if !slices.Equal(want.Shape, shape) || want.DType != dtype {
+			return fmt.Errorf("%s: tensor %q is %s %v, expected %s %v", f.Name, want.Name, want.DType, want.Shape, dtype, shape)
+		}
+		return nil
+	}
+	for b := range batch {
+		for h := range heads {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			var got []uint32
+			shape, dtype := []int{batch, heads}, "F32"
+			if x == p.q {
+				got, shape, dtype = c.queryTensor(k, p, b, h, d, shape)
+			} else {
+				// The mean itself is recomputed from K: that is what the case tests.
+				kv, err := p.kv(k, b, h, d, c.Tensor != "k_mean")
+				if err != nil {
+					return fmt.Errorf("%s: %w", f.Name, err)
+				}
+				switch c.Tensor {
+				case "k_mean":
+					for _, m := range kv.KeyMean() {
+						got = append(got, p.dtype.Bits(m))
+					}
+					shape, dtype = append(shape, 1, d), x.DType
+				case "k_int8", "k_scale":
+					codes, scales := kv.KeyCodes()
+					got, shape, dtype = codesOrScales(c.Tensor == "k_int8", codes, scales, shape, n, d)
+				case "v_fp8":
+					if len(want.Shape) != 4 {
+						return fmt.Errorf("%s: tensor %q has shape %v, expected 4 dimensions", f.Name, want.Name, want.Shape)
+					}
+					codes, stride, _, _ := kv.ValueCodes()
+					padded := min(want.Shape[3], stride) &^ 15
+					for ch := range d {
+						for t := range padded {
+							got = append(got, uint32(codes[ch*stride+quant.Permute(t)]))
+						}
+					}
+					shape, dtype = append(shape, d, padded), "F8_E4M3"
+				case "v_scale", "v_mean":
+					_, _, scale, mean := kv.ValueCodes()
+					if c.Tensor == "v_mean" {
+						scale = mean
+					}
+					for _, s := range scale {
+						got = append(got, math.Float32bits(s))
+					}
+					shape = append(shape, d)
+				default:
+					return errSkip{fmt.Errorf("no model of quantised tensor %q", c.Tensor)}
+				}
+			}
+			if got == nil {
+				return errSkip{fmt.Errorf("no model of quantised tensor %q", c.Tensor)}
+			}
+			if err := check(shape, dtype); err != nil {
+				return err
+			}
+			for _, bits := range got {
+				cmp.add(want, i, bits)
+				i++
+			}
+		}
+	}
+	return nil
+}
+
+func codesOrScales(wantCodes bool, codes []int8, scales []float32, shape []int, n, d int) ([]uint32, []int, string) {
+	var got []uint32
+	if wantCodes {
+		for _, v := range codes {
+			got = append(got, uint32(v))
+		}
+		return got, append(shape, n, d), "I8"
+	}
+	for _, s := range scales {
+		got = append(got, math.Float32bits(s))
+	}
+	return got, append(shape, len(scales)), "F32"
+}
+
+// paddedDim is the head dimension that the released API pads d to.
+func paddedDim(d int) int {
+	if d <= 64 {
+		return 64
+	}
+	return emulate.MaxHeadDim
+}
+
+// queryTensor returns the codes or scales of a query head.
+func (c *Case) queryTensor(k *emulate.Kernel, p *problem, b, h, d int, shape []int) ([]uint32, []int, string) {
+	if c.Tensor != "q_int8" && c.Tensor != "q_scale" {
+		return nil, nil, ""
+	}
+	n := p.q.Shape[2]
+	codes, scales := k.QuantizeQuery(emulate.QInput{Q: rows(p.q, b, h, d), Len: n}, d)
+	return codesOrScales(c.Tensor == "q_int8", codes, scales, shape, n, d)
+}

@@ -1,0 +1,181 @@
+// Package conformance reads sets of recorded GPU results and checks that the
+// emulator reproduces every one of them bit for bit.
+//
+// A set is a directory: cases.jsonl, one JSON object a line, and the safetensors
+// files that it names, with paths relative to it. A case passes when every
+// element of the tensor that it expects has the recorded bit pattern; any NaN
+// equals any NaN, +0 and -0 differ.
+package conformance
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+// Case is one line of cases.jsonl.
+type Case struct {
+	File        string `json:"file"`
+	Op          string `json:"op"`
+	Expect      string `json:"expect"`
+	Instruction string `json:"instruction"`
+	Arch        string `json:"arch"`
+	Kernel      string `json:"kernel"`
+	Granularity string `json:"qk_granularity"`
+	PVAccum     string `json:"pv_accum"`
+	SmoothK     *bool  `json:"smooth_k"`
+	SmoothV     bool   `json:"smooth_v"`
+	Causal      bool   `json:"causal"`
+	// SMScale is 0 where the line has none: 1/sqrt(head_dim).
+	SMScale float64 `json:"sm_scale"`
+	// Tensor says what a quantize case expects: q_int8, q_scale, k_int8, k_scale,
+	// k_mean, v_fp8, v_scale or v_mean.
+	Tensor string `json:"tensor"`
+
+	dir string
+}
+
+// Name identifies a case in messages and for filters.
+func (c *Case) Name() string {
+	s := c.Op + " " + c.File + " " + c.Expect
+	if c.Instruction != "" {
+		s += " " + c.Instruction
+	}
+	return s
+}
+
+// casesFile is the list of cases in a set's directory.
+const casesFile = "cases.jsonl"
+
+// Load reads the cases of a set whose name matches filter (nil: all).
+func Load(dir string, filter *regexp.Regexp) ([]Case, error) {
+	path := filepath.Join(dir, casesFile)
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	var cases []Case
+	scan := bufio.NewScanner(f)
+	scan.Buffer(nil, 1<<20)
+	for line := 1; scan.Scan(); line++ {
+		if len(scan.Bytes()) == 0 {
+			continue
+		}
+		c := Case{dir: dir}
+		if err := json.Unmarshal(scan.Bytes(), &c); err != nil {
+			return nil, fmt.Errorf("%s: line %d: %w", path, line, err)
+		}
+		switch {
+		case c.File == "" || c.Op == "" || c.Expect == "":
+			return nil, fmt.Errorf("%s: line %d: a case needs file, op and expect", path, line)
+		case !filepath.IsLocal(c.File):
+			return nil, fmt.Errorf("%s: line %d: file %q is not below the set's directory", path, line, c.File)
+		}
+		if filter == nil || filter.MatchString(c.Name()) {
+			cases = append(cases, c)
+		}
+	}
+	if err := scan.Err(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cases, nil
+}
+
+// file is an open recording.
+type file struct{ *safetensors.File }
+
+// tensor finds a tensor and checks its shape: want gives the length of each
+// dimension, or -1 for any.
+func (f file) tensor(name string, want ...int) (*safetensors.Tensor, error) {
+	t := f.Tensor(name)
+	if t == nil {
+		return nil, fmt.Errorf("%s: no tensor %q", f.Name, name)
+	}
+	ok := len(t.Shape) == len(want)
+	for i := 0; ok && i < len(want); i++ {
+		ok = want[i] < 0 || want[i] == t.Shape[i]
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s: tensor %q has shape %v, expected %v (-1: any)", f.Name, name, t.Shape, want)
+	}
+	return t, nil
+}
+
+// width returns the bytes of an element, 0 for a dtype that recordings do not
+// use.
+func width(dtype string) int {
+	switch dtype {
+	case "F8_E4M3", "F8_E5M2", "I8":
+		return 1
+	case "F16", "BF16":
+		return 2
+	case "F32", "I32":
+		return 4
+	}
+	return 0
+}
+
+// bitsAt returns the bit pattern of element i; I8 is sign-extended.
+func bitsAt(t *safetensors.Tensor, i int) uint32 {
+	switch width(t.DType) {
+	case 1:
+		if t.DType == "I8" {
+			return uint32(int8(t.Data[i]))
+		}
+		return uint32(t.Data[i])
+	case 2:
+		return uint32(binary.LittleEndian.Uint16(t.Data[2*i:]))
+	}
+	return binary.LittleEndian.Uint32(t.Data[4*i:])
+}
+
+// isNaN reports whether a bit pattern is a NaN of the dtype.
+func isNaN(dtype string, b uint32) bool {
+	switch dtype {
+	case "F8_E4M3":
+		return b&0x7f == 0x7f
+	case "F8_E5M2":
+		return b&0x7f > 0x7c
+	case "F16":
+		return b&0x7fff > 0x7c00
+	case "BF16":
+		return b&0x7fff > 0x7f80
+	case "F32":
+		return b&0x7fff_ffff > 0x7f80_0000
+	}
+	return false
+}
+
+// dtypeOf maps a safetensors dtype to an input format.
+func dtypeOf(t *safetensors.Tensor) (format.DType, error) {
+	switch t.DType {
+	case "F16":
+		return format.FP16, nil
+	case "BF16":
+		return format.BF16, nil
+	case "F32":
+		return format.FP32, nil
+	}
+	return 0, fmt.Errorf("tensor %q has dtype %s, expected F16, BF16 or F32", t.Name, t.DType)
+}
+
+// valueAt returns element i of an F16, BF16 or F32 tensor.
+func valueAt(t *safetensors.Tensor, i int) float32 {
+	b := bitsAt(t, i)
+	switch t.DType {
+	case "F16":
+		return format.FP16ToFloat32(uint16(b))
+	case "BF16":
+		return format.BF16ToFloat32(uint16(b))
+	}
+	return math.Float32frombits(b)
+}
