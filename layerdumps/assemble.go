@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,13 +56,16 @@ func (d *Dump) open(paths []string, opt Options) error {
 	return nil
 }
 
-// collect reads the files in paths and sorts their tensors into layers.
+// collect reads the files in paths and sorts their tensors into layers. A layer
+// may be spread over files. Where a name stands for a whole layer in several
+// files, it is several layers, and then the layers of every file are called
+// <file>/<layer>.
 func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
 	files, err := expand(paths)
 	if err != nil {
 		return nil, err
 	}
-	found := make(set)
+	byFile := make(map[string]set) // by layer, then by file
 	for _, file := range files {
 		raw, err := d.read(file)
 		if err != nil {
@@ -74,18 +78,86 @@ func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
 				ignore(t)
 				continue
 			}
-			p := found[layer]
+			if byFile[layer] == nil {
+				byFile[layer] = make(set)
+			}
+			p := byFile[layer][file]
 			if p == nil {
 				p = new(parts)
-				found[layer] = p
+				byFile[layer][file] = p
 			}
-			if other := p[role]; other != nil {
-				return nil, fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, other.file)
+			if p[role] != nil {
+				return nil, fmt.Errorf("%s: tensor %q: the file is given twice", t.file, t.name)
 			}
 			p[role] = t
 		}
 	}
+	found := make(set)
+	clash := false // some name is a whole layer in several files
+	for _, held := range byFile {
+		_, twice := held.merge(files)
+		if twice != nil && !held.whole() {
+			return nil, twice
+		}
+		clash = clash || twice != nil
+	}
+	for layer, held := range byFile {
+		if clash && held.whole() {
+			for file, p := range held {
+				found[fileLabel(file, files)+"/"+layer] = p
+			}
+			continue
+		}
+		found[layer], _ = held.merge(files)
+	}
 	return found, nil
+}
+
+// merge puts a layer together from what each file holds of it, in the order of
+// files. The error names a tensor that two of them hold.
+func (s set) merge(files []string) (*parts, error) {
+	merged := new(parts)
+	var twice error
+	for _, file := range files {
+		p := s[file]
+		if p == nil {
+			continue
+		}
+		for role, t := range p {
+			switch other := merged[role]; {
+			case t == nil:
+			case other == nil:
+				merged[role] = t
+			case twice == nil:
+				twice = fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, other.file)
+			}
+		}
+	}
+	return merged, twice
+}
+
+// whole reports whether every file has q, k and v of its own.
+func (s set) whole() bool {
+	for _, p := range s {
+		if p[0] == nil || p[1] == nil || p[2] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// fileLabel is the file's name without its ending, or its path where another
+// file has that name too.
+func fileLabel(file string, files []string) string {
+	label := func(f string) string {
+		return strings.TrimSuffix(filepath.Base(f), filepath.Ext(f))
+	}
+	for _, f := range files {
+		if f != file && label(f) == label(file) {
+			return filepath.ToSlash(strings.TrimSuffix(file, filepath.Ext(file)))
+		}
+	}
+	return label(file)
 }
 
 // collectActual reads the outputs that are to replace the dump's.

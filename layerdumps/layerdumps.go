@@ -7,6 +7,10 @@
 // tokens, heads, head_dim]. K and V may have fewer heads than Q, if these divide
 // Q's, and another number of tokens.
 //
+// A layer may be spread over files. Where several files each hold a whole layer
+// (q, k and v) of the same name, they are different layers, and all layers are
+// called <file>/<layer>, the file without its ending.
+//
 // An .npz array has its name in the archive, a .npy file its file name without
 // the ending. A safetensors file's metadata applies to the layers whose q it
 // holds: causal ("true" or "false"), layout ("HND" or "NHD"), sm_scale (a

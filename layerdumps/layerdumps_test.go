@@ -630,3 +630,30 @@ func BenchmarkRows(b *testing.B) {
 		q.Rows(0, 0, 0, q.Tokens, dst)
 	}
 }
+
+// TestSameNames: several files that each hold a whole layer of one name hold
+// different layers.
+func TestSameNames(t *testing.T) {
+	dir := t.TempDir()
+	a := write(t, dir, "a.safetensors", map[string]string{"causal": "true"}, append(layer("l0"), layer("l1")...)...)
+	b := write(t, dir, "b.safetensors", nil, layer("l0")...)
+	d := open(t, Options{}, a, b)
+	if got, want := layerNames(d), "a/l0 a/l1 b/l0"; got != want {
+		t.Errorf("layers %q, want %q", got, want)
+	}
+	if !d.Layers[0].Causal || d.Layers[1].Causal {
+		t.Error("a layer has the other file's metadata")
+	}
+	sub := filepath.Join(dir, "sub")
+	if err := os.Mkdir(sub, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := write(t, sub, "a.safetensors", nil, layer("l0")...)
+	d = open(t, Options{}, a, c)
+	top := filepath.ToSlash(strings.TrimSuffix(a, ".safetensors"))
+	want := top + "/l0 " + top + "/l1 " + filepath.ToSlash(strings.TrimSuffix(c, ".safetensors")) + "/l0"
+	if got := layerNames(d); got != want {
+		t.Errorf("layers %q, want %q", got, want)
+	}
+	wantError(t, []string{a, a}, Options{}, "a.safetensors", "given twice")
+}
