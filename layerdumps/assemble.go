@@ -3,6 +3,7 @@ package layerdumps
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -94,7 +95,8 @@ func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
 	}
 	found := make(set)
 	clash := false // some name is a whole layer in several files
-	for _, held := range byFile {
+	for _, layer := range slices.Sorted(maps.Keys(byFile)) {
+		held := byFile[layer]
 		_, twice := held.merge(files)
 		if twice != nil && !held.whole() {
 			return nil, twice

@@ -641,7 +641,7 @@ func TestSameNames(t *testing.T) {
 	if got, want := layerNames(d), "a/l0 a/l1 b/l0"; got != want {
 		t.Errorf("layers %q, want %q", got, want)
 	}
-	if !d.Layers[0].Causal || d.Layers[1].Causal {
+	if !d.Layers[1].Causal || d.Layers[2].Causal {
 		t.Error("a layer has the other file's metadata")
 	}
 	sub := filepath.Join(dir, "sub")
