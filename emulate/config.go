@@ -199,10 +199,18 @@ func (c *Config) vStyle() quant.Style {
 	return quant.Fused
 }
 
-// valueMax is what V's channel maximum is scaled to.
+// valueMax is what V's channel maximum is scaled to: the format's largest value,
+// or for the FP16 accumulator what keeps a tile's sum of 64 products with P~ at
+// most 64,512. For E4M3 that is SageAttention2++'s 2.25; E5M2, whose P~ is 128
+// times larger, follows it.
 func (c *Config) valueMax() float32 {
-	if c.PVAccum == AccumFP16 && c.PVType == quant.E4M3 {
-		return 2.25
+	if c.PVAccum == AccumFP16 {
+		switch c.PVType {
+		case quant.E4M3:
+			return 2.25
+		case quant.E5M2:
+			return 2.25 / 128
+		}
 	}
 	return c.PVType.Max()
 }
