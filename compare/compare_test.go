@@ -1,0 +1,363 @@
+package compare_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/reference"
+)
+
+const sample = "../layerdumps/testdata/byte-lm-sample.safetensors"
+
+func kernel(t testing.TB, name string) *emulate.Kernel {
+	t.Helper()
+	cfg, err := emulate.Preset(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+func open(t testing.TB, paths ...string) *layerdumps.Dump {
+	t.Helper()
+	d, err := layerdumps.Open(paths, layerdumps.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return d
+}
+
+func run(t testing.TB, d *layerdumps.Dump, opt compare.Options) *compare.Result {
+	t.Helper()
+	res, err := compare.Run(t.Context(), d, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// attention64 is the textbook in FP64 for a whole layer, [b,h,n,d].
+func attention64(l *layerdumps.Layer) []float64 {
+	nq, nk, d := l.Q.Tokens, l.K.Tokens, l.Q.Dim
+	out := make([]float64, l.Q.Batch*l.Q.Heads*nq*d)
+	q, k, v := make([]float32, nq*d), make([]float32, nk*d), make([]float32, nk*d)
+	p := make([]float64, nk)
+	for b := range l.Q.Batch {
+		for h := range l.Q.Heads {
+			kh := h * l.K.Heads / l.Q.Heads
+			l.Q.Rows(b, h, 0, nq, q)
+			l.K.Rows(b, kh, 0, nk, k)
+			l.V.Rows(b, kh, 0, nk, v)
+			base := (b*l.Q.Heads + h) * nq * d
+			for i := range nq {
+				n := nk
+				if l.Causal {
+					n = min(nk, i+1)
+				}
+				top := math.Inf(-1)
+				for j := range n {
+					p[j] = 0
+					for c := range d {
+						p[j] += float64(q[i*d+c]) * float64(k[j*d+c])
+					}
+					p[j] *= l.Scale()
+					top = max(top, p[j])
+				}
+				sum := 0.0
+				for j := range n {
+					p[j] = math.Exp(p[j] - top)
+					sum += p[j]
+				}
+				for j := range n {
+					for c := range d {
+						out[base+i*d+c] += p[j] / sum * float64(v[j*d+c])
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// values64 is the definition of the metrics, in one plain pass.
+func values64(out []float32, ref []float64) metrics.Values {
+	var dot, oo, rr, diff, abs, sq, top float64
+	for i, x := range out {
+		o, r := float64(x), ref[i]
+		dot += o * r
+		oo += o * o
+		rr += r * r
+		diff += math.Abs(o - r)
+		abs += math.Abs(r)
+		sq += (o - r) * (o - r)
+		top = max(top, math.Abs(o-r))
+	}
+	var v metrics.Values
+	set := func(dst any, x float64) {
+		b, _ := json.Marshal(x)
+		_ = json.Unmarshal(b, dst)
+	}
+	set(&v.CosSim, dot/math.Sqrt(oo*rr))
+	set(&v.RelL1, diff/abs)
+	set(&v.RMSE, math.Sqrt(sq/float64(len(out))))
+	set(&v.MaxAbs, top)
+	return v
+}
+
+func near(a, b metrics.Values, tol float64) bool {
+	for _, p := range [][2]float64{{float64(a.CosSim), float64(b.CosSim)}, {float64(a.RelL1), float64(b.RelL1)}, {float64(a.RMSE), float64(b.RMSE)}, {float64(a.MaxAbs), float64(b.MaxAbs)}} {
+		if math.Abs(p[0]-p[1]) > tol {
+			return false
+		}
+	}
+	return true
+}
+
+// checkIndependent holds every row of a comparison to an FP64 computation that
+// shares nothing with it but the emulated output itself.
+func checkIndependent(t *testing.T, d *layerdumps.Dump, k *emulate.Kernel) {
+	t.Helper()
+	for _, prec := range []reference.Precision{reference.FP32, reference.FP64} {
+		res := run(t, d, compare.Options{Kernel: k, Reference: prec, Jobs: 2})
+		for i := range d.Layers {
+			l, got := &d.Layers[i], res.Layers[i]
+			ref := attention64(l)
+			emu := emulated(t, l, k)
+			// The reference's own FP32 rounding reaches max_abs, where nothing
+			// averages it out.
+			if want := values64(emu, ref); !near(got.EmulatedVsReference, want, 1e-6) {
+				t.Errorf("%s %s: emulated vs reference %+v, want %+v", l.Name, prec, got.EmulatedVsReference, want)
+			}
+			if l.O == nil {
+				if got.ActualVsReference != nil || got.ActualVsEmulated != nil {
+					t.Errorf("%s: rows of an output that is not there", l.Name)
+				}
+				continue
+			}
+			act := make([]float32, len(emu))
+			n := l.O.Tokens * l.O.Dim
+			for b := range l.O.Batch {
+				for h := range l.O.Heads {
+					l.O.Rows(b, h, 0, l.O.Tokens, act[(b*l.O.Heads+h)*n:])
+				}
+			}
+			if want := values64(act, ref); !near(*got.ActualVsReference, want, 1e-6) {
+				t.Errorf("%s %s: actual vs reference %+v, want %+v", l.Name, prec, *got.ActualVsReference, want)
+			}
+			differ := int64(0)
+			for i := range act {
+				if math.Float32bits(act[i]) != math.Float32bits(emu[i]) {
+					differ++
+				}
+			}
+			if got.ActualVsEmulated.Mismatched != differ || got.ActualVsEmulated.Elements != int64(len(act)) {
+				t.Errorf("%s: %d of %d differ, want %d of %d", l.Name, got.ActualVsEmulated.Mismatched, got.ActualVsEmulated.Elements, differ, len(act))
+			}
+		}
+	}
+}
+
+func emulated(t *testing.T, l *layerdumps.Layer, k *emulate.Kernel) []float32 {
+	t.Helper()
+	d := l.Q.Dim
+	out := make([]float32, l.Q.Batch*l.Q.Heads*l.Q.Tokens*d)
+	var ws emulate.Workspace
+	for b := range l.Q.Batch {
+		for h := range l.Q.Heads {
+			kh := h * l.K.Heads / l.Q.Heads
+			kv, err := k.Prepare(emulate.KVInput{
+				K:   func(lo, hi int, dst []float32) { l.K.Rows(b, kh, lo, hi, dst) },
+				V:   func(lo, hi int, dst []float32) { l.V.Rows(b, kh, lo, hi, dst) },
+				Len: l.K.Tokens, Dim: d, DType: format.DType(l.Q.DType),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := k.Query(emulate.QInput{
+				Q:   func(lo, hi int, dst []float32) { l.Q.Rows(b, h, lo, hi, dst) },
+				Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
+			}, kv, &ws)
+			base := (b*l.Q.Heads + h) * l.Q.Tokens * d
+			for blk := range k.Blocks(l.Q.Tokens) {
+				k.Run(q, &ws, blk, out[base+blk*k.Tiling().BlockQ*d:], nil)
+			}
+		}
+	}
+	return out
+}
+
+// TestRecordedLayer: the sample's first layer carries the output of the released
+// sm_90 kernel, recorded on an H200. Not one bit may differ.
+func TestRecordedLayer(t *testing.T) {
+	d := open(t, sample)
+	k := kernel(t, "sage2-8b-sm90")
+	res := run(t, d, compare.Options{Kernel: k, Jobs: 2})
+	row := res.Layers[0].ActualVsEmulated
+	if row == nil {
+		t.Fatal("the sample's first layer has no actual output")
+	}
+	if row.Elements == 0 || row.Mismatched != 0 {
+		t.Errorf("%d of %d elements differ from the recorded kernel, first %+v", row.Mismatched, row.Elements, row.First)
+	}
+	if !testing.Short() {
+		checkIndependent(t, d, k)
+	}
+}
+
+// TestShared does the same for the dumps and the ragged recording beside the
+// repository, where they are.
+func TestShared(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	k := kernel(t, "sage2-8b-sm90")
+	for _, name := range []string{"byte-lm", "video-dit"} {
+		path := "../../shared/dumps/" + name + ".safetensors"
+		if _, err := os.Stat(path); err != nil {
+			t.Skipf("no dump at %s", path)
+		}
+		d := open(t, path)
+		checkIndependent(t, d, k)
+		if row := run(t, d, compare.Options{Kernel: k, Jobs: 2}).Layers[0].ActualVsEmulated; row == nil || row.Mismatched != 0 {
+			t.Errorf("%s: %+v", path, row)
+		}
+	}
+	const recording = "../../shared/conformance/attention/ragged_d64.safetensors"
+	f, err := safetensors.Open(recording)
+	if err != nil {
+		t.Skipf("no recording at %s", recording)
+	}
+	defer f.Close()
+	var ts []safetensors.Tensor
+	for role, name := range map[string]string{"q": "q", "k": "k", "v": "v", "o": "o/causal/sage2-8b-sm90/per-thread/fp32+fp32"} {
+		x := *f.Tensor(name)
+		x.Name = "ragged." + role
+		ts = append(ts, x)
+	}
+	path := filepath.Join(t.TempDir(), "ragged.safetensors")
+	if err := safetensors.Write(path, map[string]string{"causal": "true", "sm_scale": "0.125"}, ts); err != nil {
+		t.Fatal(err)
+	}
+	checkIndependent(t, open(t, path), k)
+}
+
+// TestJobs: neither the number of goroutines nor the heads shown change a result.
+func TestJobs(t *testing.T) {
+	d := open(t, sample)
+	k := kernel(t, "sage2-4b")
+	var first []byte
+	for _, jobs := range []int{1, 2, 8} {
+		res := run(t, d, compare.Options{Kernel: k, PerHead: true, Jobs: jobs})
+		b, err := json.Marshal(res)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = b
+			if n := len(res.Layers[0].Heads); n != d.Layers[0].Q.Heads {
+				t.Errorf("%d heads shown, want %d", n, d.Layers[0].Q.Heads)
+			}
+		} else if string(b) != string(first) {
+			t.Errorf("%d jobs give another result:\n%s\nwith one:\n%s", jobs, b, first)
+		}
+	}
+}
+
+func TestCancel(t *testing.T) {
+	d := open(t, sample)
+	ctx, cancel := context.WithCancel(t.Context())
+	opt := compare.Options{Kernel: kernel(t, "sage2-8b-sm90"), Jobs: 2}
+	opt.Progress = func(part float64) {
+		if part < 0 || part > 1.0000001 {
+			t.Errorf("progress %g", part)
+		}
+		cancel()
+	}
+	if res, err := compare.Run(ctx, d, opt); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled run returns %v, %v", res, err)
+	}
+}
+
+// TestSpoiled: NaN and Inf are reported, never fatal.
+func TestSpoiled(t *testing.T) {
+	n, dim := 70, 8
+	data := func(nan int) []byte {
+		b := make([]byte, 2*n*dim)
+		for i := range n * dim {
+			x := uint16(0x3c00 + i*37%512)
+			if i == nan {
+				x = 0x7e00
+			}
+			b[2*i], b[2*i+1] = byte(x), byte(x>>8)
+		}
+		return b
+	}
+	var ts []safetensors.Tensor
+	for role, nan := range map[string]int{"q": 9, "k": -1, "v": -1, "o": 17} {
+		ts = append(ts, safetensors.Tensor{Name: "l." + role, DType: "F16", Shape: []int{1, 1, n, dim}, Data: data(nan)})
+	}
+	path := filepath.Join(t.TempDir(), "spoiled.safetensors")
+	if err := safetensors.Write(path, nil, ts); err != nil {
+		t.Fatal(err)
+	}
+	res := run(t, open(t, path), compare.Options{Kernel: kernel(t, "sage2-8b-sm90"), Jobs: 1})
+	l := res.Layers[0]
+	if l.Counts["q"].NaN != 1 || l.ActualNonFinite == nil || l.ActualNonFinite.NaN != 1 {
+		t.Errorf("counts %+v, actual %+v", l.Counts, l.ActualNonFinite)
+	}
+	if len(l.Warnings) < 2 {
+		t.Errorf("warnings %q", l.Warnings)
+	}
+	b, err := json.Marshal(res)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m struct {
+		Layers []struct {
+			Actual struct {
+				Cos any `json:"cos_sim"`
+			} `json:"actual_vs_reference"`
+		}
+	}
+	if err := json.Unmarshal(b, &m); err != nil || m.Layers[0].Actual.Cos != "NaN" {
+		t.Errorf("cos_sim of a NaN output in JSON is %v (%v)", m.Layers[0].Actual.Cos, err)
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	d := open(b, sample)
+	for _, cfg := range emulate.Presets() {
+		b.Run(cfg.Name, func(b *testing.B) {
+			k := kernel(b, cfg.Name)
+			macs := 0.0
+			for i := range d.Layers {
+				l := &d.Layers[i]
+				macs += 2 * float64(l.Q.Batch*l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim)
+			}
+			for b.Loop() {
+				run(b, d, compare.Options{Kernel: k, Jobs: 2})
+			}
+			b.ReportMetric(float64(b.N)*macs/b.Elapsed().Seconds()/1e9, "GMAC/s")
+		})
+	}
+}
