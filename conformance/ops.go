@@ -55,6 +55,40 @@ func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
 	return nil
 }
 
+// arithModels are the FP32 instructions of up to three arguments; an op arith
+// case has x [n,3] and expects one result a row. It is an extension of the format.
+var arithModels = map[string]func(a, b, c float32) float32{
+	"mul.rn.ftz.f32": func(a, b, _ float32) float32 { return format.MulFtz(a, b) },
+	"add.rn.ftz.f32": func(a, _, c float32) float32 { return format.AddFtz(a, c) },
+	"fma.rn.ftz.f32": format.FMAFtz,
+	"div.full.f32":   func(a, b, _ float32) float32 { return mufu.DivFull(a, b) },
+}
+
+func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
+	model, ok := arithModels[c.Instruction]
+	if !ok {
+		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
+	}
+	// The arguments stand beside the results: "mul.x" beside "mul.y".
+	x, err := f.tensor(strings.TrimSuffix(c.Expect, "y")+"x", -1, 3)
+	if err != nil {
+		return err
+	}
+	y, err := f.tensor(c.Expect, x.Shape[0])
+	if err != nil {
+		return err
+	}
+	for _, t := range []*safetensors.Tensor{x, y} {
+		if t.DType != "F32" {
+			return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, t.Name, t.DType)
+		}
+	}
+	for i := range x.Shape[0] {
+		cmp.add(y, i, math.Float32bits(model(valueAt(x, 3*i), valueAt(x, 3*i+1), valueAt(x, 3*i+2))))
+	}
+	return nil
+}
+
 // operandDType is the safetensors dtype of a matrix operand.
 func operandDType(o tensorcore.Operand) string {
 	switch o {

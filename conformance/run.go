@@ -133,6 +133,8 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 	switch c.Op {
 	case "unary":
 		check = c.unary
+	case "arith":
+		check = c.arith
 	case "mma":
 		check = c.mma
 	case "quantize":

@@ -24,10 +24,7 @@ func fmaTie(p, c, s float64) float32 {
 	if math.IsInf(s, 0) || s != s {
 		return float32(s)
 	}
-	// TwoSum (Knuth): s + err == p + c exactly.
-	bv := s - p
-	err := (p - (s - bv)) + (c - bv)
-	if err != 0 {
+	if err := sumError(p, c, s); err != 0 {
 		bits := math.Float64bits(s)
 		if bits&1 == 0 {
 			if (err > 0) == (s > 0) {
@@ -41,18 +38,49 @@ func fmaTie(p, c, s float64) float32 {
 	return float32(s)
 }
 
-// FMAFtz is fma.rn.ftz.f32: subnormal arguments and a subnormal result count as
-// zero of the same sign.
+// The .ftz operations flush a result that is tiny after rounding with unbounded
+// exponent: what rounds up to 2^-126 only because subnormal FP32 is coarser there
+// is flushed too (recorded on an H200). So |exact| below flushBelow becomes zero.
+const flushBelow = 0x1.ffffffp-127 // 2^-126 (1 - 2^-25)
+
+// FMAFtz is fma.rn.ftz.f32: subnormal arguments and a tiny result count as zero
+// of the same sign.
 func FMAFtz(a, b, c float32) float32 {
-	return FlushSubnormal(FMA(FlushSubnormal(a), FlushSubnormal(b), FlushSubnormal(c)))
+	a, b, c = FlushSubnormal(a), FlushSubnormal(b), FlushSubnormal(c)
+	r := FMA(a, b, c)
+	if math.Float32bits(r)&absMask32 > 0x0080_0000 {
+		return r
+	}
+	// At most 2^-126: the FP64 sum decides, and where that is the bound itself, what
+	// it was rounded by.
+	p := float64(a) * float64(b)
+	s := p + float64(c)
+	if m := math.Abs(s); m < flushBelow || m == flushBelow && math.Signbit(sumError(p, float64(c), s)*s) {
+		return float32(math.Copysign(0, s))
+	}
+	return r
+}
+
+// sumError returns p + c - s exactly, where s is p + c rounded (TwoSum, Knuth).
+func sumError(p, c, s float64) float64 {
+	cv := s - p
+	return (p - (s - cv)) + (c - cv)
 }
 
 // MulFtz is mul.rn.ftz.f32.
 func MulFtz(a, b float32) float32 {
-	return FlushSubnormal(FlushSubnormal(a) * FlushSubnormal(b))
+	a, b = FlushSubnormal(a), FlushSubnormal(b)
+	r := a * b
+	if math.Float32bits(r)&absMask32 > 0x0080_0000 {
+		return r
+	}
+	if p := float64(a) * float64(b); math.Abs(p) < flushBelow {
+		return float32(math.Copysign(0, p))
+	}
+	return r
 }
 
-// AddFtz is add.rn.ftz.f32.
+// AddFtz is add.rn.ftz.f32. A sum of FP32 values this small is exact.
 func AddFtz(a, b float32) float32 {
 	return FlushSubnormal(FlushSubnormal(a) + FlushSubnormal(b))
 }

@@ -257,6 +257,25 @@ func TestFlush(t *testing.T) {
 	if got := FMAFtz(tiny, 0x1p100, 1); got != 1 {
 		t.Errorf("a subnormal argument counts: %g", got)
 	}
+	// Tiny after rounding: just below 2^-126 (1 - 2^-25) flushes, there it stays.
+	for _, tc := range []struct{ a, b, c, want float32 }{
+		{0x1p-126, 1 - 0x1p-24, 0, 0},
+		{0x1.000002p-64, 0x1.fffffcp-63, 0, 0x1p-126}, // 2^-126 (1 - 2^-46)
+		{-0x1p-126, 1 - 0x1p-24, 0, float32(math.Copysign(0, -1))},
+		{-0x1p-76, 0x1p-75, 0x1p-126, 0x1p-126},        // 2^-126 - 2^-151, the bound
+		{-0x1.000002p-76, 0x1p-75, 0x1p-126, 0},        // below it
+		{-0x1.000002p-76, 0x1.000002p-75, 0x1p-126, 0}, // below it
+		{-0x1.fffffep-77, 0x1p-75, 0x1p-126, 0x1p-126}, // above it
+	} {
+		if got := FMAFtz(tc.a, tc.b, tc.c); math.Float32bits(got) != math.Float32bits(tc.want) {
+			t.Errorf("FMAFtz(%x, %x, %x) = %x, want %x", tc.a, tc.b, tc.c, got, tc.want)
+		}
+		if tc.c == 0 {
+			if got := MulFtz(tc.a, tc.b); math.Float32bits(got) != math.Float32bits(tc.want) {
+				t.Errorf("MulFtz(%x, %x) = %x, want %x", tc.a, tc.b, got, tc.want)
+			}
+		}
+	}
 	if got := AddFtz(0x1p-126, -0x1.8p-126); math.Float32bits(got) != 0x8000_0000 {
 		t.Errorf("a subnormal sum gives %08x", math.Float32bits(got))
 	}

@@ -123,7 +123,6 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 		maxExp = ct.exp
 	}
 	var terms [64]term
-	negZeros := special == finite && ct.sig == 0 && c != 0
 	n := 0
 	for _, k := range ks {
 		at, ac := la.decode(a[k])
@@ -134,9 +133,6 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 		}
 		p := term{at.sig * bt.sig, at.exp + bt.exp}
 		if p.sig == 0 {
-			if (a[k]^b[k])>>(la.expBits+la.fracBits)&1 == 0 {
-				negZeros = false
-			}
 			continue
 		}
 		maxExp = max(maxExp, p.exp)
@@ -152,10 +148,7 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 		return u.inf(true)
 	}
 	if maxExp == noExp {
-		if negZeros {
-			return 1 << (lc.expBits + lc.fracBits)
-		}
-		return 0
+		return 0 // +0, whatever the signs of the zeros
 	}
 	if u.FractionBits == Exact {
 		return u.exact(ct, terms[:n], la, lc)
@@ -237,8 +230,9 @@ func (u *Unit) inf(neg bool) uint32 {
 	return b
 }
 
-// round converts (-1)^neg * mag * 2^exp by the output rule. An exact zero sum is
-// +0; overflow gives infinity; subnormal results are kept.
+// round converts (-1)^neg * mag * 2^exp by the output rule. A sum that is zero, or
+// rounds to zero, is +0; overflow gives infinity; subnormal results are kept (all
+// as recorded on an H200).
 func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
 	l := layouts[u.C]
 	if mag == 0 {
@@ -271,6 +265,9 @@ func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
 	// the exponent field minus one to it assembles the pattern, carries included.
 	field := uint64(max(e, 1-bias)+bias-1) << l.fracBits
 	p := q + field
+	if p == 0 {
+		return 0 // a sum that rounds to zero loses its sign
+	}
 	if p >= uint64(1<<l.expBits-1)<<l.fracBits {
 		return u.inf(neg)
 	}

@@ -156,11 +156,13 @@ func Units() []Unit {
 	// sm_90.
 	for _, f8 := range []Operand{E4M3, E5M2} {
 		add(Unit{SM90, "wgmma.m64nNk32.f32." + f8.String(), "QGMMA", f8, FP32, 32, consecutive(32, 32), 13, FP22Zero, false, h200})
-		add(Unit{SM90, "wgmma.m64nNk32.f16." + f8.String(), "QGMMA", f8, FP16, 32, consecutive(32, 32), 13, FP16Nearest, false, reported})
+		add(Unit{SM90, "wgmma.m64nNk32.f16." + f8.String(), "QGMMA", f8, FP16, 32, consecutive(32, 32), 13, FP16Nearest, false, h200})
 		add(Unit{SM90, "mma.m16n8k32.f32." + f8.String(), "2 HMMA.16816.F32 + FADD", f8, FP32, 32, unpacked(32), 25, FP32Zero, true, h200})
 		add(Unit{SM90, "mma.m16n8k32.f16." + f8.String(), "2 HMMA.16816.F16 + HADD2", f8, FP16, 32, unpacked(32), 25, FP16Nearest, true, h200})
 	}
-	add(Unit{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", FP16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, reported})
+	add(Unit{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", FP16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
+	add(Unit{SM90, "wgmma.m64nNk16.f16.f16", "HGMMA", FP16, FP16, 16, consecutive(16, 16), 25, FP16Nearest, false, h200})
+	add(Unit{SM90, "mma.m16n8k16.f32.bf16", "HMMA", BF16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
 	add(Unit{SM90, "mma.m16n8k16.f32.f16", "HMMA", FP16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
 	add(Unit{SM90, "mma.m16n8k16.f16.f16", "HMMA", FP16, FP16, 16, consecutive(16, 16), 25, FP16Nearest, false, h200})
 	// Integer units are exact everywhere.
