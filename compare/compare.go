@@ -133,6 +133,14 @@ type Result struct {
 	Worst     Summary    `json:"worst"`
 }
 
+// The three packages number the formats alike, so a conversion of the type is one
+// of the value; an index other than 0 does not compile.
+var _ = [...]struct{}{
+	[1]struct{}{}[int(layerdumps.F16)-int(format.FP16)], [1]struct{}{}[int(layerdumps.F16)-int(metrics.FP16)],
+	[1]struct{}{}[int(layerdumps.BF16)-int(format.BF16)], [1]struct{}{}[int(layerdumps.BF16)-int(metrics.BF16)],
+	[1]struct{}{}[int(layerdumps.F32)-int(format.FP32)], [1]struct{}{}[int(layerdumps.F32)-int(metrics.FP32)],
+}
+
 // chunkRows is how many query rows a goroutine takes at a time: a multiple of
 // every program's tile. It is a constant because the order in which sums are
 // merged depends on it.
