@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/reference"
+)
+
+var compareWriters = map[string]func(io.Writer, *compare.Result) error{
+	"table":    render.CompareText,
+	"json":     func(w io.Writer, r *compare.Result) error { return render.JSON(w, r) },
+	"csv":      render.CompareCSV,
+	"markdown": render.CompareMarkdown,
+}
+
+func newCompare(e *env) *cobra.Command {
+	var (
+		dump     dumpFlags
+		kernel   kernelFlags
+		format   string
+		out      string
+		ref      string
+		perHead  bool
+		failIf   []string
+		bitExact bool
+		jobs     int
+	)
+	cmd := &cobra.Command{
+		Use:   "compare DUMP...",
+		Short: "Compare reference, emulated and actual attention outputs, layer by layer",
+		Long: `For each layer of the dumps: the emulated kernel against the full-precision
+reference, the actual GPU output (<layer>.o of the dump, or from --actual)
+against the reference, and the actual against the emulated output bit by bit.
+
+A dump is one or more safetensors, .npz or .npy files or folders of them, with
+tensors <layer>.q, .k, .v and optionally .o.
+
+With --fail-if a condition on the emulated-vs-reference row of any layer makes
+the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.`,
+		Example: `  sageacc compare dump.safetensors
+  sageacc compare dump.safetensors --kernel sage2-8b-sm89 --arch sm_90 --pv-accum fp32+fp16
+  sageacc compare q.npz --actual out.npz --expect-bit-exact
+  sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
+		Args: needArgs("dump"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			write, err := pick(format, compareWriters)
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			k, err := kernel.build(cmd)
+			if err != nil {
+				return err
+			}
+			precision, err := reference.ParsePrecision(ref)
+			if err != nil {
+				return fmt.Errorf("--reference: %w", err)
+			}
+			var checks []metrics.Expr
+			for _, s := range failIf {
+				x, err := metrics.ParseExpr(s)
+				if err != nil {
+					return fmt.Errorf("--fail-if: %w", err)
+				}
+				checks = append(checks, x)
+			}
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			}
+			d, err := dump.open(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, d.Close()) }()
+			if bitExact {
+				any := false
+				for i := range d.Layers {
+					any = any || d.Layers[i].O != nil
+				}
+				if !any {
+					return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
+				}
+			}
+			w, err := e.open(out)
+			if err != nil {
+				return err
+			}
+			defer w.abort()
+			bar := e.progress("compare")
+			res, err := compare.Run(cmd.Context(), d, compare.Options{
+				Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show,
+			})
+			bar.erase()
+			if err != nil {
+				return err
+			}
+			if err := write(w, res); err != nil {
+				return err
+			}
+			if err := w.commit(); err != nil {
+				return err
+			}
+			return e.check(res, checks, bitExact)
+		},
+	}
+	dump.add(cmd, true)
+	kernel.add(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&format, "format", "table", "output format, `table|json|csv|markdown`")
+	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.BoolVar(&perHead, "per-head", false, "show each head too")
+	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
+	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	return cmd
+}
+
+// check reports the checks that failed, one line each.
+func (e *env) check(res *compare.Result, checks []metrics.Expr, bitExact bool) error {
+	failed := false
+	fail := func(layer, format string, args ...any) {
+		failed = true
+		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", layer, fmt.Sprintf(format, args...))
+	}
+	for _, l := range res.Layers {
+		for _, x := range checks {
+			if x.Holds(l.EmulatedVsReference) {
+				fail(l.Name, "%.6g (--fail-if %s)", x.Value(l.EmulatedVsReference), x)
+			}
+		}
+		if b := l.ActualVsEmulated; bitExact && b != nil && !b.Exact() {
+			fail(l.Name, "%d of %d elements differ, %s (--expect-bit-exact)", b.Mismatched, b.Elements, render.Mismatch(b.First))
+		}
+	}
+	if failed {
+		return errChecks
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/conformance"
+	"github.com/sageacc/sageacc/internal/render"
+)
+
+func newConform(e *env) *cobra.Command {
+	var format, filter string
+	var byUnit bool
+	var jobs int
+	cmd := &cobra.Command{
+		Use:   "conform DIR...",
+		Short: "Check the emulator against recorded GPU results, bit by bit",
+		Long: `Runs conformance sets: folders with a cases.jsonl and the safetensors files that
+it names. A case passes when every recorded element is reproduced bit for bit
+(any NaN equals any NaN). The exit status is 1 if any case differs.`,
+		Example: `  sageacc conform conformance/testdata/h200
+  sageacc conform recordings --filter 'mma .*e4m3'
+  sageacc conform recordings --by-unit --format markdown`,
+		Args: needArgs("folder"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			writers := map[string]func(io.Writer, *conformance.Report) error{
+				"table": render.ConformText,
+				"json":  func(w io.Writer, r *conformance.Report) error { return render.JSON(w, r) },
+			}
+			if byUnit {
+				writers = map[string]func(io.Writer, *conformance.Report) error{
+					"table":    render.EvidenceText,
+					"json":     func(w io.Writer, r *conformance.Report) error { return render.JSON(w, r.ByUnit()) },
+					"markdown": render.EvidenceMarkdown,
+				}
+			}
+			write, err := pick(format, writers)
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			var re *regexp.Regexp
+			if filter != "" {
+				if re, err = regexp.Compile(filter); err != nil {
+					return fmt.Errorf("--filter %q: %w", filter, err)
+				}
+			}
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			}
+			var cases []conformance.Case
+			for _, dir := range args {
+				c, err := conformance.Load(dir, re)
+				if err != nil {
+					return err
+				}
+				cases = append(cases, c...)
+			}
+			if len(cases) == 0 {
+				return fmt.Errorf("%v: no case to run", args)
+			}
+			bar := e.progress("conform")
+			rep, err := conformance.Run(cmd.Context(), cases, jobs, func(done int) { bar.show(float64(done) / float64(len(cases))) })
+			bar.erase()
+			if err != nil {
+				return err
+			}
+			if err := write(e.stdout, rep); err != nil {
+				return err
+			}
+			if rep.Failed > 0 {
+				return errChecks
+			}
+			return nil
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&format, "format", "table", "output format, `table|json`, with --by-unit also markdown")
+	fs.StringVar(&filter, "filter", "", "only cases whose 'op file expect instruction' matches this `REGEX`")
+	fs.BoolVar(&byUnit, "by-unit", false, "sum up by unit, architecture and device")
+	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of cases run at a time `N`")
+	return cmd
+}

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/internal/render"
+)
+
+func newKernels(e *env) *cobra.Command {
+	var format string
+	var units bool
+	cmd := &cobra.Command{
+		Use:   "kernels",
+		Short: "List the kernels that can be emulated, their options and the matrix units",
+		Example: `  sageacc kernels
+  sageacc kernels --units
+  sageacc kernels --format json`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			k := render.ListKernels()
+			text := k.Text
+			if units {
+				text = k.UnitsText
+			}
+			write, err := pick(format, map[string]func(io.Writer) error{
+				"table": text,
+				"json":  func(w io.Writer) error { return render.JSON(w, k) },
+			})
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			return write(e.stdout)
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "table", "output format, `table|json`")
+	cmd.Flags().BoolVar(&units, "units", false, "show the table of matrix units")
+	return cmd
+}

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/internal/atomicfile"
+)
+
+// Exit statuses.
+const (
+	exitOK          = 0
+	exitCheckFailed = 1   // ran, and a check that was asked for failed
+	exitCannotRun   = 2   // usage, or unreadable or malformed input
+	exitInterrupted = 130 // as shells report SIGINT
+)
+
+// errChecks says that a check failed and that the command has said so already.
+var errChecks = errors.New("a check failed")
+
+// env is what a command sees of the world.
+type env struct {
+	stdout, stderr io.Writer
+}
+
+// run executes one command line and returns its exit status.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	root := newRoot(&env{stdout, stderr})
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errChecks):
+		return exitCheckFailed
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "sageacc: interrupted")
+		return exitInterrupted
+	}
+	// One line, whatever the error holds.
+	fmt.Fprintf(stderr, "sageacc: %s\n", strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
+	return exitCannotRun
+}
+
+func newRoot(e *env) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "sageacc",
+		Short: "How accurate is quantised attention, and does a kernel compute what it should?",
+		Long: `sageacc runs SageAttention2-style kernels bit for bit on the CPU and compares
+three outputs of every layer of a dump: full precision (reference), emulated,
+and what a GPU returned (actual).`,
+		Example: `  sageacc compare dump.safetensors
+  sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99'
+  sageacc inspect dump.safetensors`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%s: %w (see %s --help)", cmd.Name(), err, cmd.CommandPath())
+	})
+	root.AddCommand(
+		newCompare(e),
+		newInspect(e),
+		newKernels(e),
+		newConform(e),
+		newVersion(e),
+	)
+	return root
+}
+
+func newVersion(e *env) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  sageacc version",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			version := "unknown"
+			if info, ok := debug.ReadBuildInfo(); ok {
+				version = info.Main.Version
+			}
+			_, err := fmt.Fprintln(e.stdout, "sageacc", version)
+			return err
+		},
+	}
+}
+
+// needArgs is cobra.MinimumNArgs(1) with a message that names what is missing.
+func needArgs(what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return fmt.Errorf("%s: no %s given (see %s --help)", cmd.Name(), what, cmd.CommandPath())
+		}
+		return nil
+	}
+}
+
+// pick finds the writer for a --format value.
+func pick[T any](format string, choices map[string]T) (T, error) {
+	if c, ok := choices[format]; ok {
+		return c, nil
+	}
+	var zero T
+	var names []string
+	for _, n := range []string{"table", "json", "csv", "markdown"} {
+		if _, ok := choices[n]; ok {
+			names = append(names, n)
+		}
+	}
+	return zero, fmt.Errorf("unknown format %q (have %s)", format, strings.Join(names, ", "))
+}
+
+// output is where a command's results go: standard output, or a file that
+// appears when it is complete.
+type output struct {
+	io.Writer
+	file *atomicfile.File
+}
+
+// open finds out whether path can be written before anything is computed. An
+// empty path and "-" are standard output.
+func (e *env) open(path string) (*output, error) {
+	if path == "" || path == "-" {
+		return &output{Writer: e.stdout}, nil
+	}
+	f, err := atomicfile.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return &output{f, f}, nil
+}
+
+func (o *output) commit() error {
+	if o.file == nil {
+		return nil
+	}
+	return o.file.Commit()
+}
+
+func (o *output) abort() {
+	if o.file != nil {
+		o.file.Abort()
+	}
+}

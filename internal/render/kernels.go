@@ -1,0 +1,101 @@
+package render
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// KernelsSchema is the version of the JSON form of Kernels.
+const KernelsSchema = "sageacc/kernels/v1"
+
+// Kernels lists what can be emulated.
+type Kernels struct {
+	Schema        string   `json:"schema"`
+	Kernels       []Kernel `json:"kernels"`
+	Archs         []string `json:"archs"`
+	Granularities []string `json:"qk_granularities"`
+	PVDTypes      []string `json:"pv_dtypes"`
+	PVAccums      []string `json:"pv_accums"`
+	Units         []Unit   `json:"units"`
+}
+
+// Kernel is a preset.
+type Kernel struct {
+	compare.KernelInfo
+	Summary string `json:"summary"`
+}
+
+// Unit is a row of the table of matrix units.
+type Unit struct {
+	Arch         string `json:"arch"`
+	Instruction  string `json:"instruction"`
+	Executed     string `json:"executed"`
+	Steps        string `json:"steps"`
+	FractionBits int    `json:"fraction_bits"` // -1: nothing is truncated
+	Output       string `json:"output"`
+	Evidence     string `json:"evidence"`
+}
+
+// ListKernels collects the presets and units.
+func ListKernels() Kernels {
+	k := Kernels{
+		Schema: KernelsSchema, Archs: tensorcore.Archs(),
+		Granularities: quant.Granularities(), PVDTypes: quant.PVTypes(), PVAccums: emulate.Accums(),
+	}
+	for _, c := range emulate.Presets() {
+		k.Kernels = append(k.Kernels, Kernel{compare.Describe(c), c.Summary})
+	}
+	for _, u := range tensorcore.Units() {
+		steps := fmt.Sprintf("%d x %d", len(u.Steps), len(u.Steps[0]))
+		if u.SeparateAdd {
+			steps += ", then + c"
+		}
+		k.Units = append(k.Units, Unit{u.Arch, u.Instruction, u.Executed, steps, u.FractionBits, u.Out.String(), u.Evidence})
+	}
+	return k
+}
+
+// Text writes the presets and the values of the options as aligned text.
+func (k Kernels) Text(w io.Writer) error {
+	t := columns("kernel", "arch", "Q, K", "smooth", "P, V", "accumulator", "program")
+	for _, c := range k.Kernels {
+		t.Rows = append(t.Rows, []string{
+			c.Name, c.Arch, fmt.Sprintf("int%d %s", c.QKBits, c.QKGranularity), c.Smooth, c.PVDType, c.PVAccum, c.Program,
+		})
+	}
+	if err := t.Text(w); err != nil {
+		return err
+	}
+	lines := []string{""}
+	for _, c := range k.Kernels {
+		lines = append(lines, c.Name+": "+c.Summary+".")
+	}
+	return list(w, append(lines, "",
+		"--arch            "+strings.Join(k.Archs, ", "),
+		"--qk-bits         4, 8",
+		"--qk-granularity  "+strings.Join(k.Granularities, ", "),
+		"--smooth          any of q,k,v; or none",
+		"--pv-dtype        "+strings.Join(k.PVDTypes, ", "),
+		"--pv-accum        "+strings.Join(k.PVAccums, ", "),
+	))
+}
+
+// UnitsText writes the table of matrix units as aligned text.
+func (k Kernels) UnitsText(w io.Writer) error {
+	t := columns("arch", "instruction", "executed as", "steps", ">F", "output of a step", "evidence")
+	for _, u := range k.Units {
+		f := "exact"
+		if u.FractionBits >= 0 {
+			f = strconv.Itoa(u.FractionBits)
+		}
+		t.Rows = append(t.Rows, []string{u.Arch, u.Instruction, u.Executed, u.Steps, f, u.Output, u.Evidence})
+	}
+	return t.Text(w)
+}
