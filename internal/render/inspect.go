@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/inspect"
@@ -46,7 +47,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		return err
 	}
 	rows := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
-	lines, rows := rows[:2], rows[2:]
+	lines, rows := slices.Clone(rows[:2]), rows[2:]
 	for i := range r.Layers {
 		l := &r.Layers[i]
 		lines = append(lines, layerLine(l))

@@ -1,0 +1,363 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+const sample = "../../layerdumps/testdata/byte-lm-sample.safetensors"
+
+// sage runs a command line in this process.
+func sage(t testing.TB, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// tensor makes an FP16 tensor of small values.
+func tensor(name string, shape ...int) safetensors.Tensor {
+	n := 1
+	for _, d := range shape {
+		n *= d
+	}
+	data := make([]byte, 2*n)
+	for i := range n {
+		// Between 1 and 2, of either sign.
+		binary.LittleEndian.PutUint16(data[2*i:], uint16(0x3c00+i*389%1024)|uint16(i*7%2)<<15)
+	}
+	return safetensors.Tensor{Name: name, DType: "F16", Shape: shape, Data: data}
+}
+
+func layer(shape ...int) []safetensors.Tensor {
+	return []safetensors.Tensor{tensor("l.q", shape...), tensor("l.k", shape...), tensor("l.v", shape...)}
+}
+
+func write(t testing.TB, metadata map[string]string, ts ...safetensors.Tensor) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dump.safetensors")
+	if err := safetensors.Write(path, metadata, ts); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func raw(t testing.TB, data []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "dump.safetensors")
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// header makes a safetensors file of a header that may lie and some bytes.
+func header(h string, body int) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(len(h)))
+	return append(append(b, h...), make([]byte, body)...)
+}
+
+// TestBadInput: one line on standard error that names file, tensor and fault;
+// exit status 2; nothing on standard output.
+func TestBadInput(t *testing.T) {
+	good := write(t, nil, layer(1, 2, 20, 8)...)
+	changed := func(i int, x safetensors.Tensor) string {
+		ts := layer(1, 2, 20, 8)
+		ts[i] = x
+		return write(t, nil, ts...)
+	}
+	ints := tensor("l.k", 1, 2, 20, 8)
+	ints.DType, ints.Data = "I8", ints.Data[:320]
+	huge := raw(t, binary.LittleEndian.AppendUint64(nil, 100_000_001))
+	if err := os.Truncate(huge, 200_000_000); err != nil {
+		t.Fatal(err)
+	}
+	empty := t.TempDir()
+	two := func(a, b string) string {
+		return `{"l.q":{"dtype":"F16","shape":[1,1,2,2],"data_offsets":` + a + `},"l.k":{"dtype":"F16","shape":[1,1,2,2],"data_offsets":` + b + `}}`
+	}
+	nowhere := filepath.Join(empty, "missing", "result.json")
+	for _, tc := range []struct {
+		name string
+		args []string
+		want []string
+	}{
+		{"no arguments", []string{"compare"}, []string{"no dump given"}},
+		{"missing file", []string{"compare", "nowhere.safetensors"}, []string{"nowhere.safetensors", "no such file"}},
+		{"empty file", []string{"compare", raw(t, nil)}, []string{"dump.safetensors"}},
+		{"not safetensors", []string{"compare", raw(t, []byte("this is not a tensor file"))}, []string{"dump.safetensors"}},
+		{"unknown ending", []string{"compare", "main.go"}, []string{"main.go", ".safetensors"}},
+		{"header beyond the file", []string{"compare", raw(t, header(strings.Repeat(" ", 50), 0)[:30])}, []string{"dump.safetensors", "header"}},
+		{"header of 100 MB", []string{"compare", huge}, []string{"dump.safetensors", "header"}},
+		{"overlapping offsets", []string{"compare", raw(t, header(two("[0,8]", "[4,12]"), 12))}, []string{"dump.safetensors", "l.k"}},
+		{"offsets out of range", []string{"compare", raw(t, header(two("[0,8]", "[8,16]"), 12))}, []string{"dump.safetensors", "l.k"}},
+		{"wrong dtype", []string{"compare", changed(1, ints)}, []string{"dump.safetensors", `"l.k"`, "I8"}},
+		{"3-D tensor", []string{"compare", changed(2, tensor("l.v", 2, 20, 8))}, []string{"dump.safetensors", `"l.v"`, "3 dimensions"}},
+		{"head_dim disagrees", []string{"compare", changed(1, tensor("l.k", 1, 2, 20, 4))}, []string{"dump.safetensors", `"l.k"`, "head_dim"}},
+		{"tokens of k and v disagree", []string{"compare", changed(2, tensor("l.v", 1, 2, 21, 8))}, []string{"dump.safetensors", `"l.v"`, "21"}},
+		{"heads do not divide", []string{"compare", write(t, nil, tensor("l.q", 1, 3, 20, 8), tensor("l.k", 1, 2, 20, 8), tensor("l.v", 1, 2, 20, 8))}, []string{"dump.safetensors", `"l.k"`, "divide"}},
+		{"zero tokens", []string{"compare", write(t, nil, layer(1, 2, 0, 8)...)}, []string{"dump.safetensors", `"l.q"`, "empty"}},
+		{"no k", []string{"compare", write(t, nil, tensor("l.q", 1, 1, 4, 8))}, []string{"dump.safetensors", `"l"`, "no k"}},
+		{"head_dim too large", []string{"compare", write(t, nil, layer(1, 1, 4, 136)...)}, []string{"dump.safetensors", `"l.q"`, "128"}},
+		{"o of another shape", []string{"compare", write(t, nil, append(layer(1, 2, 20, 8), tensor("l.o", 1, 2, 19, 8))...)}, []string{"dump.safetensors", `"l.o"`}},
+		{"bad metadata", []string{"compare", write(t, map[string]string{"causal": "maybe"}, layer(1, 2, 20, 8)...)}, []string{"dump.safetensors", "causal"}},
+		{"folder without dumps", []string{"compare", empty}, []string{empty}},
+		{"unknown kernel", []string{"compare", good, "--kernel", "sage9"}, []string{"--kernel", "sage9", "sage2-4b"}},
+		{"unknown arch", []string{"compare", good, "--arch", "sm_12"}, []string{"sm_12"}},
+		{"wgmma on sm_89", []string{"compare", good, "--kernel", "sage2-8b-sm90", "--arch", "sm_89"}, []string{"sage2-8b-sm90", "sm_89"}},
+		{"bad bits", []string{"compare", good, "--qk-bits", "5"}, []string{"qk-bits", "5"}},
+		{"bad granularity", []string{"compare", good, "--qk-granularity", "per-atom"}, []string{"per-atom"}},
+		{"bad smooth", []string{"compare", good, "--smooth", "x"}, []string{"--smooth", `"x"`}},
+		{"bad pv-dtype", []string{"compare", good, "--pv-dtype", "e9m9"}, []string{"e9m9"}},
+		{"bad pv-accum", []string{"compare", good, "--pv-accum", "fp7"}, []string{"fp7"}},
+		{"bad regex", []string{"compare", good, "--layers", "("}, []string{"--layers", "("}},
+		{"no layer matches", []string{"compare", good, "--layers", "zzz"}, []string{"zzz", "l"}},
+		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},
+		{"bad format", []string{"compare", good, "--format", "xml"}, []string{"xml", "markdown"}},
+		{"bad layout", []string{"compare", good, "--layout", "dnh"}, []string{"--layout", "dnh"}},
+		{"bad scale", []string{"compare", good, "--sm-scale", "-1"}, []string{"sm_scale", "-1"}},
+		{"scale no number", []string{"compare", good, "--sm-scale", "x"}, []string{"--sm-scale", "x"}},
+		{"bad reference", []string{"compare", good, "--reference", "fp8"}, []string{"--reference", "fp8"}},
+		{"bad jobs", []string{"compare", good, "--jobs", "0"}, []string{"--jobs"}},
+		{"unwritable output", []string{"compare", good, "-o", nowhere}, []string{nowhere}},
+		{"output is a folder", []string{"compare", good, "-o", empty}, []string{empty, "folder"}},
+		{"bit-exact without an output", []string{"compare", good, "--expect-bit-exact"}, []string{"--expect-bit-exact"}},
+		{"actual of another layer", []string{"compare", good, "--actual", write(t, nil, tensor("m.o", 1, 2, 20, 8))}, []string{`"m.o"`, `"m"`}},
+		{"unknown flag", []string{"compare", good, "--frobnicate"}, []string{"--frobnicate"}},
+		{"unknown command", []string{"frobnicate"}, []string{"frobnicate"}},
+		{"inspect a missing file", []string{"inspect", "nowhere.npz"}, []string{"nowhere.npz"}},
+		{"inspect format", []string{"inspect", good, "--format", "csv"}, []string{"csv"}},
+		{"kernels format", []string{"kernels", "--format", "csv"}, []string{"csv"}},
+		{"kernels with an argument", []string{"kernels", "x"}, []string{"x"}},
+		{"conform without a folder", []string{"conform"}, []string{"no folder given"}},
+		{"conform no set", []string{"conform", empty}, []string{empty, "cases.jsonl"}},
+		{"conform bad filter", []string{"conform", empty, "--filter", "["}, []string{"--filter"}},
+		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{"no case"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			code, out, errs := sage(t, tc.args...)
+			if code != exitCannotRun || out != "" {
+				t.Errorf("exit %d, stdout %q", code, out)
+			}
+			if strings.Count(errs, "\n") != 1 || !strings.HasPrefix(errs, "sageacc: ") || !strings.HasSuffix(errs, "\n") {
+				t.Errorf("not one line: %q", errs)
+			}
+			for _, w := range tc.want {
+				if !strings.Contains(errs, w) {
+					t.Errorf("%q is not in %q", w, errs)
+				}
+			}
+		})
+	}
+}
+
+// TestSpoiledInput: NaN and Inf are reported, not fatal.
+func TestSpoiledInput(t *testing.T) {
+	for i, role := range []string{"q", "k", "v"} {
+		ts := layer(1, 2, 20, 8)
+		binary.LittleEndian.PutUint16(ts[i].Data[6:], 0x7e00)
+		binary.LittleEndian.PutUint16(ts[i].Data[40:], 0x7c00)
+		path := write(t, nil, ts...)
+		code, out, errs := sage(t, "compare", path)
+		if code != exitOK || errs != "" || !strings.Contains(out, "l."+role+": 1 NaN, 1 Inf") {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", role, code, errs, out)
+		}
+		code, out, errs = sage(t, "inspect", path)
+		if code != exitOK || errs != "" || !strings.Contains(out, "NaN") {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", role, code, errs, out)
+		}
+	}
+}
+
+func TestChecks(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--fail-if", "cos<0.9", "--fail-if", "rel_l1>0.5"}, exitOK, ""},
+		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: 0.999547 (--fail-if cos_sim<0.99999)"},
+		{[]string{"--expect-bit-exact"}, exitOK, ""},
+		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements differ, first difference at batch 0, head 0"},
+		{[]string{"--expect-bit-exact", "--arch", "ideal"}, exitCheckFailed, "actual 0x"},
+	} {
+		code, out, errs := sage(t, append([]string{"compare", sample, "--layers", `layers\.0`}, tc.args...)...)
+		if code != tc.code || !strings.Contains(errs, tc.want) || (tc.want == "") != (errs == "") {
+			t.Errorf("%v: exit %d, stderr %q, want %d, %q", tc.args, code, errs, tc.code, tc.want)
+		}
+		if !strings.Contains(out, "actual vs emulated") {
+			t.Errorf("%v: no table:\n%s", tc.args, out)
+		}
+	}
+}
+
+// TestJSON checks the contract that others script against.
+func TestJSON(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "result.json")
+	code, out, errs := sage(t, "compare", sample, "--format", "json", "-o", path, "--per-head")
+	if code != exitOK || out != "" || errs != "" {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m map[string]any
+	if err := json.Unmarshal(data, &m); err != nil {
+		t.Fatal(err)
+	}
+	get := func(v any, path string) any {
+		t.Helper()
+		for _, p := range strings.Split(path, ".") {
+			switch x := v.(type) {
+			case map[string]any:
+				y, ok := x[p]
+				if !ok {
+					t.Fatalf("no %s in %v", path, x)
+				}
+				v = y
+			case []any:
+				v = x[int(p[0]-'0')]
+			default:
+				t.Fatalf("no %s", path)
+			}
+		}
+		return v
+	}
+	if s := get(m, "schema"); s != "sageacc/compare/v1" {
+		t.Errorf("schema %v", s)
+	}
+	for _, row := range []string{"layers.0.emulated_vs_reference", "layers.0.actual_vs_reference", "layers.0.actual_vs_emulated",
+		"average.emulated_vs_reference", "average.actual_vs_reference", "worst.emulated_vs_reference", "layers.0.heads.1.actual_vs_emulated"} {
+		for _, f := range []string{"cos_sim", "rel_l1", "rmse", "max_abs"} {
+			if x, ok := get(m, row+"."+f).(float64); !ok || math.IsNaN(x) {
+				t.Errorf("%s.%s is %v", row, f, x)
+			}
+		}
+	}
+	for f, want := range map[string]any{"elements": 131072.0, "mismatched": 0.0, "max_ulp": 0.0, "first_mismatch": nil} {
+		if got := get(m, "layers.0.actual_vs_emulated."+f); got != want {
+			t.Errorf("%s is %v, want %v", f, got, want)
+		}
+	}
+	if get(m, "layers.0.name") != "layers.0.attn" || get(m, "layers.0.causal") != true || get(m, "kernel.name") != "sage2-8b-sm90" {
+		t.Error("name, causal or kernel is wrong")
+	}
+	if _, ok := get(m, "layers.1").(map[string]any)["actual_vs_reference"]; ok {
+		t.Error("a row of an output that is not there")
+	}
+	for _, jobs := range []string{"1", "2", "8"} {
+		if _, again, _ := sage(t, "compare", sample, "--format", "json", "--per-head", "--jobs", jobs); again != string(data) {
+			t.Errorf("%s jobs give another result", jobs)
+		}
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for format, want := range map[string]string{
+		"csv":      "sage2-8b-sm90,sm_90,fp32,layers.0.attn,1,2,2,1024,1024,64,FP16,true,0.125,,,actual_vs_emulated,1,0,0,0,131072,0,0\n",
+		"markdown": "| actual vs emulated",
+		"table":    "0 of 131072",
+	} {
+		code, out, errs := sage(t, "compare", sample, "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+	for _, args := range [][]string{{"inspect", sample, "--format", "json"}, {"kernels", "--format", "json"},
+		{"conform", "../../conformance/testdata/h200", "--filter", "n1_d64", "--format", "json"},
+		{"conform", "../../conformance/testdata/h200", "--filter", "n1_d64", "--by-unit", "--format", "json"}} {
+		code, out, errs := sage(t, args...)
+		if code != exitOK || errs != "" || !json.Valid([]byte(out)) {
+			t.Errorf("%v: exit %d, stderr %q, stdout %.100s", args, code, errs, out)
+		}
+	}
+}
+
+// TestInspectRows: every layer has its own rows.
+func TestInspectRows(t *testing.T) {
+	_, out, _ := sage(t, "inspect", sample)
+	var rows []string
+	for _, l := range strings.Split(out, "\n") {
+		if f := strings.Fields(l); len(f) > 0 {
+			rows = append(rows, f[0])
+		}
+	}
+	if got, want := strings.Join(rows[2:], " "), "layers.0.attn: q k v o layers.3.attn: q k v"; got != want {
+		t.Errorf("rows %q, want %q in:\n%s", got, want, out)
+	}
+}
+
+func TestConformFails(t *testing.T) {
+	// Recordings of Hopper under the name of Ada differ.
+	const set = "../../conformance/testdata/h200"
+	dir := t.TempDir()
+	data, err := os.ReadFile(filepath.Join(set, "sm90_mma_m16n8k32_f32_e4m3_e4m3_f32.safetensors"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{
+		"d.safetensors": string(data),
+		"cases.jsonl":   `{"file":"d.safetensors","op":"mma","instruction":"mma.sync.m16n8k32.f32.e4m3.e4m3.f32","arch":"sm_89","expect":"d"}`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	code, out, errs := sage(t, "conform", dir)
+	if code != exitCheckFailed || errs != "" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestInterrupt: a cancelled run says so and leaves no file.
+func TestInterrupt(t *testing.T) {
+	dir := t.TempDir()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		time.Sleep(20 * time.Millisecond)
+		cancel()
+	}()
+	var out, errs bytes.Buffer
+	code := run(ctx, []string{"compare", sample, sample[:len(sample)-len("byte-lm-sample.safetensors")] + "video-dit-sample.safetensors", "--reference", "fp64", "-o", filepath.Join(dir, "r.json"), "--format", "json"}, &out, &errs)
+	if code == exitOK {
+		t.Skip("the run was faster than the interruption")
+	}
+	if code != exitInterrupted || errs.String() != "sageacc: interrupted\n" {
+		t.Errorf("exit %d, stderr %q", code, errs.String())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+}
+
+// TestHelp: every command shows an example.
+func TestHelp(t *testing.T) {
+	for _, c := range newRoot(&env{&bytes.Buffer{}, &bytes.Buffer{}}).Commands() {
+		code, out, errs := sage(t, c.Name(), "--help")
+		if code != exitOK || errs != "" || !strings.Contains(out, "sageacc "+c.Name()) {
+			t.Errorf("%s --help: exit %d, stderr %q, stdout:\n%s", c.Name(), code, errs, out)
+		}
+		if c.Example == "" || !strings.Contains(out, "Examples:") {
+			t.Errorf("%s --help has no example", c.Name())
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if code, out, _ := sage(t, "completion", shell); code != exitOK || !strings.Contains(out, "sageacc") {
+			t.Errorf("completion %s: exit %d", shell, code)
+		}
+	}
+	if code, out, _ := sage(t, "__complete", "compare", "--kernel", ""); code != exitOK || !strings.Contains(out, "sage2-4b") {
+		t.Errorf("completion of --kernel: exit %d, %q", code, out)
+	}
+}
