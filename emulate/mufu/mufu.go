@@ -19,6 +19,8 @@ package mufu
 import (
 	"math"
 	"math/bits"
+
+	"github.com/sageacc/sageacc/emulate/format"
 )
 
 const (
@@ -152,27 +154,14 @@ func Lg2(x float32) float32 {
 // both scaled by 1/4 where |b| exceeds 2^126, whose reciprocal would be flushed.
 func DivFull(a, b float32) float32 {
 	if math.Float32bits(b)&^signBit > 0x7e800000 && b == b {
-		a = mulFTZ(a, 0.25)
-		b = mulFTZ(b, 0.25)
+		a = format.MulFtz(a, 0.25)
+		b = format.MulFtz(b, 0.25)
 	}
-	return mulFTZ(a, Rcp(b))
+	return format.MulFtz(a, Rcp(b))
 }
 
 // DivApprox is div.approx.ftz.f32, the general division of CUDA C++ under
 // --use_fast_math: a times Rcp(b).
 func DivApprox(a, b float32) float32 {
-	return mulFTZ(a, Rcp(b))
-}
-
-// mulFTZ is mul.ftz.f32.
-func mulFTZ(a, b float32) float32 {
-	return flush(flush(a) * flush(b))
-}
-
-// flush replaces a subnormal number by a zero of its sign.
-func flush(x float32) float32 {
-	if b := math.Float32bits(x); b&infBits == 0 {
-		return math.Float32frombits(b & signBit)
-	}
-	return x
+	return format.MulFtz(a, Rcp(b))
 }

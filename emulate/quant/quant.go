@@ -186,7 +186,7 @@ func NewScale(style Style, bits int, amax float32) Scale {
 	case Fused:
 		amax = max(amax, 1e-7)
 		s.Step = format.MulFtz(amax, 1/qmax)
-		s.inverse = divApprox(qmax, amax)
+		s.inverse = mufu.DivApprox(qmax, amax)
 	}
 	return s
 }
@@ -222,7 +222,3 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 		}
 	}
 }
-
-// divApprox is the FP32 division of code built with --use_fast_math
-// (div.approx.ftz.f32): a times the approximate reciprocal of b.
-func divApprox(a, b float32) float32 { return format.MulFtz(a, mufu.Rcp(b)) }

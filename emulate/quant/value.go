@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/mufu"
 )
 
 // PVType is the data type of P~ and V in the second product.
@@ -172,7 +173,7 @@ func (v *Values) Finish() {
 		if v.style == Fused {
 			for c := range v.d {
 				// The mean divides by the padded count.
-				v.Mean[c] = divApprox(v.blockSum(c), float32(padded))
+				v.Mean[c] = mufu.DivApprox(v.blockSum(c), float32(padded))
 			}
 		} else {
 			v.exact.Mean(v.Mean, func(x float32) float32 { return x })
@@ -188,8 +189,8 @@ func (v *Values) Finish() {
 		case v.dtype == FP16:
 			v.Scale[c], v.inverse[c] = 1, 1
 		case v.style == Fused:
-			v.Scale[c] = divApprox(amax, v.scaleMax)
-			v.inverse[c] = divApprox(v.scaleMax, amax)
+			v.Scale[c] = mufu.DivApprox(amax, v.scaleMax)
+			v.inverse[c] = mufu.DivApprox(v.scaleMax, amax)
 		default:
 			v.Scale[c] = amax / v.scaleMax
 		}
