@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -133,7 +134,8 @@ func (e *env) check(res *compare.Result, checks []metrics.Expr, bitExact bool) e
 	for _, l := range res.Layers {
 		for _, x := range checks {
 			if x.Holds(l.EmulatedVsReference) {
-				fail(l.Name, "%.6g (--fail-if %s)", x.Value(l.EmulatedVsReference), x)
+				metric := x.String()[:strings.IndexAny(x.String(), "<>")]
+				fail(l.Name, "%s is %.9g (--fail-if %s)", metric, x.Value(l.EmulatedVsReference), x)
 			}
 		}
 		if b := l.ActualVsEmulated; bitExact && b != nil && !b.Exact() {

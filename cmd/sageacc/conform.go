@@ -72,6 +72,7 @@ it names. A case passes when every recorded element is reproduced bit for bit
 				return err
 			}
 			if rep.Failed > 0 {
+				fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d cases differ\n", rep.Failed, len(cases))
 				return errChecks
 			}
 			return nil

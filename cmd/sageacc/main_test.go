@@ -186,7 +186,7 @@ func TestChecks(t *testing.T) {
 		want string
 	}{
 		{[]string{"--fail-if", "cos<0.9", "--fail-if", "rel_l1>0.5"}, exitOK, ""},
-		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: 0.999547 (--fail-if cos_sim<0.99999)"},
+		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: cos_sim is 0.99954"},
 		{[]string{"--expect-bit-exact"}, exitOK, ""},
 		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements differ, first difference at batch 0, head 0"},
 		{[]string{"--expect-bit-exact", "--arch", "ideal"}, exitCheckFailed, "actual 0x"},
@@ -315,7 +315,7 @@ func TestConformFails(t *testing.T) {
 		}
 	}
 	code, out, errs := sage(t, "conform", dir)
-	if code != exitCheckFailed || errs != "" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
+	if code != exitCheckFailed || errs != "sageacc: check failed: 1 of 1 cases differ\n" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
 	}
 }

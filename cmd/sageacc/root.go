@@ -32,9 +32,7 @@ type env struct {
 // run executes one command line and returns its exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root := newRoot(&env{stdout, stderr})
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
+	root.SetArgs(append([]string{}, args...)) // nil would stand for os.Args
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:
@@ -66,6 +64,9 @@ and what a GPU returned (actual).`,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if !cmd.HasParent() {
+			return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
+		}
 		return fmt.Errorf("%s: %w (see %s --help)", cmd.Name(), err, cmd.CommandPath())
 	})
 	root.AddCommand(
@@ -75,7 +76,46 @@ and what a GPU returned (actual).`,
 		newConform(e),
 		newVersion(e),
 	)
+	root.SetHelpCommand(newHelp())
+	// The completion command keeps the output that is set when it is made.
+	root.SetOut(e.stdout)
+	root.SetErr(e.stderr)
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		describeCompletion(c)
+	}
 	return root
+}
+
+// newHelp is cobra's help command, but an unknown command is an error.
+func newHelp() *cobra.Command {
+	return &cobra.Command{
+		Use:     "help [COMMAND]",
+		Short:   "Show the help of a command",
+		Example: "  sageacc help compare",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return err
+			}
+			if len(rest) > 0 {
+				return fmt.Errorf("unknown command %q for %q", rest[0], c.CommandPath())
+			}
+			c.InitDefaultHelpFlag() // so that the help shows the flag
+			return c.Help()
+		},
+	}
+}
+
+// describeCompletion adds examples to cobra's completion command, which also
+// takes an unknown shell for a request for help.
+func describeCompletion(c *cobra.Command) {
+	c.Example = `  source <(sageacc completion bash)
+  sageacc completion fish > ~/.config/fish/completions/sageacc.fish`
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	for _, shell := range c.Commands() {
+		shell.Example = "  sageacc completion " + shell.Name()
+	}
 }
 
 func newVersion(e *env) *cobra.Command {

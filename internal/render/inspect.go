@@ -28,6 +28,9 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 			bias, gain := "", ""
 			if s := part.Smoothing; s != nil {
 				bias, gain = general(s.BiasRatio, 3), general(s.StepGain, 3)
+				if s.ChannelStepGain != nil { // V has a scale per channel
+					gain = general(*s.ChannelStepGain, 3)
+				}
 			}
 			shape := fmt.Sprintf("%dx%dx%dx%d", s[0], s[1], s[2], s[3])
 			if part.DType != l.Q.DType {

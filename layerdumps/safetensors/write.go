@@ -4,38 +4,28 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+
+	"github.com/sageacc/sageacc/internal/atomicfile"
 )
 
 // Write makes a safetensors file at path with the tensors in the order given.
-// It writes a temporary file in the same folder and renames it, so that path
-// never holds half a file.
+// Path never holds half a file: see package atomicfile.
 func Write(path string, metadata map[string]string, tensors []Tensor) error {
 	header, err := encodeHeader(metadata, tensors)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	f, err := atomicfile.Create(path)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return err
 	}
-	err = writeAll(f, header, tensors)
-	if err == nil {
-		// CreateTemp makes private files; a dump is as public as its folder.
-		err = f.Chmod(0o644)
+	defer f.Abort()
+	if err := writeAll(f, header, tensors); err != nil {
+		return err
 	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, errors.Join(err, os.Remove(f.Name())))
-	}
-	return nil
+	return f.Commit()
 }
 
 func writeAll(w io.Writer, header []byte, tensors []Tensor) error {

@@ -1,0 +1,43 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+// TestUsageErrors: what cobra itself would answer with a page of help and
+// status 0 is one line and status 2.
+func TestUsageErrors(t *testing.T) {
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"help", "frobnicate"}, `"frobnicate"`},
+		{[]string{"help", "compare", "frobnicate"}, `"frobnicate"`},
+		{[]string{"completion", "tcsh"}, `"tcsh"`},
+		{[]string{"completion", "bash", "zsh"}, `"zsh"`},
+		{[]string{"--frobnicate"}, "sageacc: unknown flag: --frobnicate (see sageacc --help)\n"},
+		{[]string{"version", "x"}, `"x"`},
+	} {
+		code, out, errs := sage(t, tc.args...)
+		if code != exitCannotRun || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, tc.want) {
+			t.Errorf("%v: exit %d, stdout %.200q, stderr %q", tc.args, code, out, errs)
+		}
+	}
+}
+
+func TestHelpCommand(t *testing.T) {
+	_, want, _ := sage(t, "compare", "--help")
+	code, out, errs := sage(t, "help", "compare")
+	if code != exitOK || out != want || errs != "" {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s\nwant:\n%s", code, errs, out, want)
+	}
+	for _, args := range [][]string{nil, {"help"}, {"completion"}, {"completion", "bash", "--help"}, {"help", "help"}} {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), args, &stdout, &stderr)
+		if out := stdout.String(); code != exitOK || stderr.Len() > 0 || !strings.Contains(out, "Examples:\n  s") {
+			t.Errorf("%v: exit %d, stderr %q, stdout:\n%s", args, code, &stderr, out)
+		}
+	}
+}
