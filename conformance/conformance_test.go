@@ -14,8 +14,12 @@ import (
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
-// recorded is the set in the repository: trimmed recordings of an H200.
-const recorded = "testdata/h200"
+// The sets in the repository, recorded on an H200: units and released kernels, and
+// the project's own kernel.
+const (
+	recorded = "testdata/h200"
+	own      = "testdata/own"
+)
 
 func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
 	t.Helper()
@@ -32,7 +36,7 @@ func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
 
 // TestRecorded holds the emulator to the hardware without a GPU.
 func TestRecorded(t *testing.T) {
-	dirs := []string{recorded}
+	dirs := []string{recorded, own}
 	const shared = "../../shared/conformance"
 	if _, err := os.Stat(shared); err == nil {
 		dirs = append(dirs, shared)
