@@ -13,6 +13,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/explain"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -113,6 +114,9 @@ type Layer struct {
 	// Warnings say in words what Counts hold and what else is odd.
 	Warnings []string `json:"warnings,omitempty"`
 	Heads    []Head   `json:"heads,omitempty"`
+	// Explanation names the numerics that give an actual output which is not the
+	// emulated one; Run leaves it nil, Explain fills it in.
+	Explanation *explain.Result `json:"explanation,omitempty"`
 }
 
 // Summary is the average or the worst over layers. The rows with an actual
@@ -162,6 +166,24 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	}
 	res.summarise()
 	return res, nil
+}
+
+// Explain searches, for every layer whose actual output differs from the emulated
+// one, for the numerics that give it.
+func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
+	for i := range res.Layers {
+		l := &d.Layers[i]
+		if b := res.Layers[i].ActualVsEmulated; b == nil || b.Exact() {
+			continue
+		}
+		x, err := explain.Layer(ctx, l, explain.Options{Config: opt.Kernel.Config(), Jobs: opt.Jobs})
+		if err != nil {
+			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
+		}
+		res.Layers[i].Explanation = x
+		l.Release()
+	}
+	return nil
 }
 
 // work estimates a layer's cost, in multiply-adds.

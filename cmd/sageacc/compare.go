@@ -32,6 +32,7 @@ func newCompare(e *env) *cobra.Command {
 		perHead  bool
 		failIf   []string
 		bitExact bool
+		why      bool
 		jobs     int
 	)
 	cmd := &cobra.Command{
@@ -45,10 +46,15 @@ A dump is one or more safetensors, .npz or .npy files or folders of them, with
 tensors <layer>.q, .k, .v and optionally .o.
 
 With --fail-if a condition on the emulated-vs-reference row of any layer makes
-the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.`,
+the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
+
+With --explain, where an actual output is not the emulated one, kernels that
+differ from the given one in one or two points (accumulator, architecture,
+granularity, smoothing, mask, softmax scale, data types, program) are tried, and
+those that give the actual output bit for bit are named.`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-8b-sm89 --arch sm_90 --pv-accum fp32+fp16
-  sageacc compare q.npz --actual out.npz --expect-bit-exact
+  sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -95,12 +101,16 @@ the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.`,
 			}
 			defer w.abort()
 			bar := e.progress("compare")
-			res, err := compare.Run(cmd.Context(), d, compare.Options{
-				Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show,
-			})
+			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show}
+			res, err := compare.Run(cmd.Context(), d, opt)
 			bar.erase()
 			if err != nil {
 				return err
+			}
+			if why {
+				if err := compare.Explain(cmd.Context(), d, res, opt); err != nil {
+					return err
+				}
 			}
 			if err := write(w, res); err != nil {
 				return err
@@ -120,6 +130,7 @@ the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.`,
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&why, "explain", false, "where an actual output differs, name the numerics that give it")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
 }

@@ -201,6 +201,22 @@ func TestChecks(t *testing.T) {
 	}
 }
 
+// TestExplain: what is said of the kernel is wrong in one point, which is named.
+func TestExplain(t *testing.T) {
+	code, out, errs := sage(t, "compare", sample, "--layers", `layers\.0`, "--pv-accum", "fp32", "--explain")
+	if code != exitOK || errs != "" || !strings.Contains(out, "layers.0.attn: the actual output is, bit for bit, that of --pv-accum fp32+fp32\n") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	code, out, errs = sage(t, "compare", write(t, nil, append(layer(1, 1, 20, 8), tensor("l.o", 1, 1, 20, 8))...), "--explain")
+	if code != exitOK || errs != "" || !strings.Contains(out, "hypotheses gives the actual output") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	_, out, _ = sage(t, "compare", sample, "--explain", "--format", "json")
+	if strings.Contains(out, "explanation") {
+		t.Error("an explanation where nothing differs")
+	}
+}
+
 // TestJSON checks the contract that others script against.
 func TestJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "result.json")

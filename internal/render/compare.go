@@ -225,6 +225,27 @@ func compareNotes(r *compare.Result) []string {
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, Mismatch(b.First)))
 		}
+		notes = append(notes, explanation(&l)...)
+	}
+	return notes
+}
+
+// explanation says what gives a layer's actual output, or what comes nearest.
+func explanation(l *compare.Layer) []string {
+	x := l.Explanation
+	if x == nil {
+		return nil
+	}
+	var notes []string
+	for _, h := range x.Exact {
+		notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", l.Name, h.String()))
+	}
+	if len(x.Exact) > 0 {
+		return notes
+	}
+	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on a part of it:", l.Name, x.Tried))
+	for _, h := range x.Nearest {
+		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", l.Name, h.String(), h.Mismatched, h.Elements, h.RelL1))
 	}
 	return notes
 }
