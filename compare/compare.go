@@ -28,12 +28,23 @@ type Options struct {
 	Reference reference.Precision
 	// PerHead adds the figures of each head.
 	PerHead bool
+	// Transform, if not nil, changes the emulated kernel's Q and K, not the
+	// reference's.
+	Transform Transform
+	// NoActual leaves actual outputs out.
+	NoActual bool
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
 	Jobs int
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
 	// one call at a time.
 	Progress func(part float64)
 }
+
+// Transform prepares a change of Q and K that leaves their products as they are: a
+// rotation, say. It is called once for each kv head and returns a function that
+// changes rows of a query head of its group, or of K, in place. That function may
+// be called concurrently.
+type Transform func(l *layerdumps.Layer, batch, kvHead int) func(x []float32, query bool)
 
 // KernelInfo describes the emulated kernel in a result.
 type KernelInfo struct {
@@ -223,7 +234,8 @@ type kvHead struct {
 	left        atomic.Int64 // chunks to come
 	err         error
 	kv          *emulate.KV
-	k, v        []float32
+	transform   func(x []float32, query bool)
+	k, v        func(lo, hi int, dst []float32)
 }
 
 // accumulators are the figures of a chunk, or merged of more.
@@ -297,7 +309,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 
 // collect merges the chunks in order.
 func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *Layer {
-	actual := l.O != nil
+	actual := l.O != nil && !opt.NoActual
 	out := &Layer{
 		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
 		Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
@@ -387,7 +399,7 @@ type worker struct {
 
 func (w *worker) run(ctx context.Context, c *chunk) error {
 	kv := c.kv
-	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt.Kernel) })
+	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
 	if kv.err != nil {
 		return kv.err
 	}
@@ -411,14 +423,14 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	if err := reference.Attention(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], nil); err != nil {
+	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], nil); err != nil {
 		return err
 	}
 	if err := w.emulate(ctx, c); err != nil {
 		return err
 	}
 	c.acc.emulated.Add64(w.out[:n], w.ref[:n])
-	if l.O == nil {
+	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
@@ -452,24 +464,46 @@ func (w *worker) emulate(ctx context.Context, c *chunk) error {
 	return nil
 }
 
-func (kv *kvHead) prepare(l *layerdumps.Layer, k *emulate.Kernel) error {
+func (kv *kvHead) prepare(l *layerdumps.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
-	kv.k = make([]float32, nk*d)
-	kv.v = make([]float32, nk*d)
-	l.K.Rows(kv.batch, kv.head, 0, nk, kv.k)
-	l.V.Rows(kv.batch, kv.head, 0, nk, kv.v)
-	matrix := func(x []float32) emulate.Rows {
-		return func(lo, hi int, dst []float32) { copy(dst, x[lo*d:hi*d]) }
+	kv.k = func(lo, hi int, dst []float32) { l.K.Rows(kv.batch, kv.head, lo, hi, dst) }
+	kv.v = func(lo, hi int, dst []float32) { l.V.Rows(kv.batch, kv.head, lo, hi, dst) }
+	if nk*d <= cached {
+		kv.k, kv.v = decoded(kv.k, nk, d), decoded(kv.v, nk, d)
+	}
+	keys := kv.k
+	if opt.Transform != nil {
+		kv.transform = opt.Transform(l, kv.batch, kv.head)
+		keys = func(lo, hi int, dst []float32) {
+			kv.k(lo, hi, dst)
+			kv.transform(dst[:(hi-lo)*d], false)
+		}
 	}
 	var err error
-	kv.kv, err = k.Prepare(emulate.KVInput{K: matrix(kv.k), V: matrix(kv.v), Len: nk, Dim: d, DType: format.DType(l.Q.DType)})
+	kv.kv, err = opt.Kernel.Prepare(emulate.KVInput{K: keys, V: kv.v, Len: nk, Dim: d, DType: format.DType(l.Q.DType)})
 	return err
+}
+
+// cached is the size, in elements, up to which a head's K and V are decoded once
+// and kept; longer ones are decoded block by block, so that memory stays bounded.
+const cached = 1 << 21
+
+// decoded reads all rows and returns a function that copies from them.
+func decoded(rows func(lo, hi int, dst []float32), n, d int) func(lo, hi int, dst []float32) {
+	x := make([]float32, n*d)
+	rows(0, n, x)
+	return func(lo, hi int, dst []float32) { copy(dst, x[lo*d:hi*d]) }
 }
 
 // query prepares a query head of the group.
 func (kv *kvHead) query(k *emulate.Kernel, l *layerdumps.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
 	return k.Query(emulate.QInput{
-		Q:   func(lo, hi int, dst []float32) { l.Q.Rows(batch, head, lo, hi, dst) },
+		Q: func(lo, hi int, dst []float32) {
+			l.Q.Rows(batch, head, lo, hi, dst)
+			if kv.transform != nil {
+				kv.transform(dst[:(hi-lo)*l.Q.Dim], true)
+			}
+		},
 		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
 	}, kv.kv, ws)
 }

@@ -74,6 +74,7 @@ type Workspace struct {
 	o       []float32 // [BlockQ][Dim]
 	tile    []float32 // [BlockQ][Dim]
 	scratch []float32
+	strips  *strips // of the vector levels
 	// Counts of what the blocks run with this workspace met.
 	Counts Counts
 	// Observer, if set, is shown every tile.
@@ -155,12 +156,14 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int {
 	kv := q.kv
 	d := kv.in.Dim
-	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
 	ws.fit(k, d)
-	first := block * bq
+	first := block * k.tiling.BlockQ
 	rows := k.loadQuery(q, ws, block)
 	ws.Counts[StageQ].scan(ws.q[:rows*d])
 	k.quantizeQuery(q, ws, first, rows)
+	if k.runStrips(q, ws, block, rows, out, lse) {
+		return rows
+	}
 
 	for r := range rows {
 		ws.m[r] = masked
@@ -170,24 +173,10 @@ func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int
 	}
 	clear(ws.o[:rows*d])
 	smScale := format.MulFtz(q.in.Scale, log2e)
-	keys := kv.in.Len
-	if q.in.Causal {
-		keys = min(keys, first+bq)
-	}
-	tiles := (keys + bk - 1) / bk
+	tiles := k.tiles(q, block)
 	for t := range tiles {
 		k.scores(ws, kv, t, rows)
-		// The released kernels multiply the integer scores by the dequantisation
-		// scale before masking in their tail tiles and fold it into the softmax
-		// scale elsewhere; a smoothed Q needs the scores themselves.
-		tail := k.cfg.Program == PaperProgram || k.cfg.SmoothQ
-		switch k.cfg.Program {
-		case SM90Program:
-			tail = tail || t == tiles-1
-		case SM89Program:
-			tail = tail || t >= tiles-2
-		}
-		k.softmax(q, ws, t, first, rows, smScale, tail)
+		k.softmax(q, ws, t, first, rows, smScale, k.tail(t, tiles))
 		k.multiplyV(ws, kv, t, rows)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
@@ -195,6 +184,29 @@ func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int
 	}
 	k.finish(q, ws, rows, out, lse)
 	return rows
+}
+
+// tiles returns how many tiles of keys a block of query rows looks at.
+func (k *Kernel) tiles(q *Query, block int) int {
+	keys := q.kv.in.Len
+	if q.in.Causal {
+		keys = min(keys, (block+1)*k.tiling.BlockQ)
+	}
+	return (keys + k.tiling.BlockK - 1) / k.tiling.BlockK
+}
+
+// tail says whether the scores of tile t of n are dequantised before they are
+// masked. The released kernels multiply the integer scores by the dequantisation
+// scale in their tail tiles and fold it into the softmax scale elsewhere; a
+// smoothed Q needs the scores themselves.
+func (k *Kernel) tail(t, n int) bool {
+	switch {
+	case k.cfg.Program == PaperProgram, k.cfg.SmoothQ:
+		return true
+	case k.cfg.Program == SM90Program:
+		return t == n-1
+	}
+	return t >= n-2
 }
 
 func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
@@ -403,13 +415,7 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, lo int) {
 func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
-	for c := range d {
-		src := kv.vCodes[c*kv.vStride+t*bk:][:bk]
-		dst := ws.vCodes[c*bk : c*bk+bk]
-		for i := range dst {
-			dst[i] = src[quant.Permute(i)]
-		}
-	}
+	kv.loadValues(ws.vCodes, t*bk, bk)
 	twoLevel := k.cfg.PVAccum == AccumTwoLevel || k.cfg.PVAccum == AccumFP16 || k.unit == nil
 	if !twoLevel {
 		for r := range rows {

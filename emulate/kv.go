@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
@@ -23,14 +24,29 @@ type Kernel struct {
 	unit   *tensorcore.Unit // nil for INT8 P and V
 	tiling quant.Tiling
 	offset float32 // what P~'s exponent is lowered by so that P~ fills its format
+	level  Level
 }
 
-// New validates a configuration.
+// Level is a set of vector instructions. No result depends on it.
+type Level = vec.Level
+
+// Levels returns the levels that this machine can run, the fastest last. The
+// first is always the portable one, pure Go, which defines the results.
+func Levels() []Level { return vec.Levels() }
+
+// New validates a configuration. The kernel uses the fastest level there is.
 func New(cfg Config) (*Kernel, error) {
+	levels := Levels()
+	return NewAt(cfg, levels[len(levels)-1])
+}
+
+// NewAt is New with a choice of level, one of Levels, for tests and
+// measurements.
+func NewAt(cfg Config, level Level) (*Kernel, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	k := &Kernel{cfg: cfg, tiling: cfg.Tiling()}
+	k := &Kernel{cfg: cfg, tiling: cfg.Tiling(), level: level}
 	if cfg.PVType != quant.INT8 {
 		u, err := cfg.Unit()
 		if err != nil {
@@ -65,12 +81,19 @@ type KV struct {
 	in   KVInput
 	mean []float32 // of K, nil unless smoothed
 
-	kCodes  []int8 // [Len][Dim]
+	kCodes  []int8 // [Len padded to whole tiles][Dim]
 	kScales []float32
 
-	vCodes        []uint16 // [Dim][padded Len], tokens in order
-	vStride       int
+	vCodes        *vec.Values // codes of 8 bits, or
+	vCodes16      []uint16    // [Dim][vStride], of 16
+	vStride       int         // Len padded to whole tiles
 	vScale, vMean []float32
+
+	// strips says that kernels on strips can run, kBias what they need of K: -128
+	// times the sum of each key's codes, vOrdinary that V's scale and mean are not
+	// subnormal.
+	strips, vOrdinary bool
+	kBias             []int32
 
 	// Counts of the inputs and codes of K and V.
 	Counts Counts
@@ -89,8 +112,10 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	}
 	kv := &KV{in: in}
 	buf := make([]float32, readBlock*in.Dim)
+	kv.vStride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	k.prepareK(kv, buf)
 	k.prepareV(kv, buf)
+	k.prepareStrips(kv)
 	return kv, nil
 }
 
@@ -136,7 +161,7 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 		scales[i] = quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, a)
 		kv.kScales[i] = scales[i].Step
 	}
-	kv.kCodes = make([]int8, in.Len*d)
+	kv.kCodes = make([]int8, kv.vStride*d)
 	blocks(in.K, in.Len, d, buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		kv.Counts[StageKCodes].scan(x)
@@ -164,14 +189,23 @@ func (k *Kernel) prepareV(kv *KV, buf []float32) {
 	})
 	v.Finish()
 	kv.vScale, kv.vMean = v.Scale, v.Mean
-	kv.vStride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
-	kv.vCodes = make([]uint16, d*kv.vStride)
 	row := make([]uint16, d)
 	put := func(token int, x []float32) {
 		v.Encode(row, x)
 		for c, code := range row {
-			kv.vCodes[c*kv.vStride+token] = code
+			kv.vCodes.Codes(token/32, c)[token%32] = uint8(code)
 		}
+	}
+	if k.cfg.PVType == quant.FP16 {
+		kv.vCodes16 = make([]uint16, d*kv.vStride)
+		put = func(token int, x []float32) {
+			v.Encode(row, x)
+			for c, code := range row {
+				kv.vCodes16[c*kv.vStride+token] = code
+			}
+		}
+	} else {
+		kv.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, kv.vStride, k.tiling.BlockK, k.step())
 	}
 	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
 		for r := 0; r < len(x)/d; r++ {
@@ -190,8 +224,31 @@ func (k *Kernel) prepareV(kv *KV, buf []float32) {
 	}
 }
 
+// loadValues writes the codes of a tile of V as [Dim][BlockK] in the stored
+// order of tokens.
+func (kv *KV) loadValues(dst []uint16, first, keys int) {
+	for c := range kv.in.Dim {
+		row := dst[c*keys : (c+1)*keys]
+		if kv.vCodes16 != nil {
+			src := kv.vCodes16[c*kv.vStride+first:][:keys]
+			for i := range row {
+				row[i] = src[quant.Permute(i)]
+			}
+			continue
+		}
+		for g := 0; g < keys; g += 32 {
+			src := kv.vCodes.Codes((first+g)/32, c)
+			for i := range src {
+				row[g+i] = uint16(src[quant.Permute(i)])
+			}
+		}
+	}
+}
+
 // KeyCodes returns the codes of K, [Len][Dim], and its scales by group.
-func (kv *KV) KeyCodes() (codes []int8, scales []float32) { return kv.kCodes, kv.kScales }
+func (kv *KV) KeyCodes() (codes []int8, scales []float32) {
+	return kv.kCodes[:kv.in.Len*kv.in.Dim], kv.kScales
+}
 
 // KeyMean returns the mean that was subtracted from K, or nil.
 func (kv *KV) KeyMean() []float32 { return kv.mean }
@@ -200,5 +257,13 @@ func (kv *KV) KeyMean() []float32 { return kv.mean }
 // tokens padded to a whole tile), its scale per channel and the subtracted mean,
 // nil unless V is smoothed.
 func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
-	return kv.vCodes, kv.vStride, kv.vScale, kv.vMean
+	codes = kv.vCodes16
+	if codes == nil {
+		codes = make([]uint16, kv.in.Dim*kv.vStride)
+		for i := range codes {
+			c, t := i/kv.vStride, i%kv.vStride
+			codes[i] = uint16(kv.vCodes.Codes(t/32, c)[t%32])
+		}
+	}
+	return codes, kv.vStride, kv.vScale, kv.vMean
 }

@@ -12,20 +12,23 @@ type real interface{ float32 | float64 }
 type task struct {
 	Params
 	q, k, v         []float32
+	readK, readV    Rows // where k and v are nil
 	lo, rows, nk, d int
 }
 
 // scratch is the memory of the algorithm in one arithmetic.
 type scratch[T real] struct {
-	q      []T // [rows, d], FP64 only: Q widened
-	kT     []T // [d, block], the key block transposed
-	v      []T // [block, d], FP64 only: the block's V widened
-	scores []T // [RowBlock, block], scores and then weights
-	pv     []T // [RowBlock, d], the block's weighted values
-	decay  []T // [RowBlock], by what the block scales the running sums
-	acc    []T // [rows, d], running weighted values
-	max    []T // [rows], running maximum of the scores
-	sum    []T // [rows], running sum of the weights
+	q      []T       // [rows, d], FP64 only: Q widened
+	block  []float32 // [block, d], a block of K, then of V, where they are read
+	kT     []T       // [d, block], the key block transposed
+	v      []T       // [block, d], FP64 only: the block's V widened
+	scores []T       // [RowBlock, block], scores and then weights
+	pv     []T       // [RowBlock, d], the block's weighted values
+	decay  []T       // [RowBlock], by what the block scales the running sums
+	acc    []T       // [rows, d], running weighted values
+	max    []T       // [rows], running maximum of the scores
+	sum    []T       // [rows], running sum of the weights
+	one    [1]T      // the argument of an exponential
 }
 
 // grow returns s with length n, reallocated only where its capacity is short.
@@ -39,7 +42,7 @@ func grow[T real](s []T, n int) []T {
 
 // attend runs the online softmax for t. Key blocks are the outer loop so that a
 // block is transposed, widened and checked once for all rows.
-func attend[T real](ctx context.Context, t *task, w *scratch[T], mul gemm[T], out, lse []float64) error {
+func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T], out, lse []float64) error {
 	if t.rows == 0 {
 		return ctx.Err()
 	}
@@ -74,9 +77,9 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], mul gemm[T], ou
 		}
 		n := min(block, t.nk-k0)
 		var finiteK bool
-		w.kT, finiteK = transpose(w.kT, t.k[k0*d:(k0+n)*d], n, d)
+		w.kT, finiteK = transpose(w.kT, w.rows(t.k, t.readK, k0, n, d), n, d)
 		var v []T
-		v, w.v = view(t.v[k0*d:(k0+n)*d], w.v)
+		v, w.v = view(w.rows(t.v, t.readV, k0, n, d), w.v)
 		finiteV := allFinite(v)
 
 		for r0 := first; r0 < t.rows; r0 += tile {
@@ -85,7 +88,7 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], mul gemm[T], ou
 				q: q[r0*d : (r0+m)*d], v: v,
 				r0: r0, m: m, k0: k0, n: n,
 				strictK: !finiteK, strictV: !finiteV,
-			}, mul)
+			}, r)
 		}
 	}
 
@@ -101,6 +104,17 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], mul gemm[T], ou
 	return nil
 }
 
+// rows returns the rows [lo, lo+n) of x, or of what read reads if x is nil; those
+// are valid until the next call.
+func (w *scratch[T]) rows(x []float32, read Rows, lo, n, d int) []float32 {
+	if x != nil {
+		return x[lo*d : (lo+n)*d]
+	}
+	w.block = grow(w.block, n*d)
+	read(lo, lo+n, w.block)
+	return w.block
+}
+
 // tileArgs is one tile: m rows from row r0 of the call against n keys from k0.
 type tileArgs[T real] struct {
 	q, v             []T
@@ -109,13 +123,13 @@ type tileArgs[T real] struct {
 }
 
 // tile folds one tile into the running maxima, sums and weighted values.
-func (w *scratch[T]) tile(t *task, a tileArgs[T], mul gemm[T]) {
+func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 	d, n := t.d, a.n
 	s := w.scores[:a.m*n]
 	if a.strictK {
-		strictGemm(a.m, n, d, a.q, w.kT, s, nil)
+		strictProduct(a.m, n, d, a.q, w.kT, s, nil)
 	} else {
-		mul(a.m, n, d, a.q, w.kT, s)
+		r.product(a.m, n, d, a.q, w.kT, s)
 	}
 
 	visible := func(i int) int {
@@ -129,15 +143,14 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], mul gemm[T]) {
 		row := s[i*n : (i+1)*n]
 		seen := visible(i)
 		clear(row[seen:])
-		r := a.r0 + i
-		w.decay[i] = w.weigh(r, row[:seen], scale)
+		w.decay[i] = w.weigh(a.r0+i, row[:seen], scale, r.exp)
 	}
 
 	pv := w.pv[:a.m*d]
 	if a.strictV {
-		strictGemm(a.m, d, n, s, a.v, pv, visible)
+		strictProduct(a.m, d, n, s, a.v, pv, visible)
 	} else {
-		mul(a.m, d, n, s, a.v, pv)
+		r.product(a.m, d, n, s, a.v, pv)
 	}
 	for i := range a.m {
 		decay := w.decay[i]
@@ -152,7 +165,7 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], mul gemm[T]) {
 // weigh turns the raw scores of row r in place into weights against the new
 // running maximum, adds them to the running sum, and returns the factor that
 // the row's earlier weights shrink by.
-func (w *scratch[T]) weigh(r int, row []T, scale T) (decay T) {
+func (w *scratch[T]) weigh(r int, row []T, scale T, exp func([]T, T)) (decay T) {
 	old := w.max[r]
 	top := old
 	for j, x := range row {
@@ -171,11 +184,12 @@ func (w *scratch[T]) weigh(r int, row []T, scale T) (decay T) {
 		clear(row)
 		return 1
 	}
-	decay = expOf(old - top)
+	w.one[0] = old
+	exp(w.one[:], top)
+	decay = w.one[0]
+	exp(row, top)
 	var sum T
-	for j, x := range row {
-		e := expOf(x - top)
-		row[j] = e
+	for _, e := range row {
 		sum += e
 	}
 	w.max[r] = top
@@ -219,9 +233,6 @@ func allFinite[T real](x []T) bool {
 	}
 	return probe == 0
 }
-
-// expOf is the float64 exponential, rounded to T.
-func expOf[T real](x T) T { return T(math.Exp(float64(x))) }
 
 // logOf is the float64 logarithm, rounded to T.
 func logOf[T real](x T) T { return T(math.Log(float64(x))) }

@@ -20,11 +20,15 @@
 //
 //   - key blocks begin at multiples of KeyBlock, whatever rows are asked for;
 //   - every matrix product has the form C = A·B with neither factor transposed,
-//     for which gonum updates each element of C with one multiplication and one
-//     addition per step, in increasing order of the inner index, in its serial
-//     and in its parallel path alike. (The form A·Bᵀ goes through a dot product
-//     whose order of summation changes with the alignment of its argument and
-//     with the size of the tile.) K is transposed into the workspace for it;
+//     and each element of C is updated by one multiplication and one addition per
+//     step, each rounded, in increasing order of the inner index. So does gonum
+//     for this form, in its serial and in its parallel path alike, and so do the
+//     vector kernels of internal/simd, which the tests hold to it. (The form A·Bᵀ
+//     goes through a dot product in gonum whose order of summation changes with
+//     the alignment of its argument and with the size of the tile.) K is
+//     transposed into the workspace for it;
+//   - the float32 exponential is a fixed sequence of float64 operations
+//     (internal/simd), the same in Go and in vector instructions;
 //   - gonum's Go implementation is called directly, so that registering
 //     another BLAS with blas32.Use changes nothing.
 //

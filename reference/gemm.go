@@ -1,14 +1,34 @@
 package reference
 
 import (
+	"math"
+
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/gonum"
+
+	"github.com/sageacc/sageacc/reference/internal/simd"
 )
 
-// gemm computes C = A·B for A [m, k], B [k, n], C [m, n], row-major without
-// gaps, every element of C by k multiplications and additions in order of the
-// inner index.
-type gemm[T real] func(m, n, k int, a, b, c []T)
+// arithmetic is what the algorithm needs of a precision.
+type arithmetic[T real] struct {
+	// product computes C = A·B for A [m, k], B [k, n], C [m, n], row-major without
+	// gaps, every element of C by k multiplications and additions in order of the
+	// inner index. B is finite.
+	product func(m, n, k int, a, b, c []T)
+	// exp replaces each x by the exponential of x - top.
+	exp func(x []T, top T)
+}
+
+var single = arithmetic[float32]{product: simd.Product, exp: simd.ExpSlice}
+
+var double = arithmetic[float64]{
+	product: dgemm,
+	exp: func(x []float64, top float64) {
+		for i := range x {
+			x[i] = math.Exp(x[i] - top)
+		}
+	},
+}
 
 // Tiles up to this size stay below four of gonum's 64×64 blocks, at which it
 // takes its serial path: the same bits, without its goroutines and without the
@@ -17,16 +37,6 @@ const (
 	serialRows = 64
 	serialCols = 192
 )
-
-func sgemm(m, n, k int, a, b, c []float32) {
-	for i := 0; i < m; i += serialRows {
-		for j := 0; j < n; j += serialCols {
-			gonum.Implementation{}.Sgemm(blas.NoTrans, blas.NoTrans,
-				min(serialRows, m-i), min(serialCols, n-j), k,
-				1, a[i*k:], k, b[j:], n, 0, c[i*n+j:], n)
-		}
-	}
-}
 
 func dgemm(m, n, k int, a, b, c []float64) {
 	for i := 0; i < m; i += serialRows {
@@ -38,13 +48,13 @@ func dgemm(m, n, k int, a, b, c []float64) {
 	}
 }
 
-// strictGemm is gemm for a B that holds NaN or infinities. gonum skips the
+// strictProduct is product for a B that holds NaN or infinities. gonum skips the
 // elements of A that are zero, which would turn 0·NaN and 0·Inf into 0. For a
 // finite B both give the same bits, since the skipped terms are zeros added to
 // a sum that began as +0.
 //
 // seen, if not nil, limits row i of A to its first seen(i) elements.
-func strictGemm[T real](m, n, k int, a, b, c []T, seen func(i int) int) {
+func strictProduct[T real](m, n, k int, a, b, c []T, seen func(i int) int) {
 	for i := range m {
 		row := c[i*n : (i+1)*n]
 		clear(row)

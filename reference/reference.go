@@ -27,7 +27,7 @@ type Precision uint8
 
 const (
 	// FP32 rounds every operation to float32. The exponential and the
-	// logarithm are computed in float64 and rounded once.
+	// logarithm are computed in float64, to 2^-46 or better, and rounded once.
 	FP32 Precision = iota
 	// FP64 converts the inputs, exactly, to float64 and rounds every operation
 	// to float64.
@@ -85,6 +85,10 @@ type Workspace struct {
 	f64 scratch[float64]
 }
 
+// Rows reads the rows [lo, hi) of a matrix into dst, row-major. It must return
+// the same values every time.
+type Rows func(lo, hi int, dst []float32)
+
 // Attention computes the rows [lo, hi) of softmax(scale·Q·Kᵀ + mask)·V of one
 // head.
 //
@@ -113,30 +117,47 @@ type Workspace struct {
 // once per key block, and returns ctx.Err with out undefined when it is done.
 // An error wraps [ErrShape] when sizes contradict each other.
 func Attention(ctx context.Context, p Params, q, k, v []float32, lo, hi, nk, d int, ws *Workspace, out, lse []float64) error {
-	if err := check(p, q, k, v, lo, hi, nk, d, out, lse); err != nil {
+	if err := check(p, q, len(k), len(v), lo, hi, nk, d, out, lse); err != nil {
 		return err
-	}
-	if p.Scale == 0 {
-		p.Scale = 1 / math.Sqrt(float64(d))
-	}
-	if p.RowBlock == 0 {
-		p.RowBlock = DefaultRowBlock
-	}
-	if p.KeyBlock == 0 {
-		p.KeyBlock = DefaultKeyBlock
 	}
 	if ws == nil {
 		ws = new(Workspace)
 	}
-	t := task{Params: p, q: q, k: k, v: v, lo: lo, rows: hi - lo, nk: nk, d: d}
-	if p.Precision == FP64 {
-		return attend(ctx, &t, &ws.f64, dgemm, out, lse)
-	}
-	return attend(ctx, &t, &ws.f32, sgemm, out, lse)
+	return run(ctx, &task{Params: p, q: q, k: k, v: v, lo: lo, rows: hi - lo, nk: nk, d: d}, ws, out, lse)
 }
 
-// check reports the first precondition of [Attention] that its arguments break.
-func check(p Params, q, k, v []float32, lo, hi, nk, d int, out, lse []float64) error {
+// AttentionRows is [Attention] with K and V read one block of keys at a time, so
+// that neither need be in memory. The results are the same.
+func AttentionRows(ctx context.Context, p Params, q []float32, k, v Rows, lo, hi, nk, d int, ws *Workspace, out, lse []float64) error {
+	if err := check(p, q, nk*d, nk*d, lo, hi, nk, d, out, lse); err != nil {
+		return err
+	}
+	if ws == nil {
+		ws = new(Workspace)
+	}
+	return run(ctx, &task{Params: p, q: q, readK: k, readV: v, lo: lo, rows: hi - lo, nk: nk, d: d}, ws, out, lse)
+}
+
+// run fills in the defaults and picks the arithmetic.
+func run(ctx context.Context, t *task, ws *Workspace, out, lse []float64) error {
+	if t.Scale == 0 {
+		t.Scale = 1 / math.Sqrt(float64(t.d))
+	}
+	if t.RowBlock == 0 {
+		t.RowBlock = DefaultRowBlock
+	}
+	if t.KeyBlock == 0 {
+		t.KeyBlock = DefaultKeyBlock
+	}
+	if t.Precision == FP64 {
+		return attend(ctx, t, &ws.f64, double, out, lse)
+	}
+	return attend(ctx, t, &ws.f32, single, out, lse)
+}
+
+// check reports the first precondition of [Attention] that its arguments break;
+// k and v are the sizes of K and V.
+func check(p Params, q []float32, k, v, lo, hi, nk, d int, out, lse []float64) error {
 	if p.Precision > FP64 {
 		return fmt.Errorf("reference: unknown precision %d", uint8(p.Precision))
 	}
@@ -161,8 +182,8 @@ func check(p Params, q, k, v []float32, lo, hi, nk, d int, out, lse []float64) e
 		got, n, w int
 	}{
 		{"q", len(q), rows, d},
-		{"k", len(k), nk, d},
-		{"v", len(v), nk, d},
+		{"k", k, nk, d},
+		{"v", v, nk, d},
 		{"out", len(out), rows, d},
 	} {
 		// Dividing avoids the overflow of n*w for absurd counts.

@@ -151,7 +151,14 @@ var fp16Values = func() *[1 << 16]float32 {
 
 // RoundFP16 rounds x to the nearest FP16 value, ties to even, and returns it as
 // FP32.
-func RoundFP16(x float32) float32 { return FP16ToFloat32(FP16FromFloat32(x)) }
+func RoundFP16(x float32) float32 {
+	b := math.Float32bits(x)
+	if a := b & absMask32; a-0x3880_0000 < 0x477f_f000-0x3880_0000 {
+		// From 2^-14 on and below 65520 only the fraction gets shorter.
+		return math.Float32frombits((b + 0xfff + b>>13&1) &^ 0x1fff)
+	}
+	return FP16ToFloat32(FP16FromFloat32(x))
+}
 
 // BF16FromFloat32 is cvt.rn.bf16.f32: the upper half of FP32, to nearest, ties
 // to even, overflow to infinity; NaN gives 0x7fff.

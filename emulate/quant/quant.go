@@ -207,8 +207,16 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 			codes[i] = convert(v / s.Step)
 		}
 	case Triton:
+		// mufu.DivFull, with the reciprocal found once.
+		inverse := mufu.Rcp(s.Step)
+		plain := s.Step <= 0x1p126
 		for i, v := range x {
-			y := mufu.DivFull(v, s.Step)
+			var y float32
+			if plain {
+				y = format.MulFtz(v, inverse)
+			} else {
+				y = mufu.DivFull(v, s.Step)
+			}
 			if y >= 0 {
 				y += 0.5
 			} else {

@@ -1,0 +1,824 @@
+// Command asm generates the AVX-512 kernels of package vec.
+//
+// Every kernel works on a strip of 64 query rows that lie in the lanes of
+// vector registers, 16 to a register, so that what a thread of the GPU does for
+// its row is a vertical operation here and no sum crosses lanes.
+package main
+
+import (
+	. "github.com/mmcloughlin/avo/build"
+	"github.com/mmcloughlin/avo/ir"
+	. "github.com/mmcloughlin/avo/operand"
+	. "github.com/mmcloughlin/avo/reg"
+)
+
+// rows is the number of rows of a strip, vecs the registers that hold them.
+const (
+	rows = 64
+	vecs = rows / 16
+)
+
+// Byte sizes of a row of a strip's matrices in memory.
+const (
+	row32 = rows * 4
+	row8  = rows
+)
+
+func main() {
+	ConstraintExpr("!purego")
+	qk()
+	toFloat()
+	dequantize()
+	softmax()
+	exponents()
+	dot13("dot13", false)
+	dot13("dot13Half", true)
+	addTile()
+	meanDots()
+	finish("finishFP16", func(x VecVirtual, _ *constants) {
+		h := YMM()
+		VCVTPS2PH(Imm(0), x, h)
+		VCVTPH2PS(h, x)
+	})
+	finish("finishBF16", func(x VecVirtual, c *constants) {
+		odd := ZMM()
+		VPSRLD(Imm(16), x, odd)
+		VPANDD_BCST(c.u32(1), odd, odd)
+		VPADDD_BCST(c.u32(0x7fff), odd, odd)
+		VPADDD(odd, x, x)
+		VPANDD_BCST(c.u32(0xffff0000), x, x)
+	})
+	finish("finishFP32", nil)
+	Generate()
+}
+
+// at returns the memory operand of vector i of a strip row.
+func at(base Register, disp, i int) Mem { return Mem{Base: base, Disp: disp + 64*i} }
+
+// vnni emits an AVX512_VNNI instruction, which avo does not know: acc += x*y.
+func vnni(opcode string, y Op, x, acc Register) {
+	Instruction(&ir.Instruction{
+		Opcode: opcode, Operands: []Op{y, x, acc},
+		Inputs: []Op{y, x, acc}, Outputs: []Op{acc},
+		ISA: []string{"AVX512VNNI", "AVX512F"},
+	})
+}
+
+func load(name string) Register { return Load(Param(name), GP64()) }
+
+// retMask returns the mask k as the result "bad": not zero if any lane of any
+// step raised it.
+func retMask(k Register) {
+	r := GP32()
+	KMOVW(k, r)
+	Store(r, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
+}
+
+// qk is the integer product of a strip with keys, by VPDPBUSD. That instruction
+// multiplies unsigned by signed bytes, so the queries come biased by 128 and the
+// sums start from -128 times the sum of the key's codes.
+func qk() {
+	TEXT("qk", NOSPLIT, "func(out *int32, q *uint8, k *int8, bias *int32, stride, quads, keys int)")
+	Doc("qk writes out[key][row] for keys (a multiple of 4) of quads*4 codes each; q is [quads][64][4].")
+	out, q, k, bias := load("out"), load("q"), load("k"), load("bias")
+	stride, quads, keys := load("stride"), load("quads"), load("keys")
+	three := GP64()
+	LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, three)
+	Label("key")
+	{
+		var acc [4][vecs]VecVirtual
+		for j := range acc {
+			z := ZMM()
+			VPBROADCASTD(Mem{Base: bias, Disp: 4 * j}, z)
+			for i := range acc[j] {
+				acc[j][i] = ZMM()
+				VMOVDQA32(z, acc[j][i])
+			}
+		}
+		kp, qp, n := GP64(), GP64(), GP64()
+		MOVQ(k, kp)
+		MOVQ(q, qp)
+		MOVQ(quads, n)
+		Label("quad")
+		var x [vecs]VecVirtual
+		for i := range x {
+			x[i] = ZMM()
+			VMOVDQU32(at(qp, 0, i), x[i])
+		}
+		for j := range acc {
+			m := Mem{Base: kp}
+			switch j {
+			case 1:
+				m.Index, m.Scale = stride, 1
+			case 2:
+				m.Index, m.Scale = stride, 2
+			case 3:
+				m.Index, m.Scale = three, 1
+			}
+			b := ZMM()
+			VPBROADCASTD(m, b)
+			for i := range x {
+				vnni("VPDPBUSD", b, x[i], acc[j][i])
+			}
+		}
+		ADDQ(U32(row32), qp)
+		ADDQ(Imm(4), kp)
+		DECQ(n)
+		JNZ(LabelRef("quad"))
+		for j := range acc {
+			for i := range acc[j] {
+				VMOVDQU32(acc[j][i], at(out, j*row32, i))
+			}
+		}
+	}
+	LEAQ(Mem{Base: k, Index: stride, Scale: 4}, k)
+	ADDQ(U32(4*row32), out)
+	ADDQ(Imm(16), bias)
+	SUBQ(Imm(4), keys)
+	JNZ(LabelRef("key"))
+	VZEROUPPER()
+	RET()
+}
+
+// toFloat and dequantize turn integer scores into the scores of the softmax and
+// find each thread's row maximum. Keys are taken 8 at a time: keys 2j and 2j+1
+// belong to thread j.
+func toFloat() {
+	TEXT("toFloat", NOSPLIT, "func(s *float32, top *float32, keys int)")
+	Doc("toFloat converts s[key][row] from int32 in place and raises top[thread][row] to the maximum.")
+	s, top, keys := load("s"), load("top"), load("keys")
+	count := GP64()
+	MOVQ(U32(vecs), count)
+	Label("vector")
+	var t [4]VecVirtual
+	for j := range t {
+		t[j] = ZMM()
+		VMOVUPS(Mem{Base: top, Disp: j * row32}, t[j])
+	}
+	p, n := GP64(), GP64()
+	MOVQ(s, p)
+	MOVQ(keys, n)
+	Label("octet")
+	for i := range 8 {
+		x := ZMM()
+		m := Mem{Base: p, Disp: i * row32}
+		VCVTDQ2PS(m, x)
+		VMAXPS(t[i/2], x, t[i/2])
+		VMOVUPS(x, m)
+	}
+	ADDQ(U32(8*row32), p)
+	SUBQ(Imm(8), n)
+	JNZ(LabelRef("octet"))
+	for j := range t {
+		VMOVUPS(t[j], Mem{Base: top, Disp: j * row32})
+	}
+	ADDQ(Imm(64), s)
+	ADDQ(Imm(64), top)
+	DECQ(count)
+	JNZ(LabelRef("vector"))
+	VZEROUPPER()
+	RET()
+}
+
+func dequantize() {
+	TEXT("dequantize", NOSPLIT, "func(s *float32, top *float32, keys int, qscale, kscale, delta *float32, limit *int32, masked float32) uint32")
+	Doc("dequantize is toFloat with s = s*(qscale[row]*kscale[key]) + delta[key] in one rounding, and masked from key limit[row] on.",
+		"The result is not zero if a score is NaN, infinite or subnormal, or a scale is subnormal.")
+	s, top, keys := load("s"), load("top"), load("keys")
+	qscale, kscale, delta, limit := load("qscale"), load("kscale"), load("delta"), load("limit")
+	masked := ZMM()
+	VBROADCASTSS(NewParamAddr("masked", 56), masked)
+	bad := K()
+	KXORW(bad, bad, bad)
+	count := GP64()
+	MOVQ(U32(vecs), count)
+	Label("vector")
+	var t [4]VecVirtual
+	for j := range t {
+		t[j] = ZMM()
+		VMOVUPS(Mem{Base: top, Disp: j * row32}, t[j])
+	}
+	qs, lim := ZMM(), ZMM()
+	VMOVUPS(Mem{Base: qscale}, qs)
+	VMOVDQU32(Mem{Base: limit}, lim)
+	p, n, key := GP64(), GP64(), GP64()
+	MOVQ(s, p)
+	XORQ(key, key)
+	MOVQ(keys, n)
+	Label("octet")
+	for i := range 8 {
+		x, scale, d, kk := ZMM(), ZMM(), ZMM(), ZMM()
+		m := Mem{Base: p, Disp: i * row32}
+		VCVTDQ2PS(m, x)
+		VMULPS_BCST(Mem{Base: kscale, Index: key, Scale: 4, Disp: 4 * i}, qs, scale)
+		VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
+		VFMADD132PS(scale, d, x)
+		k1, k2, live := K(), K(), K()
+		// Only scores that count are looked at.
+		r := GP32()
+		LEAL(Mem{Base: key, Disp: i}, r)
+		VPBROADCASTD(r, kk)
+		VPCMPD(Imm(6), kk, lim, live) // limit > key
+		VFPCLASSPSZ(Imm(classSubnormal|classNaN|classInf), x, live, k1)
+		VFPCLASSPSZ(Imm(classSubnormal), scale, live, k2)
+		KORW(k1, bad, bad)
+		KORW(k2, bad, bad)
+		VBLENDMPS(x, masked, live, x)
+		VMAXPS(t[i/2], x, t[i/2])
+		VMOVUPS(x, m)
+	}
+	ADDQ(U32(8*row32), p)
+	ADDQ(Imm(8), key)
+	SUBQ(Imm(8), n)
+	JNZ(LabelRef("octet"))
+	for j := range t {
+		VMOVUPS(t[j], Mem{Base: top, Disp: j * row32})
+	}
+	ADDQ(Imm(64), s)
+	ADDQ(Imm(64), top)
+	ADDQ(Imm(64), qscale)
+	ADDQ(Imm(64), limit)
+	DECQ(count)
+	JNZ(LabelRef("vector"))
+	retMask(bad)
+}
+
+// constants lays out 32- and 64-bit constants for embedded broadcasts.
+type constants struct {
+	mem   Mem
+	n     int
+	words map[uint32]Mem
+}
+
+func newConstants(name string) *constants {
+	return &constants{mem: GLOBL(name, RODATA|NOPTR), words: map[uint32]Mem{}}
+}
+
+func (c *constants) u32(x uint32) Mem {
+	if m, ok := c.words[x]; ok {
+		return m
+	}
+	c.words[x] = c.mem.Offset(c.n)
+	DATA(c.n, U32(x))
+	c.n += 4
+	return c.words[x]
+}
+
+func (c *constants) u64(x uint64) Mem {
+	DATA(c.n, U64(x))
+	c.n += 8
+	return c.mem.Offset(c.n - 8)
+}
+
+// offsets is the control of VPMULTISHIFTQB that puts, into the four bytes of
+// both 32-bit lanes of a quadword, the eight bits that begin at the given ones.
+func offsets(a, b, c, d uint64) uint64 {
+	lo := a | b<<8 | c<<16 | d<<24
+	return lo | (lo+0x20202020)<<32
+}
+
+// ex2Unit holds the tables and constants of the special function unit.
+type ex2Unit struct {
+	c0     [4]VecVirtual
+	c1, c2 [2]VecVirtual
+	// Pairs of controls: bytes of t's low part, shifted, and the bits of its high
+	// part that select them.
+	select1, select2                       [2]Mem
+	scale, fraction, one, low9, low8, ones Mem
+	low16, round, c0Low, exponent, lowest  Mem
+	bias                                   Mem
+	lowWords                               Register
+}
+
+// loadEx2 loads the tables, laid out as in vec.Ex2Table.
+func loadEx2(table Register) *ex2Unit {
+	c := newConstants("ex2Constants")
+	e := &ex2Unit{
+		select1:  [2]Mem{c.u64(offsets(8, 7, 6, 5)), c.u64(offsets(10, 11, 12, 13))},
+		select2:  [2]Mem{c.u64(offsets(4, 3, 2, 20)), c.u64(offsets(14, 15, 16, 20))},
+		scale:    c.u32(0x4b000000), // 2^23
+		fraction: c.u32(0x7fffff),
+		one:      c.u32(1),
+		low9:     c.u32(0x1ff),
+		low8:     c.u32(0xff),
+		ones:     c.u32(0x01010101),
+		low16:    c.u32(0xffff),
+		round:    c.u32(0x77e2),
+		c0Low:    c.u32(0x6000),
+		exponent: c.u32(0xff800000),
+		lowest:   c.u32(0x00800000),
+		bias:     c.u32(126 << 23),
+	}
+	for i := range e.c0 {
+		e.c0[i] = ZMM()
+		VMOVDQU32(at(table, 0, i), e.c0[i])
+	}
+	for i := range 2 {
+		e.c1[i], e.c2[i] = ZMM(), ZMM()
+		VMOVDQU32(at(table, 256, i), e.c1[i])
+		VMOVDQU32(at(table, 384, i), e.c2[i])
+	}
+	r := GP32()
+	MOVL(U32(0x55555555), r)
+	e.lowWords = K()
+	KMOVD(r, e.lowWords)
+	return e
+}
+
+// apply replaces x by ex2.approx.ftz.f32 of it, for x < 128 and not NaN: package
+// mufu in 32-bit integers. The sum S is kept below 2^32 by halving it first,
+// where C1*t is 2*C1*(t>>1) + C1*(t&1), and C0 is cut into its upper bits,
+// which the final shift leaves alone, and its two lowest.
+func (e *ex2Unit) apply(x VecVirtual) {
+	// w is x in fixed point; a negative one with a fraction takes the one's
+	// complement.
+	w := ZMM()
+	negative, complement := K(), K()
+	VMULPS_BCST(e.scale, x, w)
+	VCVTTPS2DQ(w, w)
+	VPMOVD2M(w, negative)
+	VPTESTMD_BCST(e.fraction, w, negative, complement)
+	VPSUBD_BCST(e.one, w, complement, w)
+	segment := ZMM()
+	VPSRLD(Imm(17), w, segment)
+	// The truncated square: h*h>>1 plus, for each bit j of h, l >> (9-j).
+	l, square := ZMM(), ZMM()
+	VPANDD_BCST(e.low9, w, l)
+	VPSRLD(Imm(9), w, square)
+	VPANDD_BCST(e.low8, square, square)
+	VPMADDWD(square, square, square)
+	VPSRLD(Imm(1), square, square)
+	for _, s := range [][2]Mem{e.select1, e.select2} {
+		a, b := ZMM(), ZMM()
+		VPBROADCASTQ(s[0], a)
+		VPMULTISHIFTQB(l, a, a)
+		VPBROADCASTQ(s[1], b)
+		VPMULTISHIFTQB(w, b, b)
+		VPANDD_BCST(e.ones, b, b)
+		vnni("VPDPBUSD", b, a, square)
+	}
+	// The coefficients.
+	lower, upper := ZMM(), ZMM()
+	top := K()
+	VMOVDQA32(segment, lower)
+	VPERMI2D(e.c0[1], e.c0[0], lower)
+	VMOVDQA32(segment, upper)
+	VPERMI2D(e.c0[3], e.c0[2], upper)
+	c1, c2 := ZMM(), ZMM()
+	VMOVDQA32(segment, c1)
+	VPERMI2W_Z(e.c1[1], e.c1[0], e.lowWords, c1)
+	VMOVDQA32(segment, c2)
+	VPERMI2W_Z(e.c2[1], e.c2[0], e.lowWords, c2)
+	VPSLLD(Imm(26), segment, segment)
+	VPMOVD2M(segment, top)
+	VMOVDQA32(upper, top, lower)
+	c0 := lower
+	// rest = floor((C1*(t&1) + C2*sq(t) + (C0&3)<<13 + rounding) / 2)
+	rest := ZMM()
+	odd := K()
+	VPSLLD(Imm(13), c0, rest)
+	VPANDD_BCST(e.c0Low, rest, rest)
+	VPADDD_BCST(e.round, rest, rest)
+	vnni("VPDPWSSD", c2, square, rest)
+	VPTESTMD_BCST(e.one, w, odd)
+	VPADDD(c1, rest, odd, rest)
+	VPSRLD(Imm(1), rest, rest)
+	half := ZMM()
+	VPSRLD(Imm(1), w, half)
+	VPANDD_BCST(e.low16, half, half)
+	VPMULLD(half, c1, c1)
+	VPADDD(rest, c1, c1)
+	VPSRLD(Imm(14), c1, c1)
+	VPSRLD(Imm(2), c0, c0)
+	VPADDD(c0, c1, c1)
+	// Exponent; what falls below the smallest normal number is zero.
+	VPANDD_BCST(e.exponent, w, w)
+	VPADDD_BCST(e.bias, c1, c1)
+	VPADDD(c1, w, w)
+	normal := K()
+	VPCMPD_BCST(Imm(5), e.lowest, w, normal)
+	VMOVDQA32_Z(w, normal, x)
+}
+
+// classes of VFPCLASSPS.
+const (
+	classNaN       = 0x01 | 0x80
+	classInf       = 0x08 | 0x10
+	classSubnormal = 0x20
+)
+
+// flush replaces subnormal lanes by zeros of their sign.
+func flush(x VecVirtual, sign Mem) {
+	k := K()
+	VFPCLASSPSZ(Imm(classSubnormal), x, k)
+	VPANDD_BCST(sign, x, k, x)
+}
+
+// raise sets in bad the lanes of x in the classes.
+func raise(bad Register, classes uint64, x VecVirtual) {
+	k := K()
+	VFPCLASSPSZ(Imm(classes), x, k)
+	KORW(k, bad, bad)
+}
+
+// softmax is the online softmax of a strip.
+func softmax() {
+	TEXT("softmax", NOSPLIT, "func(a *byte) uint32")
+	Doc("softmax is the online softmax of a strip and a tile of keys; see SoftmaxArgs.",
+		"The result is not zero if a value left the range in which this is exact.")
+	args := load("a")
+	field := func(i int) Register {
+		r := GP64()
+		MOVQ(Mem{Base: args, Disp: 8 * i}, r)
+		return r
+	}
+	unit := loadEx2(field(10))
+	constant := func(i int) Mem { return Mem{Base: args, Disp: 88 + 4*i} }
+	smScale, offset, limit := constant(0), constant(1), constant(2)
+	quantum, lowest, floor := constant(3), constant(4), constant(5)
+	c := newConstants("softmaxConstants")
+	sign := c.u32(1 << 31)
+	exponent := c.u32(0x7f800000)
+	one := c.u32(0x3f800000)
+	bad := K()
+	KXORW(bad, bad, bad)
+	// vector is the byte offset of the 16 rows in a strip's row.
+	vector := GP64()
+	XORQ(vector, vector)
+	Label("vector")
+	lane := func(base Register, disp int) Mem {
+		return Mem{Base: base, Index: vector, Scale: 1, Disp: disp}
+	}
+	m, top := field(5), field(4)
+	q, kscale := ZMM(), field(9)
+	VMOVUPS(lane(field(8), 0), q)
+	old, max, scale := ZMM(), ZMM(), [threads]VecVirtual{}
+	VMOVUPS(lane(m, 0), old)
+	VMOVAPS(old, max)
+	off := ZMM()
+	VBROADCASTSS(offset, off)
+	for j := range scale {
+		scale[j] = ZMM()
+		VMULPS_BCST(Mem{Base: kscale, Disp: 4 * j}, q, scale[j])
+		raise(bad, classSubnormal, scale[j])
+		VMULPS_BCST(smScale, scale[j], scale[j])
+		raise(bad, classSubnormal, scale[j])
+		x := ZMM()
+		VMOVUPS(lane(top, j*row32), x)
+		VFMSUB132PS(scale[j], off, x)
+		flush(x, sign)
+		VMAXPS(max, x, max) // x where x > max
+	}
+	raise(bad, classNaN|classInf, max)
+	VMOVUPS(max, lane(m, 0))
+	factor := old
+	VSUBPS(max, old, factor)
+	unit.apply(factor)
+	VMOVUPS(factor, lane(field(7), 0))
+	pe, n, p, s, d := GP64(), field(3), field(0), field(2), field(6)
+	MOVQ(vector, pe)
+	SHRQ(Imm(2), pe)
+	ADDQ(Mem{Base: args, Disp: 8}, pe)
+	Label("block")
+	for j := range threads {
+		sum := ZMM()
+		for i, key := range []int{2 * j, 2*j + 1, 2*j + 8, 2*j + 9} {
+			x, k := ZMM(), K()
+			VMOVUPS(lane(s, key*row32), x)
+			VFMSUB132PS(scale[j], max, x)
+			VCMPPS_BCST(Imm(6), limit, x, k) // not x <= limit
+			KORW(k, bad, bad)
+			unit.apply(x)
+			if i == 0 {
+				VMOVAPS(x, sum)
+			} else {
+				VADDPS(x, sum, sum)
+			}
+			// Rounded to FP8 by adding and subtracting a power of two that has
+			// the format's quantum as its ulp.
+			big, nonzero := ZMM(), K()
+			VPANDD_BCST(exponent, x, big)
+			VPADDD_BCST(quantum, big, big)
+			VPMAXSD_BCST(lowest, big, big)
+			VADDPS(big, x, x)
+			VSUBPS(big, x, x)
+			VMOVUPS(x, lane(p, key*row32))
+			VPTESTMD(x, x, nonzero)
+			VPSRLD(Imm(23), x, x)
+			VPMAXSD_BCST_Z(floor, x, nonzero, x)
+			VPMOVDB(x, Mem{Base: pe, Disp: key * row8})
+		}
+		x := ZMM()
+		VMOVUPS(lane(d, j*row32), x)
+		VFMADD132PS(factor, sum, x)
+		flush(x, sign)
+		VMOVUPS(x, lane(d, j*row32))
+	}
+	// Later blocks are added without rescaling.
+	VBROADCASTSS(one, factor)
+	ADDQ(U32(16*row32), s)
+	ADDQ(U32(16*row32), p)
+	ADDQ(U32(16*row8), pe)
+	DECQ(n)
+	JNZ(LabelRef("block"))
+	ADDQ(Imm(64), vector)
+	CMPQ(vector, U32(row32))
+	JNE(LabelRef("vector"))
+	retMask(bad)
+}
+
+const threads = 4
+
+// exponents is the first pass of the dot-add: the largest sum of exponents over
+// 16 keys, for 64 rows at a time in the bytes of a register.
+func exponents() {
+	TEXT("exponents", NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
+	Doc("exponents writes e[channel][row] = max over 16 keys of pe[key][row] + table[codes[channel][key]];",
+		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.")
+	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
+	keep := ZMM()
+	VPBROADCASTD(Load(Param("keep"), GP32()), keep)
+	var p [16]VecVirtual
+	for i := range p {
+		p[i] = ZMM()
+		VMOVDQU32(Mem{Base: pe, Disp: i * row8}, p[i])
+	}
+	Label("channel")
+	var max [2]VecVirtual
+	max[0], max[1] = ZMM(), ZMM()
+	VPANDD(Mem{Base: e}, keep, max[0])
+	for i := range p {
+		code, x := GP64(), ZMM()
+		MOVBQZX(Mem{Base: codes, Disp: i}, code)
+		VPADDD_BCST(Mem{Base: table, Index: code, Scale: 4}, p[i], x)
+		switch i {
+		case 1:
+			VMOVDQA32(x, max[1])
+		default:
+			VPMAXUB(x, max[i%2], max[i%2])
+		}
+	}
+	VPMAXUB(max[1], max[0], max[0])
+	VMOVDQU32(max[0], Mem{Base: e})
+	ADDQ(Imm(64), e)
+	ADDQ(Imm(32), codes)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
+}
+
+// dot13 is the second pass of the dot-add with 13 fraction bits.
+//
+// With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
+// last place: a fused multiply-add onto M rounded down truncates a positive
+// product as the unit does, one rounded up a negative product, and all sums are
+// exact. The sign is that of V's element, since P is not negative; the records
+// list a channel's positive elements before its negative ones, two at a time
+// for two independent chains of additions.
+func dot13(name string, half bool) {
+	TEXT(name, NOSPLIT, "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32")
+	Doc(name+" adds one step's products to acc[channel][row]; see Values for records and",
+		"exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.")
+	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
+	p, e, channels := load("p"), load("e"), load("channels")
+	c := newConstants(name + "Constants")
+	toMagic := c.u32(10<<23 | 1<<22)
+	toScale := c.u32((127 + 13 + 127) << 23 & 0xffffffff)
+	fp22 := c.u32(0xfffffc00)
+	lowest := c.u32(127 - 14)
+	least := c.u32(31)
+	bad := K()
+	KXORW(bad, bad, bad)
+	bias := ZMM()
+	VPBROADCASTD(Load(Param("bias"), GP32()), bias)
+	Label("channel")
+	list, pairs, ap, cp, ep := GP64(), GP64(), GP64(), GP64(), GP64()
+	MOVBQZX(Mem{Base: records}, ap)
+	MOVQ(ap, cp)
+	MOVQ(ap, ep)
+	SHLQ(Imm(8), ap)
+	SHLQ(Imm(5), cp)
+	SHLQ(Imm(6), ep)
+	ADDQ(acc, ap)
+	ADDQ(codes, cp)
+	ADDQ(e, ep)
+	LEAQ(Mem{Base: records, Disp: 4}, list)
+	var magic, a, b [vecs]VecVirtual
+	for i := range a {
+		x, max, ec, scale := ZMM(), ZMM(), ZMM(), ZMM()
+		magic[i], a[i], b[i] = ZMM(), ZMM(), ZMM()
+		VMOVUPS(at(ap, 0, i), x)
+		VPMOVZXBD(Mem{Base: ep, Disp: 16 * i}, max)
+		VPSUBD(bias, max, max)
+		VPSLLD(Imm(1), x, ec)
+		VPSRLD(Imm(24), ec, ec)
+		if half {
+			// An FP16 subnormal has the smallest exponent; zero has none.
+			k := K()
+			VPTESTMD(ec, ec, k)
+			VPMAXSD_BCST(lowest, ec, k, ec)
+		}
+		VPMAXSD(ec, max, max)
+		VPMAXSD_BCST(least, max, max) // where all terms are zero
+		VPSLLD(Imm(23), max, max)
+		VPADDD_BCST(toMagic, max, magic[i])
+		VPBROADCASTD(toScale, scale)
+		VPSUBD(max, scale, scale)
+		VMULPS(scale, x, x)
+		VCVTTPS2DQ(x, x)
+		VPADDD(x, magic[i], a[i])
+		VMOVDQA32(magic[i], b[i])
+	}
+	fma := VFMADD231PS_RD_SAE
+	element := func(k int, to [vecs]VecVirtual) {
+		key, code, v := GP64(), GP64(), ZMM()
+		MOVBQZX(Mem{Base: list, Disp: k}, key)
+		MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
+		VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v)
+		SHLQ(Imm(8), key)
+		for i := range to {
+			x := ZMM()
+			VMOVUPS(Mem{Base: p, Index: key, Scale: 1, Disp: 64 * i}, x)
+			fma(x, v, to[i])
+		}
+	}
+	loop := func(label string, count int) {
+		MOVBQZX(Mem{Base: records, Disp: count}, pairs)
+		TESTQ(pairs, pairs)
+		JZ(LabelRef(label + "End"))
+		Label(label)
+		element(0, a)
+		element(1, b)
+		ADDQ(Imm(2), list)
+		DECQ(pairs)
+		JNZ(LabelRef(label))
+		Label(label + "End")
+	}
+	loop("positive", 1)
+	element(0, a)
+	fma = VFMADD231PS_RU_SAE
+	element(1, b)
+	ADDQ(Imm(2), list)
+	loop("negative", 2)
+	for i := range a {
+		VSUBPS(magic[i], a[i], a[i])
+		VSUBPS(magic[i], b[i], b[i])
+		VADDPS(b[i], a[i], a[i])
+		if half {
+			h := YMM()
+			VCVTPS2PH(Imm(0), a[i], h)
+			VCVTPH2PS(h, a[i])
+			raise(bad, classInf, a[i])
+		} else {
+			VPANDD_BCST(fp22, a[i], a[i])
+		}
+		VMOVUPS(a[i], at(ap, 0, i))
+	}
+	ADDQ(NewParamAddr("stride", 56), records)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	retMask(bad)
+}
+
+// addTile is the second level of the accumulation.
+func addTile() {
+	TEXT("addTile", NOSPLIT, "func(o, tile, rescale *float32, channels int) uint32")
+	Doc("addTile sets o[channel][row] = o*rescale[row] + tile[channel][row] and clears tile.",
+		"The result is not zero if a value is NaN or infinite.")
+	o, tile, rescale, channels := load("o"), load("tile"), load("rescale"), load("channels")
+	c := newConstants("addTileConstants")
+	sign := c.u32(1 << 31)
+	bad := K()
+	KXORW(bad, bad, bad)
+	var r [vecs]VecVirtual
+	for i := range r {
+		r[i] = ZMM()
+		VMOVUPS(at(rescale, 0, i), r[i])
+	}
+	zero := ZMM()
+	VPXORD(zero, zero, zero)
+	Label("channel")
+	for i := range r {
+		x := ZMM()
+		VMOVUPS(at(o, 0, i), x)
+		VFMADD213PS(at(tile, 0, i), r[i], x)
+		VMOVUPS(zero, at(tile, 0, i))
+		flush(x, sign)
+		raise(bad, classNaN|classInf, x)
+		VMOVUPS(x, at(o, 0, i))
+	}
+	ADDQ(U32(row32), o)
+	ADDQ(U32(row32), tile)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	retMask(bad)
+}
+
+// meanDots has keys in the lanes: 16 of them, in 4 rows of 4 by 4 that are
+// transposed.
+func meanDots() {
+	TEXT("meanDots", NOSPLIT, "func(out, x, mean, q *float32, groups, dim int) uint32")
+	Doc("meanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), one fused multiply-add per channel in order,",
+		"for 16*groups keys. The result is not zero if an operand or a sum is subnormal.")
+	out, x, mean, q, groups, dim := load("out"), load("x"), load("mean"), load("q"), load("groups"), load("dim")
+	bad := K()
+	KXORW(bad, bad, bad)
+	row, next := GP64(), GP64()
+	MOVQ(dim, row)
+	SHLQ(Imm(2), row)
+	Label("group")
+	acc := ZMM()
+	VPXORD(acc, acc, acc)
+	c := GP64()
+	XORQ(c, c)
+	Label("channel")
+	MOVQ(x, next)
+	var z [4]VecVirtual
+	for part := range 4 {
+		for i := range z {
+			m := Mem{Base: next, Index: c, Scale: 4}
+			if part == 0 {
+				z[i] = ZMM()
+				VMOVUPS(m, z[i].AsX())
+			} else {
+				VINSERTF32X4(Imm(uint64(part)), m, z[i], z[i])
+			}
+			ADDQ(row, next)
+		}
+	}
+	m := ZMM()
+	VBROADCASTF32X4(Mem{Base: mean, Index: c, Scale: 4}, m)
+	for i := range z {
+		VSUBPS(m, z[i], z[i])
+	}
+	var t, k [4]VecVirtual
+	for i := range t {
+		t[i], k[i] = ZMM(), ZMM()
+	}
+	VUNPCKLPS(z[1], z[0], t[0])
+	VUNPCKHPS(z[1], z[0], t[1])
+	VUNPCKLPS(z[3], z[2], t[2])
+	VUNPCKHPS(z[3], z[2], t[3])
+	VUNPCKLPD(t[2], t[0], k[0])
+	VUNPCKHPD(t[2], t[0], k[1])
+	VUNPCKLPD(t[3], t[1], k[2])
+	VUNPCKHPD(t[3], t[1], k[3])
+	for i := range k {
+		raise(bad, classSubnormal, k[i])
+		VFMADD231PS_BCST(Mem{Base: q, Index: c, Scale: 4, Disp: 4 * i}, k[i], acc)
+		raise(bad, classSubnormal, acc)
+	}
+	ADDQ(Imm(4), c)
+	CMPQ(c, dim)
+	JNE(LabelRef("channel"))
+	VMOVUPS(acc, Mem{Base: out})
+	ADDQ(Imm(64), out)
+	MOVQ(next, x)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	retMask(bad)
+}
+
+// finish is the end of the program: O times the reciprocal of the denominator,
+// times V's scale, plus V's mean, rounded to the output's format.
+func finish(name string, round func(VecVirtual, *constants)) {
+	TEXT(name, NOSPLIT, "func(o, inverse, scale, mean *float32, channels int) uint32")
+	Doc(name+" sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;",
+		"the result is not zero if one of them is NaN or infinite. mean may be -0.")
+	o, inverse, scale, mean, channels := load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
+	c := newConstants(name + "Constants")
+	sign := c.u32(1 << 31)
+	bad := K()
+	KXORW(bad, bad, bad)
+	var r [vecs]VecVirtual
+	for i := range r {
+		r[i] = ZMM()
+		VMOVUPS(at(inverse, 0, i), r[i])
+	}
+	Label("channel")
+	s, m := ZMM(), ZMM()
+	VBROADCASTSS(Mem{Base: scale}, s)
+	VBROADCASTSS(Mem{Base: mean}, m)
+	for i := range r {
+		x := ZMM()
+		VMULPS(at(o, 0, i), r[i], x)
+		flush(x, sign)
+		VFMADD213PS(m, s, x)
+		flush(x, sign)
+		raise(bad, classNaN|classInf, x)
+		if round != nil {
+			round(x, c)
+			raise(bad, classNaN|classInf, x)
+		}
+		VMOVUPS(x, at(o, 0, i))
+	}
+	ADDQ(U32(row32), o)
+	ADDQ(Imm(4), scale)
+	ADDQ(Imm(4), mean)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	retMask(bad)
+}

@@ -1,0 +1,95 @@
+//go:build !purego
+
+package vec
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/cpu"
+
+	"github.com/sageacc/sageacc/emulate/format"
+)
+
+// Levels returns what this machine can run, the best last.
+func Levels() []Level {
+	l := []Level{Portable}
+	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI && x.HasAVX512VNNI {
+		l = append(l, AVX512)
+	}
+	return l
+}
+
+// QK writes the integer products, as int32, to out[key][row] of a strip's codes with those of
+// keys rows of k, a multiple of 4, each of 4*len(q)/(4*Rows) codes. q is
+// [dim/4][Rows][4], biased by 128; bias holds -128 times the sum of each key's
+// codes.
+func QK(out []float32, q []uint8, k []int8, bias []int32, keys int) {
+	quads := len(q) / (4 * Rows)
+	_, _, _ = out[keys*Rows-1], k[keys*quads*4-1], bias[keys-1]
+	qk((*int32)(unsafe.Pointer(&out[0])), &q[0], &k[0], &bias[0], quads*4, quads, keys)
+}
+
+// ToFloat converts the integer scores of keys keys, a multiple of 8, in place
+// and raises top[thread][row] to the maximum.
+func ToFloat(s, top []float32, keys int) {
+	_, _ = s[keys*Rows-1], top[threads*Rows-1]
+	toFloat(&s[0], &top[0], keys)
+}
+
+// Dequantize is ToFloat with s*(qscale[row]*kscale[key]) + delta[key], the sum
+// rounded once, and masked from key limit[row] on. It reports whether all
+// values were in the range where it is exact.
+func Dequantize(s, top []float32, keys int, qscale *[Rows]float32, kscale, delta []float32, limit *[Rows]int32, masked float32) bool {
+	_, _, _, _ = s[keys*Rows-1], top[threads*Rows-1], kscale[keys-1], delta[keys-1]
+	return dequantize(&s[0], &top[0], keys, &qscale[0], &kscale[0], &delta[0], &limit[0], masked) == 0
+}
+
+// Softmax is the online softmax of a strip and a tile of keys. It reports
+// whether all values were in the range where it is exact.
+func Softmax(a *SoftmaxArgs) bool { return softmax((*byte)(unsafe.Pointer(a))) == 0 }
+
+// Exponents and Dot are the two passes of Values.Dot.
+func exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
+	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
+	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
+}
+
+func dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
+	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
+	if half {
+		return dot13Half(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+	}
+	return dot13(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+}
+
+// AddTile sets o = o*rescale + tile, channel by channel, flushing subnormal
+// results, and clears tile. It reports whether all results are finite.
+func AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
+	_, _ = o[channels*Rows-1], tile[channels*Rows-1]
+	return addTile(&o[0], &tile[0], &rescale[0], channels) == 0
+}
+
+// MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
+// multiply-adds in order of the channel, for len(out) keys, a multiple of 16,
+// and a multiple of 4 channels. It reports whether no operand or sum is
+// subnormal.
+func MeanDots(out, x, mean, q []float32) bool {
+	_, _ = x[len(out)*len(q)-1], mean[len(q)-1]
+	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/16, len(q)) == 0
+}
+
+// Finish sets o[channel][row] = round(o*inverse[row]*scale[channel] +
+// mean[channel]), flushing subnormal products and sums. It reports whether all
+// results are finite; if not, o is lost.
+func Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+	channels := len(scale)
+	_, _ = o[channels*Rows-1], mean[channels-1]
+	f := finishFP32
+	switch to {
+	case format.FP16:
+		f = finishFP16
+	case format.BF16:
+		f = finishBF16
+	}
+	return f(&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
+}

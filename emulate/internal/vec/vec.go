@@ -1,0 +1,62 @@
+// Package vec holds vector kernels for the attention programs of package
+// emulate. Each computes exactly what the portable code does, or says that it
+// met a value for which it might not; the caller then runs the portable code.
+//
+// A kernel works on a strip: [Rows] query rows of one head, which lie side by
+// side in the lanes of vector registers. What a thread of the GPU does for its
+// row is a vertical operation there, so every order of additions is kept by
+// itself. Matrices of a strip are stored with the row as the fast index.
+//
+// The kernels are generated: see folder asm.
+package vec
+
+//go:generate go -C asm run . -out ../vec_amd64.s -stubs ../stubs_amd64.go -pkg vec
+
+// Rows is the number of query rows of a strip.
+const Rows = 64
+
+// threads is how many threads of the GPU share a row.
+const threads = 4
+
+// SoftmaxArgs are the operands of Softmax. The assembly knows the layout.
+type SoftmaxArgs struct {
+	// P [key][Rows] receives P~ rounded to FP8, PE its biased exponents (see
+	// ValueTable).
+	P  *float32
+	PE *uint8
+	// S [key][Rows] are the scores of 16*Blocks keys, Top [threads][Rows] their
+	// maxima.
+	S      *float32
+	Blocks int
+	Top    *float32
+	// M [Rows], D [threads][Rows] and Rescale [Rows] are the row maximum, the
+	// denominators and 2^(m_old - m).
+	M, D, Rescale *float32
+	// Scores count QScale[row] * KScale[thread] * Scale.
+	QScale, KScale *float32
+	Table          *Ex2Table
+	Scale, Offset  float32
+	Format
+}
+
+// Format describes an FP8 format to Softmax.
+type Format struct {
+	// Limit is the largest exponent of P~ that cannot saturate.
+	Limit float32
+	// quantum and lowest turn the exponent of a value, and the smallest normal
+	// exponent, into those of a power of two whose FP32 ulp is the format's
+	// quantum. floor is the smallest normal exponent, biased as in FP32.
+	quantum, lowest, floor uint32
+}
+
+// Formats of P~.
+var (
+	E4M3 = Format{Limit: 8.80735, quantum: 20 << 23, lowest: (127 + 14) << 23, floor: 127 - 6}
+	E5M2 = Format{Limit: 15.80735, quantum: 21 << 23, lowest: (127 + 7) << 23, floor: 127 - 14}
+)
+
+// Ex2Table holds the coefficients of ex2.approx.ftz.f32 (package mufu).
+type Ex2Table struct {
+	C0     [64]uint32
+	C1, C2 [64]uint16
+}

@@ -1,0 +1,209 @@
+package emulate_test
+
+import (
+	"fmt"
+	"math"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/quant"
+)
+
+// runAt is run with a level, blocks spread over all processors.
+func (h *head) runAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
+	t.Helper()
+	k, err := emulate.NewAt(cfg, level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}
+	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
+	counts.Merge(&kv.Counts)
+	n := runtime.GOMAXPROCS(0)
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for p := range n {
+		wg.Go(func() {
+			var ws emulate.Workspace
+			q := k.Query(in, kv, &ws)
+			for b := p; b < k.Blocks(h.nq); b += n {
+				lo := b * k.Tiling().BlockQ
+				k.Run(q, &ws, b, out[lo*h.d:], lse[lo:])
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			counts.Merge(&ws.Counts)
+		})
+	}
+	wg.Wait()
+	return out, lse, counts
+}
+
+// configs lists presets and variants of them.
+func configs() []emulate.Config {
+	var list []emulate.Config
+	for _, c := range emulate.Presets() {
+		for _, arch := range []string{"sm_89", "sm_90"} {
+			for _, acc := range []emulate.Accum{emulate.AccumTwoLevel, emulate.AccumFP16, emulate.AccumFP32} {
+				for _, pv := range []quant.PVType{quant.E4M3, quant.E5M2} {
+					v := c
+					v.Arch, v.PVAccum, v.PVType = arch, acc, pv
+					if v.Validate() != nil {
+						continue
+					}
+					list = append(list, v)
+					if acc != emulate.AccumTwoLevel || pv != quant.E4M3 || arch != c.Arch {
+						continue
+					}
+					for _, g := range []quant.Granularity{quant.PerTensor, quant.PerBlock, quant.PerWarp, quant.PerToken} {
+						w := v
+						w.QKGranularity = g
+						list = append(list, w)
+					}
+					w := v
+					w.SmoothQ, w.SmoothK, w.SmoothV = !v.SmoothQ, !v.SmoothK, !v.SmoothV
+					list = append(list, w)
+				}
+			}
+		}
+	}
+	return list
+}
+
+// TestLevels holds every level to the portable one, on whole outputs.
+func TestLevels(t *testing.T) {
+	type change struct {
+		name string
+		do   func(h *head)
+	}
+	set := func(x []float32, v float32, at ...int) {
+		for _, i := range at {
+			x[i] = v
+		}
+	}
+	inf, nan := float32(math.Inf(1)), float32(math.NaN())
+	changes := []change{
+		{"plain", func(h *head) {}},
+		{"causal", func(h *head) { h.causal = true }},
+		{"zeros", func(h *head) { clear(h.q[:len(h.q)/2]); clear(h.k[len(h.k)/2:]) }},
+		{"outliers", func(h *head) {
+			for i := range h.q {
+				if i%h.d == 5 {
+					h.q[i], h.k[i%len(h.k)] = 300, 250
+				}
+			}
+		}},
+		{"large", func(h *head) {
+			for i := range h.q {
+				h.q[i] = h.dtype.Round(h.q[i] * 400)
+			}
+			h.causal = true
+		}},
+		{"tiny", func(h *head) {
+			for i := range h.k {
+				h.k[i] = h.dtype.Round(h.k[i] * 1e-6)
+			}
+			for i := range h.v {
+				h.v[i] = h.dtype.Round(h.v[i] * 1e-6)
+			}
+		}},
+		{"nan q", func(h *head) { set(h.q, nan, 70*h.d+1) }},
+		{"inf k", func(h *head) { set(h.k, inf, 33*h.d+2) }},
+		{"inf v", func(h *head) { set(h.v, -inf, 40*h.d+3) }},
+		{"zero channel", func(h *head) {
+			for i := range h.v {
+				if i%h.d == 7 {
+					h.v[i] = 0
+				}
+			}
+		}},
+	}
+	shapes := [][3]int{{130, 300, 64}, {64, 65, 32}, {1, 1, 20}}
+	if testing.Short() {
+		shapes = shapes[:1]
+	}
+	for _, cfg := range configs() {
+		name := fmt.Sprintf("%s %s %s %s %s %s", cfg.Name, cfg.Arch, cfg.PVAccum, cfg.PVType, cfg.QKGranularity, cfg.Smooth())
+		t.Run(name, func(t *testing.T) {
+			for i, s := range shapes {
+				for _, c := range changes {
+					if i > 0 && c.name != "causal" && c.name != "plain" {
+						continue
+					}
+					h := randomHead(uint64(i), s[0], s[1], s[2], format.FP16)
+					c.do(h)
+					want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
+					for _, level := range emulate.Levels()[1:] {
+						got, lse, counts := h.runAt(t, cfg, level)
+						same(t, c.name+": output", got, want)
+						same(t, c.name+": lse", lse, wantLSE)
+						if counts != wantCounts {
+							t.Fatalf("%s: counts %v, want %v", c.name, counts.Map(), wantCounts.Map())
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestProcs runs the fastest level with several numbers of processors.
+func TestProcs(t *testing.T) {
+	levels := emulate.Levels()
+	cfg, _ := emulate.Preset("sage2-8b-sm90")
+	h := randomHead(5, 500, 700, 128, format.FP16)
+	want, wantLSE, _ := h.runAt(t, cfg, emulate.Levels()[0])
+	for _, n := range []int{1, 2, 8} {
+		old := runtime.GOMAXPROCS(n)
+		got, lse, _ := h.runAt(t, cfg, levels[len(levels)-1])
+		runtime.GOMAXPROCS(old)
+		same(t, "output", got, want)
+		same(t, "lse", lse, wantLSE)
+	}
+}
+
+// same compares bits; all NaN are one.
+func same(t *testing.T, what string, got, want []float32) {
+	t.Helper()
+	for i := range got {
+		if math.Float32bits(got[i]) != math.Float32bits(want[i]) && !(got[i] != got[i] && want[i] != want[i]) {
+			t.Fatalf("%s[%d] is %x, want %x", what, i, got[i], want[i])
+		}
+	}
+}
+
+// BenchmarkHead runs a head of 4,096 tokens and 128 channels.
+func BenchmarkHead(b *testing.B) {
+	for _, cfg := range emulate.Presets() {
+		for _, level := range emulate.Levels() {
+			b.Run(cfg.Name+"/"+level.String(), func(b *testing.B) {
+				const n, d = 4096, 128
+				h := randomHead(1, n, n, d, format.FP16)
+				k, err := emulate.NewAt(cfg, level)
+				if err != nil {
+					b.Fatal(err)
+				}
+				var ws emulate.Workspace
+				out := make([]float32, k.Tiling().BlockQ*d)
+				for b.Loop() {
+					kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, d), V: matrix(h.v, d), Len: n, Dim: d, DType: h.dtype})
+					if err != nil {
+						b.Fatal(err)
+					}
+					q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: float32(1 / math.Sqrt(d))}, kv, &ws)
+					for i := range k.Blocks(n) {
+						k.Run(q, &ws, i, out, nil)
+					}
+				}
+				b.ReportMetric(float64(b.N)*2*n*n*d/b.Elapsed().Seconds()/1e9, "GMAC/s")
+			})
+		}
+	}
+}
