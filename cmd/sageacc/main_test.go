@@ -135,6 +135,14 @@ func TestBadInput(t *testing.T) {
 		{"actual of another layer", []string{"compare", good, "--actual", write(t, nil, tensor("m.o", 1, 2, 20, 8))}, []string{`"m.o"`, `"m"`}},
 		{"unknown flag", []string{"compare", good, "--frobnicate"}, []string{"--frobnicate"}},
 		{"unknown command", []string{"frobnicate"}, []string{"frobnicate"}},
+		{"table of that name", []string{"table", "smothing", good}, []string{"smothing", "smoothing", "all"}},
+		{"table without a dump", []string{"table", "all"}, []string{"no dump given"}},
+		{"table format", []string{"table", "all", good, "--format", "xml"}, []string{"xml"}},
+		{"table of a missing file", []string{"table", "smooth-v", "nowhere.safetensors"}, []string{"nowhere.safetensors"}},
+		{"synth without a file", []string{"synth"}, []string{"-o FILE"}},
+		{"synth profile", []string{"synth", "--profile", "x", "-o", "x.safetensors"}, []string{"--profile", "outlier"}},
+		{"synth size", []string{"synth", "--tokens", "0", "-o", filepath.Join(empty, "x.safetensors")}, []string{"tokens"}},
+		{"synth unwritable", []string{"synth", "--tokens", "4", "-o", nowhere}, []string{nowhere}},
 		{"inspect a missing file", []string{"inspect", "nowhere.npz"}, []string{"nowhere.npz"}},
 		{"inspect format", []string{"inspect", good, "--format", "csv"}, []string{"csv"}},
 		{"kernels format", []string{"kernels", "--format", "csv"}, []string{"csv"}},
@@ -296,6 +304,37 @@ func TestFormats(t *testing.T) {
 		code, out, errs := sage(t, args...)
 		if code != exitOK || errs != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%v: exit %d, stderr %q, stdout %.100s", args, code, errs, out)
+		}
+	}
+}
+
+func TestTable(t *testing.T) {
+	for format, want := range map[string]string{
+		"table":    "99.75%  0.0406  0.0773", // the paper's
+		"csv":      "smooth-v,yes,",
+		"json":     `"schema": "sageacc/table/v1"`,
+		"markdown": "| yes ",
+	} {
+		code, out, errs := sage(t, "table", "smooth-v", sample, "--layers", `layers\.0`, "--paper", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+	if _, out, _ := sage(t, "table", "smooth-v", sample, "--layers", `layers\.0`); strings.Contains(out, "paper: cos") {
+		t.Error("the paper's figures without being asked for")
+	}
+}
+
+// TestSynth: what is made from synthetic activations says so.
+func TestSynth(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s.safetensors")
+	code, out, errs := sage(t, "synth", "--profile", "outlier", "--tokens", "100", "--heads", "2", "-o", path)
+	if code != exitOK || out != "" || !strings.Contains(errs, "profile outlier, seed 1") {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	for _, args := range [][]string{{"compare", path}, {"inspect", path}, {"table", "smooth-v", path}, {"compare", path, "--format", "json"}, {"compare", path, "--format", "markdown"}} {
+		if code, out, errs := sage(t, args...); code != exitOK || errs != "" || !strings.Contains(strings.ToLower(out), "synthetic") {
+			t.Errorf("%v: exit %d, stderr %q, stdout:\n%s", args, code, errs, out)
 		}
 	}
 }

@@ -74,6 +74,8 @@ and what a GPU returned (actual).`,
 		newInspect(e),
 		newKernels(e),
 		newConform(e),
+		newTable(e),
+		newSynth(e),
 		newVersion(e),
 	)
 	root.SetHelpCommand(newHelp())

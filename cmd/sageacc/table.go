@@ -1,0 +1,119 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/reference"
+	"github.com/sageacc/sageacc/tables"
+)
+
+func newTable(e *env) *cobra.Command {
+	var (
+		dump   dumpFlags
+		format string
+		out    string
+		ref    string
+		paper  bool
+		jobs   int
+	)
+	cmd := &cobra.Command{
+		Use:   "table NAME... DUMP...",
+		Short: "Regenerate the paper's accuracy tables on a dump",
+		Long: `Measures the methods of the SageAttention2 paper (arXiv 2411.10958) on the layers
+of the dumps, average and worst over layers, cosine similarity, relative L1 and
+RMSE. NAME is ` + strings.Join(tables.Names(), ", ") + `, or all. With
+--paper the paper's figures stand beside the measured ones; they are of other
+activations (CogVideoX), so compare the order of the methods, not the digits.`,
+		Example: `  sageacc table smoothing dump.safetensors --paper
+  sageacc table all dumps/ --format markdown -o tables.md`,
+		Args: needArgs("table"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			write, err := pick(format, map[string]func(io.Writer, *tables.Result) error{
+				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper) },
+				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper) },
+				"csv":      render.TableCSV,
+				"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
+			})
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			precision, err := reference.ParsePrecision(ref)
+			if err != nil {
+				return fmt.Errorf("--reference: %w", err)
+			}
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			}
+			names, dumps, err := splitTables(args)
+			if err != nil {
+				return err
+			}
+			d, err := dump.open(cmd, dumps)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, d.Close()) }()
+			w, err := e.open(out)
+			if err != nil {
+				return err
+			}
+			defer w.abort()
+			bar := e.progress("table")
+			res, err := tables.Run(cmd.Context(), names, d, tables.Options{Reference: precision, Jobs: jobs, Progress: bar.show})
+			bar.erase()
+			if err != nil {
+				return err
+			}
+			if err := write(w, res); err != nil {
+				return err
+			}
+			return w.commit()
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			return append(tables.Names(), "all"), cobra.ShellCompDirectiveDefault
+		},
+	}
+	dump.add(cmd, false)
+	fs := cmd.Flags()
+	fs.StringVar(&format, "format", "table", "output format, `table|json|csv|markdown`")
+	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.BoolVar(&paper, "paper", false, "put the paper's figures beside the measured ones")
+	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	return cmd
+}
+
+// splitTables takes the names of tables, which come first, from the dumps.
+func splitTables(args []string) (names, dumps []string, err error) {
+	for len(args) > 0 && (args[0] == "all" || slices.Contains(tables.Names(), args[0])) {
+		if args[0] == "all" {
+			names = append(names, tables.Names()...)
+		} else {
+			names = append(names, args[0])
+		}
+		args = args[1:]
+	}
+	dumps = args
+	have := strings.Join(tables.Names(), ", ") + ", all"
+	switch {
+	case names == nil:
+		return nil, nil, fmt.Errorf("table: %q is not a table (have %s)", args[0], have)
+	case len(dumps) == 0:
+		return nil, nil, fmt.Errorf("table: no dump given (see sageacc table --help)")
+	}
+	var once []string
+	for _, n := range names {
+		if !slices.Contains(once, n) {
+			once = append(once, n)
+		}
+	}
+	return once, dumps, nil
+}

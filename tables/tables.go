@@ -1,0 +1,215 @@
+// Package tables regenerates the accuracy tables of SageAttention2 (arXiv
+// 2411.10958) on any dump: the same methods, measured as the paper measures them,
+// average and worst over layers.
+//
+// The paper's own activations (CogVideoX) are not at hand, so the figures differ
+// from the paper's; what can be compared is the order of the methods and the size
+// of the gaps between them. The paper's figures travel along.
+package tables
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/reference"
+)
+
+// Schema is the version of Result's JSON form.
+const Schema = "sageacc/table/v1"
+
+// Figures are a method's figures in the paper: cosine similarity as a fraction,
+// relative L1 and RMSE. Worst is nil where the paper has one tensor only.
+type Figures struct {
+	Average Triple  `json:"average"`
+	Worst   *Triple `json:"worst,omitempty"`
+}
+
+// Triple is cosine similarity, relative L1 and RMSE.
+type Triple struct {
+	CosSim float64 `json:"cos_sim"`
+	RelL1  float64 `json:"rel_l1"`
+	RMSE   float64 `json:"rmse"`
+}
+
+// Row is one method of a table.
+type Row struct {
+	Method  string         `json:"method"`
+	Average metrics.Values `json:"average"`
+	Worst   metrics.Values `json:"worst"`
+	Paper   *Figures       `json:"paper,omitempty"`
+}
+
+// Table is one table, measured.
+type Table struct {
+	Name  string `json:"name"`
+	Title string `json:"title"`
+	// Setup says what all methods of the table share.
+	Setup string `json:"setup"`
+	Rows  []Row  `json:"rows"`
+}
+
+// Result is the outcome of a run.
+type Result struct {
+	Schema string `json:"schema"`
+	// Layers are the layers that average and worst are over. Synthetic says how
+	// those that are not recordings were made.
+	Layers    []string `json:"layers"`
+	Synthetic []string `json:"synthetic,omitempty"`
+	Reference string   `json:"reference"`
+	Tables    []Table  `json:"tables"`
+}
+
+// method is a row before it is measured.
+type method struct {
+	name      string
+	change    func(*emulate.Config)
+	transform compare.Transform
+	paper     *Figures
+}
+
+type definition struct {
+	name, title, setup string
+	methods            []method
+}
+
+func smooth(s string) func(*emulate.Config) {
+	return func(c *emulate.Config) {
+		// The lists below are valid.
+		_ = c.SetSmooth(s)
+	}
+}
+
+func granularity(g quant.Granularity) func(*emulate.Config) {
+	return func(c *emulate.Config) { c.QKGranularity = g }
+}
+
+// fp32PV computes P~V with a true FP32 accumulator: Hopper's mma.sync has one.
+func fp32PV(t quant.PVType) func(*emulate.Config) {
+	return func(c *emulate.Config) { c.PVType, c.Arch = t, tensorcore.SM90 }
+}
+
+func accum(a emulate.Accum, arch string) func(*emulate.Config) {
+	return func(c *emulate.Config) { c.PVAccum, c.Arch = a, arch }
+}
+
+func paper(cos, l1, rmse, worstCos, worstL1, worstRMSE float64) *Figures {
+	return &Figures{Triple{cos, l1, rmse}, &Triple{worstCos, worstL1, worstRMSE}}
+}
+
+// definitions are the tables, all of them variations of sage2-4b. The paper's
+// figures are those of arXiv 2411.10958v7: tables 4 and 17, 6 and 15, 7 and 16,
+// and 10.
+func definitions() []definition {
+	oneLevel := func(s string) func(*emulate.Config) {
+		return func(c *emulate.Config) { smooth(s)(c); c.PVAccum = emulate.AccumFP32 }
+	}
+	return []definition{
+		{"smoothing", "Smoothing of Q and K (paper: tables 4 and 17)", "INT4 Q and K per-thread, E4M3 P and V", []method{
+			{"none", smooth("none"), nil, paper(0.8004, 0.3906, 0.2223, 0.0483, 0.9979, 0.7784)},
+			{"HadmdAttn", smooth("none"), hadamard, paper(0.7977, 0.3782, 0.2180, 0.0485, 0.9978, 0.7785)},
+			{"SmoothAttn", smooth("none"), smoothAttn, paper(0.9021, 0.3383, 0.1952, 0.6449, 0.9262, 0.7204)},
+			{"smooth K", smooth("k"), nil, paper(0.9807, 0.1493, 0.0743, 0.9086, 0.3565, 0.1464)},
+			{"smooth Q", smooth("q"), nil, paper(0.9830, 0.1250, 0.0712, 0.9310, 0.2989, 0.2195)},
+			{"smooth Q+K", smooth("q,k"), nil, paper(0.9946, 0.0648, 0.0334, 0.9671, 0.1956, 0.0779)},
+		}},
+		{"granularity", "Granularity of Q and K (paper: tables 6 and 15)", "INT4 Q and K, smoothed; E4M3 P and V", []method{
+			{"per-token", granularity(quant.PerToken), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775)},
+			{"per-thread", granularity(quant.PerThread), nil, paper(0.9945, 0.0622, 0.0313, 0.9672, 0.1932, 0.0776)},
+			{"per-block", granularity(quant.PerBlock), nil, paper(0.9803, 0.1492, 0.0744, 0.9068, 0.3615, 0.1490)},
+			{"per-tensor", granularity(quant.PerTensor), nil, paper(0.9715, 0.1800, 0.0865, 0.8585, 0.4687, 0.2261)},
+		}},
+		{"pv-dtype", "Data type of P and V (paper: tables 7 and 16)", "INT4 Q and K, smoothed; FP32 accumulator", []method{
+			{"INT8", fp32PV(quant.INT8), nil, paper(0.7705, 0.5618, 0.5044, 0.1952, 0.9579, 1.4483)},
+			{"E5M2", fp32PV(quant.E5M2), nil, paper(0.9920, 0.0905, 0.0903, 0.9494, 0.2327, 0.2361)},
+			{"E4M3", fp32PV(quant.E4M3), nil, paper(0.9944, 0.0683, 0.0347, 0.9670, 0.1956, 0.0779)},
+			{"FP16", fp32PV(quant.FP16), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775)},
+		}},
+		{"smooth-v", "Smoothing of V (paper: table 10, one tensor)", "INT4 Q and K, smoothed; E4M3 P and V; FP22 accumulator, one level", []method{
+			{"no", oneLevel("q,k"), nil, &Figures{Average: Triple{0.9825, 0.1980, 0.2387}}},
+			{"yes", oneLevel("q,k,v"), nil, &Figures{Average: Triple{0.9975, 0.0406, 0.0773}}},
+		}},
+		{"accumulator", "Accumulator of PV (paper: section 3.4)", "INT4 Q and K, smoothed; E4M3 P and V", []method{
+			{"FP22, one level", accum(emulate.AccumFP32, tensorcore.SM89), nil, nil},
+			{"FP22, two levels", accum(emulate.AccumTwoLevel, tensorcore.SM89), nil, nil},
+			{"FP32", accum(emulate.AccumFP32, tensorcore.SM90), nil, nil},
+			{"FP16, two levels", accum(emulate.AccumFP16, tensorcore.SM89), nil, nil},
+		}},
+	}
+}
+
+// Names returns the names of the tables.
+func Names() []string {
+	var names []string
+	for _, d := range definitions() {
+		names = append(names, d.name)
+	}
+	return names
+}
+
+// Options control a run.
+type Options struct {
+	Reference reference.Precision
+	Jobs      int
+	// Progress, if not nil, is called with the finished part, 0 to 1.
+	Progress func(part float64)
+}
+
+// Run measures the named tables on a dump.
+func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (*Result, error) {
+	var defs []definition
+	all := definitions()
+	methods := 0
+	for _, n := range names {
+		i := slices.IndexFunc(all, func(d definition) bool { return d.name == n })
+		if i < 0 {
+			return nil, fmt.Errorf("unknown table %q (have %s)", n, strings.Join(Names(), ", "))
+		}
+		defs = append(defs, all[i])
+		methods += len(all[i].methods)
+	}
+	res := &Result{Schema: Schema, Reference: opt.Reference.String()}
+	for _, l := range d.Layers {
+		res.Layers = append(res.Layers, l.Name)
+		if l.Synthetic != "" && !slices.Contains(res.Synthetic, l.Synthetic) {
+			res.Synthetic = append(res.Synthetic, l.Synthetic)
+		}
+	}
+	done := 0
+	for _, def := range defs {
+		t := Table{Name: def.name, Title: def.title, Setup: def.setup}
+		for _, m := range def.methods {
+			cfg, err := emulate.Preset("sage2-4b")
+			if err != nil {
+				return nil, err
+			}
+			m.change(&cfg)
+			k, err := emulate.New(cfg)
+			if err != nil {
+				return nil, fmt.Errorf("table %s, %s: %w", def.name, m.name, err)
+			}
+			r, err := compare.Run(ctx, d, compare.Options{
+				Kernel: k, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
+				Progress: func(part float64) {
+					if opt.Progress != nil {
+						opt.Progress((float64(done) + part) / float64(methods))
+					}
+				},
+			})
+			if err != nil {
+				return nil, err
+			}
+			done++
+			t.Rows = append(t.Rows, Row{m.name, r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, m.paper})
+		}
+		res.Tables = append(res.Tables, t)
+	}
+	return res, nil
+}
