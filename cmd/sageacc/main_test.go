@@ -139,6 +139,13 @@ func TestBadInput(t *testing.T) {
 		{"table without a dump", []string{"table", "all"}, []string{"no dump given"}},
 		{"table format", []string{"table", "all", good, "--format", "xml"}, []string{"xml"}},
 		{"table of a missing file", []string{"table", "smooth-v", "nowhere.safetensors"}, []string{"nowhere.safetensors"}},
+		{"recommend without a requirement", []string{"recommend", good}, []string{"--require"}},
+		{"recommend bad requirement", []string{"recommend", good, "--require", "cos"}, []string{"--require", "cos"}},
+		{"recommend bad kernel", []string{"recommend", good, "--require", "cos>0", "--kernels", "x"}, []string{"--kernels", "sage2-4b"}},
+		{"diff of one", []string{"diff", "a.json"}, []string{"two results"}},
+		{"diff of a missing file", []string{"diff", "nowhere.json", "nowhere.json"}, []string{"nowhere.json"}},
+		{"diff of no result", []string{"diff", good, good}, []string{"dump.safetensors", "not a result"}},
+		{"diff bad bound", []string{"diff", "a", "b", "--max-growth", "-1"}, []string{"--max-growth"}},
 		{"synth without a file", []string{"synth"}, []string{"-o FILE"}},
 		{"synth profile", []string{"synth", "--profile", "x", "-o", "x.safetensors"}, []string{"--profile", "outlier"}},
 		{"synth size", []string{"synth", "--tokens", "0", "-o", filepath.Join(empty, "x.safetensors")}, []string{"tokens"}},
@@ -322,6 +329,42 @@ func TestTable(t *testing.T) {
 	}
 	if _, out, _ := sage(t, "table", "smooth-v", sample, "--layers", `layers\.0`); strings.Contains(out, "paper: cos") {
 		t.Error("the paper's figures without being asked for")
+	}
+}
+
+func TestRecommend(t *testing.T) {
+	for format, want := range map[string]string{
+		"table":    "cos_sim>=0.995: 1 sage2-4b, 1 sage2-8b-sm90\n",
+		"markdown": "| layers.3.attn | sage2-8b-sm90 |",
+		"json":     `"kernel": "sage2-8b-sm90"`,
+	} {
+		code, out, errs := sage(t, "recommend", sample, "--require", "cos>=0.995", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	dir := t.TempDir()
+	a, b := filepath.Join(dir, "a.json"), filepath.Join(dir, "b.json")
+	for path, kernel := range map[string]string{a: "sage2-8b-sm90", b: "sage2-4b"} {
+		if code, _, errs := sage(t, "compare", sample, "--kernel", kernel, "--format", "json", "-o", path); code != exitOK {
+			t.Fatal(errs)
+		}
+	}
+	code, out, errs := sage(t, "diff", a, a, "--max-growth", "0")
+	if code != exitOK || errs != "" || !strings.Contains(out, "~") || strings.Contains(out, "->") {
+		t.Errorf("of itself: exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	code, out, errs = sage(t, "diff", a, b, "--max-growth", "50")
+	if code != exitCheckFailed || strings.Count(errs, "check failed: layer") != 2 || !strings.Contains(out, "kernel: sage2-8b-sm90 -> sage2-4b") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	for _, format := range []string{"json", "markdown"} {
+		if code, out, errs := sage(t, "diff", b, a, "--format", format); code != exitOK || errs != "" || !strings.Contains(out, "layers.3.attn") {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
 	}
 }
 

@@ -75,6 +75,8 @@ and what a GPU returned (actual).`,
 		newKernels(e),
 		newConform(e),
 		newTable(e),
+		newRecommend(e),
+		newDiff(e),
 		newSynth(e),
 		newVersion(e),
 	)

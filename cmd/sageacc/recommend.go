@@ -1,0 +1,102 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/recommend"
+	"github.com/sageacc/sageacc/reference"
+)
+
+func newRecommend(e *env) *cobra.Command {
+	var (
+		dump    dumpFlags
+		require []string
+		kernels []string
+		format  string
+		out     string
+		ref     string
+		jobs    int
+	)
+	cmd := &cobra.Command{
+		Use:   "recommend DUMP... --require EXPR",
+		Short: "Pick for each layer the cheapest kernel that is accurate enough",
+		Long: `For each layer the first of the kernels, cheapest first, whose emulated output
+fulfils every --require expression against the reference; fp16 where none does:
+leave that layer as it is.`,
+		Example: `  sageacc recommend dump.safetensors --require 'cos>=0.995'
+  sageacc recommend dump.safetensors --require 'cos>=0.99' --require 'rel_l1<0.1' --kernels sage2-4b,sage2-8b-sm89`,
+		Args: needArgs("dump"),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			write, err := pick(format, map[string]func(io.Writer, *recommend.Result) error{
+				"table":    render.RecommendText,
+				"markdown": render.RecommendMarkdown,
+				"json":     func(w io.Writer, r *recommend.Result) error { return render.JSON(w, r) },
+			})
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			opt := recommend.Options{Jobs: jobs}
+			if opt.Reference, err = reference.ParsePrecision(ref); err != nil {
+				return fmt.Errorf("--reference: %w", err)
+			}
+			if len(require) == 0 {
+				return fmt.Errorf("recommend: no requirement given (--require 'cos>=0.99', say)")
+			}
+			for _, s := range require {
+				x, err := metrics.ParseExpr(s)
+				if err != nil {
+					return fmt.Errorf("--require: %w", err)
+				}
+				opt.Require = append(opt.Require, x)
+			}
+			for _, name := range kernels {
+				cfg, err := emulate.Preset(name)
+				if err != nil {
+					return fmt.Errorf("--kernels: %w", err)
+				}
+				opt.Kernels = append(opt.Kernels, cfg)
+			}
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			}
+			d, err := dump.open(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, d.Close()) }()
+			w, err := e.open(out)
+			if err != nil {
+				return err
+			}
+			defer w.abort()
+			bar := e.progress("recommend")
+			opt.Progress = bar.show
+			res, err := recommend.Run(cmd.Context(), d, opt)
+			bar.erase()
+			if err != nil {
+				return err
+			}
+			if err := write(w, res); err != nil {
+				return err
+			}
+			return w.commit()
+		},
+	}
+	dump.add(cmd, false)
+	fs := cmd.Flags()
+	fs.StringArrayVar(&require, "require", nil, "what the output must fulfil against the reference, `EXPR` as in 'cos>=0.99' (repeatable)")
+	fs.StringSliceVar(&kernels, "kernels", []string{"sage2-4b", "sage2-8b-sm90"}, "candidates, cheapest first, `LIST`")
+	fs.StringVar(&format, "format", "table", "output format, `table|json|markdown`")
+	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	return cmd
+}
