@@ -7,10 +7,12 @@ package compare
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sageacc/sageacc/attribute"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/explain"
@@ -128,6 +130,9 @@ type Layer struct {
 	// Explanation names the numerics that give an actual output which is not the
 	// emulated one; Run leaves it nil, Explain fills it in.
 	Explanation *explain.Result `json:"explanation,omitempty"`
+	// Attribution says how much of the error each step causes; Run leaves it nil,
+	// Attribute fills it in.
+	Attribution *attribute.Layer `json:"attribution,omitempty"`
 }
 
 // Summary is the average or the worst over layers. The rows with an actual
@@ -197,6 +202,21 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	return nil
 }
 
+// Attribute finds out, for every layer, how much of the emulated kernel's error each
+// of its steps causes.
+func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
+	layers, err := attribute.Run(ctx, d, attribute.Options{
+		Config: opt.Kernel.Config(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
+	})
+	if err != nil {
+		return err
+	}
+	for i := range layers {
+		res.Layers[i].Attribution = &layers[i]
+	}
+	return nil
+}
+
 // work estimates a layer's cost, in multiply-adds.
 func work(l *layerdumps.Layer) float64 {
 	return float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim)
@@ -232,6 +252,8 @@ type kvHead struct {
 	once        sync.Once
 	batch, head int
 	left        atomic.Int64 // chunks to come
+	prev        *kvHead
+	dropped     chan struct{} // closed by drop
 	err         error
 	kv          *emulate.KV
 	transform   func(x []float32, query bool)
@@ -270,7 +292,10 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	var kvs []*kvHead
 	for b := range l.Q.Batch {
 		for kh := range l.K.Heads {
-			kv := &kvHead{batch: b, head: kh}
+			kv := &kvHead{batch: b, head: kh, dropped: make(chan struct{})}
+			if len(kvs) > 0 {
+				kv.prev = kvs[len(kvs)-1]
+			}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
 				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
@@ -399,15 +424,15 @@ type worker struct {
 
 func (w *worker) run(ctx context.Context, c *chunk) error {
 	kv := c.kv
-	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
-	if kv.err != nil {
-		return kv.err
-	}
+	kv.once.Do(func() { kv.err = kv.prepare(ctx, w.layer, w.opt) })
 	defer func() {
 		if kv.left.Add(-1) == 0 {
 			kv.drop()
 		}
 	}()
+	if kv.err != nil {
+		return kv.err
+	}
 	l := w.layer
 	d := l.Q.Dim
 	n := (c.hi - c.lo) * d
@@ -464,8 +489,17 @@ func (w *worker) emulate(ctx context.Context, c *chunk) error {
 	return nil
 }
 
-func (kv *kvHead) prepare(l *layerdumps.Layer, opt Options) error {
+func (kv *kvHead) prepare(ctx context.Context, l *layerdumps.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
+	if nk*d > cached && kv.prev != nil {
+		// Of long heads only one is in memory.
+		select {
+		case <-kv.prev.dropped:
+			runtime.GC()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	kv.k = func(lo, hi int, dst []float32) { l.K.Rows(kv.batch, kv.head, lo, hi, dst) }
 	kv.v = func(lo, hi int, dst []float32) { l.V.Rows(kv.batch, kv.head, lo, hi, dst) }
 	if nk*d <= cached {
@@ -511,7 +545,10 @@ func (kv *kvHead) query(k *emulate.Kernel, l *layerdumps.Layer, batch, head int,
 // drop lets go of the large buffers; the counts stay.
 func (kv *kvHead) drop() {
 	kv.k, kv.v = nil, nil
-	kv.kv = &emulate.KV{Counts: kv.kv.Counts}
+	if kv.kv != nil {
+		kv.kv = &emulate.KV{Counts: kv.kv.Counts}
+	}
+	close(kv.dropped)
 }
 
 func (r *Result) summarise() {

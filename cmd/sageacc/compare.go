@@ -33,6 +33,7 @@ func newCompare(e *env) *cobra.Command {
 		failIf   []string
 		bitExact bool
 		why      bool
+		causes   bool
 		jobs     int
 	)
 	cmd := &cobra.Command{
@@ -51,10 +52,15 @@ the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
 With --explain, where an actual output is not the emulated one, kernels that
 differ from the given one in one or two points (accumulator, architecture,
 granularity, smoothing, mask, softmax scale, data types, program) are tried, and
-those that give the actual output bit for bit are named.`,
+those that give the actual output bit for bit are named.
+
+With --attribute the kernel is run once more for each of its steps (codes of Q
+and K, of P, of V, the accumulator, exp2, the output's rounding): that step alone
+with all others exact, and all others with that step exact.`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-8b-sm89 --arch sm_90 --pv-accum fp32+fp16
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
+  sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -112,6 +118,15 @@ those that give the actual output bit for bit are named.`,
 					return err
 				}
 			}
+			if causes {
+				bar := e.progress("attribute")
+				opt.Progress = bar.show
+				err := compare.Attribute(cmd.Context(), d, res, opt)
+				bar.erase()
+				if err != nil {
+					return err
+				}
+			}
 			if err := write(w, res); err != nil {
 				return err
 			}
@@ -130,6 +145,7 @@ those that give the actual output bit for bit are named.`,
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes (not in csv)")
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, name the numerics that give it")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd

@@ -232,6 +232,16 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+func TestAttribute(t *testing.T) {
+	path := write(t, nil, layer(1, 2, 40, 8)...)
+	for format, want := range map[string]string{"table": "what does not add up", "markdown": "| Q, K codes ", "json": `"attribution": {`, "csv": "emulated_vs_reference"} {
+		code, out, errs := sage(t, "compare", path, "--attribute", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+}
+
 // TestJSON checks the contract that others script against.
 func TestJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "result.json")

@@ -6,7 +6,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sageacc/sageacc/attribute"
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/internal/texttab"
 	"github.com/sageacc/sageacc/metrics"
 )
@@ -68,7 +70,16 @@ func CompareText(w io.Writer, r *compare.Result) error {
 	if len(notes) > 0 {
 		notes = append([]string{""}, notes...)
 	}
-	return list(w, notes)
+	if err := list(w, notes); err != nil {
+		return err
+	}
+	if a := attribution(r); a != nil {
+		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
+			return err
+		}
+		return a.Text(w)
+	}
+	return nil
 }
 
 // CompareMarkdown is CompareText in GitHub Flavored Markdown.
@@ -92,7 +103,16 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 		}
 		notes = append(notes, "- "+n)
 	}
-	return list(w, notes)
+	if err := list(w, notes); err != nil {
+		return err
+	}
+	if a := attribution(r); a != nil {
+		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
+			return err
+		}
+		return a.Markdown(w)
+	}
+	return nil
 }
 
 // compareHead says what was run, on what.
@@ -248,6 +268,36 @@ func explanation(l *compare.Layer) []string {
 		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", l.Name, h.String(), h.Mismatched, h.Elements, h.RelL1))
 	}
 	return notes
+}
+
+const attributionTitle = "What causes the error: each step alone with all others exact, and the kernel with that step exact."
+
+// attribution makes the table of what each step causes, or nil.
+func attribution(r *compare.Result) *texttab.Table {
+	t := columns("layer", "step", ">alone: 1-cos", ">rel_l1", ">of MSE", ">without: 1-cos", ">rel_l1", ">of MSE")
+	for _, l := range r.Layers {
+		a := l.Attribution
+		if a == nil {
+			continue
+		}
+		part := func(x jsonfloat.Float) string { return fmt.Sprintf("%.1f%%", 100*float64(x/a.Kernel.MSE)) }
+		cells := func(e attribute.Error) []string {
+			return []string{absolute(e.OneMinusCos), relative(e.RelL1), part(e.MSE)}
+		}
+		name := l.Name
+		for _, s := range a.Steps {
+			t.Rows = append(t.Rows, append(append([]string{name, s.Name}, cells(s.Alone)...), cells(s.Without)...))
+			name = ""
+		}
+		t.Rows = append(t.Rows,
+			append([]string{"", "no step (FP32 arithmetic)"}, cells(a.Rest)...),
+			[]string{"", "what does not add up", "", "", part(a.Remainder)},
+			append([]string{"", "the kernel"}, cells(a.Kernel)...))
+	}
+	if t.Rows == nil {
+		return nil
+	}
+	return &t
 }
 
 // Mismatch says in words where an actual and the emulated output first differ,
