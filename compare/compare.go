@@ -363,6 +363,9 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		out.ActualNonFinite = &emulate.Count{NaN: n.OutNaN, Inf: n.OutInf}
 	}
 	out.Warnings = warnings(l, &all.counts, out.ActualNonFinite)
+	if n := all.emulated.NonFinite(); n.RefNaN+n.RefInf > 0 {
+		out.Warnings = append(out.Warnings, describe("the reference", emulate.Count{NaN: n.RefNaN, Inf: n.RefInf}))
+	}
 	return out
 }
 

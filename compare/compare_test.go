@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
@@ -324,6 +325,9 @@ func TestSpoiled(t *testing.T) {
 	l := res.Layers[0]
 	if l.Counts["q"].NaN != 1 || l.ActualNonFinite == nil || l.ActualNonFinite.NaN != 1 {
 		t.Errorf("counts %+v, actual %+v", l.Counts, l.ActualNonFinite)
+	}
+	if !slices.Contains(l.Warnings, "the reference: 8 NaN") { // the row of the NaN in Q
+		t.Errorf("warnings %q", l.Warnings)
 	}
 	if len(l.Warnings) < 2 {
 		t.Errorf("warnings %q", l.Warnings)
