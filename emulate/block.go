@@ -45,7 +45,7 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 		for b := range k.Blocks(in.Len) {
 			ws.fit(k, kv.in.Dim)
 			rows := k.loadQuery(q, ws, b)
-			q.amax = quant.AbsMax(q.amax, ws.q[:rows*kv.in.Dim])
+			q.amax = quant.AbsMaxAt(k.level, q.amax, ws.q[:rows*kv.in.Dim])
 		}
 	}
 	return q
@@ -144,7 +144,7 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 		m := quant.NewChannelMean(d)
 		m.Add(x)
 		m.Mean(ws.qMean, format.FP32.Round)
-		quant.SubtractMean(quant.Paper, x, ws.qMean, nil)
+		quant.SubtractMeanAt(k.level, quant.Paper, x, ws.qMean, format.FP32)
 	}
 	return rows
 }
@@ -221,7 +221,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	var amax [128]float32
 	for r := range rows {
 		i := g.QueryGroup(k.tiling, first+r) - base
-		amax[i] = quant.AbsMax(amax[i], ws.q[r*d:r*d+d])
+		amax[i] = quant.AbsMaxAt(k.level, amax[i], ws.q[r*d:r*d+d])
 	}
 	if g == quant.PerTensor {
 		amax[0] = q.amax
@@ -229,7 +229,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	for r := range rows {
 		s := quant.NewScale(style, bits, amax[g.QueryGroup(k.tiling, first+r)-base])
 		ws.qScale[r] = s.Step
-		s.Quantize(ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
+		s.QuantizeAt(k.level, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
 	}
 }
 

@@ -152,7 +152,7 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 		k.smoothKeys(kv, x)
 		for r := 0; r < len(x)/d; r++ {
 			i := g.KeyGroup(k.tiling, lo+r)
-			amax[i] = quant.AbsMax(amax[i], x[r*d:r*d+d])
+			amax[i] = quant.AbsMaxAt(k.level, amax[i], x[r*d:r*d+d])
 		}
 	})
 	scales := make([]quant.Scale, len(amax))
@@ -167,7 +167,7 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 		kv.Counts[StageKCodes].scan(x)
 		for r := 0; r < len(x)/d; r++ {
 			s := &scales[g.KeyGroup(k.tiling, lo+r)]
-			s.Quantize(kv.kCodes[(lo+r)*d:(lo+r+1)*d], x[r*d:r*d+d])
+			s.QuantizeAt(k.level, kv.kCodes[(lo+r)*d:(lo+r+1)*d], x[r*d:r*d+d])
 		}
 	})
 }
@@ -175,7 +175,7 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 // smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
 func (k *Kernel) smoothKeys(kv *KV, x []float32) {
 	if kv.mean != nil {
-		quant.SubtractMean(k.cfg.qkStyle(), x, kv.mean, kv.in.DType.Round)
+		quant.SubtractMeanAt(k.level, k.cfg.qkStyle(), x, kv.mean, kv.in.DType)
 	}
 }
 
@@ -205,7 +205,8 @@ func (k *Kernel) prepareV(kv *KV, buf []float32) {
 			}
 		}
 	} else {
-		kv.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, kv.vStride, k.tiling.BlockK, k.step())
+		unit, _ := k.vecUnit()
+		kv.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, kv.vStride, k.tiling.BlockK, unit)
 	}
 	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
 		for r := 0; r < len(x)/d; r++ {

@@ -154,19 +154,53 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// TestProcs runs the fastest level with several numbers of processors.
+// TestProcs runs every level with several numbers of processors.
 func TestProcs(t *testing.T) {
-	levels := emulate.Levels()
-	cfg, _ := emulate.Preset("sage2-8b-sm90")
-	h := randomHead(5, 500, 700, 128, format.FP16)
-	want, wantLSE, _ := h.runAt(t, cfg, emulate.Levels()[0])
-	for _, n := range []int{1, 2, 8} {
-		old := runtime.GOMAXPROCS(n)
-		got, lse, _ := h.runAt(t, cfg, levels[len(levels)-1])
-		runtime.GOMAXPROCS(old)
-		same(t, "output", got, want)
-		same(t, "lse", lse, wantLSE)
+	for _, name := range []string{"sage2-8b-sm90", "sage2-4b"} {
+		cfg, err := emulate.Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := randomHead(5, 500, 700, 128, format.BF16)
+		want, wantLSE, _ := h.runAt(t, cfg, emulate.Levels()[0])
+		for _, level := range emulate.Levels() {
+			for _, n := range []int{1, 2, 8} {
+				old := runtime.GOMAXPROCS(n)
+				got, lse, _ := h.runAt(t, cfg, level)
+				runtime.GOMAXPROCS(old)
+				what := fmt.Sprintf("%s, %s, %d processors: ", name, level, n)
+				same(t, what+"output", got, want)
+				same(t, what+"lse", lse, wantLSE)
+			}
+		}
 	}
+}
+
+// FuzzLevels holds the levels together on heads drawn from a seed and scaled.
+func FuzzLevels(f *testing.F) {
+	f.Add(uint64(1), uint8(0), 1.0, 1.0, false)
+	f.Add(uint64(2), uint8(7), 1e-3, 300.0, true)
+	all := configs()
+	f.Fuzz(func(t *testing.T, seed uint64, which uint8, qScale, vScale float64, causal bool) {
+		h := randomHead(seed, 70, 140, 16, format.FP16)
+		h.causal = causal
+		for i := range h.q {
+			h.q[i] = h.dtype.Round(h.q[i] * float32(qScale))
+		}
+		for i := range h.v {
+			h.v[i] = h.dtype.Round(h.v[i] * float32(vScale))
+		}
+		cfg := all[int(which)%len(all)]
+		want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
+		for _, level := range emulate.Levels()[1:] {
+			got, lse, counts := h.runAt(t, cfg, level)
+			same(t, level.String()+" output", got, want)
+			same(t, level.String()+" lse", lse, wantLSE)
+			if counts != wantCounts {
+				t.Fatalf("%s: counts %v, want %v", level, counts.Map(), wantCounts.Map())
+			}
+		}
+	})
 }
 
 // same compares bits; all NaN are one.
@@ -203,6 +237,44 @@ func BenchmarkHead(b *testing.B) {
 					}
 				}
 				b.ReportMetric(float64(b.N)*2*n*n*d/b.Elapsed().Seconds()/1e9, "GMAC/s")
+			})
+		}
+	}
+}
+
+// BenchmarkPrepare quantises K and V of a head, BenchmarkQuantizeQuery its Q.
+func BenchmarkPrepare(b *testing.B) {
+	quantizers(b, func(k *emulate.Kernel, h *head) int {
+		if _, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype}); err != nil {
+			b.Fatal(err)
+		}
+		return len(h.k) + len(h.v)
+	})
+}
+
+func BenchmarkQuantizeQuery(b *testing.B) {
+	quantizers(b, func(k *emulate.Kernel, h *head) int {
+		k.QuantizeQuery(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Scale: 1}, h.d)
+		return len(h.q)
+	})
+}
+
+// quantizers runs f, which returns how many elements it took, for presets and
+// levels.
+func quantizers(b *testing.B, f func(k *emulate.Kernel, h *head) int) {
+	h := randomHead(1, 4096, 4096, 128, format.FP16)
+	for _, cfg := range emulate.Presets() {
+		for _, level := range emulate.Levels() {
+			b.Run(cfg.Name+"/"+level.String(), func(b *testing.B) {
+				k, err := emulate.NewAt(cfg, level)
+				if err != nil {
+					b.Fatal(err)
+				}
+				n := 0
+				for b.Loop() {
+					n = f(k, h)
+				}
+				b.ReportMetric(float64(b.N)*float64(n)/b.Elapsed().Seconds()/1e6, "Melem/s")
 			})
 		}
 	}

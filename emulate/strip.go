@@ -27,22 +27,22 @@ type strip struct {
 
 // strips are the strips of a block and what they share.
 type strips struct {
-	strip  []strip
-	s      []float32 // [BlockK][Rows], first as int32
-	p      []float32 // [BlockK+1][Rows], P~; the last row is zero
-	pe     []uint8   // [BlockK][Rows], its exponents
-	e      []uint8   // [Dim][Rows]
-	tile   []float32 // [Dim][Rows]
-	kScale []float32 // [BlockK]
-	delta  []float32 // [BlockK]
-	zeros  []float32 // [Dim], negative ones
+	strip   []strip
+	s       []float32 // [BlockK][Rows], first as int32
+	p       []float32 // [BlockK+1][Rows], P~; the last row is zero
+	pe      []uint8   // [BlockK][Rows], its exponents
+	tile    []float32 // [Dim][Rows]
+	kScale  []float32 // [BlockK]
+	delta   []float32 // [BlockK]
+	zeros   []float32 // [Dim], negative ones
+	scratch vec.Scratch
 }
 
 func newStrips(bq, bk, dim int) *strips {
 	const n = vec.Rows
 	s := &strips{
 		s: make([]float32, bk*n), p: make([]float32, (bk+1)*n), pe: make([]uint8, bk*n),
-		e: make([]uint8, dim*n), tile: make([]float32, dim*n),
+		tile:   make([]float32, dim*n),
 		kScale: make([]float32, bk), delta: make([]float32, bk), zeros: make([]float32, dim),
 	}
 	for i := range s.zeros {
@@ -74,19 +74,26 @@ var (
 	}()
 )
 
-// step is how many keys the PV unit adds at a time.
-func (k *Kernel) step() int {
-	if k.unit != nil && len(k.unit.Steps) == 2 {
-		return 16
+// vecUnit describes the PV unit to the vector kernels and reports whether they
+// have it. The unit takes keys in V's stored order; within 32 keys a step of 16
+// or 32 is the same set in both orders, and keys k mod 4 in {0, 1} of the stored
+// order are those with bit 3 clear.
+func (k *Kernel) vecUnit() (vec.Unit, bool) {
+	u := k.unit
+	switch {
+	case u == nil || u.A != tensorcore.E4M3 && u.A != tensorcore.E5M2:
+	case u.FractionBits == 13:
+		return vec.Unit{Step: len(u.Steps[0]), Half: u.C == tensorcore.FP16}, true
+	case u.SeparateAdd && u.FractionBits == 25 && u.C == tensorcore.FP32:
+		return vec.Unit{Step: 16, Split: true}, true
 	}
-	return 32
+	return vec.Unit{Step: 32}, false
 }
 
 // prepareStrips finds out whether a kv head's blocks can run in strips.
 func (k *Kernel) prepareStrips(kv *KV) {
 	d := kv.in.Dim
-	u := k.unit
-	if k.level == vec.Portable || u == nil || u.FractionBits != 13 || k.cfg.PVAccum == AccumFP32 || d%4 != 0 || !kv.vCodes.Index() {
+	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || u.Split && k.level.Narrow() || k.cfg.PVAccum == AccumFP32 || d%4 != 0 || !kv.vCodes.Index() {
 		return
 	}
 	kv.strips = true
@@ -178,7 +185,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, lo int, tail bool) {
 	} else {
 		k.smoothKeys(kv, x[:n*d])
 	}
-	if !vec.MeanDots(ss.delta, x, mean, ws.qMean) {
+	if k.level.Narrow() || !k.level.MeanDots(ss.delta, x, mean, ws.qMean) {
 		k.deltaScores(ws, kv, lo)
 		copy(ss.delta, ws.deltaS)
 	}
@@ -190,7 +197,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, lo int, tail bool) {
 func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale float32, tail bool) bool {
 	kv := q.kv
 	d, bk := kv.in.Dim, k.tiling.BlockK
-	vec.QK(ss.s, st.q, kv.kCodes[lo*d:], kv.kBias[lo:], bk)
+	k.level.QK(ss.s, st.q, kv.kCodes[lo*d:], kv.kBias[lo:], bk, &ss.scratch)
 	for i := range st.top {
 		st.top[i] = masked
 	}
@@ -208,16 +215,16 @@ func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale
 			}
 			st.limit[r] = int32(limit - lo)
 		}
-		if !vec.Dequantize(ss.s, st.top, bk, &st.qScale, ss.kScale, ss.delta, &st.limit, masked) {
+		if !k.level.Dequantize(ss.s, st.top, bk, &st.qScale, ss.kScale, ss.delta, &st.limit, masked) {
 			return false
 		}
 		a.QScale, a.KScale = &ones[0], &ones[0]
 	} else {
-		vec.ToFloat(ss.s, st.top, bk)
+		k.level.ToFloat(ss.s, st.top, bk)
 	}
-	return vec.Softmax(&a) &&
-		kv.vCodes.Dot(ss.tile, ss.p, ss.pe, ss.e, lo, k.unit.C == tensorcore.FP16) &&
-		vec.AddTile(st.o, ss.tile, &st.rescale, d)
+	return k.level.Softmax(&a) &&
+		kv.vCodes.Dot(k.level, ss.tile, ss.p, ss.pe, &ss.scratch, lo) &&
+		k.level.AddTile(st.o, ss.tile, &st.rescale, d)
 }
 
 // finishStrip is finish for rows [lo, hi) of a block, which are the strip's.
@@ -238,9 +245,9 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 	if mean == nil {
 		mean = ss.zeros
 	}
-	if ordinary {
+	if ordinary && !k.level.Narrow() {
 		copy(ss.tile, st.o)
-		if vec.Finish(kv.in.DType, ss.tile, &inverse, kv.vScale, mean) {
+		if k.level.Finish(kv.in.DType, ss.tile, &inverse, kv.vScale, mean) {
 			transpose(out, ss.tile, d, hi-lo)
 			clear(ss.tile)
 			return

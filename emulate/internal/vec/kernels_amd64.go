@@ -13,6 +13,9 @@ import (
 // Levels returns what this machine can run, the best last.
 func Levels() []Level {
 	l := []Level{Portable}
+	if x := &cpu.X86; x.HasAVX2 && x.HasFMA {
+		l = append(l, AVX2)
+	}
 	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI && x.HasAVX512VNNI {
 		l = append(l, AVX512)
 	}
@@ -23,39 +26,83 @@ func Levels() []Level {
 // keys rows of k, a multiple of 4, each of 4*len(q)/(4*Rows) codes. q is
 // [dim/4][Rows][4], biased by 128; bias holds -128 times the sum of each key's
 // codes.
-func QK(out []float32, q []uint8, k []int8, bias []int32, keys int) {
+func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s *Scratch) {
 	quads := len(q) / (4 * Rows)
 	_, _, _ = out[keys*Rows-1], k[keys*quads*4-1], bias[keys-1]
+	if l == AVX2 {
+		wideQ, wideK := grow(&s.wideQ, len(q)), grow(&s.wideK, keys*quads*4)
+		qkAVX2((*int32)(unsafe.Pointer(&out[0])), &q[0], &k[0], &bias[0], quads*4, quads, keys, &wideQ[0], &wideK[0])
+		return
+	}
 	qk((*int32)(unsafe.Pointer(&out[0])), &q[0], &k[0], &bias[0], quads*4, quads, keys)
 }
 
 // ToFloat converts the integer scores of keys keys, a multiple of 8, in place
 // and raises top[thread][row] to the maximum.
-func ToFloat(s, top []float32, keys int) {
+func (l Level) ToFloat(s, top []float32, keys int) {
 	_, _ = s[keys*Rows-1], top[threads*Rows-1]
+	if l == AVX2 {
+		toFloatAVX2(&s[0], &top[0], keys)
+		return
+	}
 	toFloat(&s[0], &top[0], keys)
 }
 
 // Dequantize is ToFloat with s*(qscale[row]*kscale[key]) + delta[key], the sum
 // rounded once, and masked from key limit[row] on. It reports whether all
 // values were in the range where it is exact.
-func Dequantize(s, top []float32, keys int, qscale *[Rows]float32, kscale, delta []float32, limit *[Rows]int32, masked float32) bool {
+func (l Level) Dequantize(s, top []float32, keys int, qscale *[Rows]float32, kscale, delta []float32, limit *[Rows]int32, masked float32) bool {
 	_, _, _, _ = s[keys*Rows-1], top[threads*Rows-1], kscale[keys-1], delta[keys-1]
+	if l == AVX2 {
+		return dequantizeAVX2(&s[0], &top[0], keys, &qscale[0], &kscale[0], &delta[0], &limit[0], masked) == 0
+	}
 	return dequantize(&s[0], &top[0], keys, &qscale[0], &kscale[0], &delta[0], &limit[0], masked) == 0
 }
 
 // Softmax is the online softmax of a strip and a tile of keys. It reports
 // whether all values were in the range where it is exact.
-func Softmax(a *SoftmaxArgs) bool { return softmax((*byte)(unsafe.Pointer(a))) == 0 }
+func (l Level) Softmax(a *SoftmaxArgs) bool {
+	if l == AVX2 {
+		return softmaxAVX2((*byte)(unsafe.Pointer(a))) == 0
+	}
+	return softmax((*byte)(unsafe.Pointer(a))) == 0
+}
 
-// Exponents and Dot are the two passes of Values.Dot.
-func exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
-	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
+// exponentPass, dotPass, splitPass and addPass are the passes of Values.Dot.
+func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32, split bool) {
+	_ = e[channels*Rows-1]
+	if split {
+		_, _ = pe[24*Rows-1], codes[(channels-1)*32+23]
+		exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
+		return
+	}
+	_, _ = pe[16*Rows-1], codes[(channels-1)*32+15]
+	if l == AVX2 {
+		exponentsAVX2(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
+		return
+	}
 	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 }
 
-func dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
+func (l Level) splitPass(acc []float32, records, codes []uint8, values *[256]float64, p []float32, e []uint8, channels, stride int, bias uint32) {
 	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
+	dot25(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias))
+}
+
+func (l Level) addPass(acc, sums []float32, channels int) {
+	_, _ = acc[channels*Rows-1], sums[channels*Rows-1]
+	addSums(&acc[0], &sums[0], channels)
+}
+
+func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
+	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
+	if l == AVX2 {
+		f := dot13AVX2
+		if half {
+			f = dot13HalfAVX2
+		}
+		return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+	}
 	if half {
 		return dot13Half(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 	}
@@ -64,16 +111,23 @@ func dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []fl
 
 // AddTile sets o = o*rescale + tile, channel by channel, flushing subnormal
 // results, and clears tile. It reports whether all results are finite.
-func AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
+func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
 	_, _ = o[channels*Rows-1], tile[channels*Rows-1]
+	if l == AVX2 {
+		return addTileAVX2(&o[0], &tile[0], &rescale[0], channels) == 0
+	}
 	return addTile(&o[0], &tile[0], &rescale[0], channels) == 0
 }
+
+// Narrow says which kernels a level below AVX512 lacks: those of MeanDots,
+// Finish, AbsMax, Subtract, Quantize and Values with Unit.Split.
+func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
 // multiply-adds in order of the channel, for len(out) keys, a multiple of 16,
 // and a multiple of 4 channels. It reports whether no operand or sum is
 // subnormal.
-func MeanDots(out, x, mean, q []float32) bool {
+func (l Level) MeanDots(out, x, mean, q []float32) bool {
 	_, _ = x[len(out)*len(q)-1], mean[len(q)-1]
 	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/16, len(q)) == 0
 }
@@ -81,7 +135,7 @@ func MeanDots(out, x, mean, q []float32) bool {
 // Finish sets o[channel][row] = round(o*inverse[row]*scale[channel] +
 // mean[channel]), flushing subnormal products and sums. It reports whether all
 // results are finite; if not, o is lost.
-func Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	channels := len(scale)
 	_, _ = o[channels*Rows-1], mean[channels-1]
 	f := finishFP32
@@ -92,4 +146,40 @@ func Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []
 		f = finishBF16
 	}
 	return f(&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
+}
+
+// AbsMax returns the larger of m and the largest magnitude of x, ignoring NaN.
+// len(x) is a multiple of 16, as in Subtract and Quantize.
+func (l Level) AbsMax(m float32, x []float32) float32 {
+	if len(x) == 0 {
+		return m
+	}
+	return absMax(&x[0], m, len(x)/16)
+}
+
+// Subtract subtracts mean from each row of x and rounds to the format. BF16
+// makes numbers of some NaN: x must not hold one.
+func (l Level) Subtract(to format.DType, x, mean []float32) {
+	rows := len(x) / len(mean)
+	if rows == 0 {
+		return
+	}
+	f := subtractFP32
+	switch to {
+	case format.FP16:
+		f = subtractFP16
+	case format.BF16:
+		f = subtractBF16
+	}
+	f(&x[0], &mean[0], rows, len(mean)/16)
+}
+
+// Quantize writes the codes of x, between least and limit; NaN gives 0.
+func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, limit, least int8) {
+	if len(x) == 0 {
+		return
+	}
+	_ = codes[len(x)-1]
+	f := [...]func(*int8, *float32, float32, int32, int32, int){quantizeAway, quantizeEven, quantizeDivide}[r]
+	f(&codes[0], &x[0], factor, int32(limit), int32(least), len(x)/16)
 }

@@ -10,34 +10,58 @@ func Levels() []Level { return []Level{Portable} }
 const unavailable = "vec: no kernels on this machine"
 
 // QK needs a vector level.
-func QK(out []float32, q []uint8, k []int8, bias []int32, keys int) { panic(unavailable) }
+func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s *Scratch) {
+	panic(unavailable)
+}
 
 // ToFloat needs a vector level.
-func ToFloat(s, top []float32, keys int) { panic(unavailable) }
+func (l Level) ToFloat(s, top []float32, keys int) { panic(unavailable) }
 
 // Dequantize needs a vector level.
-func Dequantize(s, top []float32, keys int, qscale *[Rows]float32, kscale, delta []float32, limit *[Rows]int32, masked float32) bool {
+func (l Level) Dequantize(s, top []float32, keys int, qscale *[Rows]float32, kscale, delta []float32, limit *[Rows]int32, masked float32) bool {
 	panic(unavailable)
 }
 
 // Softmax needs a vector level.
-func Softmax(a *SoftmaxArgs) bool { panic(unavailable) }
+func (l Level) Softmax(a *SoftmaxArgs) bool { panic(unavailable) }
 
-func exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
+func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32, split bool) {
 	panic(unavailable)
 }
 
-func dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
+func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
 	panic(unavailable)
 }
 
 // AddTile needs a vector level.
-func AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool { panic(unavailable) }
-
-// MeanDots needs a vector level.
-func MeanDots(out, x, mean, q []float32) bool { panic(unavailable) }
-
-// Finish needs a vector level.
-func Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
 	panic(unavailable)
 }
+
+// MeanDots needs a vector level.
+func (l Level) MeanDots(out, x, mean, q []float32) bool { panic(unavailable) }
+
+// Finish needs a vector level.
+func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+	panic(unavailable)
+}
+
+// AbsMax needs a vector level.
+func (l Level) AbsMax(m float32, x []float32) float32 { panic(unavailable) }
+
+// Subtract needs a vector level.
+func (l Level) Subtract(to format.DType, x, mean []float32) { panic(unavailable) }
+
+// Quantize needs a vector level.
+func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, limit, least int8) {
+	panic(unavailable)
+}
+
+func (l Level) splitPass(acc []float32, records, codes []uint8, values *[256]float64, p []float32, e []uint8, channels, stride int, bias uint32) {
+	panic(unavailable)
+}
+
+func (l Level) addPass(acc, sums []float32, channels int) { panic(unavailable) }
+
+// Narrow reports true.
+func (l Level) Narrow() bool { return true }

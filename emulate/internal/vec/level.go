@@ -1,15 +1,45 @@
 package vec
 
-// Level is a set of instructions that kernels may use.
+// Level is a set of instructions that kernels may use. The kernels are its
+// methods; those of Portable panic.
 type Level uint8
 
 // Levels.
 const (
-	// Portable is pure Go: the definition.
+	// Portable is pure Go: the definition, which has no kernels.
 	Portable Level = iota
+	// AVX2 needs AVX2, FMA and F16C.
+	AVX2
 	// AVX512 needs AVX-512 F, BW, DQ, VL, VBMI and VNNI.
 	AVX512
 )
 
 // String names the level.
-func (l Level) String() string { return [...]string{"portable", "avx512"}[l] }
+func (l Level) String() string { return [...]string{"portable", "avx2", "avx512"}[l] }
+
+// Rounding is what Quantize does.
+type Rounding uint8
+
+// Roundings of the quantisers.
+const (
+	// MultiplyAway multiplies, adds half of the sign and truncates.
+	MultiplyAway Rounding = iota
+	// MultiplyEven multiplies and rounds to nearest even.
+	MultiplyEven
+	// DivideEven divides and rounds to nearest even.
+	DivideEven
+)
+
+// Scratch is memory for kernels. Its zero value is ready; it grows as needed.
+type Scratch struct {
+	e            []uint8   // [dim][Rows], exponents
+	sums         []float32 // [dim][Rows], zero between calls
+	wideQ, wideK []int16   // operands of QK as words
+}
+
+func grow[T any](s *[]T, n int) []T {
+	if len(*s) < n {
+		*s = make([]T, n)
+	}
+	return (*s)[:n]
+}

@@ -18,9 +18,20 @@ func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *flo
 // The result is not zero if a value left the range in which this is exact.
 func softmax(a *byte) uint32
 
-// exponents writes e[channel][row] = max over 16 keys of pe[key][row] + table[codes[channel][key]];
+// exponents writes e[channel][row] = max over 16 keys, from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
 // codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.
 func exponents(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// exponentsSplit writes e[channel][row] = max over 16 keys, from 0 and 16 on, of pe[key][row] + table[codes[channel][key]];
+// codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.
+func exponentsSplit(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// dot25 adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64)
+
+// addSums adds sums[channel][row] to acc and clears it.
+func addSums(acc *float32, sums *float32, channels int)
 
 // dot13 adds one step's products to acc[channel][row]; see Values for records and
 // exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.
@@ -38,6 +49,30 @@ func addTile(o *float32, tile *float32, rescale *float32, channels int) uint32
 // for 16*groups keys. The result is not zero if an operand or a sum is subnormal.
 func meanDots(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
 
+// absMax returns the larger of m and the largest magnitude of 16*groups elements, ignoring NaN.
+func absMax(x *float32, m float32, groups int) float32
+
+// subtractFP16 subtracts mean from rows of 16*groups elements and rounds.
+func subtractFP16(x *float32, mean *float32, rows int, groups int)
+
+// subtractBF16 subtracts mean from rows of 16*groups elements and rounds.
+func subtractBF16(x *float32, mean *float32, rows int, groups int)
+
+// subtractFP32 subtracts mean from rows of 16*groups elements and rounds.
+func subtractFP32(x *float32, mean *float32, rows int, groups int)
+
+// quantizeAway writes x times factor, rounded to nearest, ties to away from zero (an addition of one half, and truncation), between least and limit,
+// for 16*groups elements; NaN gives 0. Products flush subnormal numbers.
+func quantizeAway(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeEven writes x times factor, rounded to nearest, ties to even, between least and limit,
+// for 16*groups elements; NaN gives 0. Products flush subnormal numbers.
+func quantizeEven(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeDivide writes x divided by factor, rounded to nearest, ties to even, between least and limit,
+// for 16*groups elements; NaN gives 0. Products flush subnormal numbers.
+func quantizeDivide(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
 // finishFP16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
 func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
@@ -49,3 +84,27 @@ func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, cha
 // finishFP32 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
 func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// qkAVX2 is qk for an even number of keys and a multiple of 16 codes; wideQ and wideK are scratch for the operands as words.
+func qkAVX2(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys int, wideQ *int16, wideK *int16)
+
+// toFloatAVX2 is toFloat.
+func toFloatAVX2(s *float32, top *float32, keys int)
+
+// dequantizeAVX2 is dequantize.
+func dequantizeAVX2(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
+
+// softmaxAVX2 is softmax.
+func softmaxAVX2(a *byte) uint32
+
+// exponentsAVX2 is exponents.
+func exponentsAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// dot13AVX2 is dot13, or dot13Half.
+func dot13AVX2(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+
+// dot13HalfAVX2 is dot13, or dot13Half.
+func dot13HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+
+// addTileAVX2 is addTile.
+func addTileAVX2(o *float32, tile *float32, rescale *float32, channels int) uint32

@@ -4,8 +4,9 @@ import "math"
 
 // Values is a matrix V of FP8 codes, laid out for Dot.
 type Values struct {
-	dim, step, tile int
-	format          *ValueFormat
+	dim, tile int
+	unit      Unit
+	format    *ValueFormat
 	// codes is [keys/32][dim][32], with room to read past the end.
 	codes []uint8
 	// records is [keys/step][dim][recordSize]: a channel's number, how many pairs
@@ -16,11 +17,42 @@ type Values struct {
 	records []uint8
 }
 
+// Unit describes the matrix unit that Dot computes.
+type Unit struct {
+	// Step is how many keys it adds at a time, 16 or 32.
+	Step int
+	// Split says that steps of 16 keys take keys 0-7 and 16-23 of each 32, then
+	// the others, keep 25 fraction bits, round toward zero to FP32 and start from
+	// zero every 32 keys, whose sum is then added in FP32. Otherwise a unit keeps
+	// 13 fraction bits.
+	Split bool
+	// Half says that steps round to FP16 to nearest even, not to FP22 toward zero.
+	Half bool
+}
+
+// key returns the key of element i of step s within 32 keys, counted from the
+// first key of the step or, with Split, of the 32.
+func (u Unit) key(s, i int) int {
+	if u.Split {
+		return i%8 + i/8*16 + s%2*8
+	}
+	return i
+}
+
+// base returns the key from which a step's keys are counted.
+func (u Unit) base(first int) int {
+	if u.Split {
+		return first &^ 31
+	}
+	return first
+}
+
 // ValueFormat holds what Dot needs to know of the codes of an FP8 format.
 type ValueFormat struct {
 	// value of each code; finite is false where there is none.
-	value  [256]float32
-	finite [256]bool
+	value   [256]float32
+	value64 [256]float64
+	finite  [256]bool
 	// exponent is a code's exponent, raised by exponentBias, in each of four
 	// bytes; zero for a zero. With P~'s exponents, biased as in FP32, the sums
 	// stay below 256, and those with a zero operand below all others.
@@ -36,7 +68,7 @@ func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uin
 		if v-v != 0 {
 			continue
 		}
-		f.value[c], f.finite[c] = v, true
+		f.value[c], f.value64[c], f.finite[c] = v, float64(v), true
 		if v != 0 {
 			e := max(int(math.Float32bits(v)>>23&0xff)-127, lowest)
 			f.exponent[c] = uint32(e+int(exponentBias)) * 0x01010101
@@ -45,16 +77,16 @@ func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uin
 	return f
 }
 
-func (v *Values) recordSize() int { return v.step + 8 }
+func (v *Values) recordSize() int { return v.unit.Step + 8 }
 
 // slack is how far past a step's codes Dot may read: the key that stands for
 // none is the first after the tile.
 const slack = 256
 
 // NewValues returns a V of dim channels for a padded number of keys, a multiple
-// of tile. A step of the matrix unit is 16 or 32 keys deep.
-func NewValues(format *ValueFormat, dim, keys, tile, step int) *Values {
-	v := &Values{dim: dim, step: step, tile: tile, format: format}
+// of tile, which is one of 32.
+func NewValues(format *ValueFormat, dim, keys, tile int, unit Unit) *Values {
+	v := &Values{dim: dim, unit: unit, tile: tile, format: format}
 	v.codes = make([]uint8, keys*dim+slack)
 	return v
 }
@@ -72,19 +104,24 @@ func (v *Values) Keys() int { return (len(v.codes) - slack) / v.dim }
 func (v *Values) Index() bool {
 	keys := v.Keys()
 	size := v.recordSize()
-	v.records = make([]uint8, keys/v.step*v.dim*size)
+	step := v.unit.Step
+	v.records = make([]uint8, keys/step*v.dim*size)
 	type channel struct {
 		pos, neg int
 		keys     [64]uint8 // positive ones from 0, negative ones from 32
 	}
 	list := make([]channel, v.dim)
-	for first := 0; first < keys; first += v.step {
-		none := uint8(v.tile - first%v.tile)
+	for first := 0; first < keys; first += step {
+		base := v.unit.base(first)
+		none := uint8(v.tile - base%v.tile)
 		var count [33 * 33]int // channels by pairs of positive and negative elements
 		for c := range list {
 			l := &list[c]
 			l.pos, l.neg = 0, 0
-			for i, code := range v.Codes(first/32, c)[first%32:][:v.step] {
+			codes := v.Codes(base/32, c)[base%32:]
+			for n := range step {
+				i := v.unit.key(first/16, n)
+				code := codes[i]
 				switch {
 				case !v.format.finite[code]:
 					v.records = nil
@@ -107,7 +144,7 @@ func (v *Values) Index() bool {
 		for c := range list {
 			l := &list[c]
 			slot := &count[l.pos/2*33+l.neg/2]
-			r := v.records[(first/v.step*v.dim+*slot)*size:][:size]
+			r := v.records[(first/step*v.dim+*slot)*size:][:size]
 			*slot++
 			r[0], r[1], r[2] = uint8(c), uint8(l.pos/2), uint8(l.neg/2)
 			n := 4 + copy(r[4:], l.keys[:l.pos&^1])
@@ -125,21 +162,32 @@ func (v *Values) Index() bool {
 }
 
 // Dot adds the products of a tile of P~ with the keys from first on to
-// acc[channel][Rows], by a unit that keeps 13 fraction bits and rounds each step
-// to FP22, or to FP16 if half is set. p is [tile+1][Rows] with a last row of
-// zeros, pe [tile][Rows] its exponents; e is scratch, [dim][Rows]. It reports
-// whether all sums stayed finite.
-func (v *Values) Dot(acc, p []float32, pe, e []uint8, first int, half bool) bool {
+// acc[channel][Rows], which is not -0 or tiny: a chain from zero. p is
+// [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. It
+// reports whether all sums stayed finite.
+func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
+	e := grow(&s.e, v.dim*Rows)
+	sums := grow(&s.sums, v.dim*Rows)
 	ok := true
-	size := v.recordSize() * v.dim
-	for k := 0; k < v.tile; k += v.step {
-		key := first + k
-		codes := v.codes[key/32*v.dim*32+key%32:]
-		exponentPass(e, pe[k*Rows:], codes, &v.format.exponent, v.dim, 0)
-		if v.step == 32 {
-			exponentPass(e, pe[(k+16)*Rows:], codes[16:], &v.format.exponent, v.dim, math.MaxUint32)
+	f, size := v.format, v.recordSize()
+	for k := 0; k < v.tile; k += v.unit.Step {
+		base := v.unit.base(k)
+		codes := v.codes[(first+base)/32*v.dim*32+base%32:]
+		records := v.records[(first+k)/v.unit.Step*v.dim*size:]
+		if v.unit.Split {
+			second := k % 32 / 16 * 8
+			l.exponentPass(e, pe[(base+second)*Rows:], codes[second:], &f.exponent, v.dim, 0, true)
+			l.splitPass(sums, records, codes, &f.value64, p[base*Rows:], e, v.dim, size, f.exponentBias)
+			if second > 0 {
+				l.addPass(acc, sums, v.dim)
+			}
+			continue
 		}
-		ok = dotPass(acc, v.records[key/v.step*size:], codes, &v.format.value, p[k*Rows:], e, v.dim, v.recordSize(), v.format.exponentBias, half) && ok
+		l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0, false)
+		if v.unit.Step == 32 {
+			l.exponentPass(e, pe[(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32, false)
+		}
+		ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, v.unit.Half) && ok
 	}
 	return ok
 }

@@ -59,4 +59,5 @@ var (
 type Ex2Table struct {
 	C0     [64]uint32
 	C1, C2 [64]uint16
+	_      uint32 // gathers read past the end
 }

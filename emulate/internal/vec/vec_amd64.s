@@ -1676,6 +1676,444 @@ channel:
 	VZEROUPPER
 	RET
 
+// func exponentsSplit(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exponentsSplit(SB), NOSPLIT, $0-44
+	MOVQ         e+0(FP), AX
+	MOVQ         pe+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         table+24(FP), BX
+	MOVQ         channels+32(FP), SI
+	MOVL         keep+40(FP), DI
+	VPBROADCASTD DI, Z0
+	VMOVDQU32    (CX), Z1
+	VMOVDQU32    64(CX), Z2
+	VMOVDQU32    128(CX), Z3
+	VMOVDQU32    192(CX), Z4
+	VMOVDQU32    256(CX), Z5
+	VMOVDQU32    320(CX), Z6
+	VMOVDQU32    384(CX), Z7
+	VMOVDQU32    448(CX), Z8
+	VMOVDQU32    1024(CX), Z9
+	VMOVDQU32    1088(CX), Z10
+	VMOVDQU32    1152(CX), Z11
+	VMOVDQU32    1216(CX), Z12
+	VMOVDQU32    1280(CX), Z13
+	VMOVDQU32    1344(CX), Z14
+	VMOVDQU32    1408(CX), Z15
+	VMOVDQU32    1472(CX), Z16
+
+channel:
+	VPANDD      (AX), Z0, Z17
+	MOVBQZX     (DX), CX
+	VPADDD.BCST (BX)(CX*4), Z1, Z18
+	VPMAXUB     Z18, Z17, Z17
+	MOVBQZX     1(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z2, Z18
+	VMOVDQA32   Z18, Z18
+	MOVBQZX     2(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z3, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     3(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z4, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     4(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z5, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     5(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z6, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     6(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z7, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     7(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z8, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     16(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z9, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     17(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z10, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     18(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z11, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     19(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z12, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     20(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z13, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     21(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z14, Z19
+	VPMAXUB     Z19, Z18, Z18
+	MOVBQZX     22(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z15, Z19
+	VPMAXUB     Z19, Z17, Z17
+	MOVBQZX     23(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z16, Z19
+	VPMAXUB     Z19, Z18, Z18
+	VPMAXUB     Z18, Z17, Z17
+	VMOVDQU32   Z17, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, DX
+	DECQ        SI
+	JNZ         channel
+	VZEROUPPER
+	RET
+
+// func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot25(SB), NOSPLIT, $0-72
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), BX
+	MOVQ         p+32(FP), SI
+	MOVQ         e+40(FP), DI
+	MOVQ         channels+48(FP), R8
+	MOVQ         bias+64(FP), R9
+	VPBROADCASTQ R9, Z0
+
+channel:
+	MOVBQZX      (CX), R11
+	MOVQ         R11, R12
+	MOVQ         R11, R10
+	SHLQ         $0x08, R11
+	SHLQ         $0x05, R12
+	SHLQ         $0x06, R10
+	ADDQ         AX, R11
+	ADDQ         DX, R12
+	ADDQ         DI, R10
+	LEAQ         4(CX), R9
+	VPMOVZXBQ    (R10), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R11), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot25Constants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R11), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R10), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R11), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot25Constants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R11), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R10), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R11), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot25Constants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R11), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R10), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R11), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot25Constants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R11), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R10), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R11), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot25Constants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R11), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R10), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R11), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot25Constants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R11), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R10), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R11), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot25Constants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R11), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R10), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R11), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot25Constants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot25Constants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot25Constants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R11), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R10
+	TESTQ        R10, R10
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	DECQ               R10
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSD       (BX)(R13*8), Z16
+	SHLQ               $0x08, R10
+	VCVTPS2PD          (SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSD       (BX)(R13*8), Z16
+	SHLQ               $0x08, R10
+	VCVTPS2PD          (SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	MOVBQZX            2(CX), R10
+	TESTQ              R10, R10
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	DECQ               R10
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R11)
+	VSUBPD           Z5, Z2, Z2
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R11)
+	VSUBPD           Z7, Z4, Z4
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R11)
+	VSUBPD           Z9, Z6, Z6
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R11)
+	VSUBPD           Z11, Z8, Z8
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R11)
+	VSUBPD           Z13, Z10, Z10
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R11)
+	VSUBPD           Z15, Z12, Z12
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R11)
+	VSUBPD           Z17, Z14, Z14
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R11)
+	ADDQ             stride+56(FP), CX
+	DECQ             R8
+	JNZ              channel
+	VZEROUPPER
+	RET
+
+DATA dot25Constants<>+0(SB)/8, $0x39b8000000000000
+DATA dot25Constants<>+8(SB)/8, $0x4970000000000000
+DATA dot25Constants<>+16(SB)/8, $0x000000000000001f
+GLOBL dot25Constants<>(SB), RODATA|NOPTR, $24
+
+// func addSums(acc *float32, sums *float32, channels int)
+// Requires: AVX, AVX512F
+TEXT ·addSums(SB), NOSPLIT, $0-24
+	MOVQ   acc+0(FP), AX
+	MOVQ   sums+8(FP), CX
+	MOVQ   channels+16(FP), DX
+	VPXORD Z0, Z0, Z0
+
+channel:
+	VMOVUPS (AX), Z1
+	VADDPS  (CX), Z1, Z1
+	VMOVUPS Z1, (AX)
+	VMOVUPS Z0, (CX)
+	VMOVUPS 64(AX), Z1
+	VADDPS  64(CX), Z1, Z1
+	VMOVUPS Z1, 64(AX)
+	VMOVUPS Z0, 64(CX)
+	VMOVUPS 128(AX), Z1
+	VADDPS  128(CX), Z1, Z1
+	VMOVUPS Z1, 128(AX)
+	VMOVUPS Z0, 128(CX)
+	VMOVUPS 192(AX), Z1
+	VADDPS  192(CX), Z1, Z1
+	VMOVUPS Z1, 192(AX)
+	VMOVUPS Z0, 192(CX)
+	ADDQ    $0x00000100, AX
+	ADDQ    $0x00000100, CX
+	DECQ    DX
+	JNZ     channel
+	VZEROUPPER
+	RET
+
 // func dot13(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
 // Requires: AVX, AVX512F
 TEXT ·dot13(SB), NOSPLIT, $0-76
@@ -2278,6 +2716,241 @@ channel:
 	VZEROUPPER
 	RET
 
+// func absMax(x *float32, m float32, groups int) float32
+// Requires: AVX, AVX512F, SSE
+TEXT ·absMax(SB), NOSPLIT, $0-28
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VBROADCASTSS m+8(FP), Z0
+
+group:
+	VMOVUPS       (AX), Z1
+	VPANDD.BCST   absMaxConstants<>+0(SB), Z1, Z1
+	VMAXPS        Z0, Z1, Z0
+	ADDQ          $0x40, AX
+	DECQ          CX
+	JNZ           group
+	VEXTRACTF64X4 $0x01, Z0, Y1
+	VMAXPS        Y1, Y0, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VMAXPS        X1, X0, X0
+	VPSHUFD       $0x4e, X0, X1
+	VMAXPS        X1, X0, X0
+	VPSHUFD       $0xb1, X0, X1
+	VMAXPS        X1, X0, X0
+	MOVSS         X0, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA absMaxConstants<>+0(SB)/4, $0x7fffffff
+GLOBL absMaxConstants<>(SB), RODATA|NOPTR, $4
+
+// func subtractFP16(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·subtractFP16(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS   (AX), Z0
+	VSUBPS    (SI), Z0, Z0
+	VCVTPS2PH $0x00, Z0, Y0
+	VCVTPH2PS Y0, Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x40, SI
+	DECQ      DI
+	JNZ       group
+	DECQ      DX
+	JNZ       row
+	VZEROUPPER
+	RET
+
+GLOBL subtractFP16Constants<>(SB), RODATA|NOPTR, $0
+
+// func subtractBF16(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·subtractBF16(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS     (AX), Z0
+	VSUBPS      (SI), Z0, Z0
+	VPSRLD      $0x10, Z0, Z1
+	VPANDD.BCST subtractBF16Constants<>+0(SB), Z1, Z1
+	VPADDD.BCST subtractBF16Constants<>+4(SB), Z1, Z1
+	VPADDD      Z1, Z0, Z0
+	VPANDD.BCST subtractBF16Constants<>+8(SB), Z0, Z0
+	VMOVUPS     Z0, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, SI
+	DECQ        DI
+	JNZ         group
+	DECQ        DX
+	JNZ         row
+	VZEROUPPER
+	RET
+
+DATA subtractBF16Constants<>+0(SB)/4, $0x00000001
+DATA subtractBF16Constants<>+4(SB)/4, $0x00007fff
+DATA subtractBF16Constants<>+8(SB)/4, $0xffff0000
+GLOBL subtractBF16Constants<>(SB), RODATA|NOPTR, $12
+
+// func subtractFP32(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·subtractFP32(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS (AX), Z0
+	VSUBPS  (SI), Z0, Z0
+	VMOVUPS Z0, (AX)
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, SI
+	DECQ    DI
+	JNZ     group
+	DECQ    DX
+	JNZ     row
+	VZEROUPPER
+	RET
+
+GLOBL subtractFP32Constants<>(SB), RODATA|NOPTR, $0
+
+// func quantizeAway(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·quantizeAway(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Z0
+	MOVL         limit+20(FP), BX
+	VPBROADCASTD BX, Z1
+	MOVL         least+24(FP), BX
+	VPBROADCASTD BX, Z2
+
+group:
+	VMOVUPS     (CX), Z3
+	VFPCLASSPSZ $0x20, Z3, K1
+	VPANDD.BCST quantizeAwayConstants<>+0(SB), Z3, K1, Z3
+	VMULPS      Z0, Z3, Z3
+	VFPCLASSPSZ $0x20, Z3, K1
+	VPANDD.BCST quantizeAwayConstants<>+0(SB), Z3, K1, Z3
+	VCMPPS      $0x07, Z3, Z3, K1
+	VMINPS.BCST quantizeAwayConstants<>+8(SB), Z3, Z3
+	VPANDD.BCST quantizeAwayConstants<>+0(SB), Z3, Z4
+	VPORD.BCST  quantizeAwayConstants<>+4(SB), Z4, Z4
+	VADDPS      Z4, Z3, Z3
+	VCVTTPS2DQ  Z3, Z3
+	VPMINSD     Z1, Z3, Z3
+	VPMAXSD     Z2, Z3, Z3
+	VMOVDQA32.Z Z3, K1, Z3
+	VPMOVSDB    Z3, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x10, AX
+	DECQ        DX
+	JNZ         group
+	VZEROUPPER
+	RET
+
+DATA quantizeAwayConstants<>+0(SB)/4, $0x80000000
+DATA quantizeAwayConstants<>+4(SB)/4, $0x3f000000
+DATA quantizeAwayConstants<>+8(SB)/4, $0x48000000
+GLOBL quantizeAwayConstants<>(SB), RODATA|NOPTR, $12
+
+// func quantizeEven(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·quantizeEven(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Z0
+	MOVL         limit+20(FP), BX
+	VPBROADCASTD BX, Z1
+	MOVL         least+24(FP), BX
+	VPBROADCASTD BX, Z2
+
+group:
+	VMOVUPS     (CX), Z3
+	VFPCLASSPSZ $0x20, Z3, K1
+	VPANDD.BCST quantizeEvenConstants<>+0(SB), Z3, K1, Z3
+	VMULPS      Z0, Z3, Z3
+	VFPCLASSPSZ $0x20, Z3, K1
+	VPANDD.BCST quantizeEvenConstants<>+0(SB), Z3, K1, Z3
+	VCMPPS      $0x07, Z3, Z3, K1
+	VMINPS.BCST quantizeEvenConstants<>+8(SB), Z3, Z3
+	VPANDD.BCST quantizeEvenConstants<>+0(SB), Z3, Z4
+	VCVTPS2DQ   Z3, Z3
+	VPMINSD     Z1, Z3, Z3
+	VPMAXSD     Z2, Z3, Z3
+	VMOVDQA32.Z Z3, K1, Z3
+	VPMOVSDB    Z3, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x10, AX
+	DECQ        DX
+	JNZ         group
+	VZEROUPPER
+	RET
+
+DATA quantizeEvenConstants<>+0(SB)/4, $0x80000000
+DATA quantizeEvenConstants<>+4(SB)/4, $0x3f000000
+DATA quantizeEvenConstants<>+8(SB)/4, $0x48000000
+GLOBL quantizeEvenConstants<>(SB), RODATA|NOPTR, $12
+
+// func quantizeDivide(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX512F
+TEXT ·quantizeDivide(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Z0
+	MOVL         limit+20(FP), BX
+	VPBROADCASTD BX, Z1
+	MOVL         least+24(FP), BX
+	VPBROADCASTD BX, Z2
+
+group:
+	VMOVUPS     (CX), Z3
+	VDIVPS      Z0, Z3, Z3
+	VCMPPS      $0x07, Z3, Z3, K1
+	VMINPS.BCST quantizeDivideConstants<>+8(SB), Z3, Z3
+	VPANDD.BCST quantizeDivideConstants<>+0(SB), Z3, Z4
+	VCVTPS2DQ   Z3, Z3
+	VPMINSD     Z1, Z3, Z3
+	VPMAXSD     Z2, Z3, Z3
+	VMOVDQA32.Z Z3, K1, Z3
+	VPMOVSDB    Z3, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x10, AX
+	DECQ        DX
+	JNZ         group
+	VZEROUPPER
+	RET
+
+DATA quantizeDivideConstants<>+0(SB)/4, $0x80000000
+DATA quantizeDivideConstants<>+4(SB)/4, $0x3f000000
+DATA quantizeDivideConstants<>+8(SB)/4, $0x48000000
+GLOBL quantizeDivideConstants<>(SB), RODATA|NOPTR, $12
+
 // func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·finishFP16(SB), NOSPLIT, $0-44
@@ -2522,3 +3195,3935 @@ channel:
 
 DATA finishFP32Constants<>+0(SB)/4, $0x80000000
 GLOBL finishFP32Constants<>(SB), RODATA|NOPTR, $4
+
+DATA constantsAVX2<>+0(SB)/4, $0x000000ff
+DATA constantsAVX2<>+4(SB)/4, $0x00ff0000
+DATA constantsAVX2<>+8(SB)/4, $0x7f800000
+DATA constantsAVX2<>+12(SB)/4, $0x4b000000
+DATA constantsAVX2<>+16(SB)/4, $0x000001ff
+DATA constantsAVX2<>+20(SB)/4, $0x0000003f
+DATA constantsAVX2<>+24(SB)/4, $0x0000ffff
+DATA constantsAVX2<>+28(SB)/4, $0x00006000
+DATA constantsAVX2<>+32(SB)/4, $0x000077e2
+DATA constantsAVX2<>+36(SB)/4, $0xff800000
+DATA constantsAVX2<>+40(SB)/4, $0x3f000000
+DATA constantsAVX2<>+44(SB)/4, $0x007fffff
+DATA constantsAVX2<>+48(SB)/4, $0x3f800000
+DATA constantsAVX2<>+52(SB)/4, $0x0000001f
+DATA constantsAVX2<>+56(SB)/4, $0x05400000
+DATA constantsAVX2<>+60(SB)/4, $0x85800000
+DATA constantsAVX2<>+64(SB)/4, $0x80000000
+DATA constantsAVX2<>+68(SB)/4, $0xfffffc00
+DATA constantsAVX2<>+72(SB)/4, $0x00000071
+GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $76
+
+// func qkAVX2(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys int, wideQ *int16, wideK *int16)
+// Requires: AVX, AVX2
+TEXT ·qkAVX2(SB), NOSPLIT, $0-72
+	MOVQ  q+8(FP), AX
+	MOVQ  k+16(FP), CX
+	MOVQ  quads+40(FP), DX
+	MOVQ  keys+48(FP), BX
+	MOVQ  wideQ+56(FP), SI
+	MOVQ  wideK+64(FP), DI
+	MOVQ  BX, R8
+	IMULQ DX, R8
+
+k:
+	VPMOVSXBW (CX), Y0
+	VMOVDQU   Y0, (DI)
+	ADDQ      $0x10, CX
+	ADDQ      $0x20, DI
+	SUBQ      $0x04, R8
+	JNZ       k
+	MOVQ      DX, R8
+
+q:
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      (AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, (SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 256(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      32(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 32(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 288(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      64(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 64(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 320(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      96(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 96(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 352(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      128(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 128(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 384(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      160(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 160(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 416(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      192(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 192(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 448(SI)
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPBROADCASTD constantsAVX2<>+4(SB), Y4
+	VMOVDQU      224(AX), Y0
+	VPAND        Y3, Y0, Y1
+	VPSLLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 224(SI)
+	VPSRLD       $0x10, Y0, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLD       $0x08, Y0, Y2
+	VPAND        Y4, Y2, Y2
+	VPOR         Y2, Y1, Y1
+	VMOVDQU      Y1, 480(SI)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000200, SI
+	DECQ         R8
+	JNZ          q
+	MOVQ         out+0(FP), AX
+	MOVQ         bias+24(FP), CX
+	MOVQ         stride+32(FP), SI
+	MOVQ         wideK+64(FP), DI
+	ADDQ         SI, SI
+
+key:
+	XORQ R8, R8
+
+half:
+	VPBROADCASTD (CX), Y0
+	VPBROADCASTD (CX), Y1
+	VPBROADCASTD (CX), Y2
+	VPBROADCASTD (CX), Y3
+	VPBROADCASTD 4(CX), Y4
+	VPBROADCASTD 4(CX), Y5
+	VPBROADCASTD 4(CX), Y6
+	VPBROADCASTD 4(CX), Y7
+	MOVQ         wideQ+56(FP), R9
+	ADDQ         R8, R9
+	MOVQ         DI, R10
+	LEAQ         (DX)(DX*1), R11
+
+pair:
+	VPBROADCASTD (R10), Y8
+	VPBROADCASTD (R10)(SI*1), Y9
+	VMOVDQU      (R9), Y10
+	VPMADDWD     Y10, Y8, Y11
+	VPADDD       Y11, Y0, Y0
+	VPMADDWD     Y10, Y9, Y10
+	VPADDD       Y10, Y4, Y4
+	VMOVDQU      32(R9), Y10
+	VPMADDWD     Y10, Y8, Y11
+	VPADDD       Y11, Y1, Y1
+	VPMADDWD     Y10, Y9, Y10
+	VPADDD       Y10, Y5, Y5
+	VMOVDQU      64(R9), Y10
+	VPMADDWD     Y10, Y8, Y11
+	VPADDD       Y11, Y2, Y2
+	VPMADDWD     Y10, Y9, Y10
+	VPADDD       Y10, Y6, Y6
+	VMOVDQU      96(R9), Y10
+	VPMADDWD     Y10, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPMADDWD     Y10, Y9, Y8
+	VPADDD       Y8, Y7, Y7
+	ADDQ         $0x00000100, R9
+	ADDQ         $0x04, R10
+	DECQ         R11
+	JNZ          pair
+	VMOVDQU      Y0, (AX)(R8*1)
+	VMOVDQU      Y1, 32(AX)(R8*1)
+	VMOVDQU      Y2, 64(AX)(R8*1)
+	VMOVDQU      Y3, 96(AX)(R8*1)
+	VMOVDQU      Y4, 256(AX)(R8*1)
+	VMOVDQU      Y5, 288(AX)(R8*1)
+	VMOVDQU      Y6, 320(AX)(R8*1)
+	VMOVDQU      Y7, 352(AX)(R8*1)
+	ADDQ         $0x00000080, R8
+	CMPQ         R8, $0x00000100
+	JNE          half
+	LEAQ         (DI)(SI*2), DI
+	ADDQ         $0x00000200, AX
+	ADDQ         $0x08, CX
+	SUBQ         $0x02, BX
+	JNZ          key
+	VZEROUPPER
+	RET
+
+// func toFloatAVX2(s *float32, top *float32, keys int)
+// Requires: AVX
+TEXT ·toFloatAVX2(SB), NOSPLIT, $0-24
+	MOVQ s+0(FP), AX
+	MOVQ top+8(FP), CX
+	MOVQ keys+16(FP), DX
+	MOVQ $0x00000008, BX
+
+vector:
+	VMOVUPS (CX), Y0
+	VMOVUPS 256(CX), Y1
+	VMOVUPS 512(CX), Y2
+	VMOVUPS 768(CX), Y3
+	MOVQ    AX, SI
+	MOVQ    DX, DI
+
+octet:
+	VCVTDQ2PS (SI), Y4
+	VMAXPS    Y0, Y4, Y0
+	VMOVUPS   Y4, (SI)
+	VCVTDQ2PS 256(SI), Y4
+	VMAXPS    Y0, Y4, Y0
+	VMOVUPS   Y4, 256(SI)
+	VCVTDQ2PS 512(SI), Y4
+	VMAXPS    Y1, Y4, Y1
+	VMOVUPS   Y4, 512(SI)
+	VCVTDQ2PS 768(SI), Y4
+	VMAXPS    Y1, Y4, Y1
+	VMOVUPS   Y4, 768(SI)
+	VCVTDQ2PS 1024(SI), Y4
+	VMAXPS    Y2, Y4, Y2
+	VMOVUPS   Y4, 1024(SI)
+	VCVTDQ2PS 1280(SI), Y4
+	VMAXPS    Y2, Y4, Y2
+	VMOVUPS   Y4, 1280(SI)
+	VCVTDQ2PS 1536(SI), Y4
+	VMAXPS    Y3, Y4, Y3
+	VMOVUPS   Y4, 1536(SI)
+	VCVTDQ2PS 1792(SI), Y4
+	VMAXPS    Y3, Y4, Y3
+	VMOVUPS   Y4, 1792(SI)
+	ADDQ      $0x00000800, SI
+	SUBQ      $0x08, DI
+	JNZ       octet
+	VMOVUPS   Y0, (CX)
+	VMOVUPS   Y1, 256(CX)
+	VMOVUPS   Y2, 512(CX)
+	VMOVUPS   Y3, 768(CX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x20, CX
+	DECQ      BX
+	JNZ       vector
+	VZEROUPPER
+	RET
+
+// func dequantizeAVX2(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·dequantizeAVX2(SB), NOSPLIT, $0-68
+	MOVQ         s+0(FP), AX
+	MOVQ         top+8(FP), CX
+	MOVQ         keys+16(FP), DX
+	MOVQ         qscale+24(FP), BX
+	MOVQ         kscale+32(FP), SI
+	MOVQ         delta+40(FP), DI
+	MOVQ         limit+48(FP), R8
+	VBROADCASTSS masked+56(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	MOVQ         $0x00000008, R9
+
+vector:
+	MOVQ AX, R10
+	XORQ R12, R12
+	MOVQ DX, R11
+
+octet:
+	VCVTDQ2PS    (R10), Y2
+	VBROADCASTSS (SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS (DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         (R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      (CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, (CX)
+	VMOVUPS      Y2, (R10)
+	VCVTDQ2PS    256(R10), Y2
+	VBROADCASTSS 4(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 4(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         1(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      (CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, (CX)
+	VMOVUPS      Y2, 256(R10)
+	VCVTDQ2PS    512(R10), Y2
+	VBROADCASTSS 8(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 8(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         2(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      256(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 256(CX)
+	VMOVUPS      Y2, 512(R10)
+	VCVTDQ2PS    768(R10), Y2
+	VBROADCASTSS 12(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 12(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         3(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      256(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 256(CX)
+	VMOVUPS      Y2, 768(R10)
+	VCVTDQ2PS    1024(R10), Y2
+	VBROADCASTSS 16(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 16(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         4(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      512(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 512(CX)
+	VMOVUPS      Y2, 1024(R10)
+	VCVTDQ2PS    1280(R10), Y2
+	VBROADCASTSS 20(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 20(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         5(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      512(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 512(CX)
+	VMOVUPS      Y2, 1280(R10)
+	VCVTDQ2PS    1536(R10), Y2
+	VBROADCASTSS 24(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 24(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         6(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      768(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 768(CX)
+	VMOVUPS      Y2, 1536(R10)
+	VCVTDQ2PS    1792(R10), Y2
+	VBROADCASTSS 28(SI)(R12*4), Y3
+	VMULPS       (BX), Y3, Y3
+	VBROADCASTSS 28(DI)(R12*4), Y4
+	VFMADD132PS  Y3, Y4, Y2
+	LEAL         7(R12), R13
+	VMOVD        R13, X4
+	VPBROADCASTD X4, Y4
+	VMOVDQU      (R8), Y5
+	VPCMPGTD     Y4, Y5, Y4
+	VPXOR        Y5, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPAND        Y2, Y6, Y7
+	VPCMPEQD     Y6, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VMOVAPS      Y2, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y2, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VMOVAPS      Y3, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPAND        Y6, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPXOR        Y3, Y6, Y6
+	VPOR         Y6, Y5, Y5
+	VPAND        Y4, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VBLENDVPS    Y4, Y2, Y0, Y2
+	VMOVUPS      768(CX), Y5
+	VMAXPS       Y5, Y2, Y5
+	VMOVUPS      Y5, 768(CX)
+	VMOVUPS      Y2, 1792(R10)
+	ADDQ         $0x00000800, R10
+	ADDQ         $0x08, R12
+	SUBQ         $0x08, R11
+	JNZ          octet
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, BX
+	ADDQ         $0x20, R8
+	DECQ         R9
+	JNZ          vector
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+64(FP)
+	VZEROUPPER
+	RET
+
+// func softmaxAVX2(a *byte) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·softmaxAVX2(SB), NOSPLIT, $160-12
+	MOVQ  a+0(FP), AX
+	MOVQ  80(AX), CX
+	VPXOR Y0, Y0, Y0
+	XORQ  DX, DX
+
+vector:
+	MOVQ         40(AX), BX
+	MOVQ         32(AX), SI
+	MOVQ         72(AX), DI
+	MOVQ         64(AX), R8
+	VMOVUPS      (R8)(DX*1), Y1
+	VMOVUPS      (BX)(DX*1), Y2
+	VPBROADCASTD (DI), Y3
+	VMULPS       Y3, Y1, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD 88(AX), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVUPS      Y3, (SP)
+	VMOVUPS      (SI)(DX*1), Y4
+	VPBROADCASTD 92(AX), Y5
+	VFMSUB132PS  Y3, Y5, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y3
+	VPAND        Y4, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPSRLD       $0x01, Y3, Y3
+	VPANDN       Y4, Y3, Y4
+	VMAXPS       Y2, Y4, Y2
+	VPBROADCASTD 4(DI), Y3
+	VMULPS       Y3, Y1, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD 88(AX), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVUPS      Y3, 32(SP)
+	VMOVUPS      256(SI)(DX*1), Y4
+	VPBROADCASTD 92(AX), Y5
+	VFMSUB132PS  Y3, Y5, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y3
+	VPAND        Y4, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPSRLD       $0x01, Y3, Y3
+	VPANDN       Y4, Y3, Y4
+	VMAXPS       Y2, Y4, Y2
+	VPBROADCASTD 8(DI), Y3
+	VMULPS       Y3, Y1, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD 88(AX), Y4
+	VMULPS       Y4, Y3, Y3
+	VMOVAPS      Y3, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VPXOR        Y3, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VMOVUPS      Y3, 64(SP)
+	VMOVUPS      512(SI)(DX*1), Y4
+	VPBROADCASTD 92(AX), Y5
+	VFMSUB132PS  Y3, Y5, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y3
+	VPAND        Y4, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPSRLD       $0x01, Y3, Y3
+	VPANDN       Y4, Y3, Y4
+	VMAXPS       Y2, Y4, Y2
+	VPBROADCASTD 12(DI), Y3
+	VMULPS       Y3, Y1, Y1
+	VMOVAPS      Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPXOR        Y1, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VPBROADCASTD 88(AX), Y3
+	VMULPS       Y3, Y1, Y1
+	VMOVAPS      Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPXOR        Y1, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(SP)
+	VMOVUPS      768(SI)(DX*1), Y3
+	VPBROADCASTD 92(AX), Y4
+	VFMSUB132PS  Y1, Y4, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VMAXPS       Y2, Y3, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y2, Y1, Y3
+	VPCMPEQD     Y1, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      (BX)(DX*1), Y1
+	VMOVUPS      Y2, (BX)(DX*1)
+	VSUBPS       Y2, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (CX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+36(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	MOVQ         56(AX), BX
+	VMOVUPS      Y1, (BX)(DX*1)
+	VMOVUPS      Y1, 128(SP)
+	MOVQ         24(AX), SI
+	MOVQ         (AX), DI
+	MOVQ         16(AX), R8
+	MOVQ         48(AX), R9
+	MOVQ         DX, BX
+	SHRQ         $0x02, BX
+	ADDQ         8(AX), BX
+
+block:
+	VMOVUPS      (R8)(DX*1), Y3
+	VFMSUB132PS  (SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y1
+	VCMPPS       $0x06, Y1, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VMULPS       Y1, Y3, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (CX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+36(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y3
+	VMOVAPS      Y3, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, (DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, (BX)
+	VMOVUPS      256(R8)(DX*1), Y3
+	VFMSUB132PS  (SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 256(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 64(BX)
+	VMOVUPS      2048(R8)(DX*1), Y3
+	VFMSUB132PS  (SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 2048(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 512(BX)
+	VMOVUPS      2304(R8)(DX*1), Y3
+	VFMSUB132PS  (SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 2304(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 576(BX)
+	VMOVUPS      (R9)(DX*1), Y3
+	VFMADD132PS  128(SP), Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VMOVUPS      Y3, (R9)(DX*1)
+	VMOVUPS      512(R8)(DX*1), Y3
+	VFMSUB132PS  32(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y1
+	VCMPPS       $0x06, Y1, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VMULPS       Y1, Y3, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (CX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+36(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y3
+	VMOVAPS      Y3, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 512(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 128(BX)
+	VMOVUPS      768(R8)(DX*1), Y3
+	VFMSUB132PS  32(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 768(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 192(BX)
+	VMOVUPS      2560(R8)(DX*1), Y3
+	VFMSUB132PS  32(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 2560(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 640(BX)
+	VMOVUPS      2816(R8)(DX*1), Y3
+	VFMSUB132PS  32(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 2816(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 704(BX)
+	VMOVUPS      256(R9)(DX*1), Y3
+	VFMADD132PS  128(SP), Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VMOVUPS      Y3, 256(R9)(DX*1)
+	VMOVUPS      1024(R8)(DX*1), Y3
+	VFMSUB132PS  64(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y1
+	VCMPPS       $0x06, Y1, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VMULPS       Y1, Y3, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (CX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+36(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y3
+	VMOVAPS      Y3, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 1024(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 256(BX)
+	VMOVUPS      1280(R8)(DX*1), Y3
+	VFMSUB132PS  64(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 1280(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 320(BX)
+	VMOVUPS      3072(R8)(DX*1), Y3
+	VFMSUB132PS  64(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 3072(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 768(BX)
+	VMOVUPS      3328(R8)(DX*1), Y3
+	VFMSUB132PS  64(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 3328(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 832(BX)
+	VMOVUPS      512(R9)(DX*1), Y3
+	VFMADD132PS  128(SP), Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VMOVUPS      Y3, 512(R9)(DX*1)
+	VMOVUPS      1536(R8)(DX*1), Y3
+	VFMSUB132PS  96(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y1
+	VCMPPS       $0x06, Y1, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VMULPS       Y1, Y3, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD constantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (CX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+36(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y3
+	VMOVAPS      Y3, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 1536(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 384(BX)
+	VMOVUPS      1792(R8)(DX*1), Y3
+	VFMSUB132PS  96(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 1792(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 448(BX)
+	VMOVUPS      3584(R8)(DX*1), Y3
+	VFMSUB132PS  96(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 3584(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 896(BX)
+	VMOVUPS      3840(R8)(DX*1), Y3
+	VFMSUB132PS  96(SP), Y2, Y3
+	VPBROADCASTD 96(AX), Y4
+	VCMPPS       $0x06, Y4, Y3, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VMULPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPSLLD       $0x09, Y3, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRAD       $0x1f, Y3, Y5
+	VPANDN       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y6
+	VPSRLD       $0x09, Y3, Y7
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPAND        Y4, Y7, Y7
+	VPMADDWD     Y7, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x08, Y6, Y4
+	VPSLLD       $0x15, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x07, Y6, Y4
+	VPSLLD       $0x14, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x06, Y6, Y4
+	VPSLLD       $0x13, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x05, Y6, Y4
+	VPSLLD       $0x12, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x04, Y6, Y4
+	VPSLLD       $0x11, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x03, Y6, Y4
+	VPSLLD       $0x10, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x02, Y6, Y4
+	VPSLLD       $0x0f, Y3, Y5
+	VPSRAD       $0x1f, Y5, Y5
+	VPAND        Y5, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x11, Y3, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y5, Y5
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y6, Y6
+	VPMADDWD     Y7, Y6, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y6, Y6, Y6
+	VPGATHERDD   Y4, (CX)(Y5*4), Y6
+	VPSLLD       $0x0d, Y6, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPADDD       Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPCMPEQD     Y4, Y4, Y4
+	VPXOR        Y8, Y8, Y8
+	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPAND        Y4, Y8, Y8
+	VPSLLD       $0x1f, Y3, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y8, Y4, Y4
+	VPADDD       Y4, Y7, Y7
+	VPSRLD       $0x01, Y7, Y7
+	VPSRLD       $0x01, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPMULLD      Y4, Y8, Y8
+	VPADDD       Y7, Y8, Y8
+	VPSRLD       $0x0e, Y8, Y8
+	VPSRLD       $0x02, Y6, Y6
+	VPADDD       Y6, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+36(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPADDD       Y4, Y8, Y8
+	VPADDD       Y8, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPCMPGTD     Y4, Y3, Y4
+	VPAND        Y4, Y3, Y3
+	VADDPS       Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD 100(AX), Y5
+	VPADDD       Y5, Y4, Y4
+	VPBROADCASTD 104(AX), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VSUBPS       Y4, Y3, Y3
+	VMOVUPS      Y3, 3840(DI)(DX*1)
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPSRLD       $0x17, Y3, Y3
+	VPBROADCASTD 108(AX), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSDW    X4, X3, X3
+	VPACKUSWB    X3, X3, X3
+	VMOVQ        X3, 960(BX)
+	VMOVUPS      768(R9)(DX*1), Y3
+	VFMADD132PS  128(SP), Y1, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VMOVUPS      Y3, 768(R9)(DX*1)
+	VPBROADCASTD constantsAVX2<>+48(SB), Y1
+	VMOVUPS      Y1, 128(SP)
+	ADDQ         $0x00001000, R8
+	ADDQ         $0x00001000, DI
+	ADDQ         $0x00000400, BX
+	DECQ         SI
+	JNZ          block
+	ADDQ         $0x20, DX
+	CMPQ         DX, $0x00000100
+	JNE          vector
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+8(FP)
+	VZEROUPPER
+	RET
+
+// func exponentsAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+// Requires: AVX, AVX2
+TEXT ·exponentsAVX2(SB), NOSPLIT, $0-44
+	MOVQ         e+0(FP), AX
+	MOVQ         pe+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         table+24(FP), BX
+	MOVQ         channels+32(FP), SI
+	MOVL         keep+40(FP), DI
+	VMOVD        DI, X0
+	VPBROADCASTD X0, Y0
+
+channel:
+	VPAND        (AX), Y0, Y1
+	VPAND        32(AX), Y0, Y2
+	MOVBQZX      (DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       (CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       32(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      1(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       64(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       96(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      2(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       128(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       160(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      3(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       192(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       224(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      4(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       256(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       288(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      5(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       320(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       352(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      6(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       384(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       416(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      7(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       448(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       480(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      8(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       512(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       544(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      9(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       576(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       608(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      10(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       640(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       672(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      11(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       704(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       736(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      12(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       768(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       800(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      13(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       832(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       864(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      14(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       896(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       928(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	MOVBQZX      15(DX), DI
+	VPBROADCASTD (BX)(DI*4), Y3
+	VPADDB       960(CX), Y3, Y4
+	VPMAXUB      Y4, Y1, Y1
+	VPADDB       992(CX), Y3, Y3
+	VPMAXUB      Y3, Y2, Y2
+	VMOVDQU      Y1, (AX)
+	VMOVDQU      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x20, DX
+	DECQ         SI
+	JNZ          channel
+	VZEROUPPER
+	RET
+
+// func dot13AVX2(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dot13AVX2(SB), NOSPLIT, $528-76
+	MOVQ    acc+0(FP), AX
+	MOVQ    records+8(FP), CX
+	MOVQ    codes+16(FP), DX
+	MOVQ    values+24(FP), BX
+	MOVQ    p+32(FP), SI
+	MOVQ    e+40(FP), DI
+	MOVQ    channels+48(FP), R8
+	MOVL    bias+64(FP), R9
+	MOVL    R9, 520(SP)
+	STMXCSR 512(SP)
+	MOVL    512(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 516(SP)
+	LDMXCSR 516(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	MOVBQZX      (CX), R11
+	MOVQ         R11, R12
+	MOVQ         R11, R10
+	SHLQ         $0x08, R11
+	SHLQ         $0x05, R12
+	SHLQ         $0x06, R10
+	ADDQ         AX, R11
+	ADDQ         DX, R12
+	ADDQ         DI, R10
+	LEAQ         4(CX), R9
+	VMOVUPS      (R11), Y1
+	VPMOVZXBD    (R10), Y2
+	VPBROADCASTD 520(SP), Y3
+	VPSUBD       Y3, Y2, Y2
+	VPSLLD       $0x01, Y1, Y3
+	VPSRLD       $0x18, Y3, Y3
+	VPMAXSD      Y3, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+52(SB), Y3
+	VPMAXSD      Y3, Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+56(SB), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, (SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y4
+	VPSUBD       Y2, Y4, Y4
+	VMULPS       Y4, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPADDD       Y1, Y3, Y1
+	VMOVUPS      32(R11), Y2
+	VPMOVZXBD    8(R10), Y3
+	VPBROADCASTD 520(SP), Y4
+	VPSUBD       Y4, Y3, Y3
+	VPSLLD       $0x01, Y2, Y4
+	VPSRLD       $0x18, Y4, Y4
+	VPMAXSD      Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+52(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+56(SB), Y4
+	VPADDD       Y4, Y3, Y4
+	VMOVDQU      Y4, 32(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y5
+	VPSUBD       Y3, Y5, Y5
+	VMULPS       Y5, Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VPADDD       Y2, Y4, Y2
+	VMOVUPS      64(R11), Y3
+	VPMOVZXBD    16(R10), Y4
+	VPBROADCASTD 520(SP), Y5
+	VPSUBD       Y5, Y4, Y4
+	VPSLLD       $0x01, Y3, Y5
+	VPSRLD       $0x18, Y5, Y5
+	VPMAXSD      Y5, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+52(SB), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+56(SB), Y5
+	VPADDD       Y5, Y4, Y5
+	VMOVDQU      Y5, 64(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y6
+	VPSUBD       Y4, Y6, Y6
+	VMULPS       Y6, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPADDD       Y3, Y5, Y3
+	VMOVUPS      96(R11), Y4
+	VPMOVZXBD    24(R10), Y5
+	VPBROADCASTD 520(SP), Y6
+	VPSUBD       Y6, Y5, Y5
+	VPSLLD       $0x01, Y4, Y6
+	VPSRLD       $0x18, Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+52(SB), Y6
+	VPMAXSD      Y6, Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+56(SB), Y6
+	VPADDD       Y6, Y5, Y6
+	VMOVDQU      Y6, 96(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y7
+	VPSUBD       Y5, Y7, Y7
+	VMULPS       Y7, Y4, Y4
+	VCVTTPS2DQ   Y4, Y4
+	VPADDD       Y4, Y6, Y4
+	VMOVUPS      128(R11), Y5
+	VPMOVZXBD    32(R10), Y6
+	VPBROADCASTD 520(SP), Y7
+	VPSUBD       Y7, Y6, Y6
+	VPSLLD       $0x01, Y5, Y7
+	VPSRLD       $0x18, Y7, Y7
+	VPMAXSD      Y7, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+52(SB), Y7
+	VPMAXSD      Y7, Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+56(SB), Y7
+	VPADDD       Y7, Y6, Y7
+	VMOVDQU      Y7, 128(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y8
+	VPSUBD       Y6, Y8, Y8
+	VMULPS       Y8, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VPADDD       Y5, Y7, Y5
+	VMOVUPS      160(R11), Y6
+	VPMOVZXBD    40(R10), Y7
+	VPBROADCASTD 520(SP), Y8
+	VPSUBD       Y8, Y7, Y7
+	VPSLLD       $0x01, Y6, Y8
+	VPSRLD       $0x18, Y8, Y8
+	VPMAXSD      Y8, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+52(SB), Y8
+	VPMAXSD      Y8, Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+56(SB), Y8
+	VPADDD       Y8, Y7, Y8
+	VMOVDQU      Y8, 160(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y9
+	VPSUBD       Y7, Y9, Y9
+	VMULPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VPADDD       Y6, Y8, Y6
+	VMOVUPS      192(R11), Y7
+	VPMOVZXBD    48(R10), Y8
+	VPBROADCASTD 520(SP), Y9
+	VPSUBD       Y9, Y8, Y8
+	VPSLLD       $0x01, Y7, Y9
+	VPSRLD       $0x18, Y9, Y9
+	VPMAXSD      Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+52(SB), Y9
+	VPMAXSD      Y9, Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+56(SB), Y9
+	VPADDD       Y9, Y8, Y9
+	VMOVDQU      Y9, 192(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y10
+	VPSUBD       Y8, Y10, Y10
+	VMULPS       Y10, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VPADDD       Y7, Y9, Y7
+	VMOVUPS      224(R11), Y8
+	VPMOVZXBD    56(R10), Y9
+	VPBROADCASTD 520(SP), Y10
+	VPSUBD       Y10, Y9, Y9
+	VPSLLD       $0x01, Y8, Y10
+	VPSRLD       $0x18, Y10, Y10
+	VPMAXSD      Y10, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+52(SB), Y10
+	VPMAXSD      Y10, Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+56(SB), Y10
+	VPADDD       Y10, Y9, Y10
+	VMOVDQU      Y10, 224(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y11
+	VPSUBD       Y9, Y11, Y11
+	VMULPS       Y11, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPADDD       Y8, Y10, Y8
+	MOVBQZX      1(CX), R10
+	TESTQ        R10, R10
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX      (R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	MOVBQZX      1(R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	ADDQ         $0x02, R9
+	DECQ         R10
+	JNZ          positive
+
+positiveEnd:
+	MOVBQZX      (R9), R10
+	MOVBQZX      (R12)(R10*1), R13
+	VBROADCASTSS (BX)(R13*4), Y9
+	SHLQ         $0x08, R10
+	ADDQ         SI, R10
+	VFMADD231PS  (R10), Y9, Y1
+	VFMADD231PS  32(R10), Y9, Y2
+	VFMADD231PS  64(R10), Y9, Y3
+	VFMADD231PS  96(R10), Y9, Y4
+	VFMADD231PS  128(R10), Y9, Y5
+	VFMADD231PS  160(R10), Y9, Y6
+	VFMADD231PS  192(R10), Y9, Y7
+	VFMADD231PS  224(R10), Y9, Y8
+	VSUBPS       (SP), Y1, Y1
+	VMOVUPS      Y1, 256(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y1
+	VPXOR        (SP), Y1, Y1
+	VSUBPS       32(SP), Y2, Y2
+	VMOVUPS      Y2, 288(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y2
+	VPXOR        32(SP), Y2, Y2
+	VSUBPS       64(SP), Y3, Y3
+	VMOVUPS      Y3, 320(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y3
+	VPXOR        64(SP), Y3, Y3
+	VSUBPS       96(SP), Y4, Y4
+	VMOVUPS      Y4, 352(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y4
+	VPXOR        96(SP), Y4, Y4
+	VSUBPS       128(SP), Y5, Y5
+	VMOVUPS      Y5, 384(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y5
+	VPXOR        128(SP), Y5, Y5
+	VSUBPS       160(SP), Y6, Y6
+	VMOVUPS      Y6, 416(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y6
+	VPXOR        160(SP), Y6, Y6
+	VSUBPS       192(SP), Y7, Y7
+	VMOVUPS      Y7, 448(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y7
+	VPXOR        192(SP), Y7, Y7
+	VSUBPS       224(SP), Y8, Y8
+	VMOVUPS      Y8, 480(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y8
+	VPXOR        224(SP), Y8, Y8
+	MOVBQZX      1(R9), R10
+	MOVBQZX      (R12)(R10*1), R13
+	VBROADCASTSS (BX)(R13*4), Y9
+	SHLQ         $0x08, R10
+	ADDQ         SI, R10
+	VFMADD231PS  (R10), Y9, Y1
+	VFMADD231PS  32(R10), Y9, Y2
+	VFMADD231PS  64(R10), Y9, Y3
+	VFMADD231PS  96(R10), Y9, Y4
+	VFMADD231PS  128(R10), Y9, Y5
+	VFMADD231PS  160(R10), Y9, Y6
+	VFMADD231PS  192(R10), Y9, Y7
+	VFMADD231PS  224(R10), Y9, Y8
+	ADDQ         $0x02, R9
+	MOVBQZX      2(CX), R10
+	TESTQ        R10, R10
+	JZ           negativeEnd
+
+negative:
+	MOVBQZX      (R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	MOVBQZX      1(R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	ADDQ         $0x02, R9
+	DECQ         R10
+	JNZ          negative
+
+negativeEnd:
+	VADDPS       (SP), Y1, Y1
+	VADDPS       256(SP), Y1, Y1
+	VPBROADCASTD constantsAVX2<>+68(SB), Y9
+	VPAND        Y9, Y1, Y1
+	VMOVUPS      Y1, (R11)
+	VADDPS       32(SP), Y2, Y2
+	VADDPS       288(SP), Y2, Y2
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y2, Y2
+	VMOVUPS      Y2, 32(R11)
+	VADDPS       64(SP), Y3, Y3
+	VADDPS       320(SP), Y3, Y3
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y3, Y3
+	VMOVUPS      Y3, 64(R11)
+	VADDPS       96(SP), Y4, Y4
+	VADDPS       352(SP), Y4, Y4
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y4, Y4
+	VMOVUPS      Y4, 96(R11)
+	VADDPS       128(SP), Y5, Y5
+	VADDPS       384(SP), Y5, Y5
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y5, Y5
+	VMOVUPS      Y5, 128(R11)
+	VADDPS       160(SP), Y6, Y6
+	VADDPS       416(SP), Y6, Y6
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y6, Y6
+	VMOVUPS      Y6, 160(R11)
+	VADDPS       192(SP), Y7, Y7
+	VADDPS       448(SP), Y7, Y7
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y7, Y7
+	VMOVUPS      Y7, 192(R11)
+	VADDPS       224(SP), Y8, Y8
+	VADDPS       480(SP), Y8, Y8
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPAND        Y1, Y8, Y8
+	VMOVUPS      Y8, 224(R11)
+	ADDQ         stride+56(FP), CX
+	DECQ         R8
+	JNZ          channel
+	LDMXCSR      512(SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+// func dot13HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+// Requires: AVX, AVX2, F16C, FMA3, SSE
+TEXT ·dot13HalfAVX2(SB), NOSPLIT, $528-76
+	MOVQ    acc+0(FP), AX
+	MOVQ    records+8(FP), CX
+	MOVQ    codes+16(FP), DX
+	MOVQ    values+24(FP), BX
+	MOVQ    p+32(FP), SI
+	MOVQ    e+40(FP), DI
+	MOVQ    channels+48(FP), R8
+	MOVL    bias+64(FP), R9
+	MOVL    R9, 520(SP)
+	STMXCSR 512(SP)
+	MOVL    512(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 516(SP)
+	LDMXCSR 516(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	MOVBQZX      (CX), R11
+	MOVQ         R11, R12
+	MOVQ         R11, R10
+	SHLQ         $0x08, R11
+	SHLQ         $0x05, R12
+	SHLQ         $0x06, R10
+	ADDQ         AX, R11
+	ADDQ         DX, R12
+	ADDQ         DI, R10
+	LEAQ         4(CX), R9
+	VMOVUPS      (R11), Y1
+	VPMOVZXBD    (R10), Y2
+	VPBROADCASTD 520(SP), Y3
+	VPSUBD       Y3, Y2, Y2
+	VPSLLD       $0x01, Y1, Y3
+	VPSRLD       $0x18, Y3, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+72(SB), Y5
+	VPMAXSD      Y5, Y3, Y3
+	VPANDN       Y3, Y4, Y3
+	VPMAXSD      Y3, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+52(SB), Y3
+	VPMAXSD      Y3, Y2, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+56(SB), Y3
+	VPADDD       Y3, Y2, Y3
+	VMOVDQU      Y3, (SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y4
+	VPSUBD       Y2, Y4, Y4
+	VMULPS       Y4, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPADDD       Y1, Y3, Y1
+	VMOVUPS      32(R11), Y2
+	VPMOVZXBD    8(R10), Y3
+	VPBROADCASTD 520(SP), Y4
+	VPSUBD       Y4, Y3, Y3
+	VPSLLD       $0x01, Y2, Y4
+	VPSRLD       $0x18, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y5
+	VPBROADCASTD constantsAVX2<>+72(SB), Y6
+	VPMAXSD      Y6, Y4, Y4
+	VPANDN       Y4, Y5, Y4
+	VPMAXSD      Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+52(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VPSLLD       $0x17, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+56(SB), Y4
+	VPADDD       Y4, Y3, Y4
+	VMOVDQU      Y4, 32(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y5
+	VPSUBD       Y3, Y5, Y5
+	VMULPS       Y5, Y2, Y2
+	VCVTTPS2DQ   Y2, Y2
+	VPADDD       Y2, Y4, Y2
+	VMOVUPS      64(R11), Y3
+	VPMOVZXBD    16(R10), Y4
+	VPBROADCASTD 520(SP), Y5
+	VPSUBD       Y5, Y4, Y4
+	VPSLLD       $0x01, Y3, Y5
+	VPSRLD       $0x18, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y6
+	VPBROADCASTD constantsAVX2<>+72(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPANDN       Y5, Y6, Y5
+	VPMAXSD      Y5, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+52(SB), Y5
+	VPMAXSD      Y5, Y4, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+56(SB), Y5
+	VPADDD       Y5, Y4, Y5
+	VMOVDQU      Y5, 64(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y6
+	VPSUBD       Y4, Y6, Y6
+	VMULPS       Y6, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPADDD       Y3, Y5, Y3
+	VMOVUPS      96(R11), Y4
+	VPMOVZXBD    24(R10), Y5
+	VPBROADCASTD 520(SP), Y6
+	VPSUBD       Y6, Y5, Y5
+	VPSLLD       $0x01, Y4, Y6
+	VPSRLD       $0x18, Y6, Y6
+	VPXOR        Y7, Y7, Y7
+	VPCMPEQD     Y7, Y6, Y7
+	VPBROADCASTD constantsAVX2<>+72(SB), Y8
+	VPMAXSD      Y8, Y6, Y6
+	VPANDN       Y6, Y7, Y6
+	VPMAXSD      Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+52(SB), Y6
+	VPMAXSD      Y6, Y5, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+56(SB), Y6
+	VPADDD       Y6, Y5, Y6
+	VMOVDQU      Y6, 96(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y7
+	VPSUBD       Y5, Y7, Y7
+	VMULPS       Y7, Y4, Y4
+	VCVTTPS2DQ   Y4, Y4
+	VPADDD       Y4, Y6, Y4
+	VMOVUPS      128(R11), Y5
+	VPMOVZXBD    32(R10), Y6
+	VPBROADCASTD 520(SP), Y7
+	VPSUBD       Y7, Y6, Y6
+	VPSLLD       $0x01, Y5, Y7
+	VPSRLD       $0x18, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y7, Y8
+	VPBROADCASTD constantsAVX2<>+72(SB), Y9
+	VPMAXSD      Y9, Y7, Y7
+	VPANDN       Y7, Y8, Y7
+	VPMAXSD      Y7, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+52(SB), Y7
+	VPMAXSD      Y7, Y6, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+56(SB), Y7
+	VPADDD       Y7, Y6, Y7
+	VMOVDQU      Y7, 128(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y8
+	VPSUBD       Y6, Y8, Y8
+	VMULPS       Y8, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VPADDD       Y5, Y7, Y5
+	VMOVUPS      160(R11), Y6
+	VPMOVZXBD    40(R10), Y7
+	VPBROADCASTD 520(SP), Y8
+	VPSUBD       Y8, Y7, Y7
+	VPSLLD       $0x01, Y6, Y8
+	VPSRLD       $0x18, Y8, Y8
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y8, Y9
+	VPBROADCASTD constantsAVX2<>+72(SB), Y10
+	VPMAXSD      Y10, Y8, Y8
+	VPANDN       Y8, Y9, Y8
+	VPMAXSD      Y8, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+52(SB), Y8
+	VPMAXSD      Y8, Y7, Y7
+	VPSLLD       $0x17, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+56(SB), Y8
+	VPADDD       Y8, Y7, Y8
+	VMOVDQU      Y8, 160(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y9
+	VPSUBD       Y7, Y9, Y9
+	VMULPS       Y9, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VPADDD       Y6, Y8, Y6
+	VMOVUPS      192(R11), Y7
+	VPMOVZXBD    48(R10), Y8
+	VPBROADCASTD 520(SP), Y9
+	VPSUBD       Y9, Y8, Y8
+	VPSLLD       $0x01, Y7, Y9
+	VPSRLD       $0x18, Y9, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPBROADCASTD constantsAVX2<>+72(SB), Y11
+	VPMAXSD      Y11, Y9, Y9
+	VPANDN       Y9, Y10, Y9
+	VPMAXSD      Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+52(SB), Y9
+	VPMAXSD      Y9, Y8, Y8
+	VPSLLD       $0x17, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+56(SB), Y9
+	VPADDD       Y9, Y8, Y9
+	VMOVDQU      Y9, 192(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y10
+	VPSUBD       Y8, Y10, Y10
+	VMULPS       Y10, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VPADDD       Y7, Y9, Y7
+	VMOVUPS      224(R11), Y8
+	VPMOVZXBD    56(R10), Y9
+	VPBROADCASTD 520(SP), Y10
+	VPSUBD       Y10, Y9, Y9
+	VPSLLD       $0x01, Y8, Y10
+	VPSRLD       $0x18, Y10, Y10
+	VPXOR        Y11, Y11, Y11
+	VPCMPEQD     Y11, Y10, Y11
+	VPBROADCASTD constantsAVX2<>+72(SB), Y12
+	VPMAXSD      Y12, Y10, Y10
+	VPANDN       Y10, Y11, Y10
+	VPMAXSD      Y10, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+52(SB), Y10
+	VPMAXSD      Y10, Y9, Y9
+	VPSLLD       $0x17, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+56(SB), Y10
+	VPADDD       Y10, Y9, Y10
+	VMOVDQU      Y10, 224(SP)
+	VPBROADCASTD constantsAVX2<>+60(SB), Y11
+	VPSUBD       Y9, Y11, Y11
+	VMULPS       Y11, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPADDD       Y8, Y10, Y8
+	MOVBQZX      1(CX), R10
+	TESTQ        R10, R10
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX      (R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	MOVBQZX      1(R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	ADDQ         $0x02, R9
+	DECQ         R10
+	JNZ          positive
+
+positiveEnd:
+	MOVBQZX      (R9), R10
+	MOVBQZX      (R12)(R10*1), R13
+	VBROADCASTSS (BX)(R13*4), Y9
+	SHLQ         $0x08, R10
+	ADDQ         SI, R10
+	VFMADD231PS  (R10), Y9, Y1
+	VFMADD231PS  32(R10), Y9, Y2
+	VFMADD231PS  64(R10), Y9, Y3
+	VFMADD231PS  96(R10), Y9, Y4
+	VFMADD231PS  128(R10), Y9, Y5
+	VFMADD231PS  160(R10), Y9, Y6
+	VFMADD231PS  192(R10), Y9, Y7
+	VFMADD231PS  224(R10), Y9, Y8
+	VSUBPS       (SP), Y1, Y1
+	VMOVUPS      Y1, 256(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y1
+	VPXOR        (SP), Y1, Y1
+	VSUBPS       32(SP), Y2, Y2
+	VMOVUPS      Y2, 288(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y2
+	VPXOR        32(SP), Y2, Y2
+	VSUBPS       64(SP), Y3, Y3
+	VMOVUPS      Y3, 320(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y3
+	VPXOR        64(SP), Y3, Y3
+	VSUBPS       96(SP), Y4, Y4
+	VMOVUPS      Y4, 352(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y4
+	VPXOR        96(SP), Y4, Y4
+	VSUBPS       128(SP), Y5, Y5
+	VMOVUPS      Y5, 384(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y5
+	VPXOR        128(SP), Y5, Y5
+	VSUBPS       160(SP), Y6, Y6
+	VMOVUPS      Y6, 416(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y6
+	VPXOR        160(SP), Y6, Y6
+	VSUBPS       192(SP), Y7, Y7
+	VMOVUPS      Y7, 448(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y7
+	VPXOR        192(SP), Y7, Y7
+	VSUBPS       224(SP), Y8, Y8
+	VMOVUPS      Y8, 480(SP)
+	VPBROADCASTD constantsAVX2<>+64(SB), Y8
+	VPXOR        224(SP), Y8, Y8
+	MOVBQZX      1(R9), R10
+	MOVBQZX      (R12)(R10*1), R13
+	VBROADCASTSS (BX)(R13*4), Y9
+	SHLQ         $0x08, R10
+	ADDQ         SI, R10
+	VFMADD231PS  (R10), Y9, Y1
+	VFMADD231PS  32(R10), Y9, Y2
+	VFMADD231PS  64(R10), Y9, Y3
+	VFMADD231PS  96(R10), Y9, Y4
+	VFMADD231PS  128(R10), Y9, Y5
+	VFMADD231PS  160(R10), Y9, Y6
+	VFMADD231PS  192(R10), Y9, Y7
+	VFMADD231PS  224(R10), Y9, Y8
+	ADDQ         $0x02, R9
+	MOVBQZX      2(CX), R10
+	TESTQ        R10, R10
+	JZ           negativeEnd
+
+negative:
+	MOVBQZX      (R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	MOVBQZX      1(R9), R13
+	MOVBQZX      (R12)(R13*1), R14
+	VBROADCASTSS (BX)(R14*4), Y9
+	SHLQ         $0x08, R13
+	ADDQ         SI, R13
+	VFMADD231PS  (R13), Y9, Y1
+	VFMADD231PS  32(R13), Y9, Y2
+	VFMADD231PS  64(R13), Y9, Y3
+	VFMADD231PS  96(R13), Y9, Y4
+	VFMADD231PS  128(R13), Y9, Y5
+	VFMADD231PS  160(R13), Y9, Y6
+	VFMADD231PS  192(R13), Y9, Y7
+	VFMADD231PS  224(R13), Y9, Y8
+	ADDQ         $0x02, R9
+	DECQ         R10
+	JNZ          negative
+
+negativeEnd:
+	VADDPS       (SP), Y1, Y1
+	VADDPS       256(SP), Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y9
+	VPAND        Y1, Y9, Y10
+	VPCMPEQD     Y9, Y10, Y10
+	VPOR         Y10, Y0, Y0
+	VMOVUPS      Y1, (R11)
+	VADDPS       32(SP), Y2, Y2
+	VADDPS       288(SP), Y2, Y2
+	VCVTPS2PH    $0x00, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y2, Y1, Y9
+	VPCMPEQD     Y1, Y9, Y9
+	VPOR         Y9, Y0, Y0
+	VMOVUPS      Y2, 32(R11)
+	VADDPS       64(SP), Y3, Y3
+	VADDPS       320(SP), Y3, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y3, 64(R11)
+	VADDPS       96(SP), Y4, Y4
+	VADDPS       352(SP), Y4, Y4
+	VCVTPS2PH    $0x00, Y4, X4
+	VCVTPH2PS    X4, Y4
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y4, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y4, 96(R11)
+	VADDPS       128(SP), Y5, Y5
+	VADDPS       384(SP), Y5, Y5
+	VCVTPS2PH    $0x00, Y5, X5
+	VCVTPH2PS    X5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y5, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y5, 128(R11)
+	VADDPS       160(SP), Y6, Y6
+	VADDPS       416(SP), Y6, Y6
+	VCVTPS2PH    $0x00, Y6, X6
+	VCVTPH2PS    X6, Y6
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y6, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y6, 160(R11)
+	VADDPS       192(SP), Y7, Y7
+	VADDPS       448(SP), Y7, Y7
+	VCVTPS2PH    $0x00, Y7, X7
+	VCVTPH2PS    X7, Y7
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y7, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y7, 192(R11)
+	VADDPS       224(SP), Y8, Y8
+	VADDPS       480(SP), Y8, Y8
+	VCVTPS2PH    $0x00, Y8, X8
+	VCVTPH2PS    X8, Y8
+	VPBROADCASTD constantsAVX2<>+8(SB), Y1
+	VPAND        Y8, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y8, 224(R11)
+	ADDQ         stride+56(FP), CX
+	DECQ         R8
+	JNZ          channel
+	LDMXCSR      512(SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+// func addTileAVX2(o *float32, tile *float32, rescale *float32, channels int) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·addTileAVX2(SB), NOSPLIT, $0-36
+	MOVQ  o+0(FP), AX
+	MOVQ  tile+8(FP), CX
+	MOVQ  rescale+16(FP), DX
+	MOVQ  channels+24(FP), BX
+	VPXOR Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (DX), Y2
+	VFMADD213PS  (CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, (CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(DX), Y2
+	VFMADD213PS  32(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 32(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(DX), Y2
+	VFMADD213PS  64(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 64(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(DX), Y2
+	VFMADD213PS  96(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 96(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(DX), Y2
+	VFMADD213PS  128(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 128(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(DX), Y2
+	VFMADD213PS  160(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 160(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(DX), Y2
+	VFMADD213PS  192(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 192(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(DX), Y2
+	VFMADD213PS  224(CX), Y2, Y1
+	VPXOR        Y2, Y2, Y2
+	VMOVUPS      Y2, 224(CX)
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VPBROADCASTD constantsAVX2<>+8(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         BX
+	JNZ          channel
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET

@@ -6,6 +6,8 @@
 package main
 
 import (
+	"fmt"
+
 	. "github.com/mmcloughlin/avo/build"
 	"github.com/mmcloughlin/avo/ir"
 	. "github.com/mmcloughlin/avo/operand"
@@ -30,26 +32,42 @@ func main() {
 	toFloat()
 	dequantize()
 	softmax()
-	exponents()
+	exponents("exponents", 8)
+	exponents("exponentsSplit", 16)
+	dot25()
+	addSums()
 	dot13("dot13", false)
 	dot13("dot13Half", true)
 	addTile()
 	meanDots()
-	finish("finishFP16", func(x VecVirtual, _ *constants) {
-		h := YMM()
-		VCVTPS2PH(Imm(0), x, h)
-		VCVTPH2PS(h, x)
-	})
-	finish("finishBF16", func(x VecVirtual, c *constants) {
-		odd := ZMM()
-		VPSRLD(Imm(16), x, odd)
-		VPANDD_BCST(c.u32(1), odd, odd)
-		VPADDD_BCST(c.u32(0x7fff), odd, odd)
-		VPADDD(odd, x, x)
-		VPANDD_BCST(c.u32(0xffff0000), x, x)
-	})
+	absMax()
+	subtract("subtractFP16", roundFP16)
+	subtract("subtractBF16", roundBF16)
+	subtract("subtractFP32", nil)
+	quantize("quantizeAway", false, true)
+	quantize("quantizeEven", false, false)
+	quantize("quantizeDivide", true, false)
+	finish("finishFP16", roundFP16)
+	finish("finishBF16", roundBF16)
 	finish("finishFP32", nil)
+	avx2()
 	Generate()
+}
+
+// roundFP16 and roundBF16 round to nearest even. The latter is not for NaN.
+func roundFP16(x VecVirtual, _ *constants) {
+	h := YMM()
+	VCVTPS2PH(Imm(0), x, h)
+	VCVTPH2PS(h, x)
+}
+
+func roundBF16(x VecVirtual, c *constants) {
+	odd := ZMM()
+	VPSRLD(Imm(16), x, odd)
+	VPANDD_BCST(c.u32(1), odd, odd)
+	VPADDD_BCST(c.u32(0x7fff), odd, odd)
+	VPADDD(odd, x, x)
+	VPANDD_BCST(c.u32(0xffff0000), x, x)
 }
 
 // at returns the memory operand of vector i of a strip row.
@@ -532,18 +550,20 @@ func softmax() {
 const threads = 4
 
 // exponents is the first pass of the dot-add: the largest sum of exponents over
-// 16 keys, for 64 rows at a time in the bytes of a register.
-func exponents() {
-	TEXT("exponents", NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
-	Doc("exponents writes e[channel][row] = max over 16 keys of pe[key][row] + table[codes[channel][key]];",
+// 16 keys, for 64 rows at a time in the bytes of a register. The second eight of
+// the keys begin at the key second.
+func exponents(name string, second int) {
+	TEXT(name, NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
+	Doc(name+fmt.Sprintf(" writes e[channel][row] = max over 16 keys, from 0 and %d on, of pe[key][row] + table[codes[channel][key]];", second),
 		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.")
+	key := func(i int) int { return i%8 + i/8*second }
 	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
 	keep := ZMM()
 	VPBROADCASTD(Load(Param("keep"), GP32()), keep)
 	var p [16]VecVirtual
 	for i := range p {
 		p[i] = ZMM()
-		VMOVDQU32(Mem{Base: pe, Disp: i * row8}, p[i])
+		VMOVDQU32(Mem{Base: pe, Disp: key(i) * row8}, p[i])
 	}
 	Label("channel")
 	var max [2]VecVirtual
@@ -551,7 +571,7 @@ func exponents() {
 	VPANDD(Mem{Base: e}, keep, max[0])
 	for i := range p {
 		code, x := GP64(), ZMM()
-		MOVBQZX(Mem{Base: codes, Disp: i}, code)
+		MOVBQZX(Mem{Base: codes, Disp: key(i)}, code)
 		VPADDD_BCST(Mem{Base: table, Index: code, Scale: 4}, p[i], x)
 		switch i {
 		case 1:
@@ -681,6 +701,120 @@ func dot13(name string, half bool) {
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
 	retMask(bad)
+}
+
+// dot25 is dot13 for a unit that keeps 25 fraction bits and rounds toward zero to
+// FP32, in FP64: M = 1.5 * 2^(E+27) has an ulp of 2^(E-25).
+func dot25() {
+	const vecs = rows / 8
+	TEXT("dot25", NOSPLIT, "func(acc *float32, records, codes *uint8, values *float64, p *float32, e *uint8, channels, stride int, bias uint64)")
+	Doc("dot25 adds one step's products to acc[channel][row]; see Values for records and",
+		"exponents for e, whose values are bias too large.")
+	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
+	p, e, channels := load("p"), load("e"), load("channels")
+	c := newConstants("dot25Constants")
+	toMagic := c.u64((1023-127+27)<<52 | 1<<51)
+	toScale := c.u64((1023 + 127 + 25) << 52)
+	least := c.u64(31)
+	bias := ZMM()
+	VPBROADCASTQ(Load(Param("bias"), GP64()), bias)
+	Label("channel")
+	list, pairs, ap, cp, ep := GP64(), GP64(), GP64(), GP64(), GP64()
+	MOVBQZX(Mem{Base: records}, ap)
+	MOVQ(ap, cp)
+	MOVQ(ap, ep)
+	SHLQ(Imm(8), ap)
+	SHLQ(Imm(5), cp)
+	SHLQ(Imm(6), ep)
+	ADDQ(acc, ap)
+	ADDQ(codes, cp)
+	ADDQ(e, ep)
+	LEAQ(Mem{Base: records, Disp: 4}, list)
+	var magic, a [vecs]VecVirtual
+	for i := range a {
+		x, max, ec, scale := ZMM(), ZMM(), ZMM(), ZMM()
+		magic[i], a[i] = ZMM(), ZMM()
+		VPMOVZXBQ(Mem{Base: ep, Disp: 8 * i}, max)
+		VPSUBQ(bias, max, max)
+		VPMOVZXDQ(Mem{Base: ap, Disp: 32 * i}, ec)
+		VPSLLQ(Imm(33), ec, ec)
+		VPSRLQ(Imm(56), ec, ec)
+		VPMAXSQ(ec, max, max)
+		VPMAXSQ_BCST(least, max, max)
+		VPSLLQ(Imm(52), max, max)
+		VPADDQ_BCST(toMagic, max, magic[i])
+		VPBROADCASTQ(toScale, scale)
+		VPSUBQ(max, scale, scale)
+		VCVTPS2PD(Mem{Base: ap, Disp: 32 * i}, x)
+		VMULPD(scale, x, x)
+		VCVTTPD2QQ(x, x)
+		VPADDQ(x, magic[i], a[i])
+	}
+	fma := VFMADD231PD_RD_SAE
+	element := func(k int) {
+		key, code, v := GP64(), GP64(), ZMM()
+		MOVBQZX(Mem{Base: list, Disp: k}, key)
+		MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
+		VBROADCASTSD(Mem{Base: values, Index: code, Scale: 8}, v)
+		SHLQ(Imm(8), key)
+		for i := range a {
+			x := ZMM()
+			VCVTPS2PD(Mem{Base: p, Index: key, Scale: 1, Disp: 32 * i}, x)
+			fma(x, v, a[i])
+		}
+	}
+	loop := func(label string, count int) {
+		MOVBQZX(Mem{Base: records, Disp: count}, pairs)
+		TESTQ(pairs, pairs)
+		JZ(LabelRef(label + "End"))
+		Label(label)
+		element(0)
+		element(1)
+		ADDQ(Imm(2), list)
+		DECQ(pairs)
+		JNZ(LabelRef(label))
+		Label(label + "End")
+	}
+	loop("positive", 1)
+	element(0)
+	fma = VFMADD231PD_RU_SAE
+	element(1)
+	ADDQ(Imm(2), list)
+	loop("negative", 2)
+	for i := range a {
+		h := YMM()
+		VSUBPD(magic[i], a[i], a[i])
+		VCVTPD2PS_RZ_SAE(a[i], h)
+		VMOVUPS(h, Mem{Base: ap, Disp: 32 * i})
+	}
+	ADDQ(NewParamAddr("stride", 56), records)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
+}
+
+// addSums is the addition that ends a unit of several instructions.
+func addSums() {
+	TEXT("addSums", NOSPLIT, "func(acc, sums *float32, channels int)")
+	Doc("addSums adds sums[channel][row] to acc and clears it.")
+	acc, sums, channels := load("acc"), load("sums"), load("channels")
+	zero := ZMM()
+	VPXORD(zero, zero, zero)
+	Label("channel")
+	for i := range vecs {
+		x := ZMM()
+		VMOVUPS(at(acc, 0, i), x)
+		VADDPS(at(sums, 0, i), x, x)
+		VMOVUPS(x, at(acc, 0, i))
+		VMOVUPS(zero, at(sums, 0, i))
+	}
+	ADDQ(U32(row32), acc)
+	ADDQ(U32(row32), sums)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
 }
 
 // addTile is the second level of the accumulation.
@@ -821,4 +955,113 @@ func finish(name string, round func(VecVirtual, *constants)) {
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
 	retMask(bad)
+}
+
+// absMax, subtract and quantize are the quantisers' loops, over 16 elements at a
+// time.
+func absMax() {
+	TEXT("absMax", NOSPLIT, "func(x *float32, m float32, groups int) float32")
+	Doc("absMax returns the larger of m and the largest magnitude of 16*groups elements, ignoring NaN.")
+	x, groups := load("x"), load("groups")
+	c := newConstants("absMaxConstants")
+	abs := c.u32(1<<31 - 1)
+	m, v := ZMM(), ZMM()
+	VBROADCASTSS(NewParamAddr("m", 8), m)
+	Label("group")
+	VMOVUPS(Mem{Base: x}, v)
+	VPANDD_BCST(abs, v, v)
+	VMAXPS(m, v, m) // v where v > m
+	ADDQ(Imm(64), x)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VEXTRACTF64X4(Imm(1), m, v.AsY())
+	VMAXPS(v.AsY(), m.AsY(), m.AsY())
+	VEXTRACTF128(Imm(1), m.AsY(), v.AsX())
+	VMAXPS(v.AsX(), m.AsX(), m.AsX())
+	VPSHUFD(Imm(0x4e), m.AsX(), v.AsX())
+	VMAXPS(v.AsX(), m.AsX(), m.AsX())
+	VPSHUFD(Imm(0xb1), m.AsX(), v.AsX())
+	VMAXPS(v.AsX(), m.AsX(), m.AsX())
+	Store(m.AsX(), ReturnIndex(0))
+	VZEROUPPER()
+	RET()
+}
+
+func subtract(name string, round func(VecVirtual, *constants)) {
+	TEXT(name, NOSPLIT, "func(x, mean *float32, rows, groups int)")
+	Doc(name + " subtracts mean from rows of 16*groups elements and rounds.")
+	x, mean, n, groups := load("x"), load("mean"), load("rows"), load("groups")
+	c := newConstants(name + "Constants")
+	Label("row")
+	m, g := GP64(), GP64()
+	MOVQ(mean, m)
+	MOVQ(groups, g)
+	Label("group")
+	v := ZMM()
+	VMOVUPS(Mem{Base: x}, v)
+	VSUBPS(Mem{Base: m}, v, v)
+	if round != nil {
+		round(v, c)
+	}
+	VMOVUPS(v, Mem{Base: x})
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(64), m)
+	DECQ(g)
+	JNZ(LabelRef("group"))
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	VZEROUPPER()
+	RET()
+}
+
+func quantize(name string, divide, away bool) {
+	TEXT(name, NOSPLIT, "func(codes *int8, x *float32, factor float32, limit, least int32, groups int)")
+	op, tie := "times", "even"
+	if divide {
+		op = "divided by"
+	}
+	if away {
+		tie = "away from zero (an addition of one half, and truncation)"
+	}
+	Doc(name+" writes x "+op+" factor, rounded to nearest, ties to "+tie+", between least and limit,",
+		"for 16*groups elements; NaN gives 0. Products flush subnormal numbers.")
+	codes, x, groups := load("codes"), load("x"), load("groups")
+	c := newConstants(name + "Constants")
+	sign, half, huge := c.u32(1<<31), c.u32(0x3f000000), c.u32(0x48000000)
+	factor, limit, low := ZMM(), ZMM(), ZMM()
+	VBROADCASTSS(NewParamAddr("factor", 16), factor)
+	VPBROADCASTD(Load(Param("limit"), GP32()), limit)
+	VPBROADCASTD(Load(Param("least"), GP32()), low)
+	Label("group")
+	y, s := ZMM(), ZMM()
+	ordered := K()
+	VMOVUPS(Mem{Base: x}, y)
+	if divide {
+		VDIVPS(factor, y, y)
+	} else {
+		flush(y, sign)
+		VMULPS(factor, y, y)
+		flush(y, sign)
+	}
+	VCMPPS(Imm(7), y, y, ordered)
+	// Beyond 2^17 every value saturates.
+	VMINPS_BCST(huge, y, y)
+	VPANDD_BCST(sign, y, s)
+	if away {
+		VPORD_BCST(half, s, s)
+		VADDPS(s, y, y)
+		VCVTTPS2DQ(y, y)
+	} else {
+		VCVTPS2DQ(y, y)
+	}
+	VPMINSD(limit, y, y)
+	VPMAXSD(low, y, y)
+	VMOVDQA32_Z(y, ordered, y)
+	VPMOVSDB(y, Mem{Base: codes})
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(16), codes)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
 }
