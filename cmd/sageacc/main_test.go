@@ -146,6 +146,8 @@ func TestBadInput(t *testing.T) {
 		{"diff of a missing file", []string{"diff", "nowhere.json", "nowhere.json"}, []string{"nowhere.json"}},
 		{"diff of no result", []string{"diff", good, good}, []string{"dump.safetensors", "not a result"}},
 		{"diff bad bound", []string{"diff", "a", "b", "--max-growth", "-1"}, []string{"--max-growth"}},
+		{"bench tokens", []string{"bench", "--tokens", "0"}, []string{"--tokens"}},
+		{"bench head-dim", []string{"bench", "--head-dim", "129"}, []string{"--head-dim"}},
 		{"synth without a file", []string{"synth"}, []string{"-o FILE"}},
 		{"synth profile", []string{"synth", "--profile", "x", "-o", "x.safetensors"}, []string{"--profile", "outlier"}},
 		{"synth size", []string{"synth", "--tokens", "0", "-o", filepath.Join(empty, "x.safetensors")}, []string{"tokens"}},
@@ -350,6 +352,15 @@ func TestRecommend(t *testing.T) {
 	} {
 		code, out, errs := sage(t, "recommend", sample, "--require", "cos>=0.995", "--format", format)
 		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+}
+
+func TestBench(t *testing.T) {
+	for format, want := range map[string]string{"table": "sage2-8b-sm90", "json": `"schema": "sageacc/bench/v1"`} {
+		code, out, errs := sage(t, "bench", "--tokens", "256", "--head-dim", "64", "--min-time", "0s", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) || !strings.Contains(out, "reference fp64") {
 			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
 		}
 	}

@@ -78,6 +78,7 @@ and what a GPU returned (actual).`,
 		newRecommend(e),
 		newDiff(e),
 		newSynth(e),
+		newBench(e),
 		newVersion(e),
 	)
 	root.SetHelpCommand(newHelp())

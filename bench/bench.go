@@ -1,0 +1,211 @@
+// Package bench measures, on the machine it runs on, how fast whole heads are
+// emulated and what the reference beside them costs: what a user needs to plan
+// a run.
+package bench
+
+import (
+	"context"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/reference"
+)
+
+// Options say what to measure.
+type Options struct {
+	// Tokens and HeadDim are the shape of the head, queries and keys alike.
+	Tokens, HeadDim int
+	Causal          bool
+	// Jobs is the number of goroutines.
+	Jobs int
+	// Level is the set of vector instructions for the emulator; nil stands for
+	// the fastest.
+	Level *emulate.Level
+	// MinTime is how long each row is measured at least; it runs once more often
+	// than that takes.
+	MinTime time.Duration
+}
+
+// Row is one measurement.
+type Row struct {
+	// Name is a preset's name, "reference fp32" or "reference fp64".
+	Name string `json:"name"`
+	// Level is the set of vector instructions of an emulated head.
+	Level   string `json:"level,omitempty"`
+	Tokens  int    `json:"tokens"`
+	HeadDim int    `json:"head_dim"`
+	Causal  bool   `json:"causal"`
+	Jobs    int    `json:"jobs"`
+	// Seconds is the time of one head, the shortest of Runs.
+	Seconds float64 `json:"seconds"`
+	Runs    int     `json:"runs"`
+	// GMACs is 10^9 multiply-adds a second: both products, half of them where
+	// causal.
+	GMACs float64 `json:"gmac_per_s"`
+}
+
+// Run measures every preset and both references, calling report, if not nil,
+// with each row as it is done.
+func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
+	var rows []Row
+	add := func(name, level string, run func() error) error {
+		r := Row{Name: name, Level: level, Tokens: o.Tokens, HeadDim: o.HeadDim, Causal: o.Causal, Jobs: o.Jobs}
+		if err := measure(ctx, &r, o.MinTime, run); err != nil {
+			return err
+		}
+		rows = append(rows, r)
+		if report != nil {
+			report(r)
+		}
+		return nil
+	}
+	h := NewHead(o.Tokens, o.HeadDim, o.Causal)
+	for _, cfg := range emulate.Presets() {
+		levels := emulate.Levels()
+		level := levels[len(levels)-1]
+		if o.Level != nil {
+			level = *o.Level
+		}
+		k, err := emulate.NewAt(cfg, level)
+		if err != nil {
+			return nil, err
+		}
+		if err := add(cfg.Name, level.String(), func() error { return h.Emulate(ctx, k, o.Jobs) }); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range []reference.Precision{reference.FP32, reference.FP64} {
+		if err := add("reference "+p.String(), "", func() error { return h.Reference(ctx, p, o.Jobs) }); err != nil {
+			return nil, err
+		}
+	}
+	return rows, nil
+}
+
+// measure runs once to warm up, then for at least d.
+func measure(ctx context.Context, r *Row, d time.Duration, run func() error) error {
+	if err := run(); err != nil {
+		return err
+	}
+	best := time.Duration(math.MaxInt64)
+	for start := time.Now(); r.Runs == 0 || time.Since(start) < d; r.Runs++ {
+		t := time.Now()
+		if err := run(); err != nil {
+			return err
+		}
+		best = min(best, time.Since(t))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	macs := 2 * float64(r.Tokens) * float64(r.Tokens) * float64(r.HeadDim)
+	if r.Causal {
+		macs /= 2
+	}
+	r.Seconds = best.Seconds()
+	r.GMACs = macs / r.Seconds / 1e9
+	return nil
+}
+
+// Head is a head of Gaussian values in FP16, with a few outlying channels in K
+// as models have them.
+type Head struct {
+	Q, K, V     []float32 // [Tokens][Dim]
+	Tokens, Dim int
+	Causal      bool
+	out         []float32
+	ref         []float64
+}
+
+// NewHead returns a head, always the same for a shape.
+func NewHead(tokens, dim int, causal bool) *Head {
+	r := rand.New(rand.NewPCG(1, 2))
+	draw := func(outlier float64) []float32 {
+		x := make([]float32, tokens*dim)
+		for i := range x {
+			v := r.NormFloat64()
+			if i%dim%32 == 3 {
+				v += outlier
+			}
+			x[i] = format.RoundFP16(float32(v))
+		}
+		return x
+	}
+	return &Head{Q: draw(0), K: draw(6), V: draw(0), Tokens: tokens, Dim: dim, Causal: causal}
+}
+
+func rows(x []float32, dim int) emulate.Rows {
+	return func(lo, hi int, dst []float32) { copy(dst, x[lo*dim:hi*dim]) }
+}
+
+// Emulate runs the head once: quantisers, all blocks, output.
+func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, jobs int) error {
+	if h.out == nil {
+		h.out = make([]float32, len(h.Q))
+	}
+	kv, err := k.Prepare(emulate.KVInput{K: rows(h.K, h.Dim), V: rows(h.V, h.Dim), Len: h.Tokens, Dim: h.Dim, DType: format.FP16})
+	if err != nil {
+		return err
+	}
+	in := emulate.QInput{Q: rows(h.Q, h.Dim), Len: h.Tokens, Causal: h.Causal, Scale: float32(1 / math.Sqrt(float64(h.Dim)))}
+	block := k.Tiling().BlockQ * h.Dim
+	return spread(ctx, k.Blocks(h.Tokens), jobs, func() func(int) error {
+		var ws emulate.Workspace
+		q := k.Query(in, kv, &ws)
+		return func(b int) error {
+			k.Run(q, &ws, b, h.out[b*block:], nil)
+			return nil
+		}
+	})
+}
+
+// Reference computes the head once in full precision.
+func (h *Head) Reference(ctx context.Context, p reference.Precision, jobs int) error {
+	if h.ref == nil {
+		h.ref = make([]float64, len(h.Q))
+	}
+	const chunk = 256
+	return spread(ctx, (h.Tokens+chunk-1)/chunk, jobs, func() func(int) error {
+		var ws reference.Workspace
+		return func(i int) error {
+			lo, hi := i*chunk, min((i+1)*chunk, h.Tokens)
+			return reference.Attention(ctx, reference.Params{Precision: p, Causal: h.Causal}, h.Q[lo*h.Dim:hi*h.Dim], h.K, h.V,
+				lo, hi, h.Tokens, h.Dim, &ws, h.ref[lo*h.Dim:hi*h.Dim], nil)
+		}
+	})
+}
+
+// spread runs n pieces of work on jobs goroutines, each with a function of its
+// own from start.
+func spread(ctx context.Context, n, jobs int, start func() func(int) error) error {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	errs := make([]error, max(1, min(jobs, n)))
+	for j := range errs {
+		wg.Go(func() {
+			run := start()
+			for errs[j] == nil {
+				// From the end, where causal blocks are the longest.
+				i := n - int(next.Add(1))
+				if i < 0 {
+					return
+				}
+				if errs[j] = ctx.Err(); errs[j] == nil {
+					errs[j] = run(i)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
