@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -215,15 +216,11 @@ func TestByUnit(t *testing.T) {
 	}
 }
 
-func FuzzLoad(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"file":"f.safetensors","op":"unary","expect":"y"}`))
 	f.Add([]byte("{}\n\n[]"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, casesFile), data, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		cases, err := Load(dir, nil)
+		cases, err := parse(bytes.NewReader(data), ".", nil)
 		if err != nil {
 			return
 		}

@@ -12,6 +12,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
@@ -63,8 +64,17 @@ func Load(dir string, filter *regexp.Regexp) ([]Case, error) {
 		return nil, err
 	}
 	defer f.Close()
+	cases, err := parse(f, dir, filter)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cases, nil
+}
+
+// parse reads the lines of a cases.jsonl.
+func parse(r io.Reader, dir string, filter *regexp.Regexp) ([]Case, error) {
 	var cases []Case
-	scan := bufio.NewScanner(f)
+	scan := bufio.NewScanner(r)
 	scan.Buffer(nil, 1<<20)
 	for line := 1; scan.Scan(); line++ {
 		if len(scan.Bytes()) == 0 {
@@ -72,22 +82,19 @@ func Load(dir string, filter *regexp.Regexp) ([]Case, error) {
 		}
 		c := Case{dir: dir}
 		if err := json.Unmarshal(scan.Bytes(), &c); err != nil {
-			return nil, fmt.Errorf("%s: line %d: %w", path, line, err)
+			return nil, fmt.Errorf("line %d: %w", line, err)
 		}
 		switch {
 		case c.File == "" || c.Op == "" || c.Expect == "":
-			return nil, fmt.Errorf("%s: line %d: a case needs file, op and expect", path, line)
+			return nil, fmt.Errorf("line %d: a case needs file, op and expect", line)
 		case !filepath.IsLocal(c.File):
-			return nil, fmt.Errorf("%s: line %d: file %q is not below the set's directory", path, line, c.File)
+			return nil, fmt.Errorf("line %d: file %q is not below the set's directory", line, c.File)
 		}
 		if filter == nil || filter.MatchString(c.Name()) {
 			cases = append(cases, c)
 		}
 	}
-	if err := scan.Err(); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return cases, nil
+	return cases, scan.Err()
 }
 
 // file is an open recording.
