@@ -211,7 +211,14 @@ func (k *Kernel) prepareV(kv *KV, buf []float32) {
 	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
 		for r := 0; r < len(x)/d; r++ {
 			put(lo+r, x[r*d:r*d+d])
+			if k.cfg.PVType == quant.INT8 {
+				continue // whose codes are all finite
+			}
 			for _, code := range row {
+				// Of FP8 only the largest magnitudes are not finite.
+				if k.cfg.PVType != quant.FP16 && code&0x7c != 0x7c {
+					continue
+				}
 				if f := k.cfg.PVType.Decode(code); f-f != 0 {
 					kv.Counts[StageVCodes].add(f)
 				}

@@ -49,10 +49,12 @@ func (u Unit) base(first int) int {
 
 // ValueFormat holds what Dot needs to know of the codes of an FP8 format.
 type ValueFormat struct {
-	// value of each code; finite is false where there is none.
+	// value of each code; finite is false where there is none. kind is one of
+	// the constants, or zero for a zero.
 	value   [256]float32
 	value64 [256]float64
 	finite  [256]bool
+	kind    [256]uint8
 	// exponent is a code's exponent, raised by exponentBias, in each of four
 	// bytes; zero for a zero. With P~'s exponents, biased as in FP32, the sums
 	// stay below 256, and those with a zero operand below all others.
@@ -60,13 +62,26 @@ type ValueFormat struct {
 	exponentBias uint32
 }
 
+// Kinds of codes.
+const (
+	kindPositive  = 1
+	kindNegative  = 2
+	kindNotFinite = 4
+)
+
 // NewValueFormat prepares a format with the given smallest normal exponent.
 func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uint32) *ValueFormat {
 	f := &ValueFormat{exponentBias: exponentBias}
 	for c := range f.value {
 		v := value(uint8(c))
-		if v-v != 0 {
+		switch {
+		case v-v != 0:
+			f.kind[c] = kindNotFinite
 			continue
+		case v > 0:
+			f.kind[c] = kindPositive
+		case v < 0:
+			f.kind[c] = kindNegative
 		}
 		f.value[c], f.value64[c], f.finite[c] = v, float64(v), true
 		if v != 0 {
@@ -107,34 +122,32 @@ func (v *Values) Index() bool {
 	step := v.unit.Step
 	v.records = make([]uint8, keys/step*v.dim*size)
 	type channel struct {
-		pos, neg int
-		keys     [64]uint8 // positive ones from 0, negative ones from 32
+		pos, neg         int
+		posKeys, negKeys [33]uint8 // with room to write past the end
 	}
 	list := make([]channel, v.dim)
+	var keyOf [32]uint8
+	bad := uint8(0)
 	for first := 0; first < keys; first += step {
 		base := v.unit.base(first)
 		none := uint8(v.tile - base%v.tile)
+		for n := range step {
+			keyOf[n] = uint8(v.unit.key(first/16, n))
+		}
 		var count [33 * 33]int // channels by pairs of positive and negative elements
 		for c := range list {
 			l := &list[c]
-			l.pos, l.neg = 0, 0
+			pos, neg := 0, 0
 			codes := v.Codes(base/32, c)[base%32:]
-			for n := range step {
-				i := v.unit.key(first/16, n)
-				code := codes[i]
-				switch {
-				case !v.format.finite[code]:
-					v.records = nil
-					return false
-				case code&0x7f == 0:
-				case code&0x80 == 0:
-					l.keys[l.pos] = uint8(i)
-					l.pos++
-				default:
-					l.keys[32+l.neg] = uint8(i)
-					l.neg++
-				}
+			// Every key is written to both lists and counted in one or none.
+			for _, i := range keyOf[:step] {
+				k := v.format.kind[codes[i]]
+				l.posKeys[pos], l.negKeys[neg] = i, i
+				pos += int(k & 1)
+				neg += int(k >> 1 & 1)
+				bad |= k
 			}
+			l.pos, l.neg = pos, neg
 			count[l.pos/2*33+l.neg/2]++
 		}
 		at := 0
@@ -147,15 +160,19 @@ func (v *Values) Index() bool {
 			r := v.records[(first/step*v.dim+*slot)*size:][:size]
 			*slot++
 			r[0], r[1], r[2] = uint8(c), uint8(l.pos/2), uint8(l.neg/2)
-			n := 4 + copy(r[4:], l.keys[:l.pos&^1])
+			n := 4 + copy(r[4:], l.posKeys[:l.pos&^1])
 			r[n], r[n+1] = none, none
 			if l.pos&1 != 0 {
-				r[n] = l.keys[l.pos-1]
+				r[n] = l.posKeys[l.pos-1]
 			}
 			if l.neg&1 != 0 {
-				r[n+1] = l.keys[32+l.neg-1]
+				r[n+1] = l.negKeys[l.neg-1]
 			}
-			copy(r[n+2:], l.keys[32:32+l.neg&^1])
+			copy(r[n+2:], l.negKeys[:l.neg&^1])
+		}
+		if bad&kindNotFinite != 0 {
+			v.records = nil
+			return false
 		}
 	}
 	return true
