@@ -522,7 +522,8 @@ func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
 // returns: lse / 1.44269504, which PyTorch computes as a product with the FP32
 // reciprocal, plus the correction times the softmax scale.
 func NaturalLSE(lse, correction, scale float32) float32 {
-	return lse*invLog2e + float32(correction*scale)
+	// The conversions keep compilers from fusing the operations.
+	return float32(lse*invLog2e) + float32(correction*scale)
 }
 
 // LSECorrection returns the product of the query row x with the mean that was

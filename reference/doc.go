@@ -32,6 +32,8 @@
 //   - gonum's Go implementation is called directly, so that registering
 //     another BLAS with blas32.Use changes nothing.
 //
-// On architectures whose Go compiler fuses x*y+z inside gonum's portable loops
-// (arm64, ppc64le, riscv64, s390x) the last bits differ from those on amd64.
+// Where Go compilers may fuse x*y+z, which is everywhere but on amd64, the products
+// are computed by loops of our own with explicit roundings. What remains is the
+// standard library: lse's logarithm, and the exponential of FP64, may differ in
+// the last bit between architectures.
 package reference

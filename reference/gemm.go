@@ -2,6 +2,7 @@ package reference
 
 import (
 	"math"
+	"runtime"
 
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/gonum"
@@ -19,7 +20,7 @@ type arithmetic[T real] struct {
 	exp func(x []T, top T)
 }
 
-var single = arithmetic[float32]{product: simd.Product, exp: simd.ExpSlice}
+var single = arithmetic[float32]{product: sgemm, exp: simd.ExpSlice}
 
 var double = arithmetic[float64]{
 	product: dgemm,
@@ -38,7 +39,24 @@ const (
 	serialCols = 192
 )
 
+// fuses says that Go compilers may fuse x*y+z here, as gonum's portable loops let
+// them. There the products are computed by strictProduct, whose roundings are
+// explicit: slower, and the same bits everywhere.
+const fuses = runtime.GOARCH != "amd64"
+
+func sgemm(m, n, k int, a, b, c []float32) {
+	if fuses {
+		strictProduct(m, n, k, a, b, c, nil)
+		return
+	}
+	simd.Product(m, n, k, a, b, c)
+}
+
 func dgemm(m, n, k int, a, b, c []float64) {
+	if fuses {
+		strictProduct(m, n, k, a, b, c, nil)
+		return
+	}
 	for i := 0; i < m; i += serialRows {
 		for j := 0; j < n; j += serialCols {
 			gonum.Implementation{}.Dgemm(blas.NoTrans, blas.NoTrans,
