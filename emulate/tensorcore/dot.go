@@ -96,8 +96,8 @@ func (u *Unit) Dot(c uint32, a, b []uint32) uint32 {
 	return acc
 }
 
-// add is the ordinary addition that ends a unit with SeparateAdd. FP32 sums
-// flush subnormal results where the sequence does (never on the recordings).
+// add is the ordinary addition, to nearest even, that ends a unit with
+// SeparateAdd.
 func (u *Unit) add(x, y uint32) uint32 {
 	if u.C == FP16 {
 		s := format.FP16ToFloat32(uint16(x)) + format.FP16ToFloat32(uint16(y))

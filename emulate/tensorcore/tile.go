@@ -233,8 +233,8 @@ func (u *Unit) step13(c float32, a, b *Panel, ao, bo, n int) (float32, bool) {
 	return math.Float32frombits(math.Float32bits(r) &^ 0x3ff), true
 }
 
-// align64 truncates the aligned terms of consecutive k, or of those with k mod 4
-// in {h, h+1}, and adds them exactly to c's, in units of 2^(maxExp-F).
+// step64 is one fused dot-add over consecutive k in FP64: the aligned terms,
+// truncated, add exactly to c's in units of 2^(maxExp-F).
 func (u *Unit) step64(c float32, a, b *Panel, ao, bo, n int) (float32, bool) {
 	ae, be := a.exp[ao:ao+n], b.exp[bo:bo+n]
 	be = be[:len(ae)]
