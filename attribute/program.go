@@ -228,7 +228,7 @@ func (h *head) accumulate(o *float64, rescale float32, p, v *operand, at int, ex
 			s += x * vv[j]
 		}
 		if exact&Accumulator != 0 {
-			*o = *o*float64(rescale) + s
+			*o = float64(*o*float64(rescale)) + s
 		} else {
 			*o = float64(format.FMAFtz(float32(*o), rescale, float32(s)))
 		}

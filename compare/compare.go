@@ -403,7 +403,7 @@ func describe(where string, c emulate.Count) string {
 	for _, p := range []struct {
 		n    int64
 		name string
-	}{{c.NaN, "NaN"}, {c.Inf, "Inf"}, {c.Saturated, "saturated"}} {
+	}{{c.NaN, "NaN"}, {c.Inf, "Inf"}, {c.Saturated, "saturated"}, {c.Zero, "zero"}} {
 		if p.n > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.name))
 		}

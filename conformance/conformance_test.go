@@ -156,6 +156,12 @@ func TestMalformed(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
+	if err := safetensors.Write(filepath.Join(dir, "wide.safetensors"), nil, []safetensors.Tensor{
+		one("q", "F16", []int{1, 1, 1, 256}, 512), one("k", "F16", []int{1, 1, 1, 256}, 512), one("v", "F16", []int{1, 1, 1, 256}, 512),
+		one("y", "I8", []int{1, 1, 1, 256}, 256),
+	}); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct{ lines, want string }{
 		{"", ""},
 		{"{", "line 1"},
@@ -166,6 +172,7 @@ func TestMalformed(t *testing.T) {
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "dtype F16, expected F32"},
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"short"}`, "shape [3]"},
 		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 16]"},
+		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim is 256"},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, casesFile), []byte(tc.lines), 0o644); err != nil {

@@ -58,10 +58,10 @@ func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
 // arithModels are the FP32 instructions of up to three arguments; an op arith
 // case has x [n,3] and expects one result a row. It is an extension of the format.
 var arithModels = map[string]func(a, b, c float32) float32{
-	"mul.rn.ftz.f32": func(a, b, _ float32) float32 { return format.MulFtz(a, b) },
-	"add.rn.ftz.f32": func(a, _, c float32) float32 { return format.AddFtz(a, c) },
-	"fma.rn.ftz.f32": format.FMAFtz,
-	"div.full.f32":   func(a, b, _ float32) float32 { return mufu.DivFull(a, b) },
+	"mul.rn.ftz.f32":   func(a, b, _ float32) float32 { return format.MulFtz(a, b) },
+	"add.rn.ftz.f32":   func(a, _, c float32) float32 { return format.AddFtz(a, c) },
+	"fma.rn.ftz.f32":   format.FMAFtz,
+	"div.full.ftz.f32": func(a, b, _ float32) float32 { return mufu.DivFull(a, b) },
 }
 
 func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
@@ -189,6 +189,9 @@ func (c *Case) problem(f file) (*problem, error) {
 	}
 	if p.dtype, err = dtypeOf(p.q); err != nil {
 		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
+		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; the kernels support 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
 	}
 	if p.k, err = f.tensor("k", p.q.Shape[0], -1, -1, p.q.Shape[3]); err != nil {
 		return nil, err

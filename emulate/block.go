@@ -475,7 +475,7 @@ func (k *Kernel) finish(q *Query, ws *Workspace, rows int, out, lse []float32) {
 		if den-den != 0 || den == 0 {
 			ws.Counts[StageDenominator].add(den)
 			if den == 0 {
-				ws.Counts[StageDenominator].Saturated++
+				ws.Counts[StageDenominator].Zero++
 			}
 		}
 		inv := mufu.Rcp(den)

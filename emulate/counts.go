@@ -34,11 +34,12 @@ func (s Stage) String() string { return stageNames[s] }
 type Count struct {
 	NaN int64 `json:"nan,omitempty"`
 	Inf int64 `json:"inf,omitempty"`
-	// Saturated counts finite values beyond the format's range that were clamped
-	// to its largest, or, in the output, rounded to infinity; of codes also the
-	// ones that hold the format's largest magnitude because the input was
-	// infinite.
+	// Saturated counts finite values beyond the format's range: of P~'s codes those
+	// clamped to its largest, of the output those rounded to infinity. Q, K and V
+	// are scaled by their own maximum, so their codes cannot exceed the range.
 	Saturated int64 `json:"saturated,omitempty"`
+	// Zero counts softmax denominators that are zero.
+	Zero int64 `json:"zero,omitempty"`
 }
 
 // Counts holds a Count for each stage. Its zero value is ready; Merge adds.
@@ -50,6 +51,7 @@ func (c *Counts) Merge(o *Counts) {
 		c[i].NaN += o[i].NaN
 		c[i].Inf += o[i].Inf
 		c[i].Saturated += o[i].Saturated
+		c[i].Zero += o[i].Zero
 	}
 }
 

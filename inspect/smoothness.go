@@ -53,7 +53,7 @@ func (s *smoothness) add(head Head, rows []float32, dim int) {
 		for i, x := range row {
 			c := &s.channels[i]
 			r := float64(x) - c.mean
-			residual += r * r
+			residual += float64(r * r)
 			c.absmax = max(c.absmax, math.Abs(float64(x)))
 			c.varies = c.varies || x != rows[i]
 		}
@@ -97,7 +97,7 @@ func (s *smoothness) tally(head Head, residualRMS float64) {
 	largest := 0
 	absmax := make([]float64, len(s.channels))
 	for i, c := range s.channels {
-		meanSq += c.mean * c.mean
+		meanSq += float64(c.mean * c.mean)
 		before, after = max(before, c.absmax), max(after, c.after)
 		s.sumBefore += c.absmax
 		s.sumAfter += c.after

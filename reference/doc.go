@@ -35,5 +35,6 @@
 // Where Go compilers may fuse x*y+z, which is everywhere but on amd64, the products
 // are computed by loops of our own with explicit roundings. What remains is the
 // standard library: lse's logarithm, and the exponential of FP64, may differ in
-// the last bit between architectures.
+// the last bit between architectures and, the exponential on amd64, between CPUs
+// with and without fused multiply-add.
 package reference

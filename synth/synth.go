@@ -125,19 +125,19 @@ func layer(p Profile, o Options, index int) []safetensors.Tensor {
 		a, b, vb := make([]float64, d), make([]float64, d), make([]float64, d)
 		for c := range d {
 			if r.Float64() < p.Outliers {
-				a[c] = p.QBias * sign(r) * (1 + r.NormFloat64()/5)
-				b[c] = p.KBias * sign(r) * (1 + r.NormFloat64()/5)
+				a[c] = p.QBias * sign(r) * (1 + float64(r.NormFloat64()/5))
+				b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 			}
 		}
 		for c := range d {
 			if r.Float64() < p.VBiased {
-				vb[c] = p.VBias * sign(r) * (1 + r.NormFloat64()/5)
+				vb[c] = p.VBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 			}
 		}
 		normal := func(scale float64, bias []float64) []float64 {
 			x := make([]float64, n*d)
 			for i := range x {
-				x[i] = scale*r.NormFloat64() + bias[i%d]
+				x[i] = float64(scale*r.NormFloat64()) + bias[i%d]
 			}
 			return x
 		}
@@ -154,10 +154,10 @@ func layer(p Profile, o Options, index int) []safetensors.Tensor {
 			norm := 0.0
 			for c := range d {
 				x := ks[j*d+c] - b[c]
-				norm += x * x
+				norm += float64(x * x)
 			}
 			for c := range d {
-				qs[i*d+c] += p.Peak * (ks[j*d+c] - b[c]) * math.Sqrt(float64(d)/norm)
+				qs[i*d+c] += float64(p.Peak * (ks[j*d+c] - b[c]) * math.Sqrt(float64(d)/norm))
 			}
 		}
 		q, k, v = appendFP16(q, qs), appendFP16(k, ks), appendFP16(v, vs)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/internal/texttab"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -68,6 +69,9 @@ with all others exact, and all others with that step exact.`,
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
+			if format == "csv" && (causes || why) {
+				return fmt.Errorf("--attribute and --explain are not available with --format csv")
+			}
 			k, err := kernel.build(cmd)
 			if err != nil {
 				return err
@@ -101,7 +105,7 @@ with all others exact, and all others with that step exact.`,
 					return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
 				}
 			}
-			w, err := e.open(out)
+			w, err := e.open(out, inputs(d))
 			if err != nil {
 				return err
 			}
@@ -145,7 +149,7 @@ with all others exact, and all others with that step exact.`,
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
-	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes (not in csv)")
+	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, name the numerics that give it")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
@@ -156,7 +160,7 @@ func (e *env) check(res *compare.Result, checks []metrics.Expr, bitExact bool) e
 	failed := false
 	fail := func(layer, format string, args ...any) {
 		failed = true
-		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", layer, fmt.Sprintf(format, args...))
+		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", texttab.Printable(layer), fmt.Sprintf(format, args...))
 	}
 	for _, l := range res.Layers {
 		for _, x := range checks {

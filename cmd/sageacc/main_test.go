@@ -146,6 +146,8 @@ func TestBadInput(t *testing.T) {
 		{"diff of a missing file", []string{"diff", "nowhere.json", "nowhere.json"}, []string{"nowhere.json"}},
 		{"diff of no result", []string{"diff", good, good}, []string{"dump.safetensors", "not a result"}},
 		{"diff bad bound", []string{"diff", "a", "b", "--max-growth", "-1"}, []string{"--max-growth"}},
+		{"output is an input", []string{"compare", good, "-o", good}, []string{"dump.safetensors", "one of the inputs"}},
+		{"csv with attribution", []string{"compare", good, "--attribute", "--format", "csv"}, []string{"--attribute", "csv"}},
 		{"bench tokens", []string{"bench", "--tokens", "0"}, []string{"--tokens"}},
 		{"bench head-dim", []string{"bench", "--head-dim", "129"}, []string{"--head-dim"}},
 		{"synth without a file", []string{"synth"}, []string{"-o FILE"}},
@@ -236,7 +238,7 @@ func TestExplain(t *testing.T) {
 
 func TestAttribute(t *testing.T) {
 	path := write(t, nil, layer(1, 2, 40, 8)...)
-	for format, want := range map[string]string{"table": "what does not add up", "markdown": "| Q, K codes ", "json": `"attribution": {`, "csv": "emulated_vs_reference"} {
+	for format, want := range map[string]string{"table": "what does not add up", "markdown": "| Q, K codes ", "json": `"attribution": {`} {
 		code, out, errs := sage(t, "compare", path, "--attribute", "--format", format)
 		if code != exitOK || errs != "" || !strings.Contains(out, want) {
 			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
@@ -385,6 +387,21 @@ func TestDiff(t *testing.T) {
 	for _, format := range []string{"json", "markdown"} {
 		if code, out, errs := sage(t, "diff", b, a, "--format", format); code != exitOK || errs != "" || !strings.Contains(out, "layers.3.attn") {
 			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", format, code, errs, out)
+		}
+	}
+}
+
+// TestControlCharacters: a layer's name cannot break lines or reach the terminal.
+func TestControlCharacters(t *testing.T) {
+	ts := layer(1, 1, 20, 8)
+	for i := range ts {
+		ts[i].Name = "a\n\x1b[31mb" + ts[i].Name[1:]
+	}
+	path := write(t, nil, ts...)
+	for _, args := range [][]string{{"compare", path, "--fail-if", "cos<2"}, {"compare", path, "--format", "markdown"}, {"inspect", path}} {
+		_, out, errs := sage(t, args...)
+		if strings.Contains(out+errs, "\x1b") || strings.Count(errs, "\n") > 1 || !strings.Contains(out, "b") {
+			t.Errorf("%v: stderr %q, stdout %q", args, errs, out)
 		}
 	}
 }

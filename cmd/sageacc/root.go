@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/internal/atomicfile"
+	"github.com/sageacc/sageacc/internal/texttab"
 )
 
 // Exit statuses.
@@ -44,7 +46,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitInterrupted
 	}
 	// One line, whatever the error holds.
-	fmt.Fprintf(stderr, "sageacc: %s\n", strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " "))
+	line := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	fmt.Fprintf(stderr, "sageacc: %s\n", texttab.Printable(line))
 	return exitCannotRun
 }
 
@@ -174,9 +177,18 @@ type output struct {
 
 // open finds out whether path can be written before anything is computed. An
 // empty path and "-" are standard output.
-func (e *env) open(path string) (*output, error) {
+//
+// The output must not be one of the inputs: it would replace a dump.
+func (e *env) open(path string, inputs []string) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{Writer: e.stdout}, nil
+	}
+	if out, err := os.Stat(path); err == nil {
+		for _, in := range inputs {
+			if st, err := os.Stat(in); err == nil && os.SameFile(out, st) {
+				return nil, fmt.Errorf("cannot write %s: it is one of the inputs", path)
+			}
+		}
 	}
 	f, err := atomicfile.Create(path)
 	if err != nil {

@@ -96,8 +96,10 @@ func NewValues(style Style, dtype PVType, scaleMax float32, smooth bool, n, d in
 	v := &Values{style: style, dtype: dtype, scaleMax: scaleMax, smooth: smooth, n: n, d: d}
 	v.lo, v.hi = make([]float32, d), make([]float32, d)
 	for c := range d {
-		// The released kernel's starting values.
-		v.hi[c], v.lo[c] = -1e6, 1e6
+		v.hi[c], v.lo[c] = float32(math.Inf(-1)), float32(math.Inf(1))
+		if style == Fused {
+			v.hi[c], v.lo[c] = -1e6, 1e6 // the released kernel's starting values
+		}
 	}
 	if smooth {
 		if style == Fused {
@@ -181,6 +183,9 @@ func (v *Values) Finish() {
 	}
 	for c := range v.d {
 		hi, lo := v.hi[c], v.lo[c]
+		if hi < lo && v.style != Fused {
+			hi, lo = 0, 0 // nothing but NaN
+		}
 		if v.smooth {
 			hi, lo = format.SubFtz(hi, v.Mean[c]), format.SubFtz(lo, v.Mean[c])
 		}

@@ -81,7 +81,7 @@ type pair struct{ key, value string }
 // list writes lines of text.
 func list(w io.Writer, lines []string) error {
 	for _, l := range lines {
-		if _, err := fmt.Fprintln(w, l); err != nil {
+		if _, err := fmt.Fprintln(w, texttab.Printable(l)); err != nil {
 			return err
 		}
 	}

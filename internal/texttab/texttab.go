@@ -7,7 +7,9 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -35,7 +37,7 @@ type Table struct {
 // rule either. The width of a cell is its number of runes. Line breaks and tabs
 // in a cell become blanks, since they would break the table.
 func (t *Table) Text(w io.Writer) error {
-	clean := func(s string) string { return lineBreaks.Replace(s) }
+	clean := func(s string) string { return Printable(lineBreaks.Replace(s)) }
 	widths := t.widths(clean, 0)
 	b := bufio.NewWriter(w)
 	line := func(row []string) {
@@ -163,7 +165,25 @@ func pad(s string, width int, a Align) string {
 	return s + blanks
 }
 
-func escape(s string) string { return markdown.Replace(s) }
+func escape(s string) string { return Printable(markdown.Replace(s)) }
+
+// Printable replaces control characters, which names in files may hold and a
+// terminal would obey, by Go escapes.
+func Printable(s string) string {
+	if !strings.ContainsFunc(s, unicode.IsControl) {
+		return s
+	}
+	var b strings.Builder
+	for _, r := range s {
+		if unicode.IsControl(r) {
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
 
 // The replacers are safe for concurrent use and never change.
 var (
