@@ -58,10 +58,11 @@ func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
 // arithModels are the FP32 instructions of up to three arguments; an op arith
 // case has x [n,3] and expects one result a row. It is an extension of the format.
 var arithModels = map[string]func(a, b, c float32) float32{
-	"mul.rn.ftz.f32":   func(a, b, _ float32) float32 { return format.MulFtz(a, b) },
-	"add.rn.ftz.f32":   func(a, _, c float32) float32 { return format.AddFtz(a, c) },
-	"fma.rn.ftz.f32":   format.FMAFtz,
-	"div.full.ftz.f32": func(a, b, _ float32) float32 { return mufu.DivFull(a, b) },
+	"mul.rn.ftz.f32":     func(a, b, _ float32) float32 { return format.MulFtz(a, b) },
+	"add.rn.ftz.f32":     func(a, _, c float32) float32 { return format.AddFtz(a, c) },
+	"fma.rn.ftz.f32":     format.FMAFtz,
+	"div.full.ftz.f32":   func(a, b, _ float32) float32 { return mufu.DivFull(a, b) },
+	"div.approx.ftz.f32": func(a, b, _ float32) float32 { return mufu.DivApprox(a, b) },
 }
 
 func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {

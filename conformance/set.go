@@ -27,19 +27,19 @@ type Case struct {
 	File        string `json:"file"`
 	Op          string `json:"op"`
 	Expect      string `json:"expect"`
-	Instruction string `json:"instruction"`
-	Arch        string `json:"arch"`
-	Kernel      string `json:"kernel"`
-	Granularity string `json:"qk_granularity"`
-	PVAccum     string `json:"pv_accum"`
-	SmoothK     *bool  `json:"smooth_k"`
-	SmoothV     bool   `json:"smooth_v"`
-	Causal      bool   `json:"causal"`
+	Instruction string `json:"instruction,omitempty"`
+	Arch        string `json:"arch,omitempty"`
+	Kernel      string `json:"kernel,omitempty"`
+	Granularity string `json:"qk_granularity,omitempty"`
+	PVAccum     string `json:"pv_accum,omitempty"`
+	SmoothK     *bool  `json:"smooth_k,omitempty"`
+	SmoothV     bool   `json:"smooth_v,omitempty"`
+	Causal      bool   `json:"causal,omitempty"`
 	// SMScale is 0 where the line has none: 1/sqrt(head_dim).
-	SMScale float64 `json:"sm_scale"`
+	SMScale float64 `json:"sm_scale,omitempty"`
 	// Tensor says what a quantize case expects: q_int8, q_scale, k_int8, k_scale,
 	// k_mean, v_fp8, v_scale or v_mean.
-	Tensor string `json:"tensor"`
+	Tensor string `json:"tensor,omitempty"`
 
 	dir string
 }

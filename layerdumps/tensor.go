@@ -178,3 +178,38 @@ var halves = sync.OnceValue(func() *[1 << 16]float32 {
 	}
 	return table
 })
+
+// NewTensor returns a tensor over data in memory: row-major elements, little
+// endian, in HND layout.
+func NewTensor(name string, dtype DType, shape [4]int, data []byte) (Tensor, error) {
+	n := dtype.width()
+	for _, s := range shape {
+		if s < 1 || s > math.MaxInt/n {
+			return Tensor{}, fmt.Errorf("tensor %q has shape %v", name, shape)
+		}
+		n *= s
+	}
+	if n != len(data) {
+		return Tensor{}, fmt.Errorf("tensor %q: %s %v takes %d bytes, but there are %d", name, dtype, shape, n, len(data))
+	}
+	return Tensor{
+		Name: name, DType: dtype, Batch: shape[0], Heads: shape[1], Tokens: shape[2], Dim: shape[3], data: data,
+	}, nil
+}
+
+// Bytes returns the elements of all heads in HND layout, little endian. It may
+// share memory with the tensor.
+func (t *Tensor) Bytes() []byte {
+	if t.layout == HND {
+		return t.data
+	}
+	out := make([]byte, 0, len(t.data))
+	for b := range t.Batch {
+		for h := range t.Heads {
+			for i := range t.Tokens {
+				out = append(out, t.row(b, h, i)...)
+			}
+		}
+	}
+	return out
+}

@@ -82,6 +82,8 @@ and what a GPU returned (actual).`,
 		newDiff(e),
 		newSynth(e),
 		newBench(e),
+		newValidate(e),
+		newRecord(e),
 		newVersion(e),
 	)
 	root.SetHelpCommand(newHelp())

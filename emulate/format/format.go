@@ -263,3 +263,14 @@ func (t DType) Bits(x float32) uint32 {
 	}
 	return math.Float32bits(x)
 }
+
+// FromBits is the inverse of Bits: the value of a bit pattern.
+func (t DType) FromBits(b uint32) float32 {
+	switch t {
+	case FP16:
+		return FP16ToFloat32(uint16(b))
+	case BF16:
+		return BF16ToFloat32(uint16(b))
+	}
+	return math.Float32frombits(b)
+}

@@ -2,88 +2,21 @@
 // and K, smooth Q and K, FP8 P and V, two-level accumulation.
 //
 // The kernels define the preset: package emulate gives the same bits. They are
-// written to be read, not to be fast; every rounding is spelled out. Arithmetic
-// of the softmax is .ftz, that of the quantisers is IEEE FP32. Compile with
-// -fmad=false, so that only the fused operations written here are fused:
-//
-//   nvcc -O3 -std=c++17 -fmad=false -gencode arch=compute_89,code=sm_89 ...
+// written to be read, not to be fast; every rounding is spelled out.
 //
 // Tensors are HND, [heads][tokens][head_dim], FP16 or BF16, batch and heads
 // merged into heads. Tiles are 128 queries (4 warps of 32 rows) by 64 keys.
-#include <cstdint>
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 constexpr int kBlockQ = 128, kWarpQ = 32, kBlockK = 64;
-constexpr float kMasked = -5000000.f;
-
-__device__ __forceinline__ float load(const __half *p) { return __half2float(*p); }
-__device__ __forceinline__ float load(const __nv_bfloat16 *p) { return __bfloat162float(*p); }
-__device__ __forceinline__ void store(__half *p, float x) { *p = __float2half_rn(x); }
-__device__ __forceinline__ void store(__nv_bfloat16 *p, float x) { *p = __float2bfloat16_rn(x); }
-
-__device__ __forceinline__ float mul(float a, float b)
-{
-  float r;
-  asm("mul.rn.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-__device__ __forceinline__ float add(float a, float b)
-{
-  float r;
-  asm("add.rn.ftz.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "f"(b));
-  return r;
-}
-__device__ __forceinline__ float fma_(float a, float b, float c)
-{
-  float r;
-  asm("fma.rn.ftz.f32 %0, %1, %2, %3;" : "=f"(r) : "f"(a), "f"(b), "f"(c));
-  return r;
-}
-__device__ __forceinline__ float ex2(float x)
-{
-  float r;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-__device__ __forceinline__ float rcp(float x)
-{
-  float r;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-__device__ __forceinline__ float lg2(float x)
-{
-  float r;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
-  return r;
-}
-// Two FP32 values to two E4M3 codes, lo in the low byte.
-__device__ __forceinline__ uint32_t e4m3x2(float lo, float hi)
-{
-  uint16_t r;
-  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %2, %1;" : "=h"(r) : "f"(lo), "f"(hi));
-  return r;
-}
-
-// Sum of FP64 values with a compensation term (Neumaier).
-struct Sum {
-  double s = 0, c = 0;
-  __device__ void add(double x)
-  {
-    double t = s + x;
-    c += fabs(s) >= fabs(x) ? (s - t) + x : (x - t) + s;
-    s = t;
-  }
-  __device__ float mean(int n) const { return float((s + c) / n); }
-};
 
 // The code of x in a group with the given step; a group of zeros has step 0.
 __device__ __forceinline__ int code4(float x, float step)
 {
   if (step == 0)
     return 0;
-  float q = rintf(__fdiv_rn(x, step));
+  float q = __fdiv_rn(x, step);
+  q = CODES_TOWARD_ZERO ? truncf(q) : rintf(q);
   return int(fminf(fmaxf(q, -7.f), 7.f));
 }
 
@@ -103,6 +36,8 @@ __device__ void channel_mean(const T *x, float *mean, int n, int dim)
   mean[head * dim + c] = s.mean(n);
 }
 
+__device__ __forceinline__ float v_max() { return FP16_ACCUMULATOR ? 2.25f : 448.f; }
+
 // smooth[row][c] = k - mean, its codes, and a step for each 4 groups of a tile:
 // rows with equal (row mod 8)/2. Grid (tiles, heads), block (4).
 template <typename T>
@@ -121,6 +56,10 @@ __device__ void quantize_k(const T *k, const float *mean, float *smooth, uint8_t
       amax = fmaxf(amax, fabsf(x));
     }
   }
+#if PER_BLOCK
+  for (int i = 1; i < 4; i *= 2)
+    amax = fmaxf(amax, __shfl_xor_sync(0xf, amax, i));
+#endif
   float step = __fdiv_rn(amax, 7.f);
   steps[(int64_t(head) * gridDim.x + tile) * 4 + group] = step;
   for (int i = 0; i < kBlockK; i++) {
@@ -156,6 +95,10 @@ __device__ void quantize_q(const T *q, float *mean, uint8_t *codes, float *steps
   for (int i = warp * kWarpQ + group; i < (warp + 1) * kWarpQ && i < rows; i += 8)
     for (int c = 0; c < dim; c++)
       amax = fmaxf(amax, fabsf(load(q + (base + first + i) * dim + c) - m[c]));
+#if PER_BLOCK
+  for (int i = 1; i < 32; i *= 2)
+    amax = fmaxf(amax, __shfl_xor_sync(~0u, amax, i));
+#endif
   float step = __fdiv_rn(amax, 7.f);
   steps[(int64_t(head) * gridDim.x + tile) * 32 + t] = step;
   for (int i = warp * kWarpQ + group; i < (warp + 1) * kWarpQ && i < rows; i += 8) {
@@ -180,8 +123,7 @@ __device__ void delta_s(const float *mean, const float *smooth, float *delta, in
   delta[(int64_t(head) * gridDim.x + tile) * keys + key] = s;
 }
 
-// V transposed to [head][dim][padded], quantised per channel, and permuted within
-// 16 tokens so that a thread's P fragment is an operand of the mma as it is.
+// V transposed to [head][dim][padded], quantised per channel, and permuted.
 // Grid (heads), block (dim).
 template <typename T>
 __device__ void quantize_v(const T *v, uint8_t *codes, float *scale, int n, int padded, int dim)
@@ -191,15 +133,31 @@ __device__ void quantize_v(const T *v, uint8_t *codes, float *scale, int n, int 
   float amax = 0;
   for (int i = 0; i < n; i++)
     amax = fmaxf(amax, fabsf(load(x + int64_t(i) * dim)));
-  float s = __fdiv_rn(amax, 448.f);
+  float s = __fdiv_rn(amax, v_max());
   scale[head * dim + c] = s;
   uint8_t *out = codes + (int64_t(head) * dim + c) * padded;
   for (int i = 0; i < padded; i++) {
-    int m = i % 16;
-    int position = i - m + m / 8 * 2 + m / 2 % 4 * 4 + m % 2;
     float y = i < n && s != 0 ? __fdiv_rn(load(x + int64_t(i) * dim), s) : 0.f;
-    out[position] = uint8_t(e4m3x2(y, 0.f));
+    out[stored(i)] = uint8_t(e4m3x2(y, 0.f));
   }
+}
+
+// r += P V for 16 rows, 32 keys and 8 channels.
+__device__ __forceinline__ void mma_pv(float (&r)[4], const uint32_t (&p)[4], uint32_t v0, uint32_t v1)
+{
+#if FP16_ACCUMULATOR
+  __half2 lo = __floats2half2_rn(r[0], r[1]), hi = __floats2half2_rn(r[2], r[3]); // exact
+  uint32_t &c0 = reinterpret_cast<uint32_t &>(lo), &c1 = reinterpret_cast<uint32_t &>(hi);
+  asm("mma.sync.aligned.m16n8k32.row.col.f16.e4m3.e4m3.f16 {%0,%1}, {%2,%3,%4,%5}, {%6,%7}, {%0,%1};"
+      : "+r"(c0), "+r"(c1)
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v0), "r"(v1));
+  float2 x = __half22float2(lo), y = __half22float2(hi);
+  r[0] = x.x, r[1] = x.y, r[2] = y.x, r[3] = y.y;
+#else
+  asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(r[0]), "+f"(r[1]), "+f"(r[2]), "+f"(r[3])
+      : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(v0), "r"(v1));
+#endif
 }
 
 // The attention itself. Grid (tiles, heads), block (128). lse, if not null,
@@ -213,7 +171,7 @@ __device__ void attend(const uint8_t *q, const float *q_step, const uint8_t *k, 
   int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   int row0 = tile * kBlockQ + warp * kWarpQ + g; // rows row0 + 8*i, i = 0..3
   int k_tiles_all = (nk + kBlockK - 1) / kBlockK;
-  float sm = mul(scale, 1.44269504088896340736f);
+  float sm = mul(scale, kLog2e);
   // All four rows of a thread have the same row mod 8, hence one step.
   float qs = q_step[(int64_t(head) * gridDim.x + tile) * 32 + warp * 8 + g];
 
@@ -256,8 +214,10 @@ __device__ void attend(const uint8_t *q, const float *q_step, const uint8_t *k, 
               : "r"(a[fq][kk][0]), "r"(a[fq][kk][1]), "r"(a[fq][kk][2]), "r"(a[fq][kk][3]), "r"(b[kk][0]), "r"(b[kk][1]));
         for (int i = 0; i < 4; i++) {
           int row = row0 + fq * 16 + i / 2 * 8, col = key0 + n8 * 8 + 2 * t + i % 2;
-          bool hidden = col >= nk || (causal && col > row);
-          s[fq * 2 + i / 2][n8 * 2 + i % 2] = hidden ? kMasked : fma_(float(c[i]), dequant, ds[col]);
+          bool end = col >= nk;
+          bool hidden = (end && !NO_KEY_MASK) || (causal && col > row + MASK_SHIFT);
+          float correction = end || NO_DELTA_S ? 0 : ds[col];
+          s[fq * 2 + i / 2][n8 * 2 + i % 2] = hidden ? kMasked : fma_(float(c[i]), dequant, correction);
         }
       }
     }
@@ -266,7 +226,7 @@ __device__ void attend(const uint8_t *q, const float *q_step, const uint8_t *k, 
       float top = kMasked;
       for (int j = 0; j < 16; j++)
         top = fmaxf(top, s[i][j]);
-      top = fma_(top, sm, -8.807f); // P fills [0, 448]: 8.807 is about log2(448)
+      top = fma_(top, sm, -P_OFFSET);
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
       top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
       float next = fmaxf(m[i], top);
@@ -275,9 +235,8 @@ __device__ void attend(const uint8_t *q, const float *q_step, const uint8_t *k, 
       for (int j = 0; j < 16; j++)
         s[i][j] = ex2(fma_(s[i][j], sm, -next));
       for (int b = 0; b < 4; b++) {
-        const float *p = s[i] + 4 * b;
-        float sum = add(add(add(p[0], p[1]), p[2]), p[3]);
-        d[i] = b == 0 ? fma_(d[i], rescale[i], sum) : add(d[i], sum);
+        float sum = sum4(s[i] + 4 * b);
+        d[i] = b == 0 ? rescaled(d[i], rescale[i], sum) : add(d[i], sum);
       }
     }
     for (int fv = 0; fv < dim / 8; fv++) {
@@ -288,14 +247,12 @@ __device__ void attend(const uint8_t *q, const float *q_step, const uint8_t *k, 
           uint32_t p[4];
           for (int i = 0; i < 4; i++) { // rows g and g+8, keys 0-15 and 16-31 of 32
             const float *x = s[fq * 2 + i % 2] + kk * 8 + i / 2 * 4;
-            p[i] = e4m3x2(x[0], x[1]) | e4m3x2(x[2], x[3]) << 16;
+            p[i] = p_codes(x[0], x[1]) | p_codes(x[2], x[3]) << 16;
           }
-          asm("mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-              : "+f"(r[0]), "+f"(r[1]), "+f"(r[2]), "+f"(r[3])
-              : "r"(p[0]), "r"(p[1]), "r"(p[2]), "r"(p[3]), "r"(word(vp + kk * 32)), "r"(word(vp + kk * 32 + 16)));
+          mma_pv(r, p, word(vp + kk * 32), word(vp + kk * 32 + 16));
         }
         for (int i = 0; i < 4; i++)
-          acc[fq][fv][i] = fma_(acc[fq][fv][i], rescale[fq * 2 + i / 2], r[i]);
+          acc[fq][fv][i] = accumulate(acc[fq][fv][i], rescale[fq * 2 + i / 2], r[i]);
       }
     }
   }

@@ -1,0 +1,416 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/sageacc/sageacc/conformance"
+	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/kernels"
+	"github.com/sageacc/sageacc/kernels/launch"
+	"github.com/sageacc/sageacc/kernels/manifest"
+	"github.com/sageacc/sageacc/probe"
+	"github.com/sageacc/sageacc/record"
+	"github.com/sageacc/sageacc/validate"
+)
+
+// gpuFlags choose kernels and the cases that they run on.
+type gpuFlags struct {
+	kernels          []string
+	module, manifest string
+	size             string
+	shapes           []string
+	dtypes, masks    []string
+	distributions    string
+	seed             uint64
+	dump             dumpFlags
+}
+
+func (f *gpuFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringSliceVar(&f.kernels, "kernel", nil, "this project's kernels to run, `"+strings.Join(kernels.Names(), "|")+"` (default: all that this GPU can run)")
+	fs.StringVar(&f.module, "module", "", "a kernel of yours: PTX or cubin `FILE`")
+	fs.StringVar(&f.manifest, "manifest", "", "how to run it and what it claims to be: YAML `FILE`")
+	fs.StringVar(&f.size, "size", "small", "which shapes, `small|large`")
+	fs.StringArrayVar(&f.shapes, "shape", nil, "this shape instead, `BxH/KVxNQxNKxD` (repeatable)")
+	fs.StringSliceVar(&f.dtypes, "dtype", []string{"f16", "bf16"}, "input formats, `f16,bf16`")
+	fs.StringSliceVar(&f.masks, "mask", []string{"full", "causal"}, "masks, `full,causal`")
+	fs.StringVar(&f.distributions, "distribution", "", "only input distributions that match this `REGEX`")
+	fs.Uint64Var(&f.seed, "seed", 1, "seed of the generated inputs")
+	f.dump.add(cmd, false)
+}
+
+// chosen returns the kernels, and whether the user named them.
+func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
+	if (f.module == "") != (f.manifest == "") {
+		return nil, false, errors.New("a kernel of yours needs both --module and --manifest")
+	}
+	if f.module != "" {
+		if len(f.kernels) > 0 {
+			return nil, false, errors.New("--kernel and --module exclude each other")
+		}
+		image, err := os.ReadFile(f.module)
+		if err != nil {
+			return nil, false, err
+		}
+		m, err := manifest.Open(f.manifest)
+		if err != nil {
+			return nil, false, err
+		}
+		if err := manifest.CheckImage(m, image); err != nil {
+			return nil, false, fmt.Errorf("%s: %w", f.module, err)
+		}
+		return []*kernels.Kernel{{Manifest: m, Image: image}}, true, nil
+	}
+	names, named := f.kernels, true
+	if len(names) == 0 {
+		names, named = kernels.Names(), false
+	}
+	var ks []*kernels.Kernel
+	for _, n := range names {
+		k, err := kernels.Named(n)
+		if err != nil {
+			return nil, false, fmt.Errorf("--kernel: %w", err)
+		}
+		ks = append(ks, k)
+	}
+	return ks, named, nil
+}
+
+// cases returns the cases, those of a dump if one is given.
+func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, func() error, error) {
+	if len(args) > 0 {
+		d, err := f.dump.open(cmd, args)
+		if err != nil {
+			return nil, nil, err
+		}
+		return validate.LayerCases(d), d.Close, nil
+	}
+	m := validate.Matrix{Seed: f.seed}
+	var err error
+	if m.Shapes, err = validate.Shapes(f.size); err != nil {
+		return nil, nil, fmt.Errorf("--size: %w", err)
+	}
+	if len(f.shapes) > 0 {
+		m.Shapes = nil
+		for _, text := range f.shapes {
+			s, err := validate.ParseShape(text)
+			if err != nil {
+				return nil, nil, fmt.Errorf("--shape: %w", err)
+			}
+			m.Shapes = append(m.Shapes, s)
+		}
+	}
+	for _, d := range f.dtypes {
+		if d != "f16" && d != "bf16" {
+			return nil, nil, fmt.Errorf("--dtype: unknown format %q (have f16, bf16)", d)
+		}
+		m.DTypes = append(m.DTypes, d)
+	}
+	for _, mask := range f.masks {
+		if mask != "full" && mask != "causal" {
+			return nil, nil, fmt.Errorf("--mask: unknown mask %q (have full, causal)", mask)
+		}
+		m.Causal = append(m.Causal, mask == "causal")
+	}
+	if f.distributions != "" {
+		if m.Distributions, err = regexp.Compile(f.distributions); err != nil {
+			return nil, nil, fmt.Errorf("--distribution %q: %w", f.distributions, err)
+		}
+	}
+	cases := m.Cases()
+	if len(cases) == 0 {
+		return nil, nil, errors.New("no case to run: no distribution matches, or a list is empty")
+	}
+	return cases, func() error { return nil }, nil
+}
+
+// units returns the units whose instruction matches.
+func units(pattern string) ([]probe.Unit, error) {
+	re, err := regexp.Compile(pattern)
+	if err != nil {
+		return nil, fmt.Errorf("--units %q: %w", pattern, err)
+	}
+	var out []probe.Unit
+	for _, u := range probe.Units() {
+		if re.MatchString(u.Instruction) {
+			out = append(out, u)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("--units %q matches no instruction", pattern)
+	}
+	return out, nil
+}
+
+func newValidate(e *env) *cobra.Command {
+	var f gpuFlags
+	var format, out, unitPattern string
+	var results int64
+	var search bool
+	var jobs int
+	cmd := &cobra.Command{
+		Use:   "validate [DUMP...]",
+		Short: "Run kernels on this GPU and compare them with the emulator, bit by bit",
+		Long: `Runs this project's attention kernels, or one of yours, on this machine's GPU and
+compares every output element with the emulated kernel: over a matrix of shapes,
+masks, formats and input distributions, or on the layers of a dump. With --units
+it runs single instructions instead. The exit status is 1 on a difference.
+
+Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
+		Example: `  sageacc validate
+  sageacc validate --kernel sage2-8b-sm90 --size large --format json -o result.json
+  sageacc validate --module mine.cubin --manifest mine.yaml --explain
+  sageacc validate --units 'wgmma|ex2' --results 1000000000`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if jobs < 1 {
+				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			}
+			if unitPattern != "" {
+				if len(args) > 0 || f.module != "" || len(f.kernels) > 0 {
+					return errors.New("--units excludes kernels and dumps")
+				}
+				return validateUnits(cmd, e, unitPattern, results, f.seed, format, out)
+			}
+			write, err := pick(format, map[string]func(io.Writer, []*validate.Report) error{
+				"table": render.ValidateText,
+				"json":  func(w io.Writer, r []*validate.Report) error { return render.JSON(w, r) },
+			})
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			ks, named, err := f.chosen()
+			if err != nil {
+				return err
+			}
+			cases, closeCases, err := f.cases(cmd, args)
+			if err != nil {
+				return err
+			}
+			defer closeCases()
+			dev, err := launch.Open()
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			w, err := e.open(out, append(args, f.module, f.manifest))
+			if err != nil {
+				return err
+			}
+			defer w.abort()
+			var reports []*validate.Report
+			bar := e.progress("validate")
+			var unfit error
+			for _, k := range ks {
+				if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
+					unfit = err
+					continue
+				}
+				gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
+				if err != nil {
+					return err
+				}
+				rep, err := validate.Run(cmd.Context(), gpu, k.Manifest, dev.Name(), dev.Arch(), cases, validate.Options{Explain: search, Jobs: jobs, Progress: bar.show})
+				if err != nil {
+					bar.erase()
+					return err
+				}
+				reports = append(reports, rep)
+			}
+			bar.erase()
+			if len(reports) == 0 {
+				return unfit
+			}
+			if err := write(w, reports); err != nil {
+				return err
+			}
+			if err := w.commit(); err != nil {
+				return err
+			}
+			failed, ran := 0, 0
+			for _, r := range reports {
+				failed += r.Failed
+				ran += r.Passed + r.Failed
+			}
+			switch {
+			case failed > 0:
+				fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d cases differ\n", failed, ran)
+				return errChecks
+			case ran == 0:
+				return errors.New("the kernel takes none of the cases; --format json says why")
+			}
+			return nil
+		},
+	}
+	f.add(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&format, "format", "table", "output format, `table|json`")
+	fs.StringVarP(&out, "output", "o", "", "write to this `FILE`")
+	fs.BoolVar(&search, "explain", false, "search for the cause of the first difference")
+	fs.StringVar(&unitPattern, "units", "", "validate the instructions that match this `REGEX` instead of kernels")
+	fs.Int64Var(&results, "results", 1<<24, "results of each instruction `N`; 2^32 and more try every input of those that have one")
+	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "goroutines of the emulator `N`")
+	return cmd
+}
+
+func validateUnits(cmd *cobra.Command, e *env, pattern string, results int64, seed uint64, format, out string) error {
+	write, err := pick(format, map[string]func(io.Writer, []probe.Outcome) error{
+		"table": render.ProbesText,
+		"json":  func(w io.Writer, r []probe.Outcome) error { return render.JSON(w, r) },
+	})
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	if results < 1 {
+		return fmt.Errorf("--results is %d: want at least 1", results)
+	}
+	us, err := units(pattern)
+	if err != nil {
+		return err
+	}
+	dev, err := launch.Open()
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	w, err := e.open(out, nil)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	p := probe.New(dev)
+	bar := e.progress("validate")
+	defer bar.erase()
+	var outcomes []probe.Outcome
+	differing := 0
+	for i := range us {
+		o, err := p.Validate(cmd.Context(), &us[i], results, seed, func(part float64) { bar.show((float64(i) + part) / float64(len(us))) })
+		if err != nil {
+			return err
+		}
+		if o.Differing > 0 {
+			differing++
+		}
+		outcomes = append(outcomes, o)
+	}
+	bar.erase()
+	if err := write(w, outcomes); err != nil {
+		return err
+	}
+	if err := w.commit(); err != nil {
+		return err
+	}
+	if differing > 0 {
+		fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d units differ\n", differing, len(us))
+		return errChecks
+	}
+	return nil
+}
+
+func newRecord(e *env) *cobra.Command {
+	var f gpuFlags
+	var out, unitPattern string
+	var results int
+	cmd := &cobra.Command{
+		Use:   "record [DUMP...] -o DIR",
+		Short: "Record what this GPU returns as a conformance set",
+		Long: `Runs kernels, and with --units single instructions, on this machine's GPU and
+writes inputs and outputs as a conformance set, which sageacc conform checks
+anywhere. So evidence from a GPU that others do not have can be kept and sent.
+
+Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
+		Example: `  sageacc record -o recordings/units --units .
+  sageacc record -o recordings/mine --module mine.cubin --manifest mine.yaml --seed 7
+  sageacc record -o recordings/own --kernel sage2-4b --shape 1x2/1x333x333x64`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if out == "" {
+				return errors.New("record: no folder to write to given (-o DIR)")
+			}
+			if results < 1 || results > 1<<28 {
+				return fmt.Errorf("--results is %d: want 1 to %d", results, 1<<28)
+			}
+			var us []probe.Unit
+			var ks []*kernels.Kernel
+			var cases []validate.Case
+			named := false
+			if unitPattern != "" {
+				var err error
+				if us, err = units(unitPattern); err != nil {
+					return err
+				}
+			}
+			if unitPattern == "" || f.module != "" || len(f.kernels) > 0 || len(args) > 0 {
+				var err error
+				if ks, named, err = f.chosen(); err != nil {
+					return err
+				}
+				var closeCases func() error
+				if cases, closeCases, err = f.cases(cmd, args); err != nil {
+					return err
+				}
+				defer closeCases()
+			}
+			dev, err := launch.Open()
+			if err != nil {
+				return err
+			}
+			defer dev.Close()
+			w, err := conformance.Create(out)
+			if err != nil {
+				return err
+			}
+			set := &record.Set{Writer: w, Device: dev.Name(), Arch: dev.Arch()}
+			bar := e.progress("record")
+			defer bar.erase()
+			p := probe.New(dev)
+			for i := range us {
+				if err := us[i].Runs(dev.SM()); err != nil {
+					fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
+					continue
+				}
+				if err := set.Unit(p, &us[i], results, f.seed); err != nil {
+					return err
+				}
+				bar.show(float64(i+1) / float64(len(us)))
+				if err := cmd.Context().Err(); err != nil {
+					return err
+				}
+			}
+			for _, k := range ks {
+				if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
+					fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
+					continue
+				}
+				gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
+				if err != nil {
+					return err
+				}
+				if err := set.Kernel(cmd.Context(), gpu, k.Manifest, cases, bar.show); err != nil {
+					return err
+				}
+			}
+			bar.erase()
+			if set.Results == 0 {
+				return errors.New("nothing was recorded: this GPU can run none of it")
+			}
+			if err := set.Close(); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(e.stderr, "%s: %d results of %s; check them with: sageacc conform %s\n", out, set.Results, dev.Name(), out)
+			return err
+		},
+	}
+	f.add(cmd)
+	fs := cmd.Flags()
+	fs.StringVarP(&out, "output", "o", "", "`DIR` to write, new or empty")
+	fs.StringVar(&unitPattern, "units", "", "record the instructions that match this `REGEX`")
+	fs.IntVar(&results, "results", 6144, "results of each instruction `N`")
+	return cmd
+}

@@ -1,0 +1,160 @@
+package render
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sageacc/sageacc/internal/texttab"
+	"github.com/sageacc/sageacc/probe"
+	"github.com/sageacc/sageacc/validate"
+)
+
+// ValidateText writes each kernel's cases summed up by input, and the cases that
+// differ with where the difference starts.
+func ValidateText(w io.Writer, reports []*validate.Report) error {
+	for i, r := range reports {
+		if i > 0 {
+			if _, err := fmt.Fprintln(w); err != nil {
+				return err
+			}
+		}
+		if err := validateText(w, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func validateText(w io.Writer, r *validate.Report) error {
+	fmt.Fprintf(w, "kernel    %s\nemulated  %s\ndevice    %s (%s)\n\n", texttab.Printable(r.Kernel), r.Config, r.Device, r.Arch)
+	type sum struct {
+		cases, failed, skipped int
+		elements, mismatched   int64
+	}
+	var order []string
+	sums := map[string]*sum{}
+	for _, c := range r.Cases {
+		// Generated cases are named shape, distribution, mask, format.
+		name := c.Name
+		if f := strings.Fields(c.Name); len(f) == 4 {
+			name = strings.Join(f[1:], " ")
+		}
+		if sums[name] == nil {
+			sums[name] = &sum{}
+			order = append(order, name)
+		}
+		s := sums[name]
+		s.cases++
+		s.elements += c.Elements
+		s.mismatched += c.Mismatched
+		if c.Skipped != "" {
+			s.skipped++
+		}
+		if failed(&c) {
+			s.failed++
+		}
+	}
+	t := columns("input", ">cases", ">skipped", ">failed", ">elements", ">differing")
+	for _, name := range order {
+		s := sums[name]
+		t.Rows = append(t.Rows, []string{
+			texttab.Printable(name), strconv.Itoa(s.cases), strconv.Itoa(s.skipped), strconv.Itoa(s.failed),
+			strconv.FormatInt(s.elements, 10), strconv.FormatInt(s.mismatched, 10),
+		})
+	}
+	if err := t.Text(w); err != nil {
+		return err
+	}
+	const most = 20
+	shown := 0
+	for _, c := range r.Cases {
+		if !failed(&c) {
+			continue
+		}
+		if shown++; shown > most {
+			continue
+		}
+		for _, line := range describe(&c) {
+			if _, err := fmt.Fprintln(w, line); err != nil {
+				return err
+			}
+		}
+	}
+	if shown > most {
+		fmt.Fprintf(w, "\n... and %d more cases that differ (--format json has them all)\n", shown-most)
+	}
+	if i := slices.IndexFunc(r.Cases, func(c validate.Result) bool { return c.Skipped != "" }); i >= 0 {
+		fmt.Fprintf(w, "\nskipped: %s\n", texttab.Printable(r.Cases[i].Skipped))
+	}
+	_, err := fmt.Fprintf(w, "\n%d elements, %d differ\n%d passed, %d failed, %d skipped\n", r.Elements, r.Mismatched, r.Passed, r.Failed, r.Skipped)
+	return err
+}
+
+func failed(c *validate.Result) bool {
+	return c.Mismatched > 0 || c.LSE != nil && c.LSE.Mismatched > 0
+}
+
+// describe says in words how a case differs.
+func describe(c *validate.Result) []string {
+	lines := []string{"", fmt.Sprintf("%s: %d of %d elements differ", texttab.Printable(c.Name), c.Mismatched, c.Elements)}
+	add := func(format string, args ...any) { lines = append(lines, "  "+fmt.Sprintf(format, args...)) }
+	if d := c.First; d != nil {
+		add("first at batch %d, head %d, token %d, channel %d: GPU %s, emulated %s", d.Batch, d.Head, d.Token, d.Channel, d.GPU, d.Emulated)
+		add("which is in block %d of query rows; it sees %d tiles of keys", d.Block, d.Tiles)
+	}
+	if c.LSE != nil && c.LSE.Mismatched > 0 {
+		add("log-sum-exp: %d of %d differ", c.LSE.Mismatched, c.LSE.Elements)
+	}
+	if s := c.Stage; s != nil {
+		add("first stage: %s: %d of %d elements differ, first at %d: GPU %s, emulated %s", s.Stage, s.Mismatched, s.Elements, s.Index, s.GPU, s.Emulated)
+	} else {
+		add("first stage: the attention itself; no stage before it that the manifest names differs")
+	}
+	if c.Keys > 0 {
+		add("that head alone differs with its first %d keys already, and not with fewer whole tiles", c.Keys)
+	}
+	if x := c.Explanation; x != nil {
+		for _, h := range x.Exact {
+			add("the GPU's output is, bit for bit, that of %s", h.String())
+		}
+		if len(x.Exact) == 0 {
+			add("none of %d hypotheses gives the GPU's output; the nearest:", x.Tried)
+			for _, h := range x.Nearest {
+				add("  %s: %d of %d tried elements differ", h.String(), h.Mismatched, h.Elements)
+			}
+		}
+	}
+	return lines
+}
+
+// ProbesText writes what became of units.
+func ProbesText(w io.Writer, outcomes []probe.Outcome) error {
+	t := columns("unit", "arch", "device", ">results", ">differing", "inputs")
+	var notes []string
+	for _, o := range outcomes {
+		inputs := "generated"
+		if o.Exhaustive {
+			inputs = "all 2^32"
+		}
+		if o.Skipped != "" {
+			inputs = "skipped"
+			notes = append(notes, "skipped: "+o.Skipped)
+		}
+		t.Rows = append(t.Rows, []string{o.Instruction, o.Arch, o.Device, strconv.FormatInt(o.Results, 10), strconv.FormatInt(o.Differing, 10), inputs})
+		if m := o.First; m != nil {
+			notes = append(notes, fmt.Sprintf("%s: first at operation %d: %s: GPU %s, model %s", o.Instruction, m.Index, m.Operands, m.GPU, m.Model))
+		}
+	}
+	if err := t.Text(w); err != nil {
+		return err
+	}
+	for _, n := range notes {
+		if _, err := fmt.Fprintln(w, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,296 @@
+// Package manifest describes how a kernel is run: its entry points, grids, blocks
+// and arguments as expressions of the problem's shape, the memory it needs, and
+// which program it claims to be. It knows nothing of GPUs.
+//
+// A manifest is a YAML file:
+//
+//	name: my-kernel
+//	emulates: {kernel: sage2-8b-sm90}    # and any of its fields: qk_granularity, pv_accum, variant, ...
+//	arch: sm_90a                         # the oldest GPU; with an a, only that one
+//	head_dims: [64, 128]
+//	dtypes: [f16, bf16]
+//	let:                                 # names for expressions, in order
+//	  - tiles: (queries + 63) / 64
+//	buffers:                             # memory beside q, k, v, o and lse
+//	  q_codes: {type: i8, count: batch * heads * queries * head_dim}
+//	launches:                            # in order
+//	  - entry: quantize_{dtype}
+//	    grid: [tiles, batch * heads]
+//	    block: [128]
+//	    shared: 0
+//	    args: [q, q_codes, i32 queries, f32 sm_scale]
+//
+// Expressions are integers with + - * / %, parentheses, min and max over the
+// variables batch, heads, kv_heads, group (heads / kv_heads), queries, keys,
+// head_dim and causal (0 or 1); division truncates. An argument is the name of a
+// buffer, null, or a type (i32, i64, f32) and an expression; f32 also knows
+// sm_scale, and divides exactly. q, k, v and o are [batch][heads][tokens][head_dim] of the
+// dtype, lse is [batch][heads][queries] in FP32, base 2.
+//
+// A buffer with the name of a stage (see [Stages]) holds that stage's tensor, so
+// that a difference can be found where it starts. With "from: emulator" it is not
+// scratch but filled with the emulator's, for kernels that take quantised inputs.
+package manifest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/quant"
+)
+
+// Manifest is a parsed manifest.
+type Manifest struct {
+	Name     string              `yaml:"name"`
+	Summary  string              `yaml:"summary"`
+	Emulates Claim               `yaml:"emulates"`
+	Arch     string              `yaml:"arch"`
+	HeadDims []int               `yaml:"head_dims"`
+	DTypes   []string            `yaml:"dtypes"`
+	Let      []map[string]string `yaml:"let"`
+	Buffers  map[string]Buffer   `yaml:"buffers"`
+	Launches []Launch            `yaml:"launches"`
+}
+
+// Claim names the program that a kernel says it is: a preset and changes to it.
+// An empty arch is that of the GPU that runs it.
+type Claim struct {
+	Kernel      string `yaml:"kernel"`
+	Arch        string `yaml:"arch"`
+	QKBits      int    `yaml:"qk_bits"`
+	Granularity string `yaml:"qk_granularity"`
+	Smooth      string `yaml:"smooth"`
+	PVType      string `yaml:"pv_dtype"`
+	PVAccum     string `yaml:"pv_accum"`
+}
+
+// Buffer is memory that a kernel needs.
+type Buffer struct {
+	// Type is i4 (two to a byte), i8, e4m3, e5m2, f16, bf16, f32, i32 or dtype.
+	Type string `yaml:"type"`
+	// Count is the number of elements, an expression.
+	Count string `yaml:"count"`
+	// From is empty, or "emulator".
+	From string `yaml:"from"`
+}
+
+// Launch is one launch.
+type Launch struct {
+	Entry  string   `yaml:"entry"`
+	Grid   []string `yaml:"grid"`
+	Block  []string `yaml:"block"`
+	Shared string   `yaml:"shared"`
+	Args   []string `yaml:"args"`
+}
+
+// Stages are the tensors before the attention itself, in the program's order:
+// the mean of K [kv heads][head_dim]; the scales of K and Q by group; their codes,
+// [heads][tokens][head_dim], K's possibly padded with tokens; V's scale [kv
+// heads][head_dim] and its codes [kv heads][head_dim][tokens padded], permuted
+// within 16 tokens. All are FP32, or of the type that they have.
+func Stages() []string {
+	return []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_scale", "v_codes"}
+}
+
+// builtin are the buffers that every problem has.
+var builtin = []string{"q", "k", "v", "o", "lse"}
+
+var types = map[string]int{"i4": 4, "i8": 8, "e4m3": 8, "e5m2": 8, "f16": 16, "bf16": 16, "dtype": 16, "f32": 32, "i32": 32}
+
+// Read parses a manifest; name stands for it in errors.
+func Read(name string, r io.Reader) (*Manifest, error) {
+	m, err := parse(r)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+// Open reads a manifest file.
+func Open(path string) (*Manifest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return Read(path, f)
+}
+
+// maxSize bounds a manifest's size.
+const maxSize = 1 << 20
+
+func parse(r io.Reader) (*Manifest, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxSize {
+		return nil, errors.New("longer than a manifest can be (1 MiB)")
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	m := &Manifest{}
+	if err := d.Decode(m); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, errors.New("empty")
+		}
+		var typeErr *yaml.TypeError
+		if errors.As(err, &typeErr) {
+			return nil, errors.New(strings.Join(typeErr.Errors, "; "))
+		}
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "yaml: "))
+	}
+	if err := m.check(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+var archPattern = regexp.MustCompile(`^sm_[0-9]{2,3}a?$`)
+
+func (m *Manifest) check() error {
+	if m.Name == "" {
+		return errors.New("no name")
+	}
+	if m.Emulates.Kernel == "" {
+		return errors.New("emulates: no kernel: which program does it claim to be?")
+	}
+	if _, err := m.Config(""); err != nil {
+		return fmt.Errorf("emulates: %w", err)
+	}
+	if !archPattern.MatchString(m.Arch) {
+		return fmt.Errorf("arch is %q: want one such as sm_89 or sm_90a", m.Arch)
+	}
+	if len(m.HeadDims) == 0 {
+		return errors.New("no head_dims")
+	}
+	for _, d := range m.HeadDims {
+		if d < 1 || d > emulate.MaxHeadDim {
+			return fmt.Errorf("head_dims has %d: want 1 to %d", d, emulate.MaxHeadDim)
+		}
+	}
+	if len(m.DTypes) == 0 {
+		return errors.New("no dtypes")
+	}
+	for _, d := range m.DTypes {
+		if d != "f16" && d != "bf16" {
+			return fmt.Errorf("dtypes has %q: want f16 and bf16", d)
+		}
+	}
+	for name, b := range m.Buffers {
+		switch {
+		case slices.Contains(builtin, name):
+			return fmt.Errorf("buffer %s: every problem has it", name)
+		case types[b.Type] == 0:
+			return fmt.Errorf("buffer %s: type is %q: want one of %s", name, b.Type, strings.Join(slices.Sorted(maps.Keys(types)), ", "))
+		case b.From != "" && b.From != "emulator":
+			return fmt.Errorf("buffer %s: from is %q: only the emulator fills buffers", name, b.From)
+		case b.From != "" && !slices.Contains(Stages(), name):
+			return fmt.Errorf("buffer %s: the emulator has no such tensor (it has %s)", name, strings.Join(Stages(), ", "))
+		}
+	}
+	if len(m.Launches) == 0 {
+		return errors.New("no launches")
+	}
+	written := false
+	for _, l := range m.Launches {
+		if l.Entry == "" {
+			return errors.New("a launch without entry")
+		}
+		written = written || slices.Contains(l.Args, "o")
+	}
+	if !written {
+		return errors.New("no launch takes o, the output")
+	}
+	// Every expression is tried on one problem, so that a fault shows at once.
+	_, err := m.Plan(Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 17, Keys: 19, HeadDim: m.HeadDims[0], DType: m.DTypes[0], Scale: 0.125})
+	return err
+}
+
+// Config returns the emulated configuration. arch is the GPU's, for a claim that
+// names none; it may be empty: the preset's own.
+func (m *Manifest) Config(arch string) (emulate.Config, error) {
+	c := &m.Emulates
+	cfg, err := emulate.Preset(c.Kernel)
+	if err != nil {
+		return cfg, err
+	}
+	if c.Arch != "" {
+		arch = c.Arch
+	}
+	if arch != "" {
+		cfg.Arch = arch
+	}
+	if c.QKBits != 0 {
+		cfg.QKBits = c.QKBits
+	}
+	if c.Granularity != "" {
+		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
+			return cfg, err
+		}
+	}
+	if c.Smooth != "" {
+		if err := cfg.SetSmooth(c.Smooth); err != nil {
+			return cfg, err
+		}
+	}
+	if c.PVType != "" {
+		if cfg.PVType, err = quant.ParsePVType(c.PVType); err != nil {
+			return cfg, err
+		}
+	}
+	if c.PVAccum != "" {
+		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
+			return cfg, err
+		}
+	}
+	return cfg, cfg.Validate()
+}
+
+// Runs reports whether a GPU of compute capability sm (90 for 9.0) can run the
+// kernel.
+func (m *Manifest) Runs(sm int) error {
+	var want int
+	// The pattern was checked.
+	_, _ = fmt.Sscanf(m.Arch, "sm_%d", &want)
+	if strings.HasSuffix(m.Arch, "a") && sm != want {
+		return fmt.Errorf("%s needs an %s GPU; this one is sm_%d", m.Name, strings.TrimSuffix(m.Arch, "a"), sm)
+	}
+	if sm < want {
+		return fmt.Errorf("%s needs a GPU of %s or later; this one is sm_%d", m.Name, m.Arch, sm)
+	}
+	return nil
+}
+
+// CheckImage reports an image that is neither PTX text nor a cubin, or that does
+// not name an entry point of the manifest.
+func CheckImage(m *Manifest, image []byte) error {
+	isPTX := bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry"))
+	if !isPTX && !bytes.HasPrefix(image, []byte("\x7fELF")) {
+		return errors.New("neither PTX text nor a cubin")
+	}
+	for _, dtype := range m.DTypes {
+		for _, dim := range m.HeadDims {
+			plan, err := m.Plan(Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: dim, DType: dtype, Scale: 1})
+			if err != nil {
+				return err
+			}
+			for _, l := range plan.Launches {
+				if !bytes.Contains(image, []byte(l.Entry)) {
+					return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
+				}
+			}
+		}
+	}
+	return nil
+}
