@@ -15,7 +15,7 @@ import (
 //
 // FP32 numbers are of all bit patterns, and near where results become subnormal.
 // The tiles of a floating-point matrix instruction are in turn of twelve classes:
-// any finite bits; normal values; subnormal operands and tiny addends; sums that
+// any finite bits; normal values; tiny operands and addends; sums that
 // overflow; an addend that dominates; one that vanishes; cancellation; signed
 // zeros; NaN and infinities among the operands; special addends; few terms of wide
 // exponents; and values as in attention. Those of an integer one are random,
@@ -195,10 +195,27 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 			fill(u.c, c, func() float64 { return wide(-20, 20) })
 		}
 	case 2:
-		lo := float64(smallest)
-		fill(u.a, a, func() float64 { return wide(lo, lo+5) })
-		fill(u.a, b, func() float64 { return wide(lo, lo+5) })
-		fill(u.c, c, func() float64 { return pick(-24, -14, -149, -40) })
+		lo, hi, c32 := float64(smallest), float64(smallest)+5, -40.0
+		some := 1.0
+		if u.a == tensorcore.BF16 {
+			// A few products about as small as the accumulator can be.
+			lo, hi, c32, some = -85, -60, -100, 0.2
+		}
+		tiny := func() float64 {
+			if r.Float64() >= some {
+				return 0
+			}
+			return wide(lo, hi)
+		}
+		fill(u.a, a, tiny)
+		some = 1
+		fill(u.a, b, tiny)
+		fill(u.c, c, func() float64 {
+			if r.Float64() < 0.3 {
+				return 0
+			}
+			return pick(-24, -14, -149, c32)
+		})
 	case 3:
 		fill(u.a, a, func() float64 { return wide(top-6, top) })
 		fill(u.a, b, func() float64 { return wide(top-6, top) })

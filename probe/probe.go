@@ -348,8 +348,9 @@ func (u *Unit) Check(ctx context.Context, arch string, b *Batch, jobs int) (int6
 	var differing atomic.Int64
 	err := parallel.Do(ctx, jobs, chunks, func(_ context.Context, i int) error {
 		var n int64
+		var w workspace
 		for j := i * chunk; j < min((i+1)*chunk, b.N); j++ {
-			m := u.checkOne(unit, b, j, &n)
+			m := u.checkOne(unit, b, j, &w, &n)
 			if first[i] == nil {
 				first[i] = m
 			}
@@ -365,7 +366,7 @@ func (u *Unit) Check(ctx context.Context, arch string, b *Batch, jobs int) (int6
 	return 0, nil, err
 }
 
-func (u *Unit) checkOne(unit *tensorcore.Unit, b *Batch, j int, differing *int64) *Mismatch {
+func (u *Unit) checkOne(unit *tensorcore.Unit, b *Batch, j int, w *workspace, differing *int64) *Mismatch {
 	switch u.Kind {
 	case Unary:
 		x := math.Float32frombits(b.Start + uint32(j))
@@ -383,24 +384,65 @@ func (u *Unit) checkOne(unit *tensorcore.Unit, b *Batch, j int, differing *int64
 			return &Mismatch{Index: int64(j), Operands: fmt.Sprintf("%g, %g, %g", x[0], x[1], x[2]), GPU: fmt.Sprintf("%#08x", b.Y[j]), Model: fmt.Sprintf("%#08x", want)}
 		}
 	case MMA:
-		var m *Mismatch
-		at, bt := b.A[j*u.m*u.k:(j+1)*u.m*u.k], b.B[j*columns*u.k:(j+1)*columns*u.k]
-		for r := range u.m {
-			for c := range columns {
-				e := (j*u.m+r)*columns + c
-				want := unit.Dot(b.C[e], at[r*u.k:(r+1)*u.k], bt[c*u.k:(c+1)*u.k])
-				if u.same(want, b.Y[e]) {
-					continue
-				}
-				*differing++
-				if m == nil {
-					m = &Mismatch{Index: int64(j), Row: r, Column: c, Operands: fmt.Sprintf("c %#x, a %#x, b %#x", b.C[e], at[r*u.k:(r+1)*u.k], bt[c*u.k:(c+1)*u.k]), GPU: fmt.Sprintf("%#x", b.Y[e]), Model: fmt.Sprintf("%#x", want)}
-				}
-			}
-		}
-		return m
+		return u.checkTile(unit, b, j, w, differing)
 	}
 	return nil
+}
+
+// workspace holds a goroutine's buffers.
+type workspace struct {
+	codes []uint16
+	a, b  tensorcore.Panel
+	acc   []float32
+}
+
+// checkTile compares a tile. Tile gives what Dot defines, faster, for the floating
+// units; what it finds differing is decided by Dot.
+func (u *Unit) checkTile(unit *tensorcore.Unit, b *Batch, j int, w *workspace, differing *int64) *Mismatch {
+	at, bt := b.A[j*u.m*u.k:(j+1)*u.m*u.k], b.B[j*columns*u.k:(j+1)*columns*u.k]
+	ct, yt := b.C[j*u.m*columns:(j+1)*u.m*columns], b.Y[j*u.m*columns:(j+1)*u.m*columns]
+	w.acc = w.acc[:0]
+	if u.c != tensorcore.S32 {
+		load := func(p *tensorcore.Panel, codes []uint32) {
+			w.codes = w.codes[:0]
+			for _, c := range codes {
+				w.codes = append(w.codes, uint16(c))
+			}
+			p.Load(u.a, w.codes, len(codes)/u.k, u.k, u.k)
+		}
+		load(&w.a, at)
+		load(&w.b, bt)
+		for _, c := range ct {
+			if u.c == tensorcore.FP16 {
+				w.acc = append(w.acc, format.FP16ToFloat32(uint16(c)))
+			} else {
+				w.acc = append(w.acc, math.Float32frombits(c))
+			}
+		}
+		unit.Tile(w.acc, &w.a, &w.b)
+	}
+	var m *Mismatch
+	for e, got := range yt {
+		if len(w.acc) > 0 {
+			x := math.Float32bits(w.acc[e])
+			if u.c == tensorcore.FP16 {
+				x = uint32(format.FP16FromFloat32(w.acc[e]))
+			}
+			if u.same(x, got) {
+				continue
+			}
+		}
+		r, c := e/columns, e%columns
+		want := unit.Dot(ct[e], at[r*u.k:(r+1)*u.k], bt[c*u.k:(c+1)*u.k])
+		if u.same(want, got) {
+			continue
+		}
+		*differing++
+		if m == nil {
+			m = &Mismatch{Index: int64(j), Row: r, Column: c, Operands: fmt.Sprintf("c %#x, a %#x, b %#x", ct[e], at[r*u.k:(r+1)*u.k], bt[c*u.k:(c+1)*u.k]), GPU: fmt.Sprintf("%#x", got), Model: fmt.Sprintf("%#x", want)}
+		}
+	}
+	return m
 }
 
 // same compares results' bits; any NaN equals any NaN.
@@ -408,22 +450,24 @@ func (u *Unit) same(a, b uint32) bool {
 	if a == b {
 		return true
 	}
-	nan := func(x uint32) bool {
-		switch u.Result {
-		case "F32":
-			return x&0x7fff_ffff > 0x7f80_0000
-		case "F16":
-			return x&0x7fff > 0x7c00
-		case "BF16":
-			return x&0x7fff > 0x7f80
-		case "F8_E4M3":
-			return x&0x7f == 0x7f
-		case "F8_E5M2":
-			return x&0x7f > 0x7c
-		}
-		return false
+	return u.nan(a) && u.nan(b)
+}
+
+// nan says that a result is a NaN.
+func (u *Unit) nan(x uint32) bool {
+	switch u.Result {
+	case "F32":
+		return x&0x7fff_ffff > 0x7f80_0000
+	case "F16":
+		return x&0x7fff > 0x7c00
+	case "BF16":
+		return x&0x7fff > 0x7f80
+	case "F8_E4M3":
+		return x&0x7f == 0x7f
+	case "F8_E5M2":
+		return x&0x7f > 0x7c
 	}
-	return nan(a) && nan(b)
+	return false
 }
 
 // Outcome is what became of a unit.

@@ -55,7 +55,7 @@ func FMAFtz(a, b, c float32) float32 {
 	// it was rounded by.
 	p := float64(a) * float64(b)
 	s := p + float64(c)
-	if m := math.Abs(s); m < flushBelow || m == flushBelow && math.Signbit(sumError(p, float64(c), s)*s) {
+	if m := math.Abs(s); m < flushBelow || m == flushBelow && sumError(p, float64(c), s)*s < 0 {
 		return float32(math.Copysign(0, s))
 	}
 	return r

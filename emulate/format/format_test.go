@@ -315,3 +315,20 @@ func ExampleTruncateFP22() {
 	fmt.Println(TruncateFP22(1+0x1p-13), TruncateFP22(1+0x1p-14))
 	// Output: 1.0001221 1
 }
+
+// A product of exactly 2^-126 (1 - 2^-25) rounds to 2^-126 and stays, whatever its
+// sign (recorded on an H200).
+func TestFMAFtzAtTheBound(t *testing.T) {
+	const a, b = 1.9068829e-19, 6.164481e-20
+	for _, tc := range []struct {
+		a, c float32
+		want uint32
+	}{
+		{a, 0, 0x0080_0000}, {-a, 0, 0x8080_0000},
+		{a, float32(math.Copysign(0, -1)), 0x0080_0000}, {-a, float32(math.Copysign(0, -1)), 0x8080_0000},
+	} {
+		if got := math.Float32bits(FMAFtz(tc.a, b, tc.c)); got != tc.want {
+			t.Errorf("FMAFtz(%g, %g, %g) = %#08x, recorded %#08x", tc.a, float32(b), tc.c, got, tc.want)
+		}
+	}
+}
