@@ -58,6 +58,8 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
+	// Variant lists the deviations from the program.
+	Variant string `json:"variant,omitempty"`
 	// PVUnit is the matrix instruction of P~V and what executes it.
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
@@ -69,8 +71,16 @@ func Describe(cfg emulate.Config) KernelInfo {
 	k := KernelInfo{
 		Name: cfg.Name, Program: cfg.Program.String(), Arch: cfg.Arch,
 		QKBits: cfg.QKBits, QKGranularity: cfg.QKGranularity.String(), Smooth: cfg.Smooth(),
-		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(),
+		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(), Variant: cfg.Variant.String(),
 		SpecialFunctions: "MUFU, bit-exact (sm_90)",
+	}
+	switch v := cfg.Variant; {
+	case v.ExactExp2 && v.ExactRcp:
+		k.SpecialFunctions = "exp2 and reciprocals correctly rounded, log2 by MUFU (sm_90)"
+	case v.ExactExp2:
+		k.SpecialFunctions = "exp2 correctly rounded, others by MUFU (sm_90)"
+	case v.ExactRcp:
+		k.SpecialFunctions = "reciprocals correctly rounded, others by MUFU (sm_90)"
 	}
 	if u, err := cfg.Unit(); err == nil {
 		k.PVUnit = fmt.Sprintf("%s (%s on %s: %s)", u.Instruction, u.Executed, u.Arch, u.Out)

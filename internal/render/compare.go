@@ -118,10 +118,11 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 // compareHead says what was run, on what.
 func compareHead(r *compare.Result) []pair {
 	k := r.Kernel
-	head := []pair{
-		{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)},
-		{"config", fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)},
+	config := fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)
+	if k.Variant != "" {
+		config += "; variant " + k.Variant
 	}
+	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}, {"config", config}}
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
 	}
