@@ -197,12 +197,22 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 // Explain searches, for every layer whose actual output differs from the emulated
 // one, for the numerics that give it.
 func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
+	var differ []int
 	for i := range res.Layers {
-		l := &d.Layers[i]
-		if b := res.Layers[i].ActualVsEmulated; b == nil || b.Exact() {
-			continue
+		if b := res.Layers[i].ActualVsEmulated; b != nil && !b.Exact() {
+			differ = append(differ, i)
 		}
-		x, err := explain.Layer(ctx, l, explain.Options{Config: opt.Kernel.Config(), Jobs: opt.Jobs})
+	}
+	for n, i := range differ {
+		l := &d.Layers[i]
+		x, err := explain.Layer(ctx, l, explain.Options{
+			Config: opt.Kernel.Config(), Jobs: opt.Jobs,
+			Progress: func(part float64) {
+				if opt.Progress != nil {
+					opt.Progress((float64(n) + part) / float64(len(differ)))
+				}
+			},
+		})
 		if err != nil {
 			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 		}

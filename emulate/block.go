@@ -203,7 +203,7 @@ func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []fl
 	}
 	clear(ws.o[:rows*d])
 	smScale := format.MulFtz(q.in.Scale, log2e)
-	tiles := k.tiles(q, block)
+	tiles := k.Tiles(block, kv.in.Len, q.in.Causal)
 	for t := range tiles {
 		k.scores(ws, kv, t, rows)
 		k.softmax(q, ws, t, rows, smScale, k.tail(t, tiles))
@@ -217,8 +217,13 @@ func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []fl
 
 // tiles returns how many tiles of keys a block of query rows looks at.
 func (k *Kernel) tiles(q *Query, block int) int {
-	keys := q.kv.in.Len
-	if q.in.Causal {
+	return k.Tiles(block, q.kv.in.Len, q.in.Causal)
+}
+
+// Tiles returns how many tiles of keys, from the first on, a block of query rows
+// looks at where there are so many keys.
+func (k *Kernel) Tiles(block, keys int, causal bool) int {
+	if causal {
 		keys = min(keys, (block+1)*k.tiling.BlockQ)
 	}
 	return (keys + k.tiling.BlockK - 1) / k.tiling.BlockK

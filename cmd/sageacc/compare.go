@@ -50,10 +50,11 @@ tensors <layer>.q, .k, .v and optionally .o.
 With --fail-if a condition on the emulated-vs-reference row of any layer makes
 the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
 
-With --explain, where an actual output is not the emulated one, kernels that
-differ from the given one in one or two points (accumulator, architecture,
-granularity, smoothing, mask, softmax scale, data types, program) are tried, and
-those that give the actual output bit for bit are named.
+With --explain, where an actual output is not the emulated one, it is said where
+the two differ, and kernels that differ from the given one in one or two points
+(accumulator, architecture, granularity, smoothing, mask, softmax scale, data
+types, program, and the variants that sageacc kernels --variants lists) are tried.
+Those that give the actual output bit for bit are named, or else the nearest.
 
 With --attribute the kernel is run once more for each of its steps (codes of Q
 and K, of P, of V, the accumulator, exp2, the output's rounding): that step alone
@@ -118,7 +119,11 @@ with all others exact, and all others with that step exact.`,
 				return err
 			}
 			if why {
-				if err := compare.Explain(cmd.Context(), d, res, opt); err != nil {
+				bar := e.progress("explain")
+				opt.Progress = bar.show
+				err := compare.Explain(cmd.Context(), d, res, opt)
+				bar.erase()
+				if err != nil {
 					return err
 				}
 			}
