@@ -40,6 +40,8 @@ type Options struct {
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
 	// one call at a time.
 	Progress func(part float64)
+	// MaxChanges is how many changes Explain combines; 0 stands for 2.
+	MaxChanges int
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -75,11 +77,11 @@ func Describe(cfg emulate.Config) KernelInfo {
 		SpecialFunctions: "MUFU, bit-exact (sm_90)",
 	}
 	switch v := cfg.Variant; {
-	case v.ExactExp2 && v.ExactRcp:
+	case v.ExactExp2 && v.Rcp != emulate.UnitRcp:
 		k.SpecialFunctions = "exp2 and reciprocals correctly rounded, log2 by MUFU (sm_90)"
 	case v.ExactExp2:
 		k.SpecialFunctions = "exp2 correctly rounded, others by MUFU (sm_90)"
-	case v.ExactRcp:
+	case v.Rcp != emulate.UnitRcp:
 		k.SpecialFunctions = "reciprocals correctly rounded, others by MUFU (sm_90)"
 	}
 	if u, err := cfg.Unit(); err == nil {
@@ -206,7 +208,7 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	for n, i := range differ {
 		l := &d.Layers[i]
 		x, err := explain.Layer(ctx, l, explain.Options{
-			Config: opt.Kernel.Config(), Jobs: opt.Jobs,
+			Config: opt.Kernel.Config(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
 			Progress: func(part float64) {
 				if opt.Progress != nil {
 					opt.Progress((float64(n) + part) / float64(len(differ)))

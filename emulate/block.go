@@ -576,13 +576,21 @@ func (k *Kernel) finish(q *Query, ws *Workspace, rows int, out, lse []float32) {
 				ws.Counts[StageDenominator].Zero++
 			}
 		}
-		inv := k.rcp(den)
+		rcp := k.cfg.Variant.Rcp
+		inv := mufu.Rcp(den)
+		if rcp == ExactRcp {
+			inv = exactRcp(den)
+		}
 		if lse != nil {
 			lse[r] = format.AddFtz(mufu.Lg2(den), ws.m[r])
 		}
 		o := ws.o[r*d : r*d+d]
 		for c, x := range o {
-			x = format.MulFtz(x, inv)
+			if rcp == Division {
+				x = format.FlushSubnormal(format.FlushSubnormal(x) / format.FlushSubnormal(den))
+			} else {
+				x = format.MulFtz(x, inv)
+			}
 			if kv.vMean != nil {
 				x = format.FMAFtz(x, kv.vScale[c], kv.vMean[c])
 			} else {

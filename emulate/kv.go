@@ -26,8 +26,7 @@ type Kernel struct {
 	tiling quant.Tiling
 	offset float32 // what P~'s exponent is lowered by so that P~ fills its format
 	level  Level
-	// ex2 and rcp are the special functions of the portable path.
-	ex2, rcp func(float32) float32
+	ex2    func(float32) float32 // of the portable path
 }
 
 // Level is a set of vector instructions. No result depends on it.
@@ -61,12 +60,9 @@ func NewAt(cfg Config, level Level) (*Kernel, error) {
 		k.level = vec.Portable
 	}
 	k.offset = cfg.pOffset()
-	k.ex2, k.rcp = mufu.Ex2, mufu.Rcp
+	k.ex2 = mufu.Ex2
 	if cfg.Variant.ExactExp2 {
 		k.ex2 = exactExp2
-	}
-	if cfg.Variant.ExactRcp {
-		k.rcp = exactRcp
 	}
 	return k, nil
 }

@@ -37,9 +37,10 @@ type Variant struct {
 	// instead of the special function unit's: a library's exp2f. It acts on P~ and
 	// on the rescaling factors.
 	ExactExp2 bool
-	// ExactRcp, key rcp=exact, is 1/d correctly rounded at the end: an IEEE
-	// division.
-	ExactRcp bool
+	// Rcp, key rcp, is how the output is divided by d at the end: by a product with
+	// 1/d correctly rounded (exact), or by an IEEE division of every element (divide),
+	// as it is without fast math.
+	Rcp Reciprocal
 	// SplitMax, SplitExponent, SplitDenominator and SplitOutput, keys fma-max,
 	// fma-exp, fma-d and fma-o with the value none, compute rowmax*scale - offset,
 	// s*scale - m, d*alpha + sum and O*alpha + tile with a rounded product and a
@@ -116,6 +117,17 @@ func (r SumRounding) output() tensorcore.Output {
 		SumFP16Nearest: tensorcore.FP16Nearest,
 	}[r]
 }
+
+// Reciprocal is how the output is divided by the denominator.
+type Reciprocal uint8
+
+// Reciprocals.
+const (
+	// UnitRcp is a product with the special function unit's reciprocal.
+	UnitRcp Reciprocal = iota
+	ExactRcp
+	Division
+)
 
 // DeltaS is how the scores of a smoothed Q are corrected.
 type DeltaS uint8
@@ -293,7 +305,7 @@ var knobs = []knob{
 	integer("level-keys", "the second level takes over after N keys", 1, maxLevelKeys, func(v *Variant) *int { return &v.LevelKeys }),
 	toggle("fma-o", "none", "O*alpha + tile in two roundings", func(v *Variant) *bool { return &v.SplitOutput }),
 	toggle("rescale-o", "none", "O is not rescaled when the maximum grows", func(v *Variant) *bool { return &v.KeepOutput }),
-	toggle("rcp", "exact", "1/d correctly rounded", func(v *Variant) *bool { return &v.ExactRcp }),
+	choice("rcp", "1/d correctly rounded, or a division of every element", func(v *Variant) *Reciprocal { return &v.Rcp }, "exact", "divide"),
 	toggle("out-round", "zero", "the output toward zero", func(v *Variant) *bool { return &v.OutputZero }),
 }
 
@@ -489,6 +501,14 @@ func (c Config) Reduced() Config {
 	if u, err := plain.Unit(); err == nil && c.PVType != quant.INT8 {
 		if v.FractionBits == u.FractionBits {
 			v.FractionBits = 0
+		}
+		bits := u.FractionBits
+		if v.FractionBits != 0 {
+			bits = v.FractionBits
+		}
+		// A sum of up to 33 terms below 4, with so few fraction bits, is an FP32 number.
+		if v.SumRound == SumFP32Nearest && bits != tensorcore.Exact && bits <= 16 {
+			v.SumRound = SumFP32Zero
 		}
 		if v.Step != 0 && slices.EqualFunc(u.Steps, tensorcore.Consecutive(u.K, v.Step), slices.Equal) {
 			v.Step = 0

@@ -46,11 +46,11 @@ func TestVariantText(t *testing.T) {
 		{"p-round=even", "want zero"}, {"v-max=-1", "above 0"}, {"v-max=NaN", "number"}, {"p-offset=1e30", "at most"},
 		{"causal-shift=0", "integer"}, {"fraction-bits=31", "from 1 to 30"}, {"level-keys=x", "integer"}, {"sum-round=fp8", "fp22-zero"},
 	} {
-		v := emulate.Variant{ExactRcp: true}
+		v := emulate.Variant{Rcp: emulate.ExactRcp}
 		if err := v.Apply(tc[0]); err == nil || !strings.Contains(err.Error(), tc[1]) {
 			t.Errorf("Apply(%q): %v, want %q", tc[0], err, tc[1])
 		}
-		if v != (emulate.Variant{ExactRcp: true}) {
+		if v != (emulate.Variant{Rcp: emulate.ExactRcp}) {
 			t.Errorf("Apply(%q) failed and left %q", tc[0], v)
 		}
 	}
@@ -244,6 +244,7 @@ func TestVariantStages(t *testing.T) {
 		{"rescale-o=none", "rescale", false, false},
 		{"fma-o=none", "o", false, false},
 		{"rcp=exact", "output", false, false},
+		{"rcp=divide", "output", false, false},
 	} {
 		for _, cfg := range emulate.Presets() {
 			if tc.only4b && !cfg.SmoothQ {
@@ -482,6 +483,16 @@ func TestReduced(t *testing.T) {
 		b, _, _ := h.run(t, plain)
 		same(t, tc.same, a, b)
 	}
+	// With 13 fraction bits every sum is an FP32 number: there is nothing to round.
+	var nearest, zero emulate.Config
+	nearest, zero = emulate.Presets()[2], emulate.Presets()[2]
+	nearest.Variant, zero.Variant = variant(t, "sum-round=fp32-nearest"), variant(t, "sum-round=fp32-zero")
+	if nearest.Reduced() != zero.Reduced() {
+		t.Error("sums that are exact are rounded in two ways")
+	}
+	a, _, _ := h.run(t, nearest)
+	b, _, _ := h.run(t, zero)
+	same(t, "exact sums", a, b)
 	// Not the same: the other program's values.
 	cfg := emulate.Presets()[2]
 	cfg.Variant = variant(t, "code-round=even,step=16")

@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/sageacc/sageacc/emulate"
@@ -103,8 +104,10 @@ func values(key string) []string {
 		return []string{"none", "8", "8.807355", "8.807", "8.8", "9", "7", "7.807", "15.807", "6.988"}
 	case "tail":
 		return []string{"all"}
-	case "exp2", "rcp":
+	case "exp2":
 		return []string{"exact"}
+	case "rcp":
+		return []string{"exact", "divide"}
 	case "p-round", "v-round", "out-round":
 		return []string{"zero"}
 	case "d-sum":
@@ -146,53 +149,65 @@ func (t *trial) identity(l *layerdumps.Layer) identity {
 	return id
 }
 
-// hypotheses returns what is to be tried: those of one change, of two, and so on.
-func (s *search) hypotheses() [][]trial {
-	list := edits(s.layer)
-	seen := map[identity]bool{s.base.identity(s.layer): true}
-	var levels [][]trial
-	// last holds, for each trial of the level, the index of the edit that came last.
-	type entry struct {
-		picked []int
+// lattice makes hypotheses: those of one change, of two, and so on.
+type lattice struct {
+	layer *layerdumps.Layer
+	base  trial
+	edits []edit
+	seen  map[identity]bool
+	// level holds the edits, ascending, of every combination of the last level.
+	level [][]int
+}
+
+func newLattice(l *layerdumps.Layer, base trial) *lattice {
+	return &lattice{
+		layer: l, base: base, edits: edits(l), level: [][]int{nil},
+		seen: map[identity]bool{base.identity(l): true},
 	}
-	level := []entry{{}}
-	for range s.opt.MaxChanges {
-		var ts []trial
-		var next []entry
-		for _, e := range level {
-			from := 0
-			if n := len(e.picked); n > 0 {
-				from = e.picked[n-1] + 1
+}
+
+// next returns the hypotheses of one change more. A combination that does nothing, or
+// cannot run, may still matter together with another change, so that only its own
+// trial is left out.
+func (x *lattice) next() []trial {
+	var ts []trial
+	var level [][]int
+	for _, e := range x.level {
+		from := 0
+		if n := len(e); n > 0 {
+			from = e[n-1] + 1
+		}
+		for i := from; i < len(x.edits); i++ {
+			if slices.ContainsFunc(e, func(p int) bool { return x.edits[p].point == x.edits[i].point }) {
+				continue
 			}
-			for i := from; i < len(list); i++ {
-				taken := false
-				for _, p := range e.picked {
-					taken = taken || list[p].point == list[i].point
-				}
-				if taken {
-					continue
-				}
-				picked := append(append([]int(nil), e.picked...), i)
-				// What does nothing or cannot run on its own may still matter together
-				// with another change.
-				next = append(next, entry{picked})
-				t := s.base
-				t.changes = nil
+			picked := append(slices.Clone(e), i)
+			level = append(level, picked)
+			t := x.base
+			for _, p := range picked {
+				x.edits[p].apply(&t)
+			}
+			if t.cfg.Validate() != nil {
+				continue
+			}
+			if id := t.identity(x.layer); !x.seen[id] {
+				x.seen[id] = true
 				for _, p := range picked {
-					list[p].apply(&t)
-					t.changes = append(t.changes, list[p].flag)
+					t.changes = append(t.changes, x.edits[p].flag)
 				}
-				if t.cfg.Validate() != nil {
-					continue
-				}
-				if id := t.identity(s.layer); !seen[id] {
-					seen[id] = true
-					ts = append(ts, t)
-				}
+				ts = append(ts, t)
 			}
 		}
-		levels = append(levels, ts)
-		level = next
 	}
-	return levels
+	x.level = level
+	return ts
+}
+
+// weight estimates how many hypotheses there are of n changes.
+func (x *lattice) weight(n int) float64 {
+	w := 1.0
+	for i := range n {
+		w *= float64(len(x.edits)-i) / float64(i+1)
+	}
+	return w
 }

@@ -68,8 +68,9 @@ type Result struct {
 	// apart by this output.
 	Exact []Hypothesis `json:"exact"`
 	// Nearest holds, where nothing is exact, the hypotheses with the fewest
-	// differing elements on the rows that were tried, best first. Of several whose
-	// rows are the same it holds the first.
+	// differing elements on the rows that were tried, best first; where nearly all
+	// differ, those with the smallest distance. Of several whose rows are the same it
+	// holds one.
 	Nearest []Hypothesis `json:"nearest,omitempty"`
 	// Tried counts the hypotheses.
 	Tried int `json:"tried"`
@@ -112,23 +113,25 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	res.Where = describe(l, kernel, given.heads)
 	s.choose(given.heads)
 
-	levels := s.hypotheses()
-	total, done := 0, 0
-	for _, ts := range levels {
-		total += len(ts)
+	x := newLattice(l, s.base)
+	total, done := 0.0, 0.0
+	for n := range opt.MaxChanges {
+		total += x.weight(n + 1)
 	}
 	var best []outcome
-	for _, ts := range levels {
+	for n := range opt.MaxChanges {
+		ts := x.next()
 		res.Tried += len(ts)
+		weight := x.weight(n + 1)
 		found, err := s.try(ctx, ts, func(n int) {
 			if opt.Progress != nil {
-				opt.Progress(float64(done+n) / float64(total))
+				opt.Progress(min(1, (done+weight*float64(n)/float64(len(ts)))/total))
 			}
 		})
 		if err != nil {
 			return nil, err
 		}
-		done += len(ts)
+		done += weight
 		for _, o := range found {
 			if o.hypothesis.Mismatched == 0 {
 				w, err := s.whole(ctx, o.trial, false)
@@ -164,13 +167,18 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 // candidates is how many hypotheses are kept for the list of the nearest.
 const candidates = 40
 
-// nearest returns the n outcomes with the smallest part of differing elements, best
-// first, and of those whose rows are the same only the first.
+// nearest returns the n best outcomes, best first, and of those whose rows are the
+// same only the one with the fewest changes. What leaves some elements right is judged
+// by how many it leaves wrong; where nearly all are wrong, those that are right are
+// so by chance, and the distance counts.
 func nearest(list []outcome, n int) []outcome {
+	const nearlyAll = 0.9
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b outcome) int {
 		x, y := &a.hypothesis, &b.hypothesis
-		return cmp.Or(cmp.Compare(x.part(), y.part()), cmp.Compare(len(x.Changes), len(y.Changes)), cmp.Compare(distance(x), distance(y)))
+		return cmp.Or(
+			cmp.Compare(min(x.part(), nearlyAll), min(y.part(), nearlyAll)),
+			cmp.Compare(distance(x), distance(y)), cmp.Compare(len(x.Changes), len(y.Changes)))
 	})
 	seen := map[uint64]bool{}
 	var out []outcome

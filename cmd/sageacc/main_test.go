@@ -121,6 +121,7 @@ func TestBadInput(t *testing.T) {
 		{"bad pv-dtype", []string{"compare", good, "--pv-dtype", "e9m9"}, []string{"e9m9"}},
 		{"bad pv-accum", []string{"compare", good, "--pv-accum", "fp7"}, []string{"fp7"}},
 		{"unknown variant", []string{"compare", good, "--variant", "fma=no"}, []string{"--variant", `unknown variant "fma"`}},
+		{"too many changes", []string{"compare", good, "--explain", "--explain-changes", "4"}, []string{"--explain-changes is 4"}},
 		{"bad variant", []string{"compare", good, "--variant", "v-max=0"}, []string{"v-max=0", "above 0"}},
 		{"variant that does not apply", []string{"compare", good, "--variant", "delta-s=raw"}, []string{"delta-s", "does not smooth Q"}},
 		{"attribution of a variant", []string{"compare", good, "--variant", "exp2=exact", "--attribute"}, []string{"exp2=exact"}},

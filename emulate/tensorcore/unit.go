@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Operand is the number format of a matrix operand or accumulator.
@@ -216,14 +217,16 @@ func Canonical(instruction string) string {
 	return nShape.ReplaceAllString(strings.Join(parts, "."), "wgmma.m64nNk")
 }
 
+// units is the table, once built. Nothing changes it.
+var units = sync.OnceValue(Units)
+
 // Lookup finds the unit that arch uses for a PTX instruction, given in any form
-// that Canonical accepts.
+// that Canonical accepts. The caller owns the unit, but for the elements of Steps.
 func Lookup(arch, instruction string) (*Unit, error) {
 	want := Canonical(instruction)
-	table := Units()
-	for i := range table {
-		if table[i].Arch == arch && table[i].Instruction == want {
-			return &table[i], nil
+	for _, u := range units() {
+		if u.Arch == arch && u.Instruction == want {
+			return &u, nil
 		}
 	}
 	if !slices.Contains(Archs(), arch) {
