@@ -40,6 +40,8 @@ type Options struct {
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
 	// one call at a time.
 	Progress func(part float64)
+	// MaxChanges is how many changes Explain combines; 0 stands for 2.
+	MaxChanges int
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -58,6 +60,8 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
+	// Variant lists the deviations from the program.
+	Variant string `json:"variant,omitempty"`
 	// PVUnit is the matrix instruction of P~V and what executes it.
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
@@ -69,8 +73,16 @@ func Describe(cfg emulate.Config) KernelInfo {
 	k := KernelInfo{
 		Name: cfg.Name, Program: cfg.Program.String(), Arch: cfg.Arch,
 		QKBits: cfg.QKBits, QKGranularity: cfg.QKGranularity.String(), Smooth: cfg.Smooth(),
-		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(),
+		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(), Variant: cfg.Variant.String(),
 		SpecialFunctions: "MUFU, bit-exact (sm_90)",
+	}
+	switch v := cfg.Variant; {
+	case v.ExactExp2 && v.Rcp != emulate.UnitRcp:
+		k.SpecialFunctions = "exp2 and reciprocals correctly rounded, log2 by MUFU (sm_90)"
+	case v.ExactExp2:
+		k.SpecialFunctions = "exp2 correctly rounded, others by MUFU (sm_90)"
+	case v.Rcp != emulate.UnitRcp:
+		k.SpecialFunctions = "reciprocals correctly rounded, others by MUFU (sm_90)"
 	}
 	if u, err := cfg.Unit(); err == nil {
 		k.PVUnit = fmt.Sprintf("%s (%s on %s: %s)", u.Instruction, u.Executed, u.Arch, u.Out)
@@ -187,12 +199,22 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 // Explain searches, for every layer whose actual output differs from the emulated
 // one, for the numerics that give it.
 func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
+	var differ []int
 	for i := range res.Layers {
-		l := &d.Layers[i]
-		if b := res.Layers[i].ActualVsEmulated; b == nil || b.Exact() {
-			continue
+		if b := res.Layers[i].ActualVsEmulated; b != nil && !b.Exact() {
+			differ = append(differ, i)
 		}
-		x, err := explain.Layer(ctx, l, explain.Options{Config: opt.Kernel.Config(), Jobs: opt.Jobs})
+	}
+	for n, i := range differ {
+		l := &d.Layers[i]
+		x, err := explain.Layer(ctx, l, explain.Options{
+			Config: opt.Kernel.Config(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
+			Progress: func(part float64) {
+				if opt.Progress != nil {
+					opt.Progress((float64(n) + part) / float64(len(differ)))
+				}
+			},
+		})
 		if err != nil {
 			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 		}

@@ -168,6 +168,7 @@ func settings(old, new *compare.Result) []string {
 	add("smooth", a.Smooth, b.Smooth)
 	add("pv_dtype", a.PVDType, b.PVDType)
 	add("pv_accum", a.PVAccum, b.PVAccum)
+	add("variant", a.Variant, b.Variant)
 	add("special_functions", a.SpecialFunctions, b.SpecialFunctions)
 	add("reference", old.Reference, new.Reference)
 	return s

@@ -73,8 +73,9 @@ type Workspace struct {
 	oScale  []float32 // [BlockQ]
 	o       []float32 // [BlockQ][Dim]
 	tile    []float32 // [BlockQ][Dim]
-	scratch []float32
-	strips  *strips // of the vector levels
+	scratch []float32 // [BlockK]
+	index   []int     // [BlockQ], the query of each row
+	strips  *strips   // of the vector levels
 	// Counts of what the blocks run with this workspace met.
 	Counts Counts
 	// Observer, if set, is shown every tile.
@@ -100,7 +101,7 @@ type Tile struct {
 	// RowMax [Rows] and Rescale [Rows] are m and 2^(m_old - m).
 	RowMax, Rescale []float32
 	// TileSums [Rows][Dim] is the tile's P~V where the accumulator has two
-	// levels, nil otherwise. Output [Rows][Dim] is O after the tile.
+	// levels, with Variant.LevelKeys the last group's, nil otherwise. Output [Rows][Dim] is O after the tile.
 	TileSums, Output []float32
 	// Denominators [Rows][4] is d of each of a row's four threads after the tile.
 	Denominators []float32
@@ -131,6 +132,7 @@ func (ws *Workspace) fit(k *Kernel, dim int) {
 	ws.o = grow(ws.o, bq*dim)
 	ws.tile = grow(ws.tile, bq*dim)
 	ws.scratch = grow(ws.scratch, bk)
+	ws.index = grow(ws.index, bq)
 }
 
 // loadQuery reads the rows of a block and smooths them; it returns their number.
@@ -164,7 +166,35 @@ func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int
 	if k.runStrips(q, ws, block, rows, out, lse) {
 		return rows
 	}
+	for r := range rows {
+		ws.index[r] = first + r
+	}
+	k.runRows(q, ws, block, rows, out, lse)
+	return rows
+}
 
+// RunRows is Run for some rows of a block: pick holds their numbers within it,
+// ascending. out receives [len(pick)][Dim] values. What the block's rows share is
+// computed from all of them, so that the rows come out as Run's do.
+func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []float32) {
+	d := q.kv.in.Dim
+	ws.fit(k, d)
+	first := block * k.tiling.BlockQ
+	rows := k.loadQuery(q, ws, block)
+	k.quantizeQuery(q, ws, first, rows)
+	for i, r := range pick {
+		ws.index[i] = first + r
+		ws.qScale[i] = ws.qScale[r]
+		copy(ws.qCodes[i*d:i*d+d], ws.qCodes[r*d:r*d+d])
+	}
+	k.runRows(q, ws, block, len(pick), out, nil)
+}
+
+// runRows runs the first rows of the workspace from their codes to the output, with
+// portable code.
+func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []float32) {
+	kv := q.kv
+	d := kv.in.Dim
 	for r := range rows {
 		ws.m[r] = masked
 		for j := range threads {
@@ -173,23 +203,27 @@ func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int
 	}
 	clear(ws.o[:rows*d])
 	smScale := format.MulFtz(q.in.Scale, log2e)
-	tiles := k.tiles(q, block)
+	tiles := k.Tiles(block, kv.in.Len, q.in.Causal)
 	for t := range tiles {
 		k.scores(ws, kv, t, rows)
-		k.softmax(q, ws, t, first, rows, smScale, k.tail(t, tiles))
+		k.softmax(q, ws, t, rows, smScale, k.tail(t, tiles))
 		k.multiplyV(ws, kv, t, rows)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
 		}
 	}
 	k.finish(q, ws, rows, out, lse)
-	return rows
 }
 
 // tiles returns how many tiles of keys a block of query rows looks at.
 func (k *Kernel) tiles(q *Query, block int) int {
-	keys := q.kv.in.Len
-	if q.in.Causal {
+	return k.Tiles(block, q.kv.in.Len, q.in.Causal)
+}
+
+// Tiles returns how many tiles of keys, from the first on, a block of query rows
+// looks at where there are so many keys.
+func (k *Kernel) Tiles(block, keys int, causal bool) int {
+	if causal {
 		keys = min(keys, (block+1)*k.tiling.BlockQ)
 	}
 	return (keys + k.tiling.BlockK - 1) / k.tiling.BlockK
@@ -201,7 +235,7 @@ func (k *Kernel) tiles(q *Query, block int) int {
 // smoothed Q needs the scores themselves.
 func (k *Kernel) tail(t, n int) bool {
 	switch {
-	case k.cfg.Program == PaperProgram, k.cfg.SmoothQ:
+	case k.cfg.Program == PaperProgram, k.cfg.SmoothQ, k.cfg.Variant.DequantizeAll:
 		return true
 	case k.cfg.Program == SM90Program:
 		return t == n-1
@@ -227,7 +261,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 		amax[0] = q.amax
 	}
 	for r := range rows {
-		s := quant.NewScale(style, bits, amax[g.QueryGroup(k.tiling, first+r)-base])
+		s := quant.NewScale(style, bits, amax[g.QueryGroup(k.tiling, first+r)-base]).Rounded(k.cfg.Variant.CodeRound)
 		ws.qScale[r] = s.Step
 		s.QuantizeAt(k.level, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
 	}
@@ -279,12 +313,14 @@ func intDots(out []int32, q, k []int8) {
 
 // softmax turns the integer scores of a tile into P~, its codes, the new row
 // maxima, the rescaling factors and the denominators.
-func (k *Kernel) softmax(q *Query, ws *Workspace, t, first, rows int, smScale float32, tail bool) {
+func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, smScale float32, tail bool) {
 	kv := q.kv
 	bk := k.tiling.BlockK
 	lo := t * bk
 	g := k.cfg.QKGranularity
-	if k.cfg.SmoothQ {
+	v := &k.cfg.Variant
+	delta := k.cfg.SmoothQ && v.DeltaS != DeltaNone
+	if delta {
 		k.deltaScores(ws, kv, lo)
 	}
 	perRow := g == quant.PerToken
@@ -292,8 +328,11 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, first, rows int, smScale fl
 		si := ws.sInt[r*bk : r*bk+bk]
 		s := ws.s[r*bk : r*bk+bk]
 		limit := kv.in.Len // keys from here on are masked
+		if v.NoKeyMask {
+			limit = lo + bk
+		}
 		if q.in.Causal && tail {
-			limit = min(limit, first+r+1)
+			limit = min(limit, ws.index[r]+1+v.CausalShift)
 		}
 		limit -= lo
 		// Scale of each of the row's four threads; with PerToken of each key.
@@ -302,16 +341,20 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, first, rows int, smScale fl
 			scale[j] = smScale
 		}
 		if tail || perRow {
-			for i, v := range si {
+			for i, x := range si {
 				if i >= limit {
 					s[i] = masked
 					continue
 				}
-				dequant := format.MulFtz(ws.qScale[r], kv.kScales[g.KeyGroup(k.tiling, lo+i)])
-				if k.cfg.SmoothQ {
-					s[i] = format.FMAFtz(float32(v), dequant, ws.deltaS[i])
+				var step float32 // of keys beyond the end, which only NoKeyMask looks at
+				if j := g.KeyGroup(k.tiling, lo+i); j < len(kv.kScales) {
+					step = kv.kScales[j]
+				}
+				dequant := format.MulFtz(ws.qScale[r], step)
+				if delta {
+					s[i] = format.FMAFtz(float32(x), dequant, ws.deltaS[i])
 				} else {
-					s[i] = format.MulFtz(float32(v), dequant)
+					s[i] = format.MulFtz(float32(x), dequant)
 				}
 			}
 		} else {
@@ -320,8 +363,8 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, first, rows int, smScale fl
 				dequant := format.MulFtz(ws.qScale[r], kv.kScales[g.KeyGroup(k.tiling, lo+2*j)])
 				scale[j] = format.MulFtz(smScale, dequant)
 			}
-			for i, v := range si {
-				s[i] = float32(v)
+			for i, x := range si {
+				s[i] = float32(x)
 			}
 		}
 		k.softmaxRow(ws, r, s, &scale)
@@ -334,6 +377,7 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, first, rows int, smScale fl
 // softmaxRow is the online softmax of one row of a tile: update_mdo and
 // accumulate_d of the released kernels.
 func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32) {
+	variant := &k.cfg.Variant
 	mNew := ws.m[r]
 	var top [threads]float32
 	for j := range top {
@@ -348,38 +392,53 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 		}
 	}
 	for j, v := range top {
-		if x := format.FMAFtz(v, scale[j], -k.offset); x > mNew {
+		if x := mulAdd(v, scale[j], -k.offset, variant.SplitMax); x > mNew {
 			mNew = x
 		}
 	}
-	rescale := mufu.Ex2(format.SubFtz(ws.m[r], mNew))
+	rescale := k.ex2(format.SubFtz(ws.m[r], mNew))
 	ws.m[r], ws.oScale[r] = mNew, rescale
-	for i, v := range s {
-		s[i] = format.FMAFtz(v, scale[i&7>>1], -mNew)
+	if variant.KeepOutput {
+		ws.oScale[r] = 1
 	}
-	mufu.Ex2Slice(s, s)
+	if variant.KeepDenominator {
+		rescale = 1
+	}
+	for i, v := range s {
+		s[i] = mulAdd(v, scale[i&7>>1], -mNew, variant.SplitExponent)
+	}
+	if variant.ExactExp2 {
+		for i, x := range s {
+			s[i] = exactExp2(x)
+		}
+	} else {
+		mufu.Ex2Slice(s, s)
+	}
+	codes := ws.pCodes[r*len(s) : (r+1)*len(s)]
+	k.encodeP(codes, s)
+	weights := s
+	if variant.DenominatorOfCodes {
+		weights = ws.scratch[:len(s)]
+		for i, c := range codes {
+			weights[quant.Permute(i)] = k.cfg.PVType.Decode(c)
+		}
+	}
 	d := ws.d[r*threads : r*threads+threads]
 	for b := 0; b < len(s); b += 16 {
-		p := s[b : b+16]
+		p := weights[b : b+16]
 		for j := range threads {
 			sum := p[2*j] + p[2*j+1]
-			sum += p[2*j+8]
-			sum += p[2*j+9]
+			if variant.PairwiseDenominator {
+				sum += p[2*j+8] + p[2*j+9]
+			} else {
+				sum += p[2*j+8]
+				sum += p[2*j+9]
+			}
 			if b == 0 {
-				d[j] = format.FMAFtz(d[j], rescale, sum)
+				d[j] = mulAdd(d[j], rescale, sum, variant.SplitDenominator)
 			} else {
 				d[j] = format.AddFtz(d[j], sum)
 			}
-		}
-	}
-	codes := ws.pCodes[r*len(s) : (r+1)*len(s)]
-	if k.cfg.PVType == quant.E4M3 {
-		for i := range codes {
-			codes[i] = uint16(format.E4M3FromFloat32(s[quant.Permute(i)]))
-		}
-	} else {
-		for i := range codes {
-			codes[i] = k.cfg.PVType.Encode(s[quant.Permute(i)])
 		}
 	}
 	limit := k.cfg.PVType.Max()
@@ -392,15 +451,43 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 	}
 }
 
+// mulAdd is a*b + c, fused, or split into two rounded operations.
+func mulAdd(a, b, c float32, split bool) float32 {
+	if split {
+		return format.AddFtz(format.MulFtz(a, b), c)
+	}
+	return format.FMAFtz(a, b, c)
+}
+
+// encodeP writes the codes of a row of P~ in V's stored order.
+func (k *Kernel) encodeP(codes []uint16, s []float32) {
+	switch {
+	case k.cfg.Variant.PRoundZero:
+		for i := range codes {
+			codes[i] = k.cfg.PVType.EncodeTowardZero(s[quant.Permute(i)])
+		}
+	case k.cfg.PVType == quant.E4M3:
+		for i := range codes {
+			codes[i] = uint16(format.E4M3FromFloat32(s[quant.Permute(i)]))
+		}
+	default:
+		for i := range codes {
+			codes[i] = k.cfg.PVType.Encode(s[quant.Permute(i)])
+		}
+	}
+}
+
 // deltaScores computes the delta-S correction of a tile: the products of the
-// block's mean query with every smoothed key, FP32, one fused multiply-add per
+// block's mean query with every smoothed key (with DeltaRaw every key), FP32, one fused multiply-add per
 // channel in order.
 func (k *Kernel) deltaScores(ws *Workspace, kv *KV, lo int) {
 	d := kv.in.Dim
 	n := min(k.tiling.BlockK, kv.in.Len-lo)
 	x := ws.keys[:n*d]
 	kv.in.K(lo, lo+n, x)
-	k.smoothKeys(kv, x)
+	if k.cfg.Variant.DeltaS != DeltaRaw {
+		k.smoothKeys(kv, x)
+	}
 	for i := range n {
 		var s float32
 		for c, v := range x[i*d : i*d+d] {
@@ -431,30 +518,41 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 		return
 	}
 	tile := ws.tile[:rows*d]
-	if k.unit == nil {
-		k.intTile(ws, tile, rows, d)
-	} else {
-		clear(tile)
-		ws.pPanel.Load(k.unit.A, ws.pCodes, rows, bk, bk)
-		ws.vPanel.Load(k.unit.A, ws.vCodes, d, bk, bk)
-		k.unit.Tile(tile, &ws.pPanel, &ws.vPanel)
+	level := bk
+	if n := k.cfg.Variant.LevelKeys; n != 0 {
+		level = n
 	}
-	ws.Counts[StageTileSums].scan(tile)
-	for r := range rows {
-		o := ws.o[r*d : r*d+d]
-		for c, x := range tile[r*d : r*d+d] {
-			o[c] = format.FMAFtz(o[c], ws.oScale[r], x)
+	for lo := 0; lo < bk; lo += level {
+		if k.unit == nil {
+			k.intTile(ws, tile, rows, d, lo, level)
+		} else {
+			clear(tile)
+			ws.pPanel.Load(k.unit.A, ws.pCodes[lo:], rows, level, bk)
+			ws.vPanel.Load(k.unit.A, ws.vCodes[lo:], d, level, bk)
+			k.unit.Tile(tile, &ws.pPanel, &ws.vPanel)
+		}
+		ws.Counts[StageTileSums].scan(tile)
+		for r := range rows {
+			o := ws.o[r*d : r*d+d]
+			scale := ws.oScale[r]
+			if lo > 0 {
+				scale = 1
+			}
+			for c, x := range tile[r*d : r*d+d] {
+				o[c] = mulAdd(o[c], scale, x, k.cfg.Variant.SplitOutput)
+			}
 		}
 	}
 }
 
-// intTile is the INT8 product: exact in int32, then converted to FP32.
-func (k *Kernel) intTile(ws *Workspace, tile []float32, rows, d int) {
+// intTile is the INT8 product of keys [lo, lo+n) of the tile: exact in int32, then
+// converted to FP32.
+func (k *Kernel) intTile(ws *Workspace, tile []float32, rows, d, lo, n int) {
 	bk := k.tiling.BlockK
 	for r := range rows {
-		p := ws.pCodes[r*bk : r*bk+bk]
+		p := ws.pCodes[r*bk+lo:][:n]
 		for c := range d {
-			v := ws.vCodes[c*bk : c*bk+bk][:len(p)]
+			v := ws.vCodes[c*bk+lo:][:len(p)]
 			var s int32
 			for i, x := range p {
 				s += int32(int8(x)) * int32(int8(v[i]))
@@ -478,19 +576,30 @@ func (k *Kernel) finish(q *Query, ws *Workspace, rows int, out, lse []float32) {
 				ws.Counts[StageDenominator].Zero++
 			}
 		}
+		rcp := k.cfg.Variant.Rcp
 		inv := mufu.Rcp(den)
+		if rcp == ExactRcp {
+			inv = exactRcp(den)
+		}
 		if lse != nil {
 			lse[r] = format.AddFtz(mufu.Lg2(den), ws.m[r])
 		}
 		o := ws.o[r*d : r*d+d]
 		for c, x := range o {
-			x = format.MulFtz(x, inv)
+			if rcp == Division {
+				x = format.FlushSubnormal(format.FlushSubnormal(x) / format.FlushSubnormal(den))
+			} else {
+				x = format.MulFtz(x, inv)
+			}
 			if kv.vMean != nil {
 				x = format.FMAFtz(x, kv.vScale[c], kv.vMean[c])
 			} else {
 				x = format.MulFtz(x, kv.vScale[c])
 			}
 			y := kv.in.DType.Round(x)
+			if k.cfg.Variant.OutputZero {
+				y = kv.in.DType.RoundTowardZero(x)
+			}
 			if y-y != 0 {
 				ws.Counts[StageOutput].add(y)
 				if !math.IsInf(float64(x), 0) && x == x {

@@ -95,6 +95,8 @@ type Config struct {
 	// Arch is the architecture whose units execute the program: sm_89, sm_90 or
 	// ideal.
 	Arch string
+	// Variant holds deviations from the program; its zero value has none.
+	Variant Variant
 }
 
 // Presets returns the known kernels.
@@ -204,6 +206,9 @@ func (c *Config) vStyle() quant.Style {
 // most 64,512. For E4M3 that is SageAttention2++'s 2.25; E5M2, whose P~ is 128
 // times larger, follows it.
 func (c *Config) valueMax() float32 {
+	if c.Variant.VMax != 0 {
+		return c.Variant.VMax
+	}
 	if c.PVAccum == AccumFP16 {
 		switch c.PVType {
 		case quant.E4M3:
@@ -213,6 +218,16 @@ func (c *Config) valueMax() float32 {
 		}
 	}
 	return c.PVType.Max()
+}
+
+// pOffset is what P~'s exponent is lowered by so that P~ fills its format. 8.807 is
+// the released kernels' constant, about log2(448); the others put the largest P~
+// just below their format's largest value in the same way.
+func (c *Config) pOffset() float32 {
+	if c.Variant.POffset.Set {
+		return c.Variant.POffset.Value
+	}
+	return [...]float32{8.807, 15.807, 6.988, 0}[c.PVType]
 }
 
 // pvInstruction names the matrix instruction of the second product.
@@ -244,7 +259,11 @@ func (c *Config) Unit() (*tensorcore.Unit, error) {
 	if c.PVAccum == AccumIdeal {
 		arch = tensorcore.Ideal
 	}
-	return tensorcore.Lookup(arch, c.pvInstruction())
+	u, err := tensorcore.Lookup(arch, c.pvInstruction())
+	if err != nil {
+		return nil, err
+	}
+	return c.Variant.unit(u), nil
 }
 
 // Validate reports a configuration that cannot run.
@@ -257,6 +276,9 @@ func (c *Config) Validate() error {
 	}
 	if c.PVType == quant.INT8 && c.PVAccum == AccumFP16 {
 		return fmt.Errorf("pv-accum fp32+fp16 does not exist for pv-dtype int8: integers accumulate in int32")
+	}
+	if err := c.Variant.validate(c); err != nil {
+		return err
 	}
 	if _, err := c.Unit(); err != nil {
 		return fmt.Errorf("kernel %s cannot run on %s: %w", c.Name, c.Arch, err)

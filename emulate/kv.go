@@ -5,6 +5,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/internal/vec"
+	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
@@ -25,6 +26,7 @@ type Kernel struct {
 	tiling quant.Tiling
 	offset float32 // what P~'s exponent is lowered by so that P~ fills its format
 	level  Level
+	ex2    func(float32) float32 // of the portable path
 }
 
 // Level is a set of vector instructions. No result depends on it.
@@ -54,9 +56,14 @@ func NewAt(cfg Config, level Level) (*Kernel, error) {
 		}
 		k.unit = u
 	}
-	// 8.807 is the released kernels' constant, about log2(448); the others put
-	// the largest P~ just below their format's largest value in the same way.
-	k.offset = [...]float32{8.807, 15.807, 6.988, 0}[cfg.PVType]
+	if cfg.Variant.portable() {
+		k.level = vec.Portable
+	}
+	k.offset = cfg.pOffset()
+	k.ex2 = mufu.Ex2
+	if cfg.Variant.ExactExp2 {
+		k.ex2 = exactExp2
+	}
 	return k, nil
 }
 
@@ -101,6 +108,31 @@ type KV struct {
 
 // readBlock is how many tokens are decoded at a time; a multiple of every tile.
 const readBlock = 512
+
+// Preparation is what Prepare depends on. A KV may be used by every kernel whose
+// Preparation equals that of the kernel that made it.
+type Preparation struct {
+	cfg   Config
+	vMax  float32
+	level Level
+}
+
+// Preparation returns the part of the configuration that decides what Prepare does.
+func (k *Kernel) Preparation() Preparation {
+	c := k.cfg.Reduced()
+	p := Preparation{vMax: c.valueMax()}
+	p.cfg = Config{
+		Program: c.Program, QKBits: c.QKBits, QKGranularity: c.QKGranularity,
+		SmoothK: c.SmoothK, SmoothV: c.SmoothV, PVType: c.PVType,
+		Variant: Variant{CodeRound: c.Variant.CodeRound, VRoundZero: c.Variant.VRoundZero},
+	}
+	if k.level != vec.Portable {
+		// What the vector kernels prepare depends on the rest of the program too.
+		p.level = k.level
+		p.cfg.Arch, p.cfg.PVAccum, p.cfg.SmoothQ = c.Arch, c.PVAccum, c.SmoothQ
+	}
+	return p
+}
 
 // Prepare quantises K and V.
 func (k *Kernel) Prepare(in KVInput) (*KV, error) {
@@ -158,7 +190,7 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 	scales := make([]quant.Scale, len(amax))
 	kv.kScales = make([]float32, len(amax))
 	for i, a := range amax {
-		scales[i] = quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, a)
+		scales[i] = quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, a).Rounded(k.cfg.Variant.CodeRound)
 		kv.kScales[i] = scales[i].Step
 	}
 	kv.kCodes = make([]int8, kv.vStride*d)
@@ -183,6 +215,7 @@ func (k *Kernel) prepareV(kv *KV, buf []float32) {
 	in := kv.in
 	d := in.Dim
 	v := quant.NewValues(k.cfg.vStyle(), k.cfg.PVType, k.cfg.valueMax(), k.cfg.SmoothV, in.Len, d)
+	v.TowardZero = k.cfg.Variant.VRoundZero
 	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
 		kv.Counts[StageV].scan(x)
 		v.Scan(lo, x)

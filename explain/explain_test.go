@@ -20,7 +20,7 @@ import (
 
 const sample = "../layerdumps/testdata/byte-lm-sample.safetensors"
 
-func open(t *testing.T, path string, opt layerdumps.Options) *layerdumps.Layer {
+func open(t testing.TB, path string, opt layerdumps.Options) *layerdumps.Layer {
 	t.Helper()
 	d, err := layerdumps.Open([]string{path}, opt)
 	if err != nil {

@@ -34,6 +34,7 @@ func newCompare(e *env) *cobra.Command {
 		failIf   []string
 		bitExact bool
 		why      bool
+		changes  int
 		causes   bool
 		jobs     int
 	)
@@ -50,10 +51,12 @@ tensors <layer>.q, .k, .v and optionally .o.
 With --fail-if a condition on the emulated-vs-reference row of any layer makes
 the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
 
-With --explain, where an actual output is not the emulated one, kernels that
-differ from the given one in one or two points (accumulator, architecture,
-granularity, smoothing, mask, softmax scale, data types, program) are tried, and
-those that give the actual output bit for bit are named.
+With --explain, where an actual output is not the emulated one, it is said where
+the two differ, and kernels that differ from the given one in up to two points
+(accumulator, architecture, granularity, smoothing, mask, softmax scale, data
+types, program, and the variants that sageacc kernels --variants lists) are tried.
+Those that give the actual output bit for bit are named, or else the nearest. With
+--explain-changes 3 up to three points are combined, which takes minutes.
 
 With --attribute the kernel is run once more for each of its steps (codes of Q
 and K, of P, of V, the accumulator, exp2, the output's rounding): that step alone
@@ -88,6 +91,9 @@ with all others exact, and all others with that step exact.`,
 				}
 				checks = append(checks, x)
 			}
+			if changes < 1 || changes > 3 {
+				return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", changes)
+			}
 			if jobs < 1 {
 				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
 			}
@@ -111,14 +117,18 @@ with all others exact, and all others with that step exact.`,
 			}
 			defer w.abort()
 			bar := e.progress("compare")
-			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show}
+			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show, MaxChanges: changes}
 			res, err := compare.Run(cmd.Context(), d, opt)
 			bar.erase()
 			if err != nil {
 				return err
 			}
 			if why {
-				if err := compare.Explain(cmd.Context(), d, res, opt); err != nil {
+				bar := e.progress("explain")
+				opt.Progress = bar.show
+				err := compare.Explain(cmd.Context(), d, res, opt)
+				bar.erase()
+				if err != nil {
 					return err
 				}
 			}
@@ -150,7 +160,8 @@ with all others exact, and all others with that step exact.`,
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
 	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
-	fs.BoolVar(&why, "explain", false, "where an actual output differs, name the numerics that give it")
+	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
+	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
 }

@@ -15,7 +15,15 @@ import (
 type kernelFlags struct {
 	kernel, arch, granularity, smooth, pvType, pvAccum string
 	bits                                               int
+	variant                                            emulate.Variant
 }
+
+// variantFlag applies each list to the variant, in the order of the command line.
+type variantFlag struct{ v *emulate.Variant }
+
+func (f variantFlag) String() string        { return f.v.String() }
+func (f variantFlag) Set(list string) error { return f.v.Apply(list) }
+func (f variantFlag) Type() string          { return "LIST" }
 
 func (f *kernelFlags) add(cmd *cobra.Command) {
 	var names []string
@@ -35,6 +43,12 @@ func (f *kernelFlags) add(cmd *cobra.Command) {
 	choice(&f.smooth, "smooth", "", "what is smoothed (default: the kernel's)", []string{"q,k,v", "none"})
 	choice(&f.pvType, "pv-dtype", "", "data type of P and V (default: the kernel's)", quant.PVTypes())
 	choice(&f.pvAccum, "pv-accum", "", "accumulator of PV (default: the kernel's)", emulate.Accums())
+	fs.Var(variantFlag{&f.variant}, "variant", "deviations from the program, a `LIST` as in p-round=zero,level-keys=32 (repeatable; see sageacc kernels --variants)")
+	var knobs []string
+	for _, k := range emulate.Knobs() {
+		knobs = append(knobs, k.Key+"=\t"+k.Summary)
+	}
+	_ = cmd.RegisterFlagCompletionFunc("variant", cobra.FixedCompletions(knobs, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
 }
 
 // build makes the kernel.
@@ -69,5 +83,6 @@ func (f *kernelFlags) build(cmd *cobra.Command) (*emulate.Kernel, error) {
 			return nil, fmt.Errorf("--pv-accum: %w", err)
 		}
 	}
+	cfg.Variant = f.variant
 	return emulate.New(cfg)
 }

@@ -11,12 +11,13 @@ import (
 
 func newKernels(e *env) *cobra.Command {
 	var format string
-	var units bool
+	var units, variants bool
 	cmd := &cobra.Command{
 		Use:   "kernels",
 		Short: "List the kernels that can be emulated, their options and the matrix units",
 		Example: `  sageacc kernels
   sageacc kernels --units
+  sageacc kernels --variants
   sageacc kernels --format json`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
@@ -24,6 +25,9 @@ func newKernels(e *env) *cobra.Command {
 			text := k.Text
 			if units {
 				text = k.UnitsText
+			}
+			if variants {
+				text = k.VariantsText
 			}
 			write, err := pick(format, map[string]func(io.Writer) error{
 				"table": text,
@@ -37,5 +41,7 @@ func newKernels(e *env) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&format, "format", "table", "output format, `table|json`")
 	cmd.Flags().BoolVar(&units, "units", false, "show the table of matrix units")
+	cmd.Flags().BoolVar(&variants, "variants", false, "show the deviations that --variant takes")
+	cmd.MarkFlagsMutuallyExclusive("units", "variants")
 	return cmd
 }

@@ -120,6 +120,11 @@ func TestBadInput(t *testing.T) {
 		{"bad smooth", []string{"compare", good, "--smooth", "x"}, []string{"--smooth", `"x"`}},
 		{"bad pv-dtype", []string{"compare", good, "--pv-dtype", "e9m9"}, []string{"e9m9"}},
 		{"bad pv-accum", []string{"compare", good, "--pv-accum", "fp7"}, []string{"fp7"}},
+		{"unknown variant", []string{"compare", good, "--variant", "fma=no"}, []string{"--variant", `unknown variant "fma"`}},
+		{"too many changes", []string{"compare", good, "--explain", "--explain-changes", "4"}, []string{"--explain-changes is 4"}},
+		{"bad variant", []string{"compare", good, "--variant", "v-max=0"}, []string{"v-max=0", "above 0"}},
+		{"variant that does not apply", []string{"compare", good, "--variant", "delta-s=raw"}, []string{"delta-s", "does not smooth Q"}},
+		{"attribution of a variant", []string{"compare", good, "--variant", "exp2=exact", "--attribute"}, []string{"exp2=exact"}},
 		{"bad regex", []string{"compare", good, "--layers", "("}, []string{"--layers", "("}},
 		{"no layer matches", []string{"compare", good, "--layers", "zzz"}, []string{"zzz", "l"}},
 		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},
@@ -222,7 +227,12 @@ func TestChecks(t *testing.T) {
 
 // TestExplain: what is said of the kernel is wrong in one point, which is named.
 func TestExplain(t *testing.T) {
-	code, out, errs := sage(t, "compare", sample, "--layers", `layers\.0`, "--pv-accum", "fp32", "--explain")
+	// Lists add up, and a key may be undone.
+	code, out, errs := sage(t, "compare", sample, "--variant", "out-round=zero,p-round=zero", "--variant", "p-round=default,level-keys=32")
+	if code != exitOK || errs != "" || !strings.Contains(out, "accumulated in fp32+fp32; variant level-keys=32,out-round=zero\n") {
+		t.Errorf("compare --variant: status %d, %q\n%s", code, errs, out)
+	}
+	code, out, errs = sage(t, "compare", sample, "--layers", `layers\.0`, "--pv-accum", "fp32", "--explain")
 	if code != exitOK || errs != "" || !strings.Contains(out, "layers.0.attn: the actual output is, bit for bit, that of --pv-accum fp32+fp32\n") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
 	}

@@ -253,6 +253,21 @@ func (t DType) Round(x float32) float32 {
 	return x
 }
 
+// RoundTowardZero rounds the magnitude of x down to the format: what cvt.rz gives. A
+// finite x never becomes infinite.
+func (t DType) RoundTowardZero(x float32) float32 {
+	y := t.Round(x)
+	if t == FP32 || math.Abs(float64(y)) <= math.Abs(float64(x)) || x != x {
+		return y
+	}
+	// The next smaller value has the pattern one less.
+	b := t.Bits(y) - 1
+	if t == FP16 {
+		return FP16ToFloat32(uint16(b))
+	}
+	return BF16ToFloat32(uint16(b))
+}
+
 // Bits returns the bit pattern of the format's value nearest to x, ties to even.
 func (t DType) Bits(x float32) uint32 {
 	switch t {

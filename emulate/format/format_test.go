@@ -299,6 +299,41 @@ func TestDType(t *testing.T) {
 	}
 }
 
+// TestRoundTowardZero: the result is the value of the format that is next to x on
+// zero's side.
+func TestRoundTowardZero(t *testing.T) {
+	for _, d := range []DType{FP16, BF16} {
+		for i := range 1 << 16 {
+			x := math.Float32frombits(uint32(i)<<16 | uint32(i)*2654435761>>16)
+			if x-x != 0 {
+				continue
+			}
+			y := d.RoundTowardZero(x)
+			ok := d.Round(y) == y && math.Abs(float64(y)) <= math.Abs(float64(x)) && math.Signbit(float64(y)) == math.Signbit(float64(x))
+			// The next value away from zero is beyond x.
+			up := FP16ToFloat32(uint16(d.Bits(y) + 1))
+			if d == BF16 {
+				up = BF16ToFloat32(uint16(d.Bits(y) + 1))
+			}
+			if !ok || !(math.Abs(float64(up)) > math.Abs(float64(x))) {
+				t.Fatalf("%s: %g becomes %g, the next is %g", d, x, y, up)
+			}
+		}
+		if y := d.RoundTowardZero(float32(math.Inf(-1))); !math.IsInf(float64(y), -1) {
+			t.Errorf("%s: -Inf becomes %g", d, y)
+		}
+		if y := d.RoundTowardZero(float32(math.NaN())); y == y {
+			t.Errorf("%s: NaN becomes %g", d, y)
+		}
+	}
+	if y := FP16.RoundTowardZero(1e9); y != 65504 {
+		t.Errorf("1e9 becomes %g", y)
+	}
+	if y := FP32.RoundTowardZero(0.1); y != 0.1 {
+		t.Errorf("FP32 changes 0.1 to %g", y)
+	}
+}
+
 func ExampleE4M3FromFloat32() {
 	for _, x := range []float32{0.3, 448, 1e6, 0x1p-10} {
 		c := E4M3FromFloat32(x)

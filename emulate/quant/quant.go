@@ -144,6 +144,30 @@ const (
 // String names the style.
 func (s Style) String() string { return [...]string{"paper", "triton", "fused"}[s] }
 
+// CodeRounding says how the codes of Q and K are rounded.
+type CodeRounding uint8
+
+// Roundings of codes.
+const (
+	// StyleRounding is the style's own rule.
+	StyleRounding CodeRounding = iota
+	// NearestEven rounds to nearest, ties to even (rintf, cvt.rni).
+	NearestEven
+	// NearestAway rounds to nearest, ties away from zero (roundf). The Triton style
+	// does so by adding one half and truncating.
+	NearestAway
+	// TowardZero truncates (a plain conversion to an integer in C).
+	TowardZero
+)
+
+// Rounding returns the style's own rounding of codes.
+func (s Style) Rounding() CodeRounding {
+	if s == Triton {
+		return NearestAway
+	}
+	return NearestEven
+}
+
 // QMax returns the largest code of a bit width: 127 for 8, 7 for 4.
 func QMax(bits int) float32 {
 	if bits == 4 {
@@ -172,6 +196,16 @@ type Scale struct {
 	inverse float32
 	style   Style
 	bits    int
+	round   CodeRounding
+}
+
+// Rounded returns s with another rounding of codes.
+func (s Scale) Rounded(r CodeRounding) Scale {
+	s.round = r
+	if r == s.style.Rounding() {
+		s.round = StyleRounding
+	}
+	return s
 }
 
 // NewScale returns the scale of a group whose largest magnitude is amax.
@@ -196,6 +230,10 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 	convert := format.Int8FromFloat32
 	if s.bits == 4 {
 		convert = format.Int4FromFloat32
+	}
+	if s.round != StyleRounding {
+		s.quantizeRounded(codes, x)
+		return
 	}
 	switch s.style {
 	case Paper:
@@ -228,5 +266,40 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 		for i, v := range x {
 			codes[i] = convert(format.MulFtz(v, s.inverse))
 		}
+	}
+}
+
+// quantizeRounded is Quantize with a rounding that is not the style's own. It divides
+// and saturates as the style does.
+func (s *Scale) quantizeRounded(codes []int8, x []float32) {
+	lo, hi := -128.0, 127.0
+	if s.bits == 4 && s.style != Triton {
+		lo, hi = -7, 7
+	}
+	for i, v := range x {
+		var y float32
+		switch s.style {
+		case Paper:
+			if s.Step != 0 {
+				y = v / s.Step
+			}
+		case Triton:
+			y = mufu.DivFull(v, s.Step)
+		case Fused:
+			y = format.MulFtz(v, s.inverse)
+		}
+		z := float64(y)
+		switch s.round {
+		case NearestEven:
+			z = math.RoundToEven(z)
+		case NearestAway:
+			z = math.Round(z)
+		default:
+			z = math.Trunc(z)
+		}
+		if z != z {
+			z = 0
+		}
+		codes[i] = int8(min(max(z, lo), hi))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -292,5 +293,68 @@ func BenchmarkQuantize(b *testing.B) {
 				s.Quantize(codes, x)
 			}
 		})
+	}
+}
+
+// TestEncodeTowardZero: the code's value is next to x on zero's side.
+func TestEncodeTowardZero(t *testing.T) {
+	for _, dt := range []PVType{E4M3, E5M2, INT8, FP16} {
+		top := map[PVType]float32{E4M3: 448, E5M2: 57344, INT8: 127, FP16: 65504}[dt]
+		for i := -4000; i <= 4000; i++ {
+			x := float32(i) * 0.037 * top / 127
+			y := dt.Decode(dt.EncodeTowardZero(x))
+			if math.Abs(float64(y)) > math.Abs(float64(x)) || y*x < 0 {
+				t.Fatalf("%s: %g becomes %g", dt, x, y)
+			}
+			// To nearest, the code is the same one or the next.
+			if n := dt.Decode(dt.Encode(x)); n != y && math.Abs(float64(n)) < math.Abs(float64(x)) {
+				t.Fatalf("%s: %g becomes %g, to nearest %g", dt, x, y, n)
+			}
+		}
+		if y := dt.Decode(dt.EncodeTowardZero(1e8)); y != top {
+			t.Errorf("%s: 1e8 becomes %g, want %g", dt, y, top)
+		}
+	}
+}
+
+func TestRounded(t *testing.T) {
+	for _, tc := range []struct {
+		style Style
+		round CodeRounding
+		want  []int8
+	}{
+		{Paper, StyleRounding, []int8{0, 2, 2, 2, -2, 127}},
+		{Paper, NearestEven, []int8{0, 2, 2, 2, -2, 127}},
+		{Paper, NearestAway, []int8{1, 2, 3, 2, -3, 127}},
+		{Paper, TowardZero, []int8{0, 1, 2, 1, -2, 127}},
+	} {
+		x := []float32{0.5, 1.5, 2.5, 1.75, -2.5, 127}
+		s := NewScale(tc.style, 8, 127).Rounded(tc.round)
+		got := make([]int8, len(x))
+		s.Quantize(got, x)
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s, rounding %d: %v, want %v", tc.style, tc.round, got, tc.want)
+		}
+	}
+	// Without ties, both ways to the nearest give the style's codes.
+	r := rand.New(rand.NewPCG(4, 4))
+	x := make([]float32, 5000)
+	for i := range x {
+		x[i] = float32(r.NormFloat64())
+	}
+	for _, style := range []Style{Paper, Triton, Fused} {
+		for _, bits := range []int{4, 8} {
+			s := NewScale(style, bits, AbsMax(0, x))
+			own := make([]int8, len(x))
+			s.Quantize(own, x)
+			for round := NearestEven; round <= TowardZero; round++ {
+				codes := make([]int8, len(x))
+				o := s.Rounded(round)
+				o.Quantize(codes, x)
+				if slices.Equal(codes, own) != (round != TowardZero) {
+					t.Errorf("%s, %d bits: rounding %d", style, bits, round)
+				}
+			}
+		}
 	}
 }

@@ -56,6 +56,24 @@ func (t PVType) Encode(x float32) uint16 {
 	return format.FP16FromFloat32(x)
 }
 
+// EncodeTowardZero is Encode with the magnitude rounded down: what a conversion that
+// truncates gives. It saturates alike, FP16 to 65504; infinities and NaN are
+// Encode's.
+func (t PVType) EncodeTowardZero(x float32) uint16 {
+	c := t.Encode(x)
+	if t == INT8 {
+		if x == x {
+			c = uint16(uint8(int8(min(max(math.Trunc(float64(x)), -128), 127))))
+		}
+		return c
+	}
+	// A sign and a magnitude: the next smaller code is one less.
+	if math.Abs(float64(t.Decode(c))) > math.Abs(float64(x)) {
+		c--
+	}
+	return c
+}
+
 // Decode returns the value of a code.
 func (t PVType) Decode(c uint16) float32 {
 	switch t {
@@ -86,6 +104,9 @@ type Values struct {
 	// channel, valid after Finish. Mean is nil unless V is smoothed.
 	Scale, Mean []float32
 	inverse     []float32
+
+	// TowardZero makes Encode round codes toward zero.
+	TowardZero bool
 }
 
 // NewValues prepares to quantise n tokens of d channels. scaleMax is the value
@@ -251,6 +272,10 @@ func (v *Values) Encode(codes []uint16, x []float32) {
 				}
 			}
 		}
-		codes[c] = v.dtype.Encode(f)
+		if v.TowardZero {
+			codes[c] = v.dtype.EncodeTowardZero(f)
+		} else {
+			codes[c] = v.dtype.Encode(f)
+		}
 	}
 }

@@ -263,6 +263,12 @@ func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
 	switch u.Out {
 	case FP22Zero:
 		q &^= 0x3ff
+	case FP22Nearest:
+		low := q & 0x3ff
+		q &^= 0x3ff
+		if low > 0x200 || low == 0x200 && (half || sticky || q&0x400 != 0) {
+			q += 0x400
+		}
 	case FP16Nearest, FP32Nearest:
 		if half && (sticky || q&1 != 0) {
 			q++

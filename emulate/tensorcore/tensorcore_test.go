@@ -28,7 +28,37 @@ func randomCode(r *rand.Rand, f Operand, wild bool) uint32 {
 
 // TestTileEqualsDot holds the fast path to the definition, unit by unit.
 func TestTileEqualsDot(t *testing.T) {
-	for _, u := range Units() {
+	units := Units()
+	// Units as no hardware has them, which differ in one parameter.
+	for _, name := range []string{"wgmma.m64nNk32.f32.e4m3", "mma.m16n8k32.f32.e4m3"} {
+		for _, arch := range Archs() {
+			u, err := Lookup(arch, name)
+			if err != nil {
+				continue
+			}
+			change := func(what string, f func(*Unit)) {
+				v := *u
+				v.Instruction += " " + what
+				f(&v)
+				units = append(units, v)
+			}
+			for _, f := range []int{5, 13, 14, 23, MaxFractionBits} {
+				change(fmt.Sprint("fraction bits ", f), func(v *Unit) { v.FractionBits = f })
+			}
+			for _, n := range []int{1, 2, 8, 32} {
+				change(fmt.Sprint("step ", n), func(v *Unit) { v.Steps = Consecutive(v.K, n) })
+			}
+			for _, o := range []Output{FP32Zero, FP22Zero, FP16Nearest, FP32Nearest, FP22Nearest} {
+				change(o.String(), func(v *Unit) {
+					v.Out = o
+					if o == FP16Nearest {
+						v.C = FP16
+					}
+				})
+			}
+		}
+	}
+	for _, u := range units {
 		if u.Out == Int32 {
 			continue
 		}

@@ -142,23 +142,33 @@ func (u *Unit) chain(c float32, a, b *Panel, i, j int) float32 {
 		ok := true
 		switch {
 		case u.FractionBits == Exact:
-			next, ok = u.exactStep(c, a.val[ao+k:][:u.K], b.val[bo+k:][:u.K])
-		case u.FractionBits == 13 && u.K == 32:
+			next = c
+			step := len(u.Steps[0])
+			for s := 0; s < u.K && ok; s += step {
+				next, ok = u.exactStep(next, a.val[ao+k+s:][:step], b.val[bo+k+s:][:step])
+			}
+		case u.FractionBits == 13 && u.K == 32 && (u.Out == FP22Zero || u.Out == FP16Nearest) && !u.SeparateAdd:
 			next = c
 			step := len(u.Steps[0])
 			for s := 0; s < u.K && ok; s += step {
 				next, ok = u.step13(next, a, b, ao+k+s, bo+k+s, step)
 			}
-		case u.SeparateAdd:
+		case u.SeparateAdd && u.unpacked():
 			next, ok = u.splitStep(a, b, ao+k, bo+k)
 			if ok {
 				next = u.addValues(next, c)
 			}
 		default:
-			next = c
+			if !u.SeparateAdd {
+				next = c
+			}
 			step := len(u.Steps[0])
 			for s := 0; s < u.K && ok; s += step {
 				next, ok = u.step64(next, a, b, ao+k+s, bo+k+s, step)
+				ok = ok && isFinite(next)
+			}
+			if ok && u.SeparateAdd {
+				next = u.addValues(next, c)
 			}
 		}
 		if !ok {
@@ -175,6 +185,9 @@ func (u *Unit) chain(c float32, a, b *Panel, i, j int) float32 {
 	}
 	return c
 }
+
+// unpacked says that the steps are those of the function of that name.
+func (u *Unit) unpacked() bool { return u.K == 32 && len(u.Steps) == 2 && u.Steps[0][2] == 4 }
 
 // addValues is the closing addition of a unit with SeparateAdd.
 func (u *Unit) addValues(x, y float32) float32 {
@@ -242,6 +255,9 @@ func (u *Unit) step64(c float32, a, b *Panel, ao, bo, n int) (float32, bool) {
 	for i, e := range ae {
 		maxExp = max(maxExp, e+be[i])
 	}
+	if maxExp < zeroExp/2 {
+		return 0, true // every term is zero and so is c
+	}
 	if maxExp < minExp32 || maxExp > 100 {
 		return 0, false
 	}
@@ -297,6 +313,10 @@ func (u *Unit) round64(sum int64, exp int32) float32 {
 		return float32(math.Float64frombits(b &^ (1<<29 - 1)))
 	case FP22Zero:
 		return float32(math.Float64frombits(b &^ (1<<39 - 1)))
+	case FP22Nearest:
+		return float32(math.Float64frombits((b + 1<<38 - 1 + b>>39&1) &^ (1<<39 - 1)))
+	case FP32Nearest:
+		return float32(x)
 	}
 	// FP16: round to odd at FP32's precision first, so that the second rounding
 	// sees what it must.
@@ -320,6 +340,9 @@ func (u *Unit) exactStep(c float32, a, b []float64) (float32, bool) {
 			return 0, false
 		}
 		s = t
+	}
+	if u.Out != FP16Nearest && u.Out != FP32Nearest {
+		return 0, false
 	}
 	if s == 0 {
 		return 0, s == float64(c) && !math.Signbit(float64(c))

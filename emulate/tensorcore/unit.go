@@ -19,6 +19,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // Operand is the number format of a matrix operand or accumulator.
@@ -56,11 +57,13 @@ const (
 	FP32Nearest
 	// Int32 is exact 32-bit integer arithmetic, wrapping.
 	Int32
+	// FP22Nearest rounds to nearest even to FP22; no unit that is known does.
+	FP22Nearest
 )
 
 // String names the rule as the documents do.
 func (o Output) String() string {
-	return [...]string{"FP32 toward zero", "E8M13 toward zero", "FP16 nearest-even", "FP32 nearest-even", "int32 exact"}[o]
+	return [...]string{"FP32 toward zero", "E8M13 toward zero", "FP16 nearest-even", "FP32 nearest-even", "int32 exact", "E8M13 nearest-even"}[o]
 }
 
 // Exact is the value of Unit.FractionBits of a unit that truncates nothing.
@@ -104,7 +107,12 @@ const (
 // Archs returns the architectures of the table, in order.
 func Archs() []string { return []string{SM89, SM90, Ideal} }
 
-func consecutive(k, step int) [][]int {
+// MaxFractionBits is the largest FractionBits, but for Exact, that a unit may have.
+const MaxFractionBits = 30
+
+// Consecutive returns Steps that take the k indices of an instruction of depth k in
+// order, step at a time; step divides k.
+func Consecutive(k, step int) [][]int {
 	var s [][]int
 	for i := 0; i < k; i += step {
 		g := make([]int, step)
@@ -148,33 +156,33 @@ func Units() []Unit {
 		} else {
 			ev16 = likeE4M3
 		}
-		add(Unit{SM89, "mma.m16n8k32.f32." + f8.String(), "QMMA", f8, FP32, 32, consecutive(32, 16), 13, FP22Zero, false, ev32})
-		add(Unit{SM89, "mma.m16n8k32.f16." + f8.String(), "QMMA", f8, FP16, 32, consecutive(32, 16), 13, FP16Nearest, false, ev16})
+		add(Unit{SM89, "mma.m16n8k32.f32." + f8.String(), "QMMA", f8, FP32, 32, Consecutive(32, 16), 13, FP22Zero, false, ev32})
+		add(Unit{SM89, "mma.m16n8k32.f16." + f8.String(), "QMMA", f8, FP16, 32, Consecutive(32, 16), 13, FP16Nearest, false, ev16})
 	}
-	add(Unit{SM89, "mma.m16n8k16.f32.f16", "HMMA", FP16, FP32, 16, consecutive(16, 8), 24, FP32Zero, false, reported})
-	add(Unit{SM89, "mma.m16n8k16.f16.f16", "HMMA", FP16, FP16, 16, consecutive(16, 8), 24, FP16Nearest, false, reported})
+	add(Unit{SM89, "mma.m16n8k16.f32.f16", "HMMA", FP16, FP32, 16, Consecutive(16, 8), 24, FP32Zero, false, reported})
+	add(Unit{SM89, "mma.m16n8k16.f16.f16", "HMMA", FP16, FP16, 16, Consecutive(16, 8), 24, FP16Nearest, false, reported})
 	// sm_90.
 	for _, f8 := range []Operand{E4M3, E5M2} {
-		add(Unit{SM90, "wgmma.m64nNk32.f32." + f8.String(), "QGMMA", f8, FP32, 32, consecutive(32, 32), 13, FP22Zero, false, h200})
-		add(Unit{SM90, "wgmma.m64nNk32.f16." + f8.String(), "QGMMA", f8, FP16, 32, consecutive(32, 32), 13, FP16Nearest, false, h200})
+		add(Unit{SM90, "wgmma.m64nNk32.f32." + f8.String(), "QGMMA", f8, FP32, 32, Consecutive(32, 32), 13, FP22Zero, false, h200})
+		add(Unit{SM90, "wgmma.m64nNk32.f16." + f8.String(), "QGMMA", f8, FP16, 32, Consecutive(32, 32), 13, FP16Nearest, false, h200})
 		add(Unit{SM90, "mma.m16n8k32.f32." + f8.String(), "2 HMMA.16816.F32 + FADD", f8, FP32, 32, unpacked(32), 25, FP32Zero, true, h200})
 		add(Unit{SM90, "mma.m16n8k32.f16." + f8.String(), "2 HMMA.16816.F16 + HADD2", f8, FP16, 32, unpacked(32), 25, FP16Nearest, true, h200})
 	}
-	add(Unit{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", FP16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
-	add(Unit{SM90, "wgmma.m64nNk16.f16.f16", "HGMMA", FP16, FP16, 16, consecutive(16, 16), 25, FP16Nearest, false, h200})
-	add(Unit{SM90, "mma.m16n8k16.f32.bf16", "HMMA", BF16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
-	add(Unit{SM90, "mma.m16n8k16.f32.f16", "HMMA", FP16, FP32, 16, consecutive(16, 16), 25, FP32Zero, false, h200})
-	add(Unit{SM90, "mma.m16n8k16.f16.f16", "HMMA", FP16, FP16, 16, consecutive(16, 16), 25, FP16Nearest, false, h200})
+	add(Unit{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", FP16, FP32, 16, Consecutive(16, 16), 25, FP32Zero, false, h200})
+	add(Unit{SM90, "wgmma.m64nNk16.f16.f16", "HGMMA", FP16, FP16, 16, Consecutive(16, 16), 25, FP16Nearest, false, h200})
+	add(Unit{SM90, "mma.m16n8k16.f32.bf16", "HMMA", BF16, FP32, 16, Consecutive(16, 16), 25, FP32Zero, false, h200})
+	add(Unit{SM90, "mma.m16n8k16.f32.f16", "HMMA", FP16, FP32, 16, Consecutive(16, 16), 25, FP32Zero, false, h200})
+	add(Unit{SM90, "mma.m16n8k16.f16.f16", "HMMA", FP16, FP16, 16, Consecutive(16, 16), 25, FP16Nearest, false, h200})
 	// Integer units are exact everywhere.
 	for _, arch := range []string{SM89, SM90} {
 		ev := h200
 		if arch == SM89 {
 			ev = "exact integer arithmetic (PTX ISA); recorded on an H200 only"
 		}
-		add(Unit{arch, "mma.m16n8k32.s32.s8", "IMMA", S8, S32, 32, consecutive(32, 32), Exact, Int32, false, ev})
-		add(Unit{arch, "mma.m16n8k64.s32.s4", "IMMA", S4, S32, 64, consecutive(64, 64), Exact, Int32, false, ev})
+		add(Unit{arch, "mma.m16n8k32.s32.s8", "IMMA", S8, S32, 32, Consecutive(32, 32), Exact, Int32, false, ev})
+		add(Unit{arch, "mma.m16n8k64.s32.s4", "IMMA", S4, S32, 64, Consecutive(64, 64), Exact, Int32, false, ev})
 	}
-	add(Unit{SM90, "wgmma.m64nNk32.s32.s8", "IGMMA", S8, S32, 32, consecutive(32, 32), Exact, Int32, false, h200})
+	add(Unit{SM90, "wgmma.m64nNk32.s32.s8", "IGMMA", S8, S32, 32, Consecutive(32, 32), Exact, Int32, false, h200})
 	// ideal: the same instructions with the exact sum of all K products and the
 	// addend, rounded once to nearest.
 	const def = "definition: exact sum, rounded once"
@@ -183,7 +191,7 @@ func Units() []Unit {
 			continue
 		}
 		out := map[Operand]Output{FP32: FP32Nearest, FP16: FP16Nearest, S32: Int32}[u.C]
-		add(Unit{Ideal, u.Instruction, "none", u.A, u.C, u.K, consecutive(u.K, u.K), Exact, out, false, def})
+		add(Unit{Ideal, u.Instruction, "none", u.A, u.C, u.K, Consecutive(u.K, u.K), Exact, out, false, def})
 	}
 	return t
 }
@@ -209,14 +217,16 @@ func Canonical(instruction string) string {
 	return nShape.ReplaceAllString(strings.Join(parts, "."), "wgmma.m64nNk")
 }
 
+// units is the table, once built. Nothing changes it.
+var units = sync.OnceValue(Units)
+
 // Lookup finds the unit that arch uses for a PTX instruction, given in any form
-// that Canonical accepts.
+// that Canonical accepts. The caller owns the unit, but for the elements of Steps.
 func Lookup(arch, instruction string) (*Unit, error) {
 	want := Canonical(instruction)
-	table := Units()
-	for i := range table {
-		if table[i].Arch == arch && table[i].Instruction == want {
-			return &table[i], nil
+	for _, u := range units() {
+		if u.Arch == arch && u.Instruction == want {
+			return &u, nil
 		}
 	}
 	if !slices.Contains(Archs(), arch) {

@@ -23,7 +23,9 @@ type Kernels struct {
 	Granularities []string `json:"qk_granularities"`
 	PVDTypes      []string `json:"pv_dtypes"`
 	PVAccums      []string `json:"pv_accums"`
-	Units         []Unit   `json:"units"`
+	// Variants are the deviations from a program that can be emulated.
+	Variants []emulate.Knob `json:"variants"`
+	Units    []Unit         `json:"units"`
 }
 
 // Kernel is a preset.
@@ -48,6 +50,7 @@ func ListKernels() Kernels {
 	k := Kernels{
 		Schema: KernelsSchema, Archs: tensorcore.Archs(),
 		Granularities: quant.Granularities(), PVDTypes: quant.PVTypes(), PVAccums: emulate.Accums(),
+		Variants: emulate.Knobs(),
 	}
 	for _, c := range emulate.Presets() {
 		k.Kernels = append(k.Kernels, Kernel{compare.Describe(c), c.Summary})
@@ -84,7 +87,17 @@ func (k Kernels) Text(w io.Writer) error {
 		"--smooth          any of q,k,v; or none",
 		"--pv-dtype        "+strings.Join(k.PVDTypes, ", "),
 		"--pv-accum        "+strings.Join(k.PVAccums, ", "),
+		"--variant         deviations from the program, see --variants",
 	))
+}
+
+// VariantsText writes the deviations as aligned text.
+func (k Kernels) VariantsText(w io.Writer) error {
+	t := columns("key", "values", "what changes")
+	for _, v := range k.Variants {
+		t.Rows = append(t.Rows, []string{v.Key, v.Values, v.Summary})
+	}
+	return t.Text(w)
 }
 
 // UnitsText writes the table of matrix units as aligned text.
