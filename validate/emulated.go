@@ -148,8 +148,14 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 			c, _ := kv.KeyCodes()
 			codes(c)
 			pad(h)
-		case "v_scale":
-			_, _, s, _ := kv.ValueCodes()
+		case "v_mean", "v_scale":
+			_, _, s, mean := kv.ValueCodes()
+			if name == "v_mean" {
+				s = mean
+			}
+			if s == nil {
+				return nil, nil
+			}
 			for _, x := range s {
 				number(x)
 			}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/explain"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -55,8 +56,9 @@ type Result struct {
 	Skipped string `json:"skipped,omitempty"`
 	// First is the first output element that differs.
 	First *Difference `json:"first_difference,omitempty"`
-	// Stage is the first stage that differs, of those that the manifest names.
-	Stage *StageDifference `json:"first_stage,omitempty"`
+	// Stages says which of the tensors before the output that the manifest names
+	// differs first.
+	Stages *explain.StageReport `json:"stages,omitempty"`
 	// Keys is, after a search, the fewest keys, in whole tiles, with which the head
 	// of the first difference differs too.
 	Keys int `json:"keys,omitempty"`
@@ -76,22 +78,10 @@ type Difference struct {
 	Head    int `json:"head"`
 	Token   int `json:"token"`
 	Channel int `json:"channel"`
-	// Tile is the block of query rows, of BlockQ rows each, and Tiles how many tiles
-	// of keys it sees.
+	// Block is the block of query rows, and Tiles how many tiles of keys it looks at.
 	Block int `json:"block"`
 	Tiles int `json:"tiles"`
 	// GPU and Emulated are bit patterns.
-	GPU      string `json:"gpu"`
-	Emulated string `json:"emulated"`
-}
-
-// StageDifference is a difference before the output.
-type StageDifference struct {
-	Stage      string `json:"stage"`
-	Elements   int    `json:"elements"`
-	Mismatched int    `json:"mismatched"`
-	// Index is the first element that differs, counted over the whole tensor.
-	Index    int    `json:"index"`
 	GPU      string `json:"gpu"`
 	Emulated string `json:"emulated"`
 }
@@ -137,8 +127,12 @@ func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch strin
 
 // Describe writes a configuration in words.
 func Describe(c emulate.Config) string {
-	return fmt.Sprintf("%s on %s: QK int%d %s, smooth %s; PV %s, accumulated in %s",
+	text := fmt.Sprintf("%s on %s: QK int%d %s, smooth %s; PV %s, accumulated in %s",
 		c.Name, c.Arch, c.QKBits, c.QKGranularity, c.Smooth(), c.PVType, c.PVAccum)
+	if c.Variant != (emulate.Variant{}) {
+		text += "; variant " + c.Variant.String()
+	}
+	return text
 }
 
 func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel, c *Case, opt Options, search bool) (Result, error) {
@@ -160,7 +154,11 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 	if res.Mismatched == 0 && (res.LSE == nil || res.LSE.Mismatched == 0) {
 		return res, nil
 	}
-	if res.Stage, err = e.firstStage(m, got); err != nil {
+	heads, err := e.stages(m, got)
+	if err != nil {
+		return res, err
+	}
+	if res.Stages, err = explain.CompareStages(l, k.Config(), heads); err != nil {
 		return res, err
 	}
 	if !search || res.First == nil {
@@ -294,9 +292,11 @@ func (e *emulated) compare(got map[string][]byte, res *Result) {
 	}
 }
 
-// firstStage finds the first stage, in the program's order, that differs.
-func (e *emulated) firstStage(m *manifest.Manifest, got map[string][]byte) (*StageDifference, error) {
-	p, err := problem(e.l)
+// stages decodes the buffers that a manifest names after stages, head by head, as
+// the kernel wrote them.
+func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explain.Stages, error) {
+	l := e.l
+	p, err := problem(l)
 	if err != nil {
 		return nil, err
 	}
@@ -304,70 +304,95 @@ func (e *emulated) firstStage(m *manifest.Manifest, got map[string][]byte) (*Sta
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range manifest.Stages() {
-		g, ok := got[name]
-		if !ok {
-			continue
+	d := l.Q.Dim
+	group := l.Q.Heads / l.K.Heads
+	var out []explain.Stages
+	for i := range l.Q.Batch * l.Q.Heads {
+		s := explain.Stages{Batch: i / l.Q.Heads, Head: i % l.Q.Heads}
+		for _, name := range manifest.Stages() {
+			raw, ok := got[name]
+			if !ok {
+				continue
+			}
+			at, heads := i, l.Q.Batch*l.Q.Heads
+			if name[0] != 'q' {
+				// Only the first head of a group has its kv head's.
+				if i%group != 0 {
+					continue
+				}
+				at, heads = i/group, l.K.Batch*l.K.Heads
+			}
+			if len(raw)%heads != 0 {
+				return nil, fmt.Errorf("buffer %s has %d bytes, which do not divide into %d heads", name, len(raw), heads)
+			}
+			size := len(raw) / heads
+			x := raw[at*size : (at+1)*size]
+			kind := plan.Types[name]
+			switch name {
+			case "k_mean":
+				s.KMean = floats(x, kind)
+			case "k_scale":
+				s.KScale = floats(x, kind)
+			case "q_scale":
+				s.QScale = floats(x, kind)
+			case "v_mean":
+				s.VMean = floats(x, kind)
+			case "v_scale":
+				s.VScale = floats(x, kind)
+			case "k_codes":
+				// More rows than there are keys are padding.
+				s.KCodes = integers(x, kind)
+				s.KCodes = s.KCodes[:min(len(s.KCodes), l.K.Tokens*d)]
+			case "q_codes":
+				s.QCodes = integers(x, kind)
+				s.QCodes = s.QCodes[:min(len(s.QCodes), l.Q.Tokens*d)]
+			case "v_codes":
+				if len(x)%d != 0 || len(x)/d%16 != 0 {
+					return nil, fmt.Errorf("buffer %s has %d bytes for a head: want %d channels of a multiple of 16 tokens", name, len(x), d)
+				}
+				s.VCodes = make([]uint16, len(x))
+				n := len(x) / d
+				for j, c := range x {
+					s.VCodes[j/n*n+quant.Permute(j%n)] = uint16(c)
+				}
+			}
 		}
-		kind := plan.Types[name]
-		want, err := e.stage(name, kind, len(g))
-		if err != nil {
-			return nil, err
-		}
-		if want == nil {
-			continue // the emulated program has no such stage
-		}
-		if len(want) != len(g) {
-			return nil, fmt.Errorf("buffer %s has %d bytes in the manifest; the emulator's has %d", name, len(g), len(want))
-		}
-		if d := stageDifference(name, kind, g, want); d.Mismatched > 0 {
-			return d, nil
-		}
+		out = append(out, s)
 	}
-	return nil, nil
+	return out, nil
 }
 
-func stageDifference(name, kind string, got, want []byte) *StageDifference {
-	width := 1
-	switch kind {
-	case "f32", "i32":
-		width = 4
-	case "f16", "bf16":
-		width = 2
-	}
-	per := 1 // elements in width bytes
-	if kind == "i4" {
-		per = 2
-	}
-	element := func(b []byte, i int) (uint32, string) {
-		switch {
-		case kind == "i4":
-			x := int8(b[i/2]<<(4-i%2*4)) >> 4
-			return uint32(uint8(x)), fmt.Sprint(x)
-		case width == 4:
-			x := binary.LittleEndian.Uint32(b[4*i:])
-			return x, fmt.Sprintf("0x%08x (%g)", x, math.Float32frombits(x))
-		case width == 2:
-			x := uint32(binary.LittleEndian.Uint16(b[2*i:]))
-			return x, fmt.Sprintf("0x%04x", x)
-		case kind == "i8":
-			return uint32(b[i]), fmt.Sprint(int8(b[i]))
+// floats decodes numbers of a manifest's type.
+func floats(x []byte, kind string) []float32 {
+	if kind != "f16" && kind != "bf16" {
+		out := make([]float32, len(x)/4)
+		for i := range out {
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(x[4*i:]))
 		}
-		return uint32(b[i]), fmt.Sprintf("0x%02x", b[i])
+		return out
 	}
-	d := &StageDifference{Stage: name, Elements: len(got) / width * per}
-	for i := range d.Elements {
-		g, gs := element(got, i)
-		w, ws := element(want, i)
-		if g == w || kind == "f32" && sameBits(format.FP32, g, w) {
-			continue
-		}
-		d.Mismatched++
-		if d.Mismatched == 1 {
-			d.Index, d.GPU, d.Emulated = i, gs, ws
+	dtype := format.FP16
+	if kind == "bf16" {
+		dtype = format.BF16
+	}
+	out := make([]float32, len(x)/2)
+	for i := range out {
+		out[i] = dtype.FromBits(uint32(binary.LittleEndian.Uint16(x[2*i:])))
+	}
+	return out
+}
+
+// integers decodes codes of a manifest's type.
+func integers(x []byte, kind string) []int8 {
+	var out []int8
+	for _, b := range x {
+		if kind == "i4" {
+			out = append(out, int8(b<<4)>>4, int8(b)>>4)
+		} else {
+			out = append(out, int8(b))
 		}
 	}
-	return d
+	return out
 }
 
 // fewestKeys runs the head of a difference alone on growing prefixes of the keys,

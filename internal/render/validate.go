@@ -108,15 +108,18 @@ func describe(c *validate.Result) []string {
 	if c.LSE != nil && c.LSE.Mismatched > 0 {
 		add("log-sum-exp: %d of %d differ", c.LSE.Mismatched, c.LSE.Elements)
 	}
-	if s := c.Stage; s != nil {
-		add("first stage: %s: %d of %d elements differ, first at %d: GPU %s, emulated %s", s.Stage, s.Mismatched, s.Elements, s.Index, s.GPU, s.Emulated)
-	} else {
-		add("first stage: the attention itself; no stage before it that the manifest names differs")
+	if s := c.Stages; s != nil && len(s.Compared) > 0 {
+		add("%s", s)
 	}
 	if c.Keys > 0 {
 		add("that head alone differs with its first %d keys already, and not with fewer whole tiles", c.Keys)
 	}
 	if x := c.Explanation; x != nil {
+		if x.Where != nil {
+			for _, f := range x.Where.Findings {
+				add("%s", f.Text)
+			}
+		}
 		for _, h := range x.Exact {
 			add("the GPU's output is, bit for bit, that of %s", h.String())
 		}

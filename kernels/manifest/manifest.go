@@ -72,6 +72,7 @@ type Claim struct {
 	Smooth      string `yaml:"smooth"`
 	PVType      string `yaml:"pv_dtype"`
 	PVAccum     string `yaml:"pv_accum"`
+	Variant     string `yaml:"variant"`
 }
 
 // Buffer is memory that a kernel needs.
@@ -95,11 +96,11 @@ type Launch struct {
 
 // Stages are the tensors before the attention itself, in the program's order:
 // the mean of K [kv heads][head_dim]; the scales of K and Q by group; their codes,
-// [heads][tokens][head_dim], K's possibly padded with tokens; V's scale [kv
+// [heads][tokens][head_dim], K's possibly padded with tokens; V's mean and scale [kv
 // heads][head_dim] and its codes [kv heads][head_dim][tokens padded], permuted
 // within 16 tokens. All are FP32, or of the type that they have.
 func Stages() []string {
-	return []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_scale", "v_codes"}
+	return []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_mean", "v_scale", "v_codes"}
 }
 
 // builtin are the buffers that every problem has.
@@ -251,6 +252,11 @@ func (m *Manifest) Config(arch string) (emulate.Config, error) {
 	}
 	if c.PVAccum != "" {
 		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
+			return cfg, err
+		}
+	}
+	if c.Variant != "" {
+		if cfg.Variant, err = emulate.ParseVariant(c.Variant); err != nil {
 			return cfg, err
 		}
 	}

@@ -1,0 +1,171 @@
+package manifest
+
+import (
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+const good = `
+name: mine
+emulates: {kernel: sage2-8b-sm90, pv_accum: fp32+fp32}
+arch: sm_90a
+head_dims: [64, 128]
+dtypes: [f16]
+let:
+  - tiles: (queries + 63) / 64
+  - padded: max(tiles * 64, 128)
+buffers:
+  k_codes: {type: i8, count: batch * kv_heads * keys * head_dim, from: emulator}
+  scratch: {type: i4, count: padded + 1}
+  flag: {type: dtype, count: 3}
+launches:
+  - entry: go_{dtype}_{head_dim}_{causal}
+    grid: [tiles, batch * heads]
+    block: [128]
+    shared: 2 * head_dim
+    args: [q, k_codes, v, o, "null", i32 keys % 7, i64 -queries, f32 sm_scale * 2 / 3, scratch]
+`
+
+func read(t *testing.T, text string) *Manifest {
+	t.Helper()
+	m, err := Read("mine.yaml", strings.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestPlan(t *testing.T) {
+	m := read(t, good)
+	p, err := m.Plan(Problem{Batch: 2, Heads: 4, KVHeads: 2, Queries: 100, Keys: 50, HeadDim: 128, Causal: true, DType: "f16", Scale: 0.25})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{
+		"q": 2 * 4 * 100 * 128 * 2, "o": 2 * 4 * 100 * 128 * 2, "k": 2 * 2 * 50 * 128 * 2, "v": 2 * 2 * 50 * 128 * 2,
+		"lse": 2 * 4 * 100 * 4, "k_codes": 2 * 2 * 50 * 128, "scratch": 65, "flag": 6,
+	}
+	if !reflect.DeepEqual(p.Sizes, want) {
+		t.Errorf("sizes %v, want %v", p.Sizes, want)
+	}
+	if p.Types["flag"] != "f16" || p.Types["scratch"] != "i4" {
+		t.Errorf("types %v", p.Types)
+	}
+	l := p.Launches[0]
+	if l.Entry != "go_f16_128_1" || l.Grid != [3]int{2, 8, 1} || l.Block != [3]int{128, 1, 1} || l.Shared != 256 {
+		t.Errorf("launch %+v", l)
+	}
+	args := []PlannedArg{
+		{Buffer: "q"}, {Buffer: "k_codes"}, {Buffer: "v"}, {Buffer: "o"}, {}, {Type: "i32", Int: 1}, {Type: "i64", Int: -100},
+		{Type: "f32", Float: float32(0.25 * 2 / 3.0)}, {Buffer: "scratch"},
+	}
+	if !reflect.DeepEqual(l.Args, args) {
+		t.Errorf("args %+v, want %+v", l.Args, args)
+	}
+	for _, bad := range []Problem{
+		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 96, DType: "f16"},
+		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 64, DType: "bf16"},
+	} {
+		if _, err := m.Plan(bad); err == nil {
+			t.Errorf("a plan for %+v", bad)
+		}
+	}
+}
+
+// A manifest that cannot be is refused with a line that says what is wrong.
+func TestBadManifests(t *testing.T) {
+	for _, tc := range []struct{ old, new, want string }{
+		{"name: mine", "name: ''", "no name"},
+		{"name: mine", "nome: mine", "nome"},
+		{"kernel: sage2-8b-sm90", "kernel: flash", "flash"},
+		{"pv_accum: fp32+fp32", "pv_accum: fp8", "fp8"},
+		{"pv_accum: fp32+fp32", "variant: p-offset=x", "p-offset"},
+		{"emulates: {kernel: sage2-8b-sm90, pv_accum: fp32+fp32}", "", "which program"},
+		{"arch: sm_90a", "arch: hopper", "hopper"},
+		{"[64, 128]", "[]", "head_dims"},
+		{"[64, 128]", "[256]", "256"},
+		{"dtypes: [f16]", "dtypes: [f32]", "f32"},
+		{"(queries + 63) / 64", "(queries + 63 / 64", "not an expression"},
+		{"(queries + 63) / 64", "queries / 0", "division by zero"},
+		{"(queries + 63) / 64", "quer", "unknown variable quer"},
+		{"(queries + 63) / 64", "queries << 3", "<<"},
+		{"(queries + 63) / 64", "abs(3)", "min and max"},
+		{"(queries + 63) / 64", "1.5", "1.5"},
+		{"- tiles:", "- keys:", "keys has a value"},
+		{"i8, count", "i9, count", "i9"},
+		{"from: emulator", "from: me", "emulator"},
+		{"  scratch: {", "  o: {", "every problem has it"},
+		{"scratch: {type: i4, count: padded + 1}", "scratch: {type: i4, count: padded + 1, from: emulator}", "no such tensor"},
+		{"count: padded + 1", "count: 0 - 5", "-5"},
+		{"block: [128]", "block: []", "0 dimensions"},
+		{"block: [128]", "block: [0]", "is 0"},
+		{"v, o,", "v,", "takes o"},
+		{"i32 keys % 7", "u8 keys", "unknown type"},
+		{"i32 keys % 7", "keyz", "no such buffer"},
+		{"i32 keys % 7", "i32 keys * 1000000000", "i32"},
+		{"entry: go", "entrie: go", "entrie"},
+	} {
+		text := strings.Replace(good, tc.old, tc.new, 1)
+		if text == good {
+			t.Fatalf("%q is not in the manifest", tc.old)
+		}
+		_, err := Read("mine.yaml", strings.NewReader(text))
+		if err == nil || !strings.HasPrefix(err.Error(), "mine.yaml: ") || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q for %q: error %v, want one line with %q", tc.new, tc.old, err, tc.want)
+		}
+	}
+	if _, err := Read("x", strings.NewReader("")); err == nil {
+		t.Error("an empty manifest is read")
+	}
+}
+
+func TestRuns(t *testing.T) {
+	m := read(t, good)
+	for sm, ok := range map[int]bool{80: false, 89: false, 90: true, 100: false} {
+		if (m.Runs(sm) == nil) != ok {
+			t.Errorf("sm_90a on sm_%d: %v", sm, m.Runs(sm))
+		}
+	}
+	m.Arch = "sm_89"
+	for sm, ok := range map[int]bool{80: false, 89: true, 90: true, 120: true} {
+		if (m.Runs(sm) == nil) != ok {
+			t.Errorf("sm_89 on sm_%d: %v", sm, m.Runs(sm))
+		}
+	}
+}
+
+func TestCheckImage(t *testing.T) {
+	m := read(t, good)
+	ptx := ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0("
+	if err := CheckImage(m, []byte(ptx)); err != nil {
+		t.Error(err)
+	}
+	for _, image := range []string{"", "hello", "\x7fELF", ".version 8.4\n.entry go_f16_64_0"} {
+		if err := CheckImage(m, []byte(image)); err == nil {
+			t.Errorf("image %q is taken", image)
+		}
+	}
+}
+
+// No text makes the reader panic, hang or plan something out of bounds.
+func FuzzRead(f *testing.F) {
+	f.Add(good)
+	f.Add(strings.Replace(good, "tiles * 64", "((((tiles))))*-1", 1))
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := Read("fuzz", strings.NewReader(text))
+		if err != nil {
+			return
+		}
+		p, err := m.Plan(Problem{Batch: 3, Heads: 6, KVHeads: 2, Queries: 1000, Keys: 999, HeadDim: m.HeadDims[0], DType: m.DTypes[0], Scale: math.Pi})
+		if err != nil {
+			return
+		}
+		for name, n := range p.Sizes {
+			if n < 0 || n > 4*maxBytes {
+				t.Errorf("buffer %s has %d bytes", name, n)
+			}
+		}
+	})
+}

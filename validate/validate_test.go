@@ -1,0 +1,262 @@
+package validate
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"math"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/kernels"
+	"github.com/sageacc/sageacc/kernels/manifest"
+	"github.com/sageacc/sageacc/layerdumps"
+)
+
+// simulated is a Runner that is the emulator under another configuration: a GPU
+// whose kernel does what that says.
+type simulated struct {
+	m   *manifest.Manifest
+	cfg emulate.Config
+	// spoil, if not nil, changes what the kernel wrote.
+	spoil func(out map[string][]byte)
+	runs  int
+}
+
+func (s *simulated) Check(l *layerdumps.Layer) error {
+	p, err := problem(l)
+	if err != nil {
+		return err
+	}
+	_, err = s.m.Plan(p)
+	return err
+}
+
+func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
+	s.runs++
+	k, err := emulate.New(s.cfg)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.Background()
+	e, err := newEmulated(ctx, k, l, 2)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.run(ctx, 2); err != nil {
+		return nil, err
+	}
+	p, err := problem(l)
+	if err != nil {
+		return nil, err
+	}
+	plan, err := s.m.Plan(p)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string][]byte{}
+	for name, size := range plan.Sizes {
+		switch name {
+		case "q", "k", "v":
+		case "o":
+			for _, b := range e.o {
+				out[name] = binary.LittleEndian.AppendUint16(out[name], uint16(b))
+			}
+		case "lse":
+			for _, x := range e.lse {
+				out[name] = binary.LittleEndian.AppendUint32(out[name], math.Float32bits(x))
+			}
+		default:
+			x, err := e.stage(name, plan.Types[name], size)
+			if err != nil {
+				continue // scratch that is no stage
+			}
+			if x != nil {
+				if len(x) != size {
+					return nil, errors.New(name + ": the emulator's tensor has another size")
+				}
+				out[name] = x
+			}
+		}
+	}
+	if s.spoil != nil {
+		s.spoil(out)
+	}
+	return out, nil
+}
+
+func load(t *testing.T, name string) (*manifest.Manifest, emulate.Config) {
+	t.Helper()
+	k, err := kernels.Named(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := k.Manifest.Config("sm_90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Manifest, cfg
+}
+
+func cases(t *testing.T, text ...string) []Case {
+	t.Helper()
+	m := Matrix{DTypes: []string{"f16", "bf16"}, Causal: []bool{false, true}, Distributions: regexp.MustCompile("gauss|holes"), Seed: 3}
+	for _, x := range text {
+		s, err := ParseShape(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Shapes = append(m.Shapes, s)
+	}
+	return m.Cases()
+}
+
+// A kernel that is what it claims to be passes, with all its stages, on ragged and
+// grouped shapes.
+func TestRightKernelPasses(t *testing.T) {
+	for _, name := range kernels.Names() {
+		m, cfg := load(t, name)
+		cs := cases(t, "1x2/1x70x150x64", "2x2/2x17x5x128")
+		rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cs, Options{Jobs: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.Passed != len(cs) || rep.Failed+rep.Skipped != 0 || rep.Mismatched != 0 {
+			t.Errorf("%s: %d of %d passed, %d failed, %d skipped", name, rep.Passed, len(cs), rep.Failed, rep.Skipped)
+		}
+		if want := int64(8 * (2*70*64 + 4*17*128)); rep.Elements != want {
+			t.Errorf("%s: %d elements, want %d", name, rep.Elements, want)
+		}
+		for _, c := range rep.Cases {
+			if c.LSE == nil || c.LSE.Elements == 0 {
+				t.Errorf("%s: %s: the log-sum-exp was not compared", name, c.Name)
+			}
+		}
+	}
+}
+
+// A difference is found with its stage, its cause and the keys that it takes.
+func TestDifferenceIsExplained(t *testing.T) {
+	for _, tc := range []struct {
+		name, variant string
+		shape         string
+		stage         string
+		keys          int
+	}{
+		// There is nothing to rescale before the second tile; but d starts from 1.
+		{"sage2-8b-sm90", "rescale-o=none", "1x1/1x70x300x64", "", 256},
+		{"sage2-8b-sm90", "rescale-d=none", "1x1/1x70x300x64", "", 128},
+		{"sage2-8b-sm90", "code-round=zero", "1x1/1x70x300x64", "k_codes", 128},
+		{"sage2-4b", "p-round=zero", "1x1/1x70x150x64", "", 64},
+		{"sage2-4b", "delta-s=none", "1x1/1x70x150x64", "", 64},
+	} {
+		t.Run(tc.name+" "+tc.variant, func(t *testing.T) {
+			m, cfg := load(t, tc.name)
+			var err error
+			if cfg.Variant, err = emulate.ParseVariant(tc.variant); err != nil {
+				t.Fatal(err)
+			}
+			cs := cases(t, tc.shape)[:1]
+			rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cs, Options{Jobs: 2, Explain: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := rep.Cases[0]
+			if rep.Failed != 1 || c.First == nil || c.Stages == nil || c.Explanation == nil {
+				t.Fatalf("not reported: %+v", c)
+			}
+			if got := c.Stages.First; (got == nil) != (tc.stage == "") || got != nil && got.Stage != tc.stage {
+				t.Errorf("first stage %v, want %q", got, tc.stage)
+			}
+			if len(c.Stages.Compared) < 6 {
+				t.Errorf("only the stages %v were compared", c.Stages.Compared)
+			}
+			if len(c.Explanation.Exact) != 1 || c.Explanation.Exact[0].String() != "--variant "+tc.variant {
+				t.Errorf("explained by %v", c.Explanation.Exact)
+			}
+			if c.Keys != tc.keys {
+				t.Errorf("differs from %d keys on, want %d", c.Keys, tc.keys)
+			}
+		})
+	}
+}
+
+// One wrong bit anywhere in the output is one difference, where it is.
+func TestOneBit(t *testing.T) {
+	m, cfg := load(t, "sage2-8b-sm90")
+	const at = (1*70+33)*64 + 5 // head 1, token 33, channel 5
+	r := &simulated{m: m, cfg: cfg, spoil: func(out map[string][]byte) {
+		if len(out["o"]) > 2*at {
+			out["o"][2*at] ^= 1
+		}
+	}}
+	cs := cases(t, "1x2/1x70x150x64")[:1]
+	rep, err := Run(context.Background(), r, m, "simulated", "sm_90", cs, Options{Jobs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := rep.Cases[0]
+	if c.Mismatched != 1 || c.First == nil || c.First.Head != 1 || c.First.Token != 33 || c.First.Channel != 5 || c.First.Block != 0 || c.First.Tiles != 2 {
+		t.Errorf("got %d, first %+v", c.Mismatched, c.First)
+	}
+	if c.Stages == nil || c.Stages.First != nil {
+		t.Errorf("stages %v, want all to agree", c.Stages)
+	}
+}
+
+// What a kernel does not take is skipped and said so.
+func TestSkipped(t *testing.T) {
+	m, cfg := load(t, "sage2-4b")
+	rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cases(t, "1x1/1x5x5x40"), Options{Jobs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Passed+rep.Failed != 0 || rep.Skipped != 8 || !strings.Contains(rep.Cases[0].Skipped, "head_dim 40") {
+		t.Errorf("%d skipped, %q", rep.Skipped, rep.Cases[0].Skipped)
+	}
+}
+
+// Inputs depend on the seed and the case alone.
+func TestInputsAreReproducible(t *testing.T) {
+	same := func(a, b *layerdumps.Layer) bool {
+		return bytes.Equal(a.Q.Bytes(), b.Q.Bytes()) && bytes.Equal(a.K.Bytes(), b.K.Bytes()) && bytes.Equal(a.V.Bytes(), b.V.Bytes())
+	}
+	s := Shape{1, 4, 2, 20, 30, 64}
+	seen := map[string]bool{}
+	for _, seed := range []uint64{1, 2} {
+		m := Matrix{Shapes: []Shape{s}, DTypes: []string{"f16"}, Causal: []bool{false}, Seed: seed}
+		for _, c := range m.Cases() {
+			a, _, err := c.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, _, err := c.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !same(a, b) {
+				t.Errorf("%s: made twice, differs", c.Name)
+			}
+			if key := string(a.Q.Bytes()) + string(a.V.Bytes()); seen[key] {
+				t.Errorf("%s, seed %d: another case has the same inputs", c.Name, seed)
+			} else {
+				seen[key] = true
+			}
+		}
+	}
+}
+
+func TestParseShape(t *testing.T) {
+	for _, text := range []string{"", "1x1", "1x3/2x5x5x64", "1x1/1x0x5x64", "1x1/1x5x5x129", "1x1/1x5x5x64x", "9999999x99999/1x99999x9x128"} {
+		if s, err := ParseShape(text); err == nil {
+			t.Errorf("ParseShape(%q) = %v, want an error", text, s)
+		}
+	}
+	const text = "2x8/2x100x333x64"
+	if s, err := ParseShape(text); err != nil || s.String() != text {
+		t.Errorf("ParseShape(%q) = %v, %v", text, s, err)
+	}
+}
