@@ -161,7 +161,9 @@ func TestBadInput(t *testing.T) {
 		{"conform without a folder", []string{"conform"}, []string{"no folder given"}},
 		{"conform no set", []string{"conform", empty}, []string{empty, "cases.jsonl"}},
 		{"conform bad filter", []string{"conform", empty, "--filter", "["}, []string{"--filter"}},
-		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{"no case"}},
+		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{`--filter "zzz"`, "no case of ../../conformance/testdata/h200 matches"}},
+		{"conform no case", []string{"conform", set(t, "\n")}, []string{"the set holds no case"}},
+		{"conform misspelt", []string{"conform", set(t, `{"file":"f","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`)}, []string{"cases.jsonl", "line 1", `"attention f o"`, "per-tread"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, errs := sage(t, tc.args...)
@@ -453,6 +455,33 @@ func TestConformFails(t *testing.T) {
 	code, out, errs := sage(t, "conform", dir)
 	if code != exitCheckFailed || errs != "sageacc: check failed: 1 of 1 cases differ\n" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// set writes a conformance set without recordings.
+func set(t *testing.T, cases string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cases.jsonl"), []byte(cases), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestConformChecksNothing: a run in which every case is skipped does not succeed.
+func TestConformChecksNothing(t *testing.T) {
+	dir := set(t, `{"file":"f.safetensors","op":"sparse","expect":"y"}`)
+	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{tensor("y", 4)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"conform", dir}, {"conform", dir, "--by-unit"}} {
+		code, out, errs := sage(t, args...)
+		if want := "sageacc: nothing was checked: 1 of 1 cases were skipped, the first with: no model of op \"sparse\"\n"; code != exitCannotRun || errs != want {
+			t.Errorf("exit %d, stderr %q, want %q", code, errs, want)
+		}
+		if !strings.HasSuffix(out, "\n0 passed, 0 failed, 1 skipped: nothing was checked\n") {
+			t.Errorf("stdout:\n%s", out)
+		}
 	}
 }
 
