@@ -3,6 +3,7 @@ module github.com/sageacc/sageacc
 go 1.26.0
 
 require (
+	github.com/rivo/uniseg v0.4.7
 	github.com/spf13/cobra v1.10.2
 	github.com/x448/float16 v0.8.4
 	golang.org/x/sys v0.49.0

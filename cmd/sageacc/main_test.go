@@ -458,6 +458,32 @@ func TestConformFails(t *testing.T) {
 	}
 }
 
+// TestLongNames: tables and messages shorten a layer's name, JSON and CSV never do.
+func TestLongNames(t *testing.T) {
+	name := strings.Repeat("transformer.", 500) + "attn"
+	ts := layer(1, 2, 20, 8)
+	binary.LittleEndian.PutUint16(ts[0].Data[6:], 0x7e00) // a warning
+	for i := range ts {
+		ts[i].Name = name + strings.TrimPrefix(ts[i].Name, "l")
+	}
+	path := write(t, nil, ts...)
+	for _, args := range [][]string{{"compare", path}, {"compare", path, "--per-head", "--format", "markdown"}, {"inspect", path},
+		{"compare", path, "--attribute"}, {"recommend", path, "--require", "cos>0.9"}} {
+		_, out, errs := sage(t, args...)
+		for _, line := range strings.Split(out+errs, "\n") {
+			if len(line) > 400 || !strings.Contains(out, "transformer.transformer.") {
+				t.Errorf("%v: line of %d characters in:\n%.2000s", args, len(line), out)
+				break
+			}
+		}
+	}
+	for _, format := range []string{"json", "csv"} {
+		if _, out, _ := sage(t, "compare", path, "--format", format); !strings.Contains(out, name) {
+			t.Errorf("%s shortens the name", format)
+		}
+	}
+}
+
 // set writes a conformance set without recordings.
 func set(t *testing.T, cases string) string {
 	t.Helper()

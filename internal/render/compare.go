@@ -140,7 +140,7 @@ func compareHead(r *compare.Result) []pair {
 		if i > 0 && r.Layers[i-1].Synthetic == l.Synthetic {
 			continue
 		}
-		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", l.Name, l.Synthetic))
+		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", name(l.Name), l.Synthetic))
 	}
 	if len(synthetic) == 1 && allSynthetic(r.Layers) {
 		synthetic[0] = fmt.Sprintf("(synthetic: %s)", r.Layers[0].Synthetic)
@@ -215,13 +215,13 @@ func compareTable(r *compare.Result, separated bool) *texttab.Table {
 		if tell {
 			shape += " " + traits(l)
 		}
-		add(l.Name, shape, rowsOf(l.Rows))
+		add(name(l.Name), shape, rowsOf(l.Rows))
 		for _, h := range l.Heads {
-			name := fmt.Sprintf("  head %d", h.Head)
+			head := fmt.Sprintf("  head %d", h.Head)
 			if l.Shape.Batch > 1 {
-				name = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
+				head = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
 			}
-			add(name, "", rowsOf(h.Rows))
+			add(head, "", rowsOf(h.Rows))
 		}
 	}
 	// Of a single layer, average and worst are the layer again.
@@ -240,10 +240,10 @@ func compareNotes(r *compare.Result) []string {
 	var notes []string
 	for _, l := range r.Layers {
 		for _, w := range l.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, w))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), shortened(w, l.Name)))
 		}
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
-			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, Mismatch(b.First)))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
 		}
 		notes = append(notes, explanation(&l)...)
 	}
@@ -258,14 +258,14 @@ func explanation(l *compare.Layer) []string {
 	}
 	var notes []string
 	for _, h := range x.Exact {
-		notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", l.Name, h.String()))
+		notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", name(l.Name), h.String()))
 	}
 	if len(x.Exact) > 0 {
 		return notes
 	}
-	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on a part of it:", l.Name, x.Tried))
+	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on a part of it:", name(l.Name), x.Tried))
 	for _, h := range x.Nearest {
-		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", l.Name, h.String(), h.Mismatched, h.Elements, h.RelL1))
+		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", name(l.Name), h.String(), h.Mismatched, h.Elements, h.RelL1))
 	}
 	return notes
 }
@@ -284,10 +284,10 @@ func attribution(r *compare.Result) *texttab.Table {
 		cells := func(e attribute.Error) []string {
 			return []string{absolute(e.OneMinusCos), relative(e.RelL1), part(e.MSE)}
 		}
-		name := l.Name
+		layer := name(l.Name)
 		for _, s := range a.Steps {
-			t.Rows = append(t.Rows, append(append([]string{name, s.Name}, cells(s.Alone)...), cells(s.Without)...))
-			name = ""
+			t.Rows = append(t.Rows, append(append([]string{layer, s.Name}, cells(s.Alone)...), cells(s.Without)...))
+			layer = ""
 		}
 		t.Rows = append(t.Rows,
 			append([]string{"", "no step (FP32 arithmetic)"}, cells(a.Rest)...),

@@ -19,7 +19,7 @@ func ConformText(w io.Writer, r *conformance.Report) error {
 			note = fmt.Sprintf("at %v: recorded %s, emulated %s", d.Index, d.Recorded, d.Emulated)
 		}
 		t.Rows = append(t.Rows, []string{
-			string(c.Status), c.Op, c.File, c.Expect,
+			string(c.Status), c.Op, name(c.File), name(c.Expect),
 			strconv.FormatInt(c.Elements, 10), strconv.FormatInt(c.Mismatched, 10), note,
 		})
 	}
