@@ -54,7 +54,7 @@ func ParsePrecision(s string) (Precision, error) {
 	case "fp64":
 		return FP64, nil
 	}
-	return 0, fmt.Errorf("reference: unknown precision %q, want fp32 or fp64", s)
+	return 0, fmt.Errorf("unknown precision %q (have fp32, fp64)", s)
 }
 
 // Params fixes what [Attention] computes. The zero value is unmasked float32

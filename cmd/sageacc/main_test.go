@@ -113,9 +113,9 @@ func TestBadInput(t *testing.T) {
 		{"bad metadata", []string{"compare", write(t, map[string]string{"causal": "maybe"}, layer(1, 2, 20, 8)...)}, []string{"dump.safetensors", "causal"}},
 		{"folder without dumps", []string{"compare", empty}, []string{empty}},
 		{"unknown kernel", []string{"compare", good, "--kernel", "sage9"}, []string{"--kernel", "sage9", "sage2-4b"}},
-		{"unknown arch", []string{"compare", good, "--arch", "sm_12"}, []string{"sm_12"}},
+		{"unknown arch", []string{"compare", good, "--arch", "sm_12"}, []string{`--arch: unknown architecture "sm_12"`}},
 		{"wgmma on sm_89", []string{"compare", good, "--kernel", "sage2-8b-sm90", "--arch", "sm_89"}, []string{"sage2-8b-sm90", "sm_89"}},
-		{"bad bits", []string{"compare", good, "--qk-bits", "5"}, []string{"qk-bits", "5"}},
+		{"bad bits", []string{"compare", good, "--qk-bits", "5"}, []string{"--qk-bits is 5"}},
 		{"bad granularity", []string{"compare", good, "--qk-granularity", "per-atom"}, []string{"per-atom"}},
 		{"bad smooth", []string{"compare", good, "--smooth", "x"}, []string{"--smooth", `"x"`}},
 		{"bad pv-dtype", []string{"compare", good, "--pv-dtype", "e9m9"}, []string{"e9m9"}},
@@ -125,9 +125,11 @@ func TestBadInput(t *testing.T) {
 		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},
 		{"bad format", []string{"compare", good, "--format", "xml"}, []string{"xml", "markdown"}},
 		{"bad layout", []string{"compare", good, "--layout", "dnh"}, []string{"--layout", "dnh"}},
-		{"bad scale", []string{"compare", good, "--sm-scale", "-1"}, []string{"sm_scale", "-1"}},
+		{"bad scale", []string{"compare", good, "--sm-scale", "-1"}, []string{"--sm-scale is -1"}},
 		{"scale no number", []string{"compare", good, "--sm-scale", "x"}, []string{"--sm-scale", "x"}},
 		{"bad reference", []string{"compare", good, "--reference", "fp8"}, []string{"--reference", "fp8"}},
+		{"jobs no number", []string{"compare", good, "--jobs", "x"}, []string{`compare: invalid argument "x" for "--jobs" flag: invalid syntax (see`}},
+		{"no such file", []string{"compare", "nowhere"}, []string{"sageacc: nowhere: no such file or directory\n"}},
 		{"bad jobs", []string{"compare", good, "--jobs", "0"}, []string{"--jobs"}},
 		{"unwritable output", []string{"compare", good, "-o", nowhere}, []string{nowhere}},
 		{"output is a folder", []string{"compare", good, "-o", empty}, []string{empty, "folder"}},
@@ -190,7 +192,7 @@ func TestSpoiledInput(t *testing.T) {
 		binary.LittleEndian.PutUint16(ts[i].Data[40:], 0x7c00)
 		path := write(t, nil, ts...)
 		code, out, errs := sage(t, "compare", path)
-		if code != exitOK || errs != "" || !strings.Contains(out, "l."+role+": 1 NaN, 1 Inf") {
+		if code != exitOK || errs != "" || !strings.Contains(out, "l: "+role+": 1 NaN, 1 Inf") {
 			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", role, code, errs, out)
 		}
 		code, out, errs = sage(t, "inspect", path)
@@ -454,6 +456,25 @@ func TestConformFails(t *testing.T) {
 	}
 	code, out, errs := sage(t, "conform", dir)
 	if code != exitCheckFailed || errs != "sageacc: check failed: 1 of 1 cases differ\n" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestNothingToAttribute: a layer whose error is not finite gets a line, not a table
+// of NaN.
+func TestNothingToAttribute(t *testing.T) {
+	spoiled := layer(1, 2, 20, 8)
+	binary.LittleEndian.PutUint16(spoiled[0].Data[6:], 0x7e00)
+	code, out, errs := sage(t, "compare", write(t, nil, spoiled...), "--attribute")
+	if code != exitOK || errs != "" || strings.Contains(out, "NaN%") || !strings.HasSuffix(out, "\n\nl: the kernel's error is not finite and cannot be attributed\n") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestOneToken: smoothing means nothing for a single token.
+func TestOneToken(t *testing.T) {
+	code, out, errs := sage(t, "inspect", write(t, nil, layer(1, 2, 1, 8)...))
+	if code != exitOK || errs != "" || strings.Contains(out, "Inf") || !strings.Contains(out, "smooth K: no verdict, a single token is its own mean") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
 	}
 }

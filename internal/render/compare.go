@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -73,13 +74,7 @@ func CompareText(w io.Writer, r *compare.Result) error {
 	if err := list(w, notes); err != nil {
 		return err
 	}
-	if a := attribution(r); a != nil {
-		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
-			return err
-		}
-		return a.Text(w)
-	}
-	return nil
+	return writeAttribution(w, r, (*texttab.Table).Text)
 }
 
 // CompareMarkdown is CompareText in GitHub Flavored Markdown.
@@ -106,13 +101,7 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	if err := list(w, notes); err != nil {
 		return err
 	}
-	if a := attribution(r); a != nil {
-		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
-			return err
-		}
-		return a.Markdown(w)
-	}
-	return nil
+	return writeAttribution(w, r, (*texttab.Table).Markdown)
 }
 
 // compareHead says what was run, on what.
@@ -240,7 +229,7 @@ func compareNotes(r *compare.Result) []string {
 	var notes []string
 	for _, l := range r.Layers {
 		for _, w := range l.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), shortened(w, l.Name)))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), shortened(strings.TrimPrefix(w, l.Name+"."), l.Name)))
 		}
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
@@ -272,12 +261,42 @@ func explanation(l *compare.Layer) []string {
 
 const attributionTitle = "What causes the error: each step alone with all others exact, and the kernel with that step exact."
 
-// attribution makes the table of what each step causes, or nil.
-func attribution(r *compare.Result) *texttab.Table {
+// writeAttribution writes what each step causes, if that was asked for.
+func writeAttribution(w io.Writer, r *compare.Result, write func(*texttab.Table, io.Writer) error) error {
+	table, notes := attribution(r)
+	if table == nil && notes == nil {
+		return nil
+	}
+	if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
+		return err
+	}
+	if table != nil {
+		if err := write(table, w); err != nil {
+			return err
+		}
+		if notes != nil {
+			notes = append([]string{""}, notes...)
+		}
+	}
+	return list(w, notes)
+}
+
+// attribution makes the table of what each step causes, nil without a row, and a
+// line for each layer whose error has no parts.
+func attribution(r *compare.Result) (*texttab.Table, []string) {
+	var notes []string
 	t := columns("layer", "step", ">alone: 1-cos", ">rel_l1", ">of MSE", ">without: 1-cos", ">rel_l1", ">of MSE")
 	for _, l := range r.Layers {
 		a := l.Attribution
 		if a == nil {
+			continue
+		}
+		switch mse := float64(a.Kernel.MSE); {
+		case math.IsNaN(mse) || math.IsInf(mse, 0):
+			notes = append(notes, name(l.Name)+": the kernel's error is not finite and cannot be attributed")
+			continue
+		case mse == 0:
+			notes = append(notes, name(l.Name)+": the kernel's output equals the reference, so there is no error to attribute")
 			continue
 		}
 		part := func(x jsonfloat.Float) string { return fmt.Sprintf("%.1f%%", 100*float64(x/a.Kernel.MSE)) }
@@ -295,9 +314,9 @@ func attribution(r *compare.Result) *texttab.Table {
 			append([]string{"", "the kernel"}, cells(a.Kernel)...))
 	}
 	if t.Rows == nil {
-		return nil
+		return nil, notes
 	}
-	return &t
+	return &t, notes
 }
 
 // Mismatch says in words where an actual and the emulated output first differ,

@@ -26,7 +26,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 			const digits = 4
 			s := part.Shape
 			bias, gain := "", ""
-			if s := part.Smoothing; s != nil {
+			if s := part.Smoothing; s != nil && part.Shape[2] > 1 {
 				bias, gain = general(s.BiasRatio, 3), general(s.StepGain, 3)
 				if s.ChannelStepGain != nil { // V has a scale per channel
 					gain = general(*s.ChannelStepGain, 3)
