@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -238,6 +239,41 @@ func TestNumbers(t *testing.T) {
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s, want %s", tc.got, tc.want)
+		}
+	}
+}
+
+func TestUnits(t *testing.T) {
+	k := ListKernels()
+	got := text(t, func(w io.Writer, k Kernels) error { return k.UnitsText(w) }, k)
+	for _, line := range strings.Split(got, "\n") {
+		if len(line) > 110 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+	for _, want := range []string{
+		"sm_90  mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
+		"\n    *  k 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29; then 2 3 6 7 ",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:%s", want, got)
+		}
+	}
+	for _, u := range k.Units {
+		if !strings.Contains(got, "]  "+u.Evidence+"\n") {
+			t.Errorf("no evidence %q", u.Evidence)
+		}
+		// Every k takes part once.
+		var all []int
+		for _, step := range u.StepK {
+			all = append(all, step...)
+		}
+		slices.Sort(all)
+		for i, x := range all {
+			if x != i {
+				t.Errorf("%s %s: k is %v", u.Arch, u.Instruction, u.StepK)
+				break
+			}
 		}
 	}
 }
