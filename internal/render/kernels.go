@@ -35,9 +35,9 @@ type Kernel struct {
 
 // Unit is a row of the table of matrix units.
 type Unit struct {
-	Arch         string `json:"arch"`
-	Instruction  string `json:"instruction"`
-	Executed     string `json:"executed"`
+	Arch        string `json:"arch"`
+	Instruction string `json:"instruction"`
+	Executed    string `json:"executed"`
 	// Steps sums up StepK.
 	Steps string `json:"steps"`
 	// StepK lists the k of each fused dot-add, in order.
