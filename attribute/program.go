@@ -8,6 +8,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/strictmath"
 )
 
 // head is one query head with everything that its rows need. It is the kernel's
@@ -89,7 +90,7 @@ func (h *head) row(i int, exact Steps, w *scratch, out []float32) {
 	clear(w.o)
 	ex2, rcp := mufu.Ex2, mufu.Rcp
 	if exact&Exp2 != 0 {
-		ex2 = func(x float32) float32 { return format.FlushSubnormal(float32(math.Exp2(float64(x)))) }
+		ex2 = func(x float32) float32 { return format.FlushSubnormal(float32(strictmath.Exp2(float64(x)))) }
 		rcp = func(x float32) float32 { return 1 / x }
 	}
 	for t := range tiles {
@@ -193,7 +194,7 @@ func (h *head) score(i, key int, exact Steps, tail bool) float32 {
 		q, k := h.q[i*d:i*d+d], h.k[key*d:key*d+d]
 		var s float64
 		for c, x := range q {
-			s += float64(x) * float64(k[c])
+			s += float64(float64(x) * float64(k[c]))
 		}
 		return float32(s)
 	}
@@ -225,7 +226,7 @@ func (h *head) accumulate(o *float64, rescale float32, p, v *operand, at int, ex
 		// as long as both operands are codes.
 		var s float64
 		for j, x := range pv {
-			s += x * vv[j]
+			s += float64(x * vv[j])
 		}
 		if exact&Accumulator != 0 {
 			*o = float64(*o*float64(rescale)) + s
@@ -269,7 +270,7 @@ func dot(u *tensorcore.Unit, c float32, a, b []float64, ae, be []int32) float32 
 		case u.FractionBits == tensorcore.Exact:
 			s := float64(acc)
 			for _, k := range step {
-				s += a[k] * b[k]
+				s += float64(a[k] * b[k])
 			}
 			acc = finish(u, s)
 		default:

@@ -241,7 +241,7 @@ func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options
 
 // work estimates a layer's cost, in multiply-adds.
 func work(l *layerdumps.Layer) float64 {
-	return float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim)
+	return float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim))
 }
 
 type progress struct {

@@ -174,6 +174,8 @@ func TestMalformed(t *testing.T) {
 		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 16]"},
 		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim is 256"},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
+		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`, `line 1: case "attention f.safetensors o": qk_granularity: unknown granularity "per-tread"`},
+		{`{"file":"f.safetensors","op":"quantize","kernel":"sage2-4b","pv_accum":"fp23","expect":"o"}`, `pv_accum: unknown accumulator "fp23"`},
 	} {
 		if err := os.WriteFile(filepath.Join(dir, casesFile), []byte(tc.lines), 0o644); err != nil {
 			t.Fatal(err)
@@ -191,6 +193,67 @@ func TestMalformed(t *testing.T) {
 	}
 	if _, err := Load(filepath.Join(dir, "nowhere"), nil); err == nil {
 		t.Error("a set that is not there loads")
+	}
+}
+
+// TestPartOfV: a recording of codes that stops short of the last token is refused,
+// and not checked as far as it goes.
+func TestPartOfV(t *testing.T) {
+	const name = "n17_d64_f16.safetensors"
+	f, err := safetensors.Open(filepath.Join(recorded, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	dir := t.TempDir()
+	for _, tc := range []struct {
+		tokens int
+		want   string // "" for a case that passes
+	}{{16, "has 16 tokens a channel"}, {24, "has 24 tokens a channel"}, {32, ""}} {
+		var ts []safetensors.Tensor
+		for _, x := range f.Tensors {
+			if x.Name == "quant/v_fp8" {
+				old := x.Shape[3]
+				if old < 32 {
+					t.Fatalf("recorded with %d tokens", old)
+				}
+				x.Shape = []int{x.Shape[0], x.Shape[1], x.Shape[2], tc.tokens}
+				var data []byte
+				for row := 0; row < len(x.Data); row += old {
+					data = append(data, x.Data[row:row+tc.tokens]...)
+				}
+				x.Data = data
+			}
+			ts = append(ts, x)
+		}
+		if err := safetensors.Write(filepath.Join(dir, name), f.Metadata, ts); err != nil {
+			t.Fatal(err)
+		}
+		c := Case{dir: dir, File: name, Op: "quantize", Kernel: "sage2-8b-sm89", Arch: "sm_90", Tensor: "v_fp8", Expect: "quant/v_fp8"}
+		rep, err := Run(t.Context(), []Case{c}, 1, nil)
+		switch {
+		case tc.want == "" && (err != nil || rep.Passed != 1):
+			t.Errorf("%d tokens: %+v, %v", tc.tokens, rep, err)
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+			t.Errorf("%d tokens: %v, want an error with %q", tc.tokens, err, tc.want)
+		}
+	}
+}
+
+// TestNoElement: a case without an element does not pass.
+func TestNoElement(t *testing.T) {
+	dir := t.TempDir()
+	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{
+		{Name: "x", DType: "F32", Shape: []int{0}}, {Name: "y", DType: "F32", Shape: []int{0}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Run(t.Context(), []Case{{dir: dir, File: "f.safetensors", Op: "unary", Instruction: "ex2.approx.ftz.f32", Expect: "y"}}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Skipped != 1 || rep.Cases[0].Reason != "no element to compare" {
+		t.Errorf("%+v", rep)
 	}
 }
 

@@ -223,24 +223,29 @@ func (c *Case) config() (emulate.Config, error) {
 	if err != nil {
 		return cfg, errSkip{err}
 	}
+	return cfg, c.options(&cfg)
+}
+
+// options sets what the case has in cfg. An error is a mistake in the case.
+func (c *Case) options(cfg *emulate.Config) (err error) {
 	if c.Arch != "" {
 		cfg.Arch = c.Arch
 	}
 	if c.Granularity != "" {
 		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
-			return cfg, errSkip{err}
+			return fmt.Errorf("qk_granularity: %w", err)
 		}
 	}
 	if c.PVAccum != "" {
 		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
-			return cfg, errSkip{err}
+			return fmt.Errorf("pv_accum: %w", err)
 		}
 	}
 	if c.SmoothK != nil {
 		cfg.SmoothK = *c.SmoothK
 	}
 	cfg.SmoothV = c.SmoothV
-	return cfg, nil
+	return nil
 }
 
 // kv prepares a kv head of dim channels; the recording's own mean of K replaces
@@ -397,7 +402,11 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 						return fmt.Errorf("%s: tensor %q has shape %v, expected 4 dimensions", f.Name, want.Name, want.Shape)
 					}
 					codes, stride, _, _ := kv.ValueCodes()
-					padded := min(want.Shape[3], stride) &^ 15
+					// The recording is padded, to multiples of 16 at least.
+					padded := want.Shape[3]
+					if padded < n || padded > stride || padded%16 != 0 {
+						return fmt.Errorf("%s: tensor %q has %d tokens a channel, expected a multiple of 16 from %d to %d", f.Name, want.Name, padded, n, stride)
+					}
 					for ch := range d {
 						for t := range padded {
 							got = append(got, uint32(codes[ch*stride+quant.Permute(t)]))

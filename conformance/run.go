@@ -17,7 +17,7 @@ type Status string
 const (
 	Pass Status = "pass"
 	Fail Status = "fail"
-	// Skip is a case that the emulator has no model for.
+	// Skip is a case that the emulator has no model for, or that has no element.
 	Skip Status = "skip"
 )
 
@@ -155,9 +155,13 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 		return r, err
 	}
 	r.Elements, r.Mismatched, r.First = cmp.elements, cmp.mismatched, cmp.first
-	r.Status = Pass
-	if r.Mismatched > 0 {
+	switch {
+	case r.Mismatched > 0:
 		r.Status = Fail
+	case r.Elements == 0:
+		r.Status, r.Reason = Skip, "no element to compare"
+	default:
+		r.Status = Pass
 	}
 	return r, nil
 }

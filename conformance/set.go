@@ -4,7 +4,9 @@
 // A set is a directory: cases.jsonl, one JSON object a line, and the safetensors
 // files that it names, with paths relative to it. A case passes when every
 // element of the tensor that it expects has the recorded bit pattern; any NaN
-// equals any NaN, +0 and -0 differ.
+// equals any NaN, +0 and -0 differ. A case is skipped where there is no model of
+// its op, instruction, kernel or architecture, or no element to compare; an
+// option that no kernel has, a misspelt granularity say, is an error.
 package conformance
 
 import (
@@ -18,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 
+	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -89,6 +92,9 @@ func parse(r io.Reader, dir string, filter *regexp.Regexp) ([]Case, error) {
 			return nil, fmt.Errorf("line %d: a case needs file, op and expect", line)
 		case !filepath.IsLocal(c.File):
 			return nil, fmt.Errorf("line %d: file %q is not below the set's directory", line, c.File)
+		}
+		if err := c.options(new(emulate.Config)); err != nil {
+			return nil, fmt.Errorf("line %d: case %q: %w", line, c.Name(), err)
 		}
 		if filter == nil || filter.MatchString(c.Name()) {
 			cases = append(cases, c)

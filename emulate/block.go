@@ -643,7 +643,7 @@ func NaturalLSE(lse, correction, scale float32) float32 {
 func (q *Query) LSECorrection(x []float32) float32 {
 	var s float64
 	for c, m := range q.kv.mean {
-		s += float64(x[c]) * float64(m)
+		s += float64(float64(x[c]) * float64(m))
 	}
 	return q.kv.in.DType.Round(float32(s))
 }

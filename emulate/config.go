@@ -73,7 +73,7 @@ func ParseAccum(s string) (Accum, error) {
 	if i := slices.Index(accumNames, s); i >= 0 {
 		return Accum(i), nil
 	}
-	return 0, fmt.Errorf("unknown pv-accum %q (have %s)", s, strings.Join(accumNames, ", "))
+	return 0, fmt.Errorf("unknown accumulator %q (have %s)", s, strings.Join(accumNames, ", "))
 }
 
 // Config is everything that decides an emulated kernel's arithmetic.
@@ -269,13 +269,13 @@ func (c *Config) Unit() (*tensorcore.Unit, error) {
 // Validate reports a configuration that cannot run.
 func (c *Config) Validate() error {
 	if c.QKBits != 4 && c.QKBits != 8 {
-		return fmt.Errorf("qk-bits is %d: want 4 or 8", c.QKBits)
+		return fmt.Errorf("codes of %d bits for Q and K: want 4 or 8", c.QKBits)
 	}
 	if !slices.Contains(tensorcore.Archs(), c.Arch) {
 		return fmt.Errorf("unknown architecture %q (have %s)", c.Arch, strings.Join(tensorcore.Archs(), ", "))
 	}
 	if c.PVType == quant.INT8 && c.PVAccum == AccumFP16 {
-		return fmt.Errorf("pv-accum fp32+fp16 does not exist for pv-dtype int8: integers accumulate in int32")
+		return fmt.Errorf("the accumulator fp32+fp16 does not exist for int8 P and V: integers accumulate in int32")
 	}
 	if err := c.Variant.validate(c); err != nil {
 		return err

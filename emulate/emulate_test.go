@@ -514,7 +514,7 @@ func TestConfig(t *testing.T) {
 		change func(*emulate.Config)
 		want   string
 	}{
-		{"bits", func(c *emulate.Config) { c.QKBits = 6 }, "qk-bits is 6"},
+		{"bits", func(c *emulate.Config) { c.QKBits = 6 }, "codes of 6 bits"},
 		{"arch", func(c *emulate.Config) { c.Arch = "sm_12" }, "unknown architecture"},
 		{"wgmma on Ada", func(c *emulate.Config) { c.Arch = tensorcore.SM89 }, "sm_89 has no model"},
 		{"int8 with FP16", func(c *emulate.Config) { c.PVType, c.PVAccum = quant.INT8, emulate.AccumFP16 }, "does not exist"},

@@ -294,7 +294,7 @@ func (v *values) add(t *Tensor, head Head, rows []float32, dim int) bool {
 		v.finite++
 		v.min, v.max = min(v.min, x), max(v.max, x)
 		v.sum += float64(x)
-		v.sumSq += float64(x) * float64(x)
+		v.sumSq += float64(float64(x) * float64(x))
 	}
 	return t.NaN+t.Inf == before
 }

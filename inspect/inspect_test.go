@@ -267,8 +267,11 @@ func TestDegenerate(t *testing.T) {
 	if want := []string{"k: all 8 elements are zero", "v: 2 of 2 channels are constant over the tokens, the first at batch 0, head 0, channel 0"}; !slices.Equal(a.Warnings, want) {
 		t.Errorf("got  %q\nwant %q", a.Warnings, want)
 	}
-	if s := a.Q.Smoothing; !math.IsInf(float64(s.StepGain), 1) || !math.IsInf(float64(s.BiasRatio), 1) || a.Q.Verdict != "smooth Q removes everything: a head is constant over the tokens" {
+	if s := a.Q.Smoothing; !math.IsInf(float64(s.StepGain), 1) || !math.IsInf(float64(s.BiasRatio), 1) || a.Q.Verdict != "smooth Q: no verdict, a single token is its own mean" {
 		t.Errorf("q: %+v, %s", s, a.Q.Verdict)
+	}
+	if a.V.Verdict != "smooth V removes everything: a head is constant over the tokens" {
+		t.Errorf("v: %s", a.V.Verdict)
 	}
 	if s := a.K.Smoothing; s.StepGain != 1 || s.BiasRatio != 0 || s.Outlier.Ratio != 0 || a.K.Verdict != "smooth K changes little: step as before" {
 		t.Errorf("k: %+v, %s", s, a.K.Verdict)

@@ -173,6 +173,9 @@ func (s *smoothness) finish() (*Smoothing, string) {
 		g := jsonfloat.Float(gain)
 		r.ChannelStepGain = &g
 	}
+	if s.tokens == 1 {
+		return r, fmt.Sprintf("smooth %s: no verdict, a single token is its own mean", name)
+	}
 	return r, verdict(name, step, gain)
 }
 

@@ -53,7 +53,7 @@ func expand(paths []string) ([]string, error) {
 func appendFolder(files []string, dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, fmt.Errorf("folder %s: %w", dir, err)
+		return nil, err
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
@@ -88,7 +88,7 @@ func (d *Dump) read(path string) ([]rawTensor, error) {
 		return d.readNPY(path)
 	}
 	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("cannot open the dump: %w", err)
+		return nil, err
 	}
 	return nil, fmt.Errorf("%s: not a dump: the name ends in none of %s, %s and %s", path, extSafetensors, extNPZ, extNPY)
 }

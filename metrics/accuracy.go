@@ -171,7 +171,8 @@ func (a *Accuracy) CosSim() float64 {
 	fo, eo := math.Frexp(oo)
 	fr, er := math.Frexp(rr)
 	e := eo + er
-	f := fo * fr
+	// The conversion rounds the product: some compilers make f*2 a fused fo*fr + f.
+	f := float64(fo * fr)
 	if e%2 != 0 {
 		f *= 2
 		e--

@@ -3,6 +3,8 @@ package reference
 import (
 	"context"
 	"math"
+
+	"github.com/sageacc/sageacc/internal/strictmath"
 )
 
 // real is the arithmetic that the algorithm is instantiated for.
@@ -235,4 +237,4 @@ func allFinite[T real](x []T) bool {
 }
 
 // logOf is the float64 logarithm, rounded to T.
-func logOf[T real](x T) T { return T(math.Log(float64(x))) }
+func logOf[T real](x T) T { return T(strictmath.Log(float64(x))) }

@@ -27,14 +27,12 @@
 //     goes through a dot product in gonum whose order of summation changes with
 //     the alignment of its argument and with the size of the tile.) K is
 //     transposed into the workspace for it;
-//   - the float32 exponential is a fixed sequence of float64 operations
-//     (internal/simd), the same in Go and in vector instructions;
+//   - the exponentials and logarithms are fixed sequences of float64 operations:
+//     the float32 exponential in internal/simd, the same in Go and in vector
+//     instructions, the others in internal/strictmath;
 //   - gonum's Go implementation is called directly, so that registering
 //     another BLAS with blas32.Use changes nothing.
 //
-// Where Go compilers may fuse x*y+z, which is everywhere but on amd64, the products
-// are computed by loops of our own with explicit roundings. What remains is the
-// standard library: lse's logarithm, and the exponential of FP64, may differ in
-// the last bit between architectures and, the exponential on amd64, between CPUs
-// with and without fused multiply-add.
+// Where compilers may fuse x*y+z in gonum's loops, which is everywhere but on amd64,
+// the products are computed by loops of our own with explicit roundings.
 package reference

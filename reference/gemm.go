@@ -1,12 +1,10 @@
 package reference
 
 import (
-	"math"
-	"runtime"
-
 	"gonum.org/v1/gonum/blas"
 	"gonum.org/v1/gonum/blas/gonum"
 
+	"github.com/sageacc/sageacc/internal/strictmath"
 	"github.com/sageacc/sageacc/reference/internal/simd"
 )
 
@@ -26,7 +24,7 @@ var double = arithmetic[float64]{
 	product: dgemm,
 	exp: func(x []float64, top float64) {
 		for i := range x {
-			x[i] = math.Exp(x[i] - top)
+			x[i] = strictmath.Exp(x[i] - top)
 		}
 	},
 }
@@ -38,11 +36,6 @@ const (
 	serialRows = 64
 	serialCols = 192
 )
-
-// fuses says that Go compilers may fuse x*y+z here, as gonum's portable loops let
-// them. There the products are computed by strictProduct, whose roundings are
-// explicit: slower, and the same bits everywhere.
-const fuses = runtime.GOARCH != "amd64"
 
 func sgemm(m, n, k int, a, b, c []float32) {
 	if fuses {

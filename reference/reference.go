@@ -30,7 +30,8 @@ const (
 	// logarithm are computed in float64, to 2^-46 or better, and rounded once.
 	FP32 Precision = iota
 	// FP64 converts the inputs, exactly, to float64 and rounds every operation
-	// to float64.
+	// to float64. The exponential and the logarithm are within 0.9 units in the
+	// last place.
 	FP64
 )
 
@@ -53,7 +54,7 @@ func ParsePrecision(s string) (Precision, error) {
 	case "fp64":
 		return FP64, nil
 	}
-	return 0, fmt.Errorf("reference: unknown precision %q, want fp32 or fp64", s)
+	return 0, fmt.Errorf("unknown precision %q (have fp32, fp64)", s)
 }
 
 // Params fixes what [Attention] computes. The zero value is unmasked float32

@@ -2,10 +2,13 @@ package reference_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math"
+	"math/rand/v2"
 	"os"
 	"runtime"
 	"slices"
@@ -195,6 +198,31 @@ func TestRowsDoNotDependOnTheCall(t *testing.T) {
 // payload depends on the order of the operands of an instruction.
 func sameBits(a, b float64) bool {
 	return math.Float64bits(a) == math.Float64bits(b) || a != a && b != b
+}
+
+// TestBitsPinned holds the results to the bits of a first computation, so that an
+// architecture that rounds differently shows.
+func TestBitsPinned(t *testing.T) {
+	const rows, nk, d = 50, 450, 37
+	r := rand.New(rand.NewPCG(5, 6))
+	draw := func(n int) []float32 {
+		x := make([]float32, n)
+		for i := range x {
+			x[i] = float32(r.Int64N(1<<24)-1<<23) * 0x1p-22 // exact
+		}
+		return x
+	}
+	q, k, v := draw(rows*d), draw(nk*d), draw(nk*d)
+	want := map[reference.Precision]uint64{reference.FP32: 0x16f3514b94885c1f, reference.FP64: 0xb2085a5906b023ec}
+	bothPrecisions(t, func(t *testing.T, p reference.Precision) {
+		out, lse := attention(t, reference.Params{Precision: p, Scale: 0.2}, q, k, v, 0, rows, nk, d)
+		h := fnv.New64a()
+		_ = binary.Write(h, binary.LittleEndian, out)
+		_ = binary.Write(h, binary.LittleEndian, lse)
+		if got := h.Sum64(); got != want[p] {
+			t.Errorf("bits hash to %#x, want %#x", got, want[p])
+		}
+	})
 }
 
 // TestFP32Definition repeats the float32 arithmetic operation by operation, in

@@ -5,6 +5,7 @@ import (
 	"io"
 	"regexp"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,9 @@ func newConform(e *env) *cobra.Command {
 		Short: "Check the emulator against recorded GPU results, bit by bit",
 		Long: `Runs conformance sets: folders with a cases.jsonl and the safetensors files that
 it names. A case passes when every recorded element is reproduced bit for bit
-(any NaN equals any NaN). The exit status is 1 if any case differs.`,
+(any NaN equals any NaN). A case that there is no model for is skipped. The exit
+status is 1 if any case differs, and 2 if nothing was checked: no case at all, none
+that --filter matches, or all of them skipped.`,
 		Example: `  sageacc conform conformance/testdata/h200
   sageacc conform recordings --filter 'mma .*e4m3'
   sageacc conform recordings --by-unit --format markdown`,
@@ -57,10 +60,13 @@ it names. A case passes when every recorded element is reproduced bit for bit
 				if err != nil {
 					return err
 				}
+				if re == nil && len(c) == 0 {
+					return fmt.Errorf("%s: the set holds no case", dir)
+				}
 				cases = append(cases, c...)
 			}
 			if len(cases) == 0 {
-				return fmt.Errorf("%v: no case to run", args)
+				return fmt.Errorf("--filter %q: no case of %s matches", filter, strings.Join(args, ", "))
 			}
 			bar := e.progress("conform")
 			rep, err := conformance.Run(cmd.Context(), cases, jobs, func(done int) { bar.show(float64(done) / float64(len(cases))) })
@@ -74,6 +80,9 @@ it names. A case passes when every recorded element is reproduced bit for bit
 			if rep.Failed > 0 {
 				fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d cases differ\n", rep.Failed, len(cases))
 				return errChecks
+			}
+			if rep.Passed == 0 {
+				return fmt.Errorf("nothing was checked: %d of %d cases were skipped, the first with: %s", rep.Skipped, len(cases), rep.Cases[0].Reason)
 			}
 			return nil
 		},

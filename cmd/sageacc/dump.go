@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 
@@ -53,6 +54,9 @@ func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, 
 		x, err := strconv.ParseFloat(f.scale, 64)
 		if err != nil {
 			return nil, fmt.Errorf("--sm-scale %q is not a number", f.scale)
+		}
+		if !(x > 0) || math.IsInf(x, 0) {
+			return nil, fmt.Errorf("--sm-scale is %v: want a positive, finite number", x)
 		}
 		opt.SMScale = &x
 	}

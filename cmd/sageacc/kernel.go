@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -58,9 +59,15 @@ func (f *kernelFlags) build(cmd *cobra.Command) (*emulate.Kernel, error) {
 		return nil, fmt.Errorf("--kernel: %w", err)
 	}
 	if f.arch != "" {
+		if !slices.Contains(tensorcore.Archs(), f.arch) {
+			return nil, fmt.Errorf("--arch: unknown architecture %q (have %s)", f.arch, strings.Join(tensorcore.Archs(), ", "))
+		}
 		cfg.Arch = f.arch
 	}
 	if cmd.Flags().Changed("qk-bits") {
+		if f.bits != 4 && f.bits != 8 {
+			return nil, fmt.Errorf("--qk-bits is %d: want 4 or 8", f.bits)
+		}
 		cfg.QKBits = f.bits
 	}
 	if f.granularity != "" {

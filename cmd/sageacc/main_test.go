@@ -113,9 +113,9 @@ func TestBadInput(t *testing.T) {
 		{"bad metadata", []string{"compare", write(t, map[string]string{"causal": "maybe"}, layer(1, 2, 20, 8)...)}, []string{"dump.safetensors", "causal"}},
 		{"folder without dumps", []string{"compare", empty}, []string{empty}},
 		{"unknown kernel", []string{"compare", good, "--kernel", "sage9"}, []string{"--kernel", "sage9", "sage2-4b"}},
-		{"unknown arch", []string{"compare", good, "--arch", "sm_12"}, []string{"sm_12"}},
+		{"unknown arch", []string{"compare", good, "--arch", "sm_12"}, []string{`--arch: unknown architecture "sm_12"`}},
 		{"wgmma on sm_89", []string{"compare", good, "--kernel", "sage2-8b-sm90", "--arch", "sm_89"}, []string{"sage2-8b-sm90", "sm_89"}},
-		{"bad bits", []string{"compare", good, "--qk-bits", "5"}, []string{"qk-bits", "5"}},
+		{"bad bits", []string{"compare", good, "--qk-bits", "5"}, []string{"--qk-bits is 5"}},
 		{"bad granularity", []string{"compare", good, "--qk-granularity", "per-atom"}, []string{"per-atom"}},
 		{"bad smooth", []string{"compare", good, "--smooth", "x"}, []string{"--smooth", `"x"`}},
 		{"bad pv-dtype", []string{"compare", good, "--pv-dtype", "e9m9"}, []string{"e9m9"}},
@@ -130,9 +130,11 @@ func TestBadInput(t *testing.T) {
 		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},
 		{"bad format", []string{"compare", good, "--format", "xml"}, []string{"xml", "markdown"}},
 		{"bad layout", []string{"compare", good, "--layout", "dnh"}, []string{"--layout", "dnh"}},
-		{"bad scale", []string{"compare", good, "--sm-scale", "-1"}, []string{"sm_scale", "-1"}},
+		{"bad scale", []string{"compare", good, "--sm-scale", "-1"}, []string{"--sm-scale is -1"}},
 		{"scale no number", []string{"compare", good, "--sm-scale", "x"}, []string{"--sm-scale", "x"}},
 		{"bad reference", []string{"compare", good, "--reference", "fp8"}, []string{"--reference", "fp8"}},
+		{"jobs no number", []string{"compare", good, "--jobs", "x"}, []string{`compare: invalid argument "x" for "--jobs" flag: invalid syntax (see`}},
+		{"no such file", []string{"compare", "nowhere"}, []string{"sageacc: nowhere: no such file or directory\n"}},
 		{"bad jobs", []string{"compare", good, "--jobs", "0"}, []string{"--jobs"}},
 		{"unwritable output", []string{"compare", good, "-o", nowhere}, []string{nowhere}},
 		{"output is a folder", []string{"compare", good, "-o", empty}, []string{empty, "folder"}},
@@ -166,7 +168,9 @@ func TestBadInput(t *testing.T) {
 		{"conform without a folder", []string{"conform"}, []string{"no folder given"}},
 		{"conform no set", []string{"conform", empty}, []string{empty, "cases.jsonl"}},
 		{"conform bad filter", []string{"conform", empty, "--filter", "["}, []string{"--filter"}},
-		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{"no case"}},
+		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{`--filter "zzz"`, "no case of ../../conformance/testdata/h200 matches"}},
+		{"conform no case", []string{"conform", set(t, "\n")}, []string{"the set holds no case"}},
+		{"conform misspelt", []string{"conform", set(t, `{"file":"f","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`)}, []string{"cases.jsonl", "line 1", `"attention f o"`, "per-tread"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			code, out, errs := sage(t, tc.args...)
@@ -193,7 +197,7 @@ func TestSpoiledInput(t *testing.T) {
 		binary.LittleEndian.PutUint16(ts[i].Data[40:], 0x7c00)
 		path := write(t, nil, ts...)
 		code, out, errs := sage(t, "compare", path)
-		if code != exitOK || errs != "" || !strings.Contains(out, "l."+role+": 1 NaN, 1 Inf") {
+		if code != exitOK || errs != "" || !strings.Contains(out, "l: "+role+": 1 NaN, 1 Inf") {
 			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", role, code, errs, out)
 		}
 		code, out, errs = sage(t, "inspect", path)
@@ -463,6 +467,78 @@ func TestConformFails(t *testing.T) {
 	code, out, errs := sage(t, "conform", dir)
 	if code != exitCheckFailed || errs != "sageacc: check failed: 1 of 1 cases differ\n" || !strings.Contains(out, "0 passed, 1 failed, 0 skipped") || !strings.Contains(out, "recorded 0x") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestNothingToAttribute: a layer whose error is not finite gets a line, not a table
+// of NaN.
+func TestNothingToAttribute(t *testing.T) {
+	spoiled := layer(1, 2, 20, 8)
+	binary.LittleEndian.PutUint16(spoiled[0].Data[6:], 0x7e00)
+	code, out, errs := sage(t, "compare", write(t, nil, spoiled...), "--attribute")
+	if code != exitOK || errs != "" || strings.Contains(out, "NaN%") || !strings.HasSuffix(out, "\n\nl: the kernel's error is not finite and cannot be attributed\n") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestOneToken: smoothing means nothing for a single token.
+func TestOneToken(t *testing.T) {
+	code, out, errs := sage(t, "inspect", write(t, nil, layer(1, 2, 1, 8)...))
+	if code != exitOK || errs != "" || strings.Contains(out, "Inf") || !strings.Contains(out, "smooth K: no verdict, a single token is its own mean") {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestLongNames: tables and messages shorten a layer's name, JSON and CSV never do.
+func TestLongNames(t *testing.T) {
+	name := strings.Repeat("transformer.", 500) + "attn"
+	ts := layer(1, 2, 20, 8)
+	binary.LittleEndian.PutUint16(ts[0].Data[6:], 0x7e00) // a warning
+	for i := range ts {
+		ts[i].Name = name + strings.TrimPrefix(ts[i].Name, "l")
+	}
+	path := write(t, nil, ts...)
+	for _, args := range [][]string{{"compare", path}, {"compare", path, "--per-head", "--format", "markdown"}, {"inspect", path},
+		{"compare", path, "--attribute"}, {"recommend", path, "--require", "cos>0.9"}} {
+		_, out, errs := sage(t, args...)
+		for _, line := range strings.Split(out+errs, "\n") {
+			if len(line) > 400 || !strings.Contains(out, "transformer.transformer.") {
+				t.Errorf("%v: line of %d characters in:\n%.2000s", args, len(line), out)
+				break
+			}
+		}
+	}
+	for _, format := range []string{"json", "csv"} {
+		if _, out, _ := sage(t, "compare", path, "--format", format); !strings.Contains(out, name) {
+			t.Errorf("%s shortens the name", format)
+		}
+	}
+}
+
+// set writes a conformance set without recordings.
+func set(t *testing.T, cases string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cases.jsonl"), []byte(cases), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// TestConformChecksNothing: a run in which every case is skipped does not succeed.
+func TestConformChecksNothing(t *testing.T) {
+	dir := set(t, `{"file":"f.safetensors","op":"sparse","expect":"y"}`)
+	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{tensor("y", 4)}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"conform", dir}, {"conform", dir, "--by-unit"}} {
+		code, out, errs := sage(t, args...)
+		if want := "sageacc: nothing was checked: 1 of 1 cases were skipped, the first with: no model of op \"sparse\"\n"; code != exitCannotRun || errs != want {
+			t.Errorf("exit %d, stderr %q, want %q", code, errs, want)
+		}
+		if !strings.HasSuffix(out, "\n0 passed, 0 failed, 1 skipped: nothing was checked\n") {
+			t.Errorf("stdout:\n%s", out)
+		}
 	}
 }
 

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,9 +48,24 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitInterrupted
 	}
 	// One line, whatever the error holds.
-	line := strings.Join(strings.Fields(strings.ReplaceAll(err.Error(), "\n", "; ")), " ")
+	line := strings.Join(strings.Fields(strings.ReplaceAll(message(err), "\n", "; ")), " ")
 	fmt.Fprintf(stderr, "sageacc: %s\n", texttab.Printable(line))
 	return exitCannotRun
+}
+
+// message is the error's text without what is of no use to users: the name of the
+// system call or of the library's function that failed.
+func message(err error) string {
+	s := err.Error()
+	var file *fs.PathError
+	if errors.As(err, &file) {
+		s = strings.Replace(s, file.Op+" "+file.Path+": ", file.Path+": ", 1)
+	}
+	var number *strconv.NumError
+	if errors.As(err, &number) {
+		s = strings.Replace(s, number.Error(), number.Err.Error(), 1)
+	}
+	return s
 }
 
 func newRoot(e *env) *cobra.Command {
@@ -61,6 +78,7 @@ and what a GPU returned (actual).`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99'
   sageacc inspect dump.safetensors`,
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -86,6 +104,7 @@ and what a GPU returned (actual).`,
 		newRecord(e),
 		newVersion(e),
 	)
+	root.SetVersionTemplate("sageacc {{.Version}}\n")
 	root.SetHelpCommand(newHelp())
 	// The completion command keeps the output that is set when it is made.
 	root.SetOut(e.stdout)
@@ -135,14 +154,18 @@ func newVersion(e *env) *cobra.Command {
 		Example: "  sageacc version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			version := "unknown"
-			if info, ok := debug.ReadBuildInfo(); ok {
-				version = info.Main.Version
-			}
-			_, err := fmt.Fprintln(e.stdout, "sageacc", version)
+			_, err := fmt.Fprintln(e.stdout, "sageacc", version())
 			return err
 		},
 	}
+}
+
+// version is the module's, as the build recorded it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // needArgs is cobra.MinimumNArgs(1) with a message that names what is missing.

@@ -8,7 +8,7 @@ import "math"
 // round twice. That matters only where the FP64 sum lies exactly half way
 // between two FP32 values; there the FP64 rounding error decides.
 func FMA(a, b, c float32) float32 {
-	p := float64(a) * float64(b)
+	p := float64(float64(a) * float64(b))
 	s := p + float64(c)
 	bits := math.Float64bits(s)
 	if bits&0x1fff_ffff != 0x1000_0000 && math.Abs(s) >= 0x1p-126 {
@@ -53,7 +53,7 @@ func FMAFtz(a, b, c float32) float32 {
 	}
 	// At most 2^-126: the FP64 sum decides, and where that is the bound itself, what
 	// it was rounded by.
-	p := float64(a) * float64(b)
+	p := float64(float64(a) * float64(b))
 	s := p + float64(c)
 	if m := math.Abs(s); m < flushBelow || m == flushBelow && sumError(p, float64(c), s)*s < 0 {
 		return float32(math.Copysign(0, s))

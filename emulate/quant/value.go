@@ -35,7 +35,7 @@ func ParsePVType(s string) (PVType, error) {
 			return PVType(i), nil
 		}
 	}
-	return 0, fmt.Errorf("unknown pv-dtype %q (have %s)", s, strings.Join(pvNames, ", "))
+	return 0, fmt.Errorf("unknown data type %q (have %s)", s, strings.Join(pvNames, ", "))
 }
 
 // Max returns the largest value that V is scaled to: 448, 57344, 127, and 0 for

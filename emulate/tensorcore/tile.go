@@ -333,7 +333,7 @@ func (u *Unit) exactStep(c float32, a, b []float64) (float32, bool) {
 	b = b[:len(a)]
 	s := float64(c)
 	for i, v := range a {
-		p := v * b[i]
+		p := float64(v * b[i])
 		t := s + p
 		bb := t - s
 		if (s-(t-bb))+(p-bb) != 0 {

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"math"
 	"strconv"
 	"strings"
 
@@ -73,13 +74,7 @@ func CompareText(w io.Writer, r *compare.Result) error {
 	if err := list(w, notes); err != nil {
 		return err
 	}
-	if a := attribution(r); a != nil {
-		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
-			return err
-		}
-		return a.Text(w)
-	}
-	return nil
+	return writeAttribution(w, r, (*texttab.Table).Text)
 }
 
 // CompareMarkdown is CompareText in GitHub Flavored Markdown.
@@ -106,13 +101,7 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	if err := list(w, notes); err != nil {
 		return err
 	}
-	if a := attribution(r); a != nil {
-		if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
-			return err
-		}
-		return a.Markdown(w)
-	}
-	return nil
+	return writeAttribution(w, r, (*texttab.Table).Markdown)
 }
 
 // compareHead says what was run, on what.
@@ -141,7 +130,7 @@ func compareHead(r *compare.Result) []pair {
 		if i > 0 && r.Layers[i-1].Synthetic == l.Synthetic {
 			continue
 		}
-		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", l.Name, l.Synthetic))
+		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", name(l.Name), l.Synthetic))
 	}
 	if len(synthetic) == 1 && allSynthetic(r.Layers) {
 		synthetic[0] = fmt.Sprintf("(synthetic: %s)", r.Layers[0].Synthetic)
@@ -216,13 +205,13 @@ func compareTable(r *compare.Result, separated bool) *texttab.Table {
 		if tell {
 			shape += " " + traits(l)
 		}
-		add(l.Name, shape, rowsOf(l.Rows))
+		add(name(l.Name), shape, rowsOf(l.Rows))
 		for _, h := range l.Heads {
-			name := fmt.Sprintf("  head %d", h.Head)
+			head := fmt.Sprintf("  head %d", h.Head)
 			if l.Shape.Batch > 1 {
-				name = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
+				head = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
 			}
-			add(name, "", rowsOf(h.Rows))
+			add(head, "", rowsOf(h.Rows))
 		}
 	}
 	// Of a single layer, average and worst are the layer again.
@@ -241,10 +230,10 @@ func compareNotes(r *compare.Result) []string {
 	var notes []string
 	for _, l := range r.Layers {
 		for _, w := range l.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, w))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), shortened(strings.TrimPrefix(w, l.Name+"."), l.Name)))
 		}
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
-			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, Mismatch(b.First)))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
 		}
 		notes = append(notes, explanation(&l)...)
 	}
@@ -259,57 +248,87 @@ func explanation(l *compare.Layer) []string {
 	}
 	var notes []string
 	if w := x.Where; w != nil {
-		notes = append(notes, fmt.Sprintf("%s: that is %s", l.Name, w.First.String()))
+		notes = append(notes, fmt.Sprintf("%s: that is %s", name(l.Name), w.First.String()))
 		if e := w.Earliest; e != w.First {
-			notes = append(notes, fmt.Sprintf("%s: the earliest row to differ is token %d of batch %d, head %d: %s", l.Name, e.Token, e.Batch, e.Head, e.String()))
+			notes = append(notes, fmt.Sprintf("%s: the earliest row to differ is token %d of batch %d, head %d: %s", name(l.Name), e.Token, e.Batch, e.Head, e.String()))
 		}
 		for _, f := range w.Findings {
-			notes = append(notes, fmt.Sprintf("%s: %s", l.Name, f.Text))
+			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), f.Text))
 		}
 	}
 	if x.Stages != nil {
-		notes = append(notes, fmt.Sprintf("%s: %s", l.Name, x.Stages))
+		notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), x.Stages))
 	}
 	const most = 8
 	for i, h := range x.Exact {
 		if i == most {
-			notes = append(notes, fmt.Sprintf("%s: or of one of %d more, which the JSON form lists", l.Name, len(x.Exact)-most))
+			notes = append(notes, fmt.Sprintf("%s: or of one of %d more, which the JSON form lists", name(l.Name), len(x.Exact)-most))
 			break
 		}
 		if i == 0 {
-			notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", l.Name, h.String()))
+			notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", name(l.Name), h.String()))
 		} else {
-			notes = append(notes, fmt.Sprintf("%s: or, which this output cannot tell apart, of %s", l.Name, h.String()))
+			notes = append(notes, fmt.Sprintf("%s: or, which this output cannot tell apart, of %s", name(l.Name), h.String()))
 		}
 	}
 	if len(x.Exact) > 0 {
 		return notes
 	}
-	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on some of its rows:", l.Name, x.Tried))
+	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on some of its rows:", name(l.Name), x.Tried))
 	for _, h := range x.Nearest {
-		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", l.Name, h.String(), h.Mismatched, h.Elements, h.RelL1))
+		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", name(l.Name), h.String(), h.Mismatched, h.Elements, h.RelL1))
 	}
 	return notes
 }
 
 const attributionTitle = "What causes the error: each step alone with all others exact, and the kernel with that step exact."
 
-// attribution makes the table of what each step causes, or nil.
-func attribution(r *compare.Result) *texttab.Table {
+// writeAttribution writes what each step causes, if that was asked for.
+func writeAttribution(w io.Writer, r *compare.Result, write func(*texttab.Table, io.Writer) error) error {
+	table, notes := attribution(r)
+	if table == nil && notes == nil {
+		return nil
+	}
+	if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
+		return err
+	}
+	if table != nil {
+		if err := write(table, w); err != nil {
+			return err
+		}
+		if notes != nil {
+			notes = append([]string{""}, notes...)
+		}
+	}
+	return list(w, notes)
+}
+
+// attribution makes the table of what each step causes, nil without a row, and a
+// line for each layer whose error has no parts.
+func attribution(r *compare.Result) (*texttab.Table, []string) {
+	var notes []string
 	t := columns("layer", "step", ">alone: 1-cos", ">rel_l1", ">of MSE", ">without: 1-cos", ">rel_l1", ">of MSE")
 	for _, l := range r.Layers {
 		a := l.Attribution
 		if a == nil {
 			continue
 		}
+		switch mse := float64(a.Kernel.MSE); {
+		case math.IsNaN(mse) || math.IsInf(mse, 0):
+			notes = append(notes, name(l.Name)+": the kernel's error is not finite and cannot be attributed")
+			continue
+		case mse == 0:
+			notes = append(notes, name(l.Name)+": the kernel's output equals the reference, so there is no error to attribute")
+			continue
+		}
 		part := func(x jsonfloat.Float) string { return fmt.Sprintf("%.1f%%", 100*float64(x/a.Kernel.MSE)) }
 		cells := func(e attribute.Error) []string {
 			return []string{absolute(e.OneMinusCos), relative(e.RelL1), part(e.MSE)}
 		}
-		name := l.Name
+		layer := name(l.Name)
 		for _, s := range a.Steps {
-			t.Rows = append(t.Rows, append(append([]string{name, s.Name}, cells(s.Alone)...), cells(s.Without)...))
-			name = ""
+			t.Rows = append(t.Rows, append(append([]string{layer, s.Name}, cells(s.Alone)...), cells(s.Without)...))
+			layer = ""
 		}
 		t.Rows = append(t.Rows,
 			append([]string{"", "no step (FP32 arithmetic)"}, cells(a.Rest)...),
@@ -317,9 +336,9 @@ func attribution(r *compare.Result) *texttab.Table {
 			append([]string{"", "the kernel"}, cells(a.Kernel)...))
 	}
 	if t.Rows == nil {
-		return nil
+		return nil, notes
 	}
-	return &t
+	return &t, notes
 }
 
 // Mismatch says in words where an actual and the emulated output first differ,

@@ -19,14 +19,22 @@ func ConformText(w io.Writer, r *conformance.Report) error {
 			note = fmt.Sprintf("at %v: recorded %s, emulated %s", d.Index, d.Recorded, d.Emulated)
 		}
 		t.Rows = append(t.Rows, []string{
-			string(c.Status), c.Op, c.File, c.Expect,
+			string(c.Status), c.Op, name(c.File), name(c.Expect),
 			strconv.FormatInt(c.Elements, 10), strconv.FormatInt(c.Mismatched, 10), note,
 		})
 	}
 	if err := t.Text(w); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", r.Passed, r.Failed, r.Skipped)
+	return conformSummary(w, r)
+}
+
+func conformSummary(w io.Writer, r *conformance.Report) error {
+	note := ""
+	if r.Passed+r.Failed == 0 {
+		note = ": nothing was checked"
+	}
+	_, err := fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped%s\n", r.Passed, r.Failed, r.Skipped, note)
 	return err
 }
 
@@ -36,8 +44,7 @@ func EvidenceText(w io.Writer, r *conformance.Report) error {
 	if err := t.Text(w); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "\n%d passed, %d failed, %d skipped\n", r.Passed, r.Failed, r.Skipped)
-	return err
+	return conformSummary(w, r)
 }
 
 // EvidenceMarkdown is EvidenceText as a Markdown table without the summary.

@@ -45,7 +45,7 @@ func diffTable(r *diff.Result) *texttab.Table {
 		return strconv.FormatInt(*n, 10)
 	}
 	for _, l := range r.Layers {
-		cells := []string{l.Name}
+		cells := []string{name(l.Name)}
 		if l.Status != "both" {
 			cells[0] += " (" + l.Status + ")"
 		}

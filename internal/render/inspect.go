@@ -26,7 +26,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 			const digits = 4
 			s := part.Shape
 			bias, gain := "", ""
-			if s := part.Smoothing; s != nil {
+			if s := part.Smoothing; s != nil && part.Shape[2] > 1 {
 				bias, gain = general(s.BiasRatio, 3), general(s.StepGain, 3)
 				if s.ChannelStepGain != nil { // V has a scale per channel
 					gain = general(*s.ChannelStepGain, 3)
@@ -60,13 +60,13 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		}
 		lines, rows = append(lines, rows[:n]...), rows[n:]
 		for _, warning := range l.Warnings {
-			lines = append(lines, "  ! "+warning)
+			lines = append(lines, "  ! "+shortened(warning, l.Name))
 		}
 	}
 	if len(r.Ignored) > 0 {
 		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v or .o:")
 		for _, t := range r.Ignored {
-			lines = append(lines, fmt.Sprintf("  %s in %s", t.Name, t.File))
+			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), t.File))
 		}
 	}
 	return list(w, lines)
@@ -77,7 +77,7 @@ func layerLine(l *inspect.Layer) string {
 	if l.Causal {
 		mask = "causal"
 	}
-	line := fmt.Sprintf("%s: %s, %s, sm_scale %s", l.Name, l.Q.DType, mask, general(l.SMScale, 6))
+	line := fmt.Sprintf("%s: %s, %s, sm_scale %s", name(l.Name), l.Q.DType, mask, general(l.SMScale, 6))
 	if l.Synthetic != "" {
 		line += fmt.Sprintf(" (synthetic: %s)", l.Synthetic)
 	}

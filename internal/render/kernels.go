@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -36,13 +37,19 @@ type Kernel struct {
 
 // Unit is a row of the table of matrix units.
 type Unit struct {
-	Arch         string `json:"arch"`
-	Instruction  string `json:"instruction"`
-	Executed     string `json:"executed"`
-	Steps        string `json:"steps"`
-	FractionBits int    `json:"fraction_bits"` // -1: nothing is truncated
-	Output       string `json:"output"`
-	Evidence     string `json:"evidence"`
+	Arch        string `json:"arch"`
+	Instruction string `json:"instruction"`
+	Executed    string `json:"executed"`
+	// Steps sums up StepK.
+	Steps string `json:"steps"`
+	// StepK lists the k of each fused dot-add, in order.
+	StepK [][]int `json:"step_k"`
+	// SeparateAddend says that the steps start from zero and the addend is added
+	// after them.
+	SeparateAddend bool   `json:"separate_addend"`
+	FractionBits   int    `json:"fraction_bits"` // -1: nothing is truncated
+	Output         string `json:"output"`
+	Evidence       string `json:"evidence"`
 }
 
 // ListKernels collects the presets and units.
@@ -60,7 +67,9 @@ func ListKernels() Kernels {
 		if u.SeparateAdd {
 			steps += ", then + c"
 		}
-		k.Units = append(k.Units, Unit{u.Arch, u.Instruction, u.Executed, steps, u.FractionBits, u.Out.String(), u.Evidence})
+		k.Units = append(k.Units, Unit{
+			u.Arch, u.Instruction, u.Executed, steps, u.Steps, u.SeparateAdd, u.FractionBits, u.Out.String(), u.Evidence,
+		})
 	}
 	return k
 }
@@ -100,15 +109,69 @@ func (k Kernels) VariantsText(w io.Writer) error {
 	return t.Text(w)
 }
 
-// UnitsText writes the table of matrix units as aligned text.
+// UnitsText writes the table of matrix units as aligned text, the evidence and the
+// order of k as notes below it.
 func (k Kernels) UnitsText(w io.Writer) error {
 	t := columns("arch", "instruction", "executed as", "steps", ">F", "output of a step", "evidence")
+	var evidence, orders notes
 	for _, u := range k.Units {
 		f := "exact"
 		if u.FractionBits >= 0 {
 			f = strconv.Itoa(u.FractionBits)
 		}
-		t.Rows = append(t.Rows, []string{u.Arch, u.Instruction, u.Executed, u.Steps, f, u.Output, u.Evidence})
+		steps := fmt.Sprintf("%d x %d", len(u.StepK), len(u.StepK[0]))
+		if o := order(u.StepK); o != "" {
+			steps += strings.Repeat("*", orders.number(o))
+		}
+		if u.SeparateAddend {
+			steps += ", + c"
+		}
+		t.Rows = append(t.Rows, []string{
+			u.Arch, u.Instruction, u.Executed, steps, f, u.Output, fmt.Sprintf("[%d]", evidence.number(u.Evidence)),
+		})
 	}
-	return t.Text(w)
+	if err := t.Text(w); err != nil {
+		return err
+	}
+	lines := []string{"",
+		"steps  fused dot-adds x products in each, in order of k; + c: they start from zero and c is added after them",
+	}
+	for i, o := range orders {
+		lines = append(lines, fmt.Sprintf("%5s  %s", strings.Repeat("*", i+1), o))
+	}
+	lines = append(lines, "    F  fraction bits that are kept relative to the largest term", "")
+	for i, e := range evidence {
+		lines = append(lines, fmt.Sprintf("%5s  %s", fmt.Sprintf("[%d]", i+1), e))
+	}
+	return list(w, lines)
+}
+
+// notes are texts below a table, counted from 1.
+type notes []string
+
+// number is that of the note s, which is new if there is none.
+func (n *notes) number(s string) int {
+	i := slices.Index(*n, s)
+	if i < 0 {
+		i = len(*n)
+		*n = append(*n, s)
+	}
+	return i + 1
+}
+
+// order says which k each step takes, and nothing where they follow one another.
+func order(steps [][]int) string {
+	next, inOrder := 0, true
+	var parts []string
+	for _, step := range steps {
+		for _, k := range step {
+			inOrder = inOrder && k == next
+			next++
+		}
+		parts = append(parts, strings.Trim(fmt.Sprint(step), "[]"))
+	}
+	if inOrder {
+		return ""
+	}
+	return "k " + strings.Join(parts, "; then ")
 }

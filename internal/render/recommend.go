@@ -34,11 +34,11 @@ func recommendTable(r *recommend.Result) *texttab.Table {
 	}
 	t := columns(heads...)
 	for _, l := range r.Layers {
-		name := l.Name
+		layer := name(l.Name)
 		if l.Synthetic != "" {
-			name += fmt.Sprintf(" (synthetic: %s)", l.Synthetic)
+			layer += fmt.Sprintf(" (synthetic: %s)", l.Synthetic)
 		}
-		cells := []string{name, l.Kernel}
+		cells := []string{layer, l.Kernel}
 		for _, v := range l.Figures {
 			cells = append(cells, cosine(v.CosSim), relative(v.RelL1), absolute(v.RMSE))
 		}

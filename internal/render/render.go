@@ -60,6 +60,16 @@ func general(x jsonfloat.Float, n int) string {
 // exact writes a value so that it reads back as the same float64.
 func exact(x jsonfloat.Float) string { return strconv.FormatFloat(float64(x), 'g', -1, 64) }
 
+// name writes the name of a layer, a tensor or a file where people read it:
+// thousands of characters would make a table unreadable.
+func name(s string) string {
+	const width = 64
+	return texttab.Shorten(s, width)
+}
+
+// shortened is a message about a layer with its name as [name] writes it.
+func shortened(message, layer string) string { return strings.ReplaceAll(message, layer, name(layer)) }
+
 // columns declares a table by its columns' heads; those that start with ">" are
 // set to the right.
 func columns(heads ...string) texttab.Table {

@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -97,7 +98,7 @@ worst                                          emulated vs reference       NaN  
                                                actual vs emulated     1.000000  3.1e-06  1.000e-08  2.000e-07
 
 a|b: first difference at batch 0, head 1, token 2, channel 3: actual 0x3c01 (1.00098), emulated 0x3c00 (1)
-c: c.v: 1 NaN
+c: v: 1 NaN
 `)
 }
 
@@ -118,7 +119,7 @@ layer  shape    comparison             cos_sim  rel_l1  rmse  max_abs
 -----  -------  ---------------------  -------  ------  ----  -------
 c      2x1x6x8  emulated vs reference      NaN     NaN  +Inf      NaN
 
-c: c.v: 1 NaN
+c: v: 1 NaN
 `)
 }
 
@@ -134,7 +135,7 @@ func TestCompareMarkdown(t *testing.T) {
 		"\n| a\\|b    | 1x2x6x8 kv 1x9 FP16 causal | emulated vs reference | 0.999950 |",
 		"\n| average |",
 		"\n\n- a|b: first difference at batch 0,",
-		"\n- c: c.v: 1 NaN\n",
+		"\n- c: v: 1 NaN\n",
 	} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in:%s", want, got)
@@ -238,6 +239,41 @@ func TestNumbers(t *testing.T) {
 	} {
 		if tc.got != tc.want {
 			t.Errorf("%s, want %s", tc.got, tc.want)
+		}
+	}
+}
+
+func TestUnits(t *testing.T) {
+	k := ListKernels()
+	got := text(t, func(w io.Writer, k Kernels) error { return k.UnitsText(w) }, k)
+	for _, line := range strings.Split(got, "\n") {
+		if len(line) > 110 {
+			t.Errorf("%d columns: %s", len(line), line)
+		}
+	}
+	for _, want := range []string{
+		"sm_90  mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
+		"\n    *  k 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29; then 2 3 6 7 ",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in:%s", want, got)
+		}
+	}
+	for _, u := range k.Units {
+		if !strings.Contains(got, "]  "+u.Evidence+"\n") {
+			t.Errorf("no evidence %q", u.Evidence)
+		}
+		// Every k takes part once.
+		var all []int
+		for _, step := range u.StepK {
+			all = append(all, step...)
+		}
+		slices.Sort(all)
+		for i, x := range all {
+			if x != i {
+				t.Errorf("%s %s: k is %v", u.Arch, u.Instruction, u.StepK)
+				break
+			}
 		}
 	}
 }

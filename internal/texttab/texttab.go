@@ -11,6 +11,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/rivo/uniseg"
 )
 
 // Align says to which side of its column a cell is set.
@@ -34,10 +36,10 @@ type Table struct {
 
 // Text writes the table as aligned plain text: columns two blanks apart, a rule
 // under the header, no blanks at the ends of lines. Without a header there is no
-// rule either. The width of a cell is its number of runes. Line breaks and tabs
-// in a cell become blanks, since they would break the table.
+// rule either. The width of a cell is that on a terminal with fixed width, where
+// East Asian characters take two columns. Line breaks and tabs in a cell become
+// blanks, since they would break the table.
 func (t *Table) Text(w io.Writer) error {
-	clean := func(s string) string { return Printable(lineBreaks.Replace(s)) }
 	widths := t.widths(clean, 0)
 	b := bufio.NewWriter(w)
 	line := func(row []string) {
@@ -135,9 +137,9 @@ func (t *Table) columns() int {
 func (t *Table) widths(form func(string) string, least int) []int {
 	widths := make([]int, t.columns())
 	for c := range widths {
-		widths[c] = max(least, utf8.RuneCountInString(form(cell(t.Header, c))))
+		widths[c] = max(least, uniseg.StringWidth(form(cell(t.Header, c))))
 		for _, row := range t.Rows {
-			widths[c] = max(widths[c], utf8.RuneCountInString(form(cell(row, c))))
+			widths[c] = max(widths[c], uniseg.StringWidth(form(cell(row, c))))
 		}
 	}
 	return widths
@@ -158,19 +160,55 @@ func cell(row []string, c int) string {
 }
 
 func pad(s string, width int, a Align) string {
-	blanks := strings.Repeat(" ", max(0, width-utf8.RuneCountInString(s)))
+	blanks := strings.Repeat(" ", max(0, width-uniseg.StringWidth(s)))
 	if a == Right {
 		return blanks + s
 	}
 	return s + blanks
 }
 
+// clean makes a line of s.
+func clean(s string) string { return Printable(lineBreaks.Replace(s)) }
+
+// Shorten returns s for a table or a message: on one line, without control
+// characters, and where it is wider than width columns with an ellipsis in place
+// of its middle, so that the beginning and the end of a name remain. It never
+// splits what is read as one character.
+func Shorten(s string, width int) string {
+	s = clean(s)
+	if uniseg.StringWidth(s) <= width {
+		return s
+	}
+	type cluster struct {
+		text  string
+		width int
+	}
+	var all []cluster
+	for rest, state := s, -1; rest != ""; {
+		var c cluster
+		c.text, rest, c.width, state = uniseg.FirstGraphemeClusterInString(rest, state)
+		all = append(all, c)
+	}
+	const ellipsis = "…"
+	room := width - 1
+	head, tail := "", ""
+	for left, i := (room+1)/2, 0; i < len(all) && all[i].width <= left; i++ {
+		left -= all[i].width
+		head += all[i].text
+	}
+	for left, i := room/2, len(all)-1; i >= 0 && all[i].width <= left; i-- {
+		left -= all[i].width
+		tail = all[i].text + tail
+	}
+	return head + ellipsis + tail
+}
+
 func escape(s string) string { return Printable(markdown.Replace(s)) }
 
 // Printable replaces control characters, which names in files may hold and a
-// terminal would obey, by Go escapes.
+// terminal would obey, by Go escapes, and bytes that are not UTF-8 by U+FFFD.
 func Printable(s string) string {
-	if !strings.ContainsFunc(s, unicode.IsControl) {
+	if utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) {
 		return s
 	}
 	var b strings.Builder

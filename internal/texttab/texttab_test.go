@@ -21,6 +21,7 @@ var (
 	}
 	headless = texttab.Table{Rows: [][]string{{"a", "bb"}, {"ccc"}}}
 	escapes  = texttab.Table{Header: []string{`a\|b`}, Rows: [][]string{{"x\r\ny\tz"}}}
+	wide     = texttab.Table{Header: []string{"層", "n"}, Rows: [][]string{{"注意層.3", "1"}, {"e\u0301.o", "\xff"}}}
 	empty    texttab.Table
 )
 
@@ -41,6 +42,12 @@ ccc
 a\|b
 -----
 x y z
+`,
+		&wide: `
+層        n
+--------  -
+注意層.3  1
+é.o       �
 `,
 		&empty: "\n",
 	})
@@ -85,6 +92,33 @@ ccc,
 `,
 		&empty: "\n",
 	})
+}
+
+func TestShorten(t *testing.T) {
+	long := strings.Repeat("blocks.", 1000) + "attn"
+	for _, tc := range []struct {
+		name  string
+		s     string
+		width int
+		want  string
+	}{
+		{"short", "layers.0.attn", 13, "layers.0.attn"},
+		{"one too many", "layers.0.attn", 12, "layers….attn"},
+		{"even", "layers.0.attn", 11, "layer….attn"},
+		{"very long", long, 20, "blocks.blo…ocks.attn"},
+		{"two columns a character", "注意層注意層", 12, "注意層注意層"},
+		{"two columns, cut", "注意層注意層", 8, "注意…層"},
+		{"a base and its accent stay together", strings.Repeat("e\u0301", 9), 5, "e\u0301e\u0301…e\u0301e\u0301"},
+		{"a family is one character", strings.Repeat("👨‍👩‍👧", 5), 5, "👨‍👩‍👧…👨‍👩‍👧"},
+		{"control characters", "a\x1b[31m\nb", 20, `a\x1b[31m b`},
+		{"not UTF-8", "a\x9bb", 20, "a\ufffdb"},
+		{"nothing fits", "注意", 1, "…"},
+		{"empty", "", 5, ""},
+	} {
+		if got := texttab.Shorten(tc.s, tc.width); got != tc.want {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
 }
 
 // golden renders each table and compares it with its text, which begins on the

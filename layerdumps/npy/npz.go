@@ -200,6 +200,7 @@ type countingReader struct {
 	n uint64
 }
 
+// Read is [io.Reader].
 func (c *countingReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.n += uint64(n)

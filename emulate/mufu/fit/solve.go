@@ -143,7 +143,7 @@ func estimate(ivs []interval, sq []int64) (c1, c2 int64) {
 	n := float64(len(ivs))
 	var mt, ms, my float64
 	base := ivs[0].lo
-	mid := func(iv interval) float64 { return float64(iv.lo-base)/2 + float64(iv.hi-base)/2 }
+	mid := func(iv interval) float64 { return float64(float64(iv.lo-base)/2) + float64(float64(iv.hi-base)/2) }
 	for t, iv := range ivs {
 		mt += float64(t) / n
 		ms += float64(sq[t]) / n
@@ -152,12 +152,12 @@ func estimate(ivs []interval, sq []int64) (c1, c2 int64) {
 	var tt, ts, ss, ty, sy float64
 	for t, iv := range ivs {
 		dt, ds, dy := float64(t)-mt, float64(sq[t])-ms, mid(iv)-my
-		tt += dt * dt
-		ts += dt * ds
-		ss += ds * ds
-		ty += dt * dy
-		sy += ds * dy
+		tt += float64(dt * dt)
+		ts += float64(dt * ds)
+		ss += float64(ds * ds)
+		ty += float64(dt * dy)
+		sy += float64(ds * dy)
 	}
-	det := tt*ss - ts*ts
-	return int64(math.Round((ty*ss - sy*ts) / det)), int64(math.Round((sy*tt - ty*ts) / det))
+	det := float64(tt*ss) - float64(ts*ts)
+	return int64(math.Round((float64(ty*ss) - float64(sy*ts)) / det)), int64(math.Round((float64(sy*tt) - float64(ty*ts)) / det))
 }
