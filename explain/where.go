@@ -65,8 +65,9 @@ func count(n int, what string) string {
 
 // Finding is something that the differing part has in common.
 type Finding struct {
-	// Kind is one of: heads, all-rows, few-rows, first-row, rows-from, first-tile,
-	// last-block, row-residues, warps, channels, row-factor, factor,
+	// Kind is one of: heads, all-rows, some-rows, few-rows, rows-from, first-row,
+	// last-block, same-keys, one-key, first-keys, first-tile, first-block,
+	// within-block, row-residues, warps, channels, row-factor, factor,
 	// channel-factor, ulp, non-finite.
 	Kind string `json:"kind"`
 	// Text says it in words.
@@ -398,6 +399,10 @@ func (f *finder) findRows() {
 		lookedBefore = f.k.Tiles(block-1, l.K.Tokens, true)
 	}
 	switch {
+	case from == 1:
+		f.say("one-key", "token 0 agrees in every head: it sees one key, whose weight is 1 whatever the score, so V and the output's last steps are right and the scores or the sums over keys are in question")
+	case block == 0 && now == 0:
+		f.say("first-keys", "the rows that see no more than %d keys agree in every head", from)
 	case now > before:
 		f.say("first-tile", "the rows that see keys 0 to %d only (%s) agree in every head: it goes wrong with tile %d, keys from %d on, or with what joins it to those before",
 			from-1, count(now, "tile"), now, now*t.BlockK)
@@ -415,9 +420,6 @@ func (f *finder) findRows() {
 // findResidues looks for rows of the groups that share a scale, and of warps.
 func (f *finder) findResidues() {
 	t := f.k.Tiling()
-	if f.w.MismatchedRows < 8 {
-		return
-	}
 	residues, warps, blocks := map[int]int{}, map[int]int{}, map[int]int{}
 	f.eachRow(func(_, r int, _ int32) {
 		residues[r%8]++
@@ -433,13 +435,26 @@ func (f *finder) findResidues() {
 		}
 		return strings.Join(s, ", ")
 	}
-	if n := len(residues); n <= 4 {
+	if n := len(residues); unlikely(n, 8, int64(f.w.MismatchedRows)) {
 		f.say("row-residues", "only rows with row mod 8 in {%s}: those of some threads, which share a per-thread scale of Q", list(residues, 8))
 	}
 	all := t.BlockQ / t.WarpQ
-	if n := len(warps); len(blocks) > 1 && n <= all/2 {
+	if n := len(warps); len(blocks) > 1 && unlikely(n, all, int64(f.w.MismatchedRows)) {
 		f.say("warps", "only rows of warp %s of each block's %d", list(warps, all), all)
 	}
+}
+
+// unlikely says that n differences would hardly fall on as few as some of all places
+// by chance: the expected number of such sets of places is below 1/1000.
+func unlikely(some, all int, n int64) bool {
+	if some >= all {
+		return false
+	}
+	sets := 0.0 // the logarithm of how many there are
+	for i := range some {
+		sets += math.Log(float64(all-i) / float64(i+1))
+	}
+	return sets+float64(n)*math.Log(float64(some)/float64(all)) < math.Log(1e-3)
 }
 
 func (f *finder) findChannels() {
@@ -456,8 +471,7 @@ func (f *finder) findChannels() {
 			list = append(list, c)
 		}
 	}
-	// Where few rows differ, few elements may miss a channel by chance.
-	if len(list) == d || f.w.Mismatched < int64(4*d) && len(list) > d/4 {
+	if !unlikely(len(list), d, f.w.Mismatched) {
 		return
 	}
 	lo, hi := list[0], list[len(list)-1]

@@ -125,6 +125,16 @@ func TestWhere(t *testing.T) {
 			[]string{"all-rows", "row-factor"}, "the denominator", Place{Keys: 200, Tiles: 2, BlockTiles: 2, TileKeys: 128},
 		},
 		{
+			"the scores", causalShape, where(func(_, tok, _ int) bool { return tok >= 1 }),
+			[]string{"rows-from", "one-key"}, "sees one key",
+			Place{Token: 1, Row: 1, Keys: 2, Tiles: 1, BlockTiles: 1, TileKeys: 128},
+		},
+		{
+			"after some keys", causalShape, where(func(_, tok, _ int) bool { return tok >= 40 }),
+			[]string{"rows-from", "first-keys"}, "no more than 40 keys",
+			Place{Token: 40, Row: 40, Warp: 2, Keys: 41, Tiles: 1, BlockTiles: 1, TileKeys: 128},
+		},
+		{
 			"a rounding", open, each(func(_, tok, c int, x float32) float32 {
 				if (tok*7+c)%31 == 0 {
 					return up(x, 1)
@@ -135,12 +145,12 @@ func TestWhere(t *testing.T) {
 		},
 		{
 			"not a number", open, each(func(_, tok, c int, x float32) float32 {
-				if tok == 130 && c == 4 {
+				if tok >= 130 && tok < 133 && c == 4 {
 					return float32(math.NaN())
 				}
 				return x
 			}),
-			[]string{"few-rows", "same-keys", "channels", "non-finite"}, "2 elements are NaN",
+			[]string{"few-rows", "same-keys", "channels", "non-finite"}, "6 elements are NaN",
 			Place{Token: 130, Channel: 4, Block: 2, Row: 2, Keys: 200, Tiles: 2, BlockTiles: 2, TileKeys: 128},
 		},
 	} {
