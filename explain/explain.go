@@ -158,10 +158,57 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	if err != nil {
 		return nil, err
 	}
-	for _, o := range nearest(found, 5) {
-		res.Nearest = append(res.Nearest, o.hypothesis)
+	for _, o := range nearest(found, len(found)) {
+		// What adds changes to one that is nearer says nothing more.
+		more := slices.ContainsFunc(res.Nearest, func(h Hypothesis) bool {
+			return len(h.Changes) < len(o.trial.changes) && !slices.ContainsFunc(h.Changes, func(c string) bool { return !slices.Contains(o.trial.changes, c) })
+		})
+		if !more {
+			res.Nearest = append(res.Nearest, o.hypothesis)
+		}
+		if len(res.Nearest) == 5 {
+			break
+		}
 	}
 	return res, nil
+}
+
+// Lines says the result in words, a line for each thing that it holds.
+func (r *Result) Lines() []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if w := r.Where; w != nil {
+		add("that is %s", w.First.String())
+		if e := w.Earliest; e != w.First {
+			add("the earliest row to differ is token %d of batch %d, head %d: %s", e.Token, e.Batch, e.Head, e.String())
+		}
+		for _, f := range w.Findings {
+			add("%s", f.Text)
+		}
+	}
+	if r.Stages != nil {
+		add("%s", r.Stages)
+	}
+	const most = 8
+	for i, h := range r.Exact {
+		switch i {
+		case 0:
+			add("the actual output is, bit for bit, that of %s", h.String())
+		case most:
+			add("or of one of %d more, which the JSON form lists", len(r.Exact)-most)
+			return out
+		default:
+			add("or, which this output cannot tell apart, of %s", h.String())
+		}
+	}
+	if len(r.Exact) > 0 {
+		return out
+	}
+	add("none of %d hypotheses gives the actual output; the nearest, on some of its rows:", r.Tried)
+	for _, h := range r.Nearest {
+		add("  %s: %d of %d differ, rel_l1 %.2g", h.String(), h.Mismatched, h.Elements, float64(h.RelL1))
+	}
+	return out
 }
 
 // candidates is how many hypotheses are kept for the list of the nearest.
@@ -176,9 +223,12 @@ func nearest(list []outcome, n int) []outcome {
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b outcome) int {
 		x, y := &a.hypothesis, &b.hypothesis
-		return cmp.Or(
-			cmp.Compare(min(x.part(), nearlyAll), min(y.part(), nearlyAll)),
-			cmp.Compare(distance(x), distance(y)), cmp.Compare(len(x.Changes), len(y.Changes)))
+		fewer := cmp.Compare(len(x.Changes), len(y.Changes))
+		nearer := cmp.Compare(distance(x), distance(y))
+		if x.part() >= nearlyAll && y.part() >= nearlyAll {
+			return cmp.Or(nearer, fewer)
+		}
+		return cmp.Or(cmp.Compare(min(x.part(), nearlyAll), min(y.part(), nearlyAll)), fewer, nearer)
 	})
 	seen := map[uint64]bool{}
 	var out []outcome

@@ -65,8 +65,9 @@ func count(n int, what string) string {
 
 // Finding is something that the differing part has in common.
 type Finding struct {
-	// Kind is one of: heads, all-rows, few-rows, first-row, rows-from, first-tile,
-	// last-block, row-residues, warps, channels, row-factor, factor,
+	// Kind is one of: heads, all-rows, some-rows, few-rows, rows-from, first-row,
+	// last-block, same-keys, one-key, first-keys, first-tile, first-block,
+	// within-block, row-residues, warps, channels, row-factor, factor,
 	// channel-factor, ulp, non-finite.
 	Kind string `json:"kind"`
 	// Text says it in words.
@@ -75,38 +76,69 @@ type Finding struct {
 
 // headDiff collects the differences of a head, or of a part of one.
 type headDiff struct {
-	rows       []int32 // differing elements of each row
-	factors    []float64
-	channels   []int64 // differing elements of each channel
+	rows       []int32   // differing elements of each row
+	beyond     []bool    // rows that are off by more than a rounding, or not finite
+	factors    []float64 // of each row
+	channels   []int64   // differing elements of each channel
 	mismatched int64
 	maxULP     uint64
 	nonFinite  int64   // elements that are finite in the emulated output only
 	firstAt    []int32 // channel of the first differing element of each row, or -1
-	// Sums over rows of actual*emulated, emulated^2 and actual^2 by channel.
-	ae, ee, aa []float64
-	// The row that is being added.
-	row struct {
-		bad        int32
-		first      int32
-		ae, ee, aa float64
+	// The products of each channel over all rows, and of the row that is being added.
+	byChannel []products
+	row       struct {
+		bad   int32
+		first int32
+		off   bool
+		products
 	}
 }
 
+// rounding is how many ulp the last roundings may be off by.
+const rounding = 2
+
+// products are sums over the same elements of the actual times the emulated value, of
+// their squares, and of the square of their difference.
+type products struct{ ae, aa, ee, dd float64 }
+
+// add adds an element. The products of FP32 values are exact, so that no fused
+// operation changes the sums.
+func (p *products) add(a, e float64) {
+	d := a - e
+	p.ae += a * e
+	p.aa += a * a
+	p.ee += e * e
+	p.dd += float64(d * d)
+}
+
+func (p *products) merge(o *products) {
+	p.ae += o.ae
+	p.aa += o.aa
+	p.ee += o.ee
+	p.dd += o.dd
+}
+
+// factor returns the f for which f times the emulated values is nearest to the actual
+// ones, if it takes away most of the difference, and NaN otherwise. Differences that
+// have nothing to do with a factor lose no more than one part in their number.
+func (p *products) factor() float64 {
+	f := p.ae / p.ee
+	if rest := p.aa - float64(f*p.ae); !(rest <= p.dd/10) || p.dd == 0 {
+		return math.NaN()
+	}
+	return f
+}
+
 func newHeadDiff(d int) headDiff {
-	h := headDiff{channels: make([]int64, d), ae: make([]float64, d), ee: make([]float64, d), aa: make([]float64, d)}
+	h := headDiff{channels: make([]int64, d), byChannel: make([]products, d)}
 	h.row.first = -1
 	return h
 }
 
 // add takes the next element of a row: x emulated, a actual.
 func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype layerdumps.DType) {
-	fx, fa := float64(x), float64(a)
-	h.ae[c] += fx * fa
-	h.ee[c] += fx * fx
-	h.aa[c] += fa * fa
-	h.row.ae += fx * fa
-	h.row.ee += fx * fx
-	h.row.aa += fa * fa
+	h.byChannel[c].add(float64(a), float64(x))
+	h.row.add(float64(a), float64(x))
 	if !bad {
 		return
 	}
@@ -118,9 +150,14 @@ func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype
 	h.mismatched++
 	switch {
 	case x-x == 0 && a-a == 0:
-		h.maxULP = max(h.maxULP, ulps(xBits, aBits, dtype))
-	case x-x == 0:
-		h.nonFinite++
+		n := ulps(xBits, aBits, dtype)
+		h.maxULP = max(h.maxULP, n)
+		h.row.off = h.row.off || n > rounding
+	default:
+		h.row.off = true
+		if x-x == 0 {
+			h.nonFinite++
+		}
 	}
 }
 
@@ -144,9 +181,9 @@ func ulps(x, y uint32, dtype layerdumps.DType) uint64 {
 func (h *headDiff) endRow() {
 	h.rows = append(h.rows, h.row.bad)
 	h.firstAt = append(h.firstAt, h.row.first)
-	h.factors = append(h.factors, factor(h.row.ae, h.row.ee, h.row.aa))
-	h.row.bad, h.row.first = 0, -1
-	h.row.ae, h.row.ee, h.row.aa = 0, 0, 0
+	h.factors = append(h.factors, h.row.factor())
+	h.beyond = append(h.beyond, h.row.off)
+	h.row.bad, h.row.first, h.row.off, h.row.products = 0, -1, false, products{}
 }
 
 // append adds the rows of a part that follows h's.
@@ -154,29 +191,18 @@ func (h *headDiff) append(o *headDiff) {
 	h.rows = append(h.rows, o.rows...)
 	h.firstAt = append(h.firstAt, o.firstAt...)
 	h.factors = append(h.factors, o.factors...)
+	h.beyond = append(h.beyond, o.beyond...)
 	for c := range h.channels {
 		h.channels[c] += o.channels[c]
-		h.ae[c] += o.ae[c]
-		h.ee[c] += o.ee[c]
-		h.aa[c] += o.aa[c]
+		h.byChannel[c].merge(&o.byChannel[c])
 	}
 	h.mismatched += o.mismatched
 	h.maxULP = max(h.maxULP, o.maxULP)
 	h.nonFinite += o.nonFinite
 }
 
-// factor returns the f with actual = f * emulated, if that explains the actual
-// values but for a rounding or two of the output, and NaN otherwise.
-func factor(ae, ee, aa float64) float64 {
-	f := ae / ee
-	if rest := aa - float64(f*ae); !(rest <= aa*0x1p-16) {
-		return math.NaN()
-	}
-	return f
-}
-
-// noFactor is how near to 1 a factor says nothing.
-const noFactor = 0x1p-8
+// enough is how many elements must share a factor before it says something.
+const enough = 16
 
 // describe says where a layer's output differs. At least one element does.
 func describe(l *layerdumps.Layer, k *emulate.Kernel, heads []headDiff) *Where {
@@ -267,7 +293,7 @@ func (f *finder) find() {
 	}
 	switch {
 	case nonFinite > 0:
-	case f.w.MaxULP <= 2:
+	case f.w.MaxULP <= rounding:
 		f.say("ulp", "no element is off by more than %d ulp: a rounding or an order of operations, not a mask or a scale", f.w.MaxULP)
 	}
 }
@@ -348,9 +374,9 @@ func (f *finder) findRows() {
 		f.say("last-block", "only rows of the last block (tokens from %d on)", lastBlock)
 	case w.MismatchedRows*20 < rowsOfBad:
 		f.say("few-rows", "%d of %d rows, %s: something that is seldom, such as a tie, a saturation or a rounding", w.MismatchedRows, rowsOfBad, tokens(from, last))
-	case from > 0 && full:
+	case from > 0 && full && w.MismatchedRows > 1:
 		f.say("rows-from", "every row from token %d on and none before", from)
-	case from > 0:
+	case from > 0 && 2*w.MismatchedRows > w.MismatchedHeads*(l.Q.Tokens-from):
 		f.say("rows-from", "rows from token %d on and none before, %d of %d", from, w.MismatchedRows, w.MismatchedHeads*(l.Q.Tokens-from))
 	default:
 		f.say("some-rows", "%d of %d rows, %s", w.MismatchedRows, rowsOfBad, tokens(from, last))
@@ -373,6 +399,10 @@ func (f *finder) findRows() {
 		lookedBefore = f.k.Tiles(block-1, l.K.Tokens, true)
 	}
 	switch {
+	case from == 1:
+		f.say("one-key", "token 0 agrees in every head: it sees one key, whose weight is 1 whatever the score, so V and the output's last steps are right and the scores or the sums over keys are in question")
+	case block == 0 && now == 0:
+		f.say("first-keys", "the rows that see no more than %d keys agree in every head", from)
 	case now > before:
 		f.say("first-tile", "the rows that see keys 0 to %d only (%s) agree in every head: it goes wrong with tile %d, keys from %d on, or with what joins it to those before",
 			from-1, count(now, "tile"), now, now*t.BlockK)
@@ -390,12 +420,10 @@ func (f *finder) findRows() {
 // findResidues looks for rows of the groups that share a scale, and of warps.
 func (f *finder) findResidues() {
 	t := f.k.Tiling()
-	if f.w.MismatchedRows < 8 {
-		return
-	}
-	residues, warps := map[int]int{}, map[int]int{}
+	residues, warps, blocks := map[int]int{}, map[int]int{}, map[int]int{}
 	f.eachRow(func(_, r int, _ int32) {
 		residues[r%8]++
+		blocks[r/t.BlockQ]++
 		warps[r%t.BlockQ/t.WarpQ]++
 	})
 	list := func(m map[int]int, n int) string {
@@ -407,13 +435,26 @@ func (f *finder) findResidues() {
 		}
 		return strings.Join(s, ", ")
 	}
-	if n := len(residues); n <= 4 {
+	if n := len(residues); unlikely(n, 8, int64(f.w.MismatchedRows)) {
 		f.say("row-residues", "only rows with row mod 8 in {%s}: those of some threads, which share a per-thread scale of Q", list(residues, 8))
 	}
-	all := min(t.BlockQ, f.l.Q.Tokens) / t.WarpQ
-	if n := len(warps); all > 1 && n <= all/2 && f.l.Q.Tokens >= t.BlockQ {
-		f.say("warps", "only rows of warp %s of each block of %d", list(warps, t.BlockQ/t.WarpQ), t.BlockQ/t.WarpQ)
+	all := t.BlockQ / t.WarpQ
+	if n := len(warps); len(blocks) > 1 && unlikely(n, all, int64(f.w.MismatchedRows)) {
+		f.say("warps", "only rows of warp %s of each block's %d", list(warps, all), all)
 	}
+}
+
+// unlikely says that n differences would hardly fall on as few as some of all places
+// by chance: the expected number of such sets of places is below 1/1000.
+func unlikely(some, all int, n int64) bool {
+	if some >= all {
+		return false
+	}
+	sets := 0.0 // the logarithm of how many there are
+	for i := range some {
+		sets += math.Log(float64(all-i) / float64(i+1))
+	}
+	return sets+float64(n)*math.Log(float64(some)/float64(all)) < math.Log(1e-3)
 }
 
 func (f *finder) findChannels() {
@@ -430,8 +471,7 @@ func (f *finder) findChannels() {
 			list = append(list, c)
 		}
 	}
-	// Where few rows differ, few elements may miss a channel by chance.
-	if len(list) == d || f.w.Mismatched < int64(4*d) && len(list) > d/4 {
+	if !unlikely(len(list), d, f.w.Mismatched) {
 		return
 	}
 	lo, hi := list[0], list[len(list)-1]
@@ -454,23 +494,23 @@ func (f *finder) findFactors() {
 	var rows, off int
 	lo, hi := math.Inf(1), math.Inf(-1)
 	for i := range f.heads {
-		for r, n := range f.heads[i].rows {
-			if n == 0 {
+		for r, beyond := range f.heads[i].beyond {
+			if !beyond {
 				continue
 			}
 			rows++
-			if x := f.heads[i].factors[r]; math.Abs(x-1) > noFactor {
+			if x := f.heads[i].factors[r]; x == x {
 				off++
 				lo, hi = min(lo, x), max(hi, x)
 			}
 		}
 	}
-	if off > 0 && off*10 >= rows*9 {
-		if hi-lo < noFactor {
-			f.say("factor", "in %d of %d differing rows all channels are off by the same factor, about %.4g everywhere", off, rows, (lo+hi)/2)
+	if off > 0 && off*10 >= rows*9 && f.l.Q.Dim >= enough {
+		if hi-lo < math.Abs((lo+hi)/2-1)/4 {
+			f.say("factor", "in %d of %d rows that are off by more than a rounding all channels are off by the same factor, about %.4g everywhere", off, rows, (lo+hi)/2)
 			return
 		}
-		f.say("row-factor", "in %d of %d differing rows all channels are off by one factor of the row, %.4g to %.4g: the denominator, not the weights",
+		f.say("row-factor", "in %d of %d rows that are off by more than a rounding all channels are off by one factor of the row, %.4g to %.4g: the denominator, not the weights",
 			off, rows, lo, hi)
 		return
 	}
@@ -483,13 +523,13 @@ func (f *finder) findFactors() {
 				continue
 			}
 			channels++
-			if x := factor(h.ae[c], h.ee[c], h.aa[c]); math.Abs(x-1) > noFactor {
+			if x := h.byChannel[c].factor(); x == x {
 				off++
 				lo, hi = min(lo, x), max(hi, x)
 			}
 		}
 	}
-	if off > 0 && off*10 >= channels*9 && f.l.Q.Tokens >= 8 {
+	if off > 0 && off*10 >= channels*9 && f.l.Q.Tokens >= enough {
 		f.say("channel-factor", "in %d of %d differing channels all rows are off by one factor of the channel, %.4g to %.4g: the scale of V", off, channels, lo, hi)
 	}
 }

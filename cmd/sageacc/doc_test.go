@@ -54,6 +54,7 @@ func example(t *testing.T, line string) []string {
 func TestExamples(t *testing.T) {
 	for _, doc := range []struct{ path, prefix, end string }{
 		{"../../README.md", "", "```"},
+		{"../../docs/explain.md", "", "```"},
 		{"doc.go", "\t", ""},
 	} {
 		data, err := os.ReadFile(doc.path)

@@ -242,41 +242,12 @@ func compareNotes(r *compare.Result) []string {
 
 // explanation says what gives a layer's actual output, or what comes nearest.
 func explanation(l *compare.Layer) []string {
-	x := l.Explanation
-	if x == nil {
+	if l.Explanation == nil {
 		return nil
 	}
 	var notes []string
-	if w := x.Where; w != nil {
-		notes = append(notes, fmt.Sprintf("%s: that is %s", name(l.Name), w.First.String()))
-		if e := w.Earliest; e != w.First {
-			notes = append(notes, fmt.Sprintf("%s: the earliest row to differ is token %d of batch %d, head %d: %s", name(l.Name), e.Token, e.Batch, e.Head, e.String()))
-		}
-		for _, f := range w.Findings {
-			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), f.Text))
-		}
-	}
-	if x.Stages != nil {
-		notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), x.Stages))
-	}
-	const most = 8
-	for i, h := range x.Exact {
-		if i == most {
-			notes = append(notes, fmt.Sprintf("%s: or of one of %d more, which the JSON form lists", name(l.Name), len(x.Exact)-most))
-			break
-		}
-		if i == 0 {
-			notes = append(notes, fmt.Sprintf("%s: the actual output is, bit for bit, that of %s", name(l.Name), h.String()))
-		} else {
-			notes = append(notes, fmt.Sprintf("%s: or, which this output cannot tell apart, of %s", name(l.Name), h.String()))
-		}
-	}
-	if len(x.Exact) > 0 {
-		return notes
-	}
-	notes = append(notes, fmt.Sprintf("%s: none of %d hypotheses gives the actual output; the nearest, on some of its rows:", name(l.Name), x.Tried))
-	for _, h := range x.Nearest {
-		notes = append(notes, fmt.Sprintf("%s:   %s: %d of %d differ, rel_l1 %.2g", name(l.Name), h.String(), h.Mismatched, h.Elements, h.RelL1))
+	for _, line := range l.Explanation.Lines() {
+		notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), line))
 	}
 	return notes
 }

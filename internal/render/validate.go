@@ -115,19 +115,8 @@ func describe(c *validate.Result) []string {
 		add("that head alone differs with its first %d keys already, and not with fewer whole tiles", c.Keys)
 	}
 	if x := c.Explanation; x != nil {
-		if x.Where != nil {
-			for _, f := range x.Where.Findings {
-				add("%s", f.Text)
-			}
-		}
-		for _, h := range x.Exact {
-			add("the GPU's output is, bit for bit, that of %s", h.String())
-		}
-		if len(x.Exact) == 0 {
-			add("none of %d hypotheses gives the GPU's output; the nearest:", x.Tried)
-			for _, h := range x.Nearest {
-				add("  %s: %d of %d tried elements differ", h.String(), h.Mismatched, h.Elements)
-			}
+		for _, line := range x.Lines() {
+			add("%s", line)
 		}
 	}
 	return lines
