@@ -225,13 +225,18 @@ func pack(x []uint32, width int) []byte {
 
 func unpack(x []byte, width int) []uint32 {
 	out := make([]uint32, len(x)/(width/8))
-	for i := range out {
-		if width == 16 {
-			out[i] = uint32(binary.LittleEndian.Uint16(x[2*i:]))
-		} else {
-			out[i] = binary.LittleEndian.Uint32(x[4*i:])
+	const chunk = 1 << 16
+	// The work never fails.
+	_ = parallel.Do(context.Background(), runtime.GOMAXPROCS(0), (len(out)+chunk-1)/chunk, func(_ context.Context, c int) error {
+		for i := c * chunk; i < min((c+1)*chunk, len(out)); i++ {
+			if width == 16 {
+				out[i] = uint32(binary.LittleEndian.Uint16(x[2*i:]))
+			} else {
+				out[i] = binary.LittleEndian.Uint32(x[4*i:])
+			}
 		}
-	}
+		return nil
+	})
 	return out
 }
 
@@ -494,31 +499,44 @@ func (p *Probes) Validate(ctx context.Context, u *Unit, results int64, seed uint
 	}
 	jobs := runtime.GOMAXPROCS(0)
 	out.Exhaustive = u.Kind == Unary && results >= 1<<32
+	if out.Exhaustive {
+		results = 1 << 32
+	}
 	// A batch is about as much as keeps memory small.
-	size := 1 << 22
+	size := 1 << 23
 	if u.Kind == MMA {
 		size = 1 << 20 / (u.m * columns)
 	}
-	for i := uint64(0); out.Results < results; i++ {
-		if out.Exhaustive && out.Results == 1<<32 {
-			break
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The GPU works on the next batch while this one is checked.
+	batches := make(chan *Batch, 1)
+	go func() {
+		defer close(batches)
+		per := int64(u.perOperation())
+		var done int64
+		for i := uint64(0); done < results && ctx.Err() == nil; i++ {
+			n := int(min(int64(size), (results-done+per-1)/per))
+			b := &Batch{N: n, Start: uint32(done)}
+			if !out.Exhaustive {
+				b = u.Operands(n, rand.NewPCG(seed, i), jobs)
+			}
+			if err := p.Run(u, b); err != nil {
+				cancel(err)
+				return
+			}
+			done += int64(u.Results(b))
+			select {
+			case batches <- b:
+			case <-ctx.Done():
+			}
 		}
-		if err := ctx.Err(); err != nil {
-			return out, err
-		}
-		var b *Batch
-		if out.Exhaustive {
-			b = &Batch{N: size, Start: uint32(out.Results)}
-		} else {
-			n := min(int64(size), (results-out.Results+int64(u.perOperation())-1)/int64(u.perOperation()))
-			b = u.Operands(int(n), rand.NewPCG(seed, i), jobs)
-		}
-		if err := p.Run(u, b); err != nil {
-			return out, err
-		}
+	}()
+	for b := range batches {
 		n, first, err := u.Check(ctx, p.dev.Arch(), b, jobs)
 		if err != nil {
-			return out, err
+			cancel(err)
+			break
 		}
 		if first != nil && out.First == nil {
 			first.Index += out.Results / int64(u.perOperation())
@@ -530,7 +548,9 @@ func (p *Probes) Validate(ctx context.Context, u *Unit, results int64, seed uint
 			progress(float64(out.Results) / float64(results))
 		}
 	}
-	return out, nil
+	for range batches { // the goroutine above ends before the device is used again
+	}
+	return out, context.Cause(ctx)
 }
 
 // perOperation is the number of results of an operation.
