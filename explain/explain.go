@@ -94,7 +94,7 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	res := &Result{Tried: 1}
 	var err error
 	if len(opt.Stages) > 0 {
-		if res.Stages, err = CompareStages(l, opt.Config, opt.Stages); err != nil {
+		if res.Stages, err = CompareStages(ctx, l, opt.Config, opt.Stages); err != nil {
 			return nil, err
 		}
 	}
@@ -217,7 +217,8 @@ const candidates = 40
 // nearest returns the n best outcomes, best first, and of those whose rows are the
 // same only the one with the fewest changes. What leaves some elements right is judged
 // by how many it leaves wrong; where nearly all are wrong, those that are right are
-// so by chance, and the distance counts.
+// so by chance, and the distance counts, of which a change has to take a tenth to be
+// worth it.
 func nearest(list []outcome, n int) []outcome {
 	const nearlyAll = 0.9
 	list = slices.Clone(list)
@@ -225,8 +226,9 @@ func nearest(list []outcome, n int) []outcome {
 		x, y := &a.hypothesis, &b.hypothesis
 		fewer := cmp.Compare(len(x.Changes), len(y.Changes))
 		nearer := cmp.Compare(distance(x), distance(y))
+		worth := cmp.Compare(distance(x)*(1+float64(len(x.Changes))/10), distance(y)*(1+float64(len(y.Changes))/10))
 		if x.part() >= nearlyAll && y.part() >= nearlyAll {
-			return cmp.Or(nearer, fewer)
+			return cmp.Or(worth, fewer)
 		}
 		return cmp.Or(cmp.Compare(min(x.part(), nearlyAll), min(y.part(), nearlyAll)), fewer, nearer)
 	})

@@ -43,8 +43,13 @@ func preset(t *testing.T, name string) emulate.Config {
 // does something else than it says.
 func spoiled(t *testing.T, cfg emulate.Config, causal bool, scale float64) *layerdumps.Layer {
 	t.Helper()
-	src := open(t, sample, layerdumps.Options{})
-	const n = 300
+	return cut(t, open(t, sample, layerdumps.Options{}), cfg, 300, causal, scale)
+}
+
+// cut writes the first n tokens of a layer's first head with the output of cfg, said to
+// be causal with a scale of 0.125.
+func cut(t *testing.T, src *layerdumps.Layer, cfg emulate.Config, n int, causal bool, scale float64) *layerdumps.Layer {
+	t.Helper()
 	d := src.Q.Dim
 	k, err := emulate.New(cfg)
 	if err != nil {
@@ -127,6 +132,45 @@ func TestNamesTheChange(t *testing.T) {
 				t.Errorf("explained by %+v, want %q (nearest %+v)", res.Exact, tc.want, res.Nearest)
 			}
 		})
+	}
+}
+
+// TestTrainedLayer: on the activations of a trained model, in FP16, a deviation is named
+// whenever it changes a bit, and what else is named gives the same bits.
+func TestTrainedLayer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	src := open(t, sample, layerdumps.Options{})
+	for _, name := range []string{"sage2-4b", "sage2-8b-sm90"} {
+		unseen := 0
+		for _, list := range []string{
+			"code-round=zero", "code-round=away", "v-max=240", "v-round=zero", "delta-s=none", "delta-s=raw", "causal-shift=1", "causal-shift=-1",
+			"p-offset=none", "fma-max=none", "fma-exp=none", "exp2=exact", "p-round=zero", "d-sum=codes", "d-order=pairwise", "fma-d=none",
+			"rescale-d=none", "level-keys=32", "fma-o=none", "rescale-o=none", "rcp=exact", "rcp=divide", "out-round=zero",
+		} {
+			said := preset(t, name)
+			does := said
+			if err := does.Variant.Apply(list); err != nil {
+				t.Fatal(err)
+			}
+			if does.Validate() != nil {
+				continue
+			}
+			res, err := Layer(t.Context(), cut(t, src, does, 330, true, 0.125), Options{Config: said, Jobs: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case res.Where == nil:
+				unseen++
+			case !slices.ContainsFunc(res.Exact, func(h Hypothesis) bool { return slices.Equal(h.Changes, []string{"--variant " + list}) }):
+				t.Errorf("%s %s: explained by %q", name, list, changesOf(res.Exact))
+			}
+		}
+		if unseen > 9 {
+			t.Errorf("%s: %d deviations change nothing", name, unseen)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"context"
 	"fmt"
 	"math"
 
@@ -117,13 +118,16 @@ type stage struct {
 // CompareStages compares the intermediate tensors of heads with those that the
 // configuration gives, in the order of the program: K's mean, scales and codes, then
 // Q's, then V's. A tensor of the wrong length is an error.
-func CompareStages(l *layerdumps.Layer, cfg emulate.Config, heads []Stages) (*StageReport, error) {
+func CompareStages(ctx context.Context, l *layerdumps.Layer, cfg emulate.Config, heads []Stages) (*StageReport, error) {
 	k, err := emulate.New(cfg)
 	if err != nil {
 		return nil, err
 	}
 	var all [][]stage
 	for i := range heads {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
 		s, err := headStages(l, k, &heads[i])
 		if err != nil {
 			return nil, fmt.Errorf("layer %s: stages of batch %d, head %d: %w", l.Name, heads[i].Batch, heads[i].Head, err)

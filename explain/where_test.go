@@ -213,7 +213,7 @@ func TestStages(t *testing.T) {
 			l := causalShape.layer(t, cfg, nil)
 			whole := func(c emulate.Config) Stages { return stagesOf(t, l, c) }
 			given := whole(cfg)
-			r, err := CompareStages(l, cfg, []Stages{given})
+			r, err := CompareStages(t.Context(), l, cfg, []Stages{given})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -239,7 +239,7 @@ func TestStages(t *testing.T) {
 			} {
 				s := whole(cfg)
 				tc.spoil(&s)
-				r, err := CompareStages(l, cfg, []Stages{s})
+				r, err := CompareStages(t.Context(), l, cfg, []Stages{s})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -255,7 +255,7 @@ func TestStages(t *testing.T) {
 			c := cfg
 			c.Variant.CodeRound = 3
 			s.KCodes = whole(c).KCodes
-			if r, err = CompareStages(l, cfg, []Stages{{KScale: s.KScale, KCodes: s.KCodes}}); err != nil || r.First == nil || r.First.Stage != "k_codes" || r.First.Mismatched < 100 {
+			if r, err = CompareStages(t.Context(), l, cfg, []Stages{{KScale: s.KScale, KCodes: s.KCodes}}); err != nil || r.First == nil || r.First.Stage != "k_codes" || r.First.Mismatched < 100 {
 				t.Errorf("%s: codes toward zero: %s, %v", name, r, err)
 			}
 			if !strings.HasPrefix(r.String(), "k_scale agrees; the first stage to differ is k_codes") {
