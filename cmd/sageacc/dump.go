@@ -20,8 +20,13 @@ type dumpFlags struct {
 }
 
 func (f *dumpFlags) add(cmd *cobra.Command, withActual bool) {
+	cmd.Flags().StringVar(&f.layers, "layers", "", "only layers whose name matches this `REGEX`")
+	f.addSelected(cmd, withActual)
+}
+
+// addSelected is add for a command that chooses layers otherwise.
+func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.layers, "layers", "", "only layers whose name matches this `REGEX`")
 	fs.StringVar(&f.layout, "layout", "", "dimensions of the tensors, `hnd|nhd` (default: the file's metadata, else hnd)")
 	fs.BoolVar(&f.causal, "causal", false, "causal mask, or none with --causal=false (default: the file's metadata, else none)")
 	fs.StringVar(&f.scale, "sm-scale", "", "softmax scale `X` (default: the file's metadata, else 1/sqrt(head_dim))")

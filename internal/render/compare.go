@@ -104,9 +104,8 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	return writeAttribution(w, r, (*texttab.Table).Markdown)
 }
 
-// compareHead says what was run, on what.
-func compareHead(r *compare.Result) []pair {
-	k := r.Kernel
+// kernelHead says what kernel ran.
+func kernelHead(k compare.KernelInfo) []pair {
 	head := []pair{
 		{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)},
 		{"config", fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)},
@@ -114,6 +113,12 @@ func compareHead(r *compare.Result) []pair {
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
 	}
+	return head
+}
+
+// compareHead says what was run, on what.
+func compareHead(r *compare.Result) []pair {
+	head := kernelHead(r.Kernel)
 	head = append(head, pair{"reference", r.Reference})
 	layers := fmt.Sprintf("%d", len(r.Layers))
 	if same := commonTraits(r.Layers); same != "" {
