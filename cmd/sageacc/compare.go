@@ -47,6 +47,11 @@ against the reference, and the actual against the emulated output bit by bit.
 A dump is one or more safetensors, .npz or .npy files or folders of them, with
 tensors <layer>.q, .k, .v and optionally .o.
 
+With --lse the log-sum-exp of every row's scaled scores is compared as well, as the
+released API returns it (natural, corrected for a smoothed K), with that of the
+dump where it has <layer>.lse, FP32 [batch, heads, tokens]. The checks do not
+look at it.
+
 With --fail-if a condition on the emulated-vs-reference row of any layer makes
 the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
 
@@ -60,6 +65,7 @@ and K, of P, of V, the accumulator, exp2, the output's rounding): that step alon
 with all others exact, and all others with that step exact.`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-8b-sm89 --arch sm_90 --pv-accum fp32+fp16
+  sageacc compare dump.safetensors --lse
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
@@ -111,7 +117,7 @@ with all others exact, and all others with that step exact.`,
 			}
 			defer w.abort()
 			bar := e.progress("compare")
-			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show}
+			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, Progress: bar.show}
 			res, err := compare.Run(cmd.Context(), d, opt)
 			bar.erase()
 			if err != nil {
@@ -149,6 +155,7 @@ with all others exact, and all others with that step exact.`,
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
 	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, name the numerics that give it")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")

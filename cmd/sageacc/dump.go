@@ -17,6 +17,7 @@ type dumpFlags struct {
 	causal         bool
 	scale          string
 	actual         []string
+	lse            bool
 }
 
 func (f *dumpFlags) add(cmd *cobra.Command, withActual bool) {
@@ -37,7 +38,7 @@ func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 
 // open reads the dump; flags that were not given leave the files' word standing.
 func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, error) {
-	opt := layerdumps.Options{Actual: f.actual}
+	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse}
 	if f.layers != "" {
 		re, err := regexp.Compile(f.layers)
 		if err != nil {
@@ -76,6 +77,9 @@ func inputs(d *layerdumps.Dump) []string {
 		files = append(files, l.Q.File, l.K.File, l.V.File)
 		if l.O != nil {
 			files = append(files, l.O.File)
+		}
+		if l.LSE != nil {
+			files = append(files, l.LSE.File)
 		}
 	}
 	return files

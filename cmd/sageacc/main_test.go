@@ -488,6 +488,37 @@ func TestOneToken(t *testing.T) {
 	}
 }
 
+// TestLSE: the log-sum-exp of the dump against the emulated one, in every format.
+func TestLSE(t *testing.T) {
+	lse := safetensors.Tensor{Name: "l.lse", DType: "F32", Shape: []int{1, 2, 20}, Data: make([]byte, 160)}
+	path := write(t, nil, append(layer(1, 2, 20, 8), lse)...)
+	for format, want := range map[string]string{
+		"table":    "lse: actual vs emulated",
+		"markdown": "| lse: emulated vs reference |",
+		"csv":      ",lse_actual_vs_reference,",
+		"json":     `"lse": {`,
+	} {
+		code, out, errs := sage(t, "compare", path, "--lse", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, no %q in:\n%s", format, code, errs, want, out)
+		}
+		if format == "table" && !strings.Contains(out, "\nl: lse: first difference at batch 0, head 0, token 0: actual 0x00000000 (0), emulated 0x") {
+			t.Errorf("no difference in:\n%s", out)
+		}
+		if _, out, _ := sage(t, "compare", path, "--format", format); strings.Contains(out, want) {
+			t.Errorf("%s without --lse:\n%s", format, out)
+		}
+	}
+	if code, _, errs := sage(t, "compare", path, "--lse", "-o", path); code != exitCannotRun || !strings.Contains(errs, "one of the inputs") {
+		t.Errorf("-o DUMP: exit %d, stderr %q", code, errs)
+	}
+	lse.Shape = []int{1, 20, 2}
+	bad := write(t, nil, append(layer(1, 2, 20, 8), lse)...)
+	if code, _, errs := sage(t, "compare", bad, "--lse"); code != exitCannotRun || !strings.Contains(errs, `tensor "l.lse" is F32 [1 20 2]; want FP32 [batch, heads, tokens], [1 2 20]`) {
+		t.Errorf("shape: exit %d, stderr %q", code, errs)
+	}
+}
+
 // TestTrace: a row of a layer that a GPU computed, as a table and as JSON.
 func TestTrace(t *testing.T) {
 	args := []string{"trace", sample, "--layer", "layers.0.attn", "--head", "1", "--row", "200"}

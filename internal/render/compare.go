@@ -38,6 +38,12 @@ func rowsOf(r compare.Rows) []row {
 	if r.ActualVsEmulated != nil {
 		rows = append(rows, row{actualVsEmulated, r.ActualVsEmulated.Values, &r.ActualVsEmulated.Bits})
 	}
+	if r.LSE != nil {
+		for _, x := range rowsOf(*r.LSE) {
+			x.comparison = comparison{"lse: " + x.words, "lse_" + x.key}
+			rows = append(rows, x)
+		}
+	}
 	return rows
 }
 
@@ -239,6 +245,10 @@ func compareNotes(r *compare.Result) []string {
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
 		}
+		if l.LSE != nil && l.LSE.ActualVsEmulated != nil && l.LSE.ActualVsEmulated.First != nil {
+			m := l.LSE.ActualVsEmulated.First
+			notes = append(notes, fmt.Sprintf("%s: lse: first difference at batch %d, head %d, token %d: %s", name(l.Name), m.Batch, m.Head, m.Token, bothValues(m)))
+		}
 		notes = append(notes, explanation(&l)...)
 	}
 	return notes
@@ -327,9 +337,11 @@ func attribution(r *compare.Result) (*texttab.Table, []string) {
 // Mismatch says in words where an actual and the emulated output first differ,
 // and what they hold there.
 func Mismatch(m *metrics.Mismatch) string {
-	return fmt.Sprintf("first difference at batch %d, head %d, token %d, channel %d: actual %s (%s), emulated %s (%s)",
-		m.Batch, m.Head, m.Token, m.Channel,
-		m.Actual, general(m.ActualValue, 6), m.Emulated, general(m.EmulatedValue, 6))
+	return fmt.Sprintf("first difference at batch %d, head %d, token %d, channel %d: %s", m.Batch, m.Head, m.Token, m.Channel, bothValues(m))
+}
+
+func bothValues(m *metrics.Mismatch) string {
+	return fmt.Sprintf("actual %s (%s), emulated %s (%s)", m.Actual, general(m.ActualValue, 6), m.Emulated, general(m.EmulatedValue, 6))
 }
 
 // CompareCSV writes a record for each comparison of each layer and, after those
