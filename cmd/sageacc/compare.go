@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/internal/render"
 	"github.com/sageacc/sageacc/internal/texttab"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -102,14 +104,12 @@ with all others exact, and all others with that step exact.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			if bitExact {
-				any := false
-				for i := range d.Layers {
-					any = any || d.Layers[i].O != nil
-				}
-				if !any {
-					return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
-				}
+			actual := slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil })
+			if bitExact && !actual {
+				return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
+			}
+			if why && !actual {
+				return fmt.Errorf("--explain: no layer has an actual output (<layer>.o) to explain")
 			}
 			w, err := e.open(out, inputs(d))
 			if err != nil {

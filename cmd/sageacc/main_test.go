@@ -135,6 +135,7 @@ func TestBadInput(t *testing.T) {
 		{"unwritable output", []string{"compare", good, "-o", nowhere}, []string{nowhere}},
 		{"output is a folder", []string{"compare", good, "-o", empty}, []string{empty, "folder"}},
 		{"bit-exact without an output", []string{"compare", good, "--expect-bit-exact"}, []string{"--expect-bit-exact"}},
+		{"explain without an output", []string{"compare", good, "--explain"}, []string{"--explain: no layer has an actual output"}},
 		{"actual of another layer", []string{"compare", good, "--actual", write(t, nil, tensor("m.o", 1, 2, 20, 8))}, []string{`"m.o"`, `"m"`}},
 		{"unknown flag", []string{"compare", good, "--frobnicate"}, []string{"--frobnicate"}},
 		{"unknown command", []string{"frobnicate"}, []string{"frobnicate"}},
