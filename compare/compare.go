@@ -7,6 +7,7 @@ package compare
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"strings"
 	"sync"
@@ -33,6 +34,10 @@ type Options struct {
 	// Transform, if not nil, changes the emulated kernel's Q and K, not the
 	// reference's.
 	Transform Transform
+	// LSE compares the rows' natural log-sum-exp too; the emulated one is as the
+	// released API returns it, with the correction for a smoothed K. Not with
+	// Transform, which would change the correction.
+	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
@@ -113,6 +118,9 @@ type Rows struct {
 	EmulatedVsReference metrics.Values  `json:"emulated_vs_reference"`
 	ActualVsReference   *metrics.Values `json:"actual_vs_reference,omitempty"`
 	ActualVsEmulated    *BitValues      `json:"actual_vs_emulated,omitempty"`
+	// LSE compares the natural log-sum-exp of every row's scaled scores, if
+	// Options.LSE asks for it: those with an actual one need a layer that has it.
+	LSE *Rows `json:"lse,omitempty"`
 }
 
 // Head is one head of a layer.
@@ -284,20 +292,31 @@ type kvHead struct {
 
 // accumulators are the figures of a chunk, or merged of more.
 type accumulators struct {
-	emulated, actual, both metrics.Accuracy
-	bits                   metrics.Bits
-	counts                 emulate.Counts
+	comparison            // of the outputs
+	lse        comparison // of the log-sum-exp
+	counts     emulate.Counts
 }
 
 func (a *accumulators) merge(b *accumulators) {
+	a.comparison.merge(&b.comparison)
+	a.lse.merge(&b.lse)
+	a.counts.Merge(&b.counts)
+}
+
+// comparison accumulates the comparisons of one quantity.
+type comparison struct {
+	emulated, actual, both metrics.Accuracy
+	bits                   metrics.Bits
+}
+
+func (a *comparison) merge(b *comparison) {
 	a.emulated.Merge(&b.emulated)
 	a.actual.Merge(&b.actual)
 	a.both.Merge(&b.both)
 	a.bits.Merge(&b.bits)
-	a.counts.Merge(&b.counts)
 }
 
-func (a *accumulators) rows(actual bool) Rows {
+func (a *comparison) rows(actual bool) Rows {
 	r := Rows{EmulatedVsReference: a.emulated.Values()}
 	if actual {
 		v := a.actual.Values()
@@ -361,6 +380,14 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
 		Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
 	}
+	rows := func(a *accumulators) Rows {
+		r := a.rows(actual)
+		if opt.LSE {
+			lse := a.lse.rows(l.LSE != nil && !opt.NoActual)
+			r.LSE = &lse
+		}
+		return r
+	}
 	var all accumulators
 	for i := 0; i < len(chunks); {
 		var head accumulators
@@ -369,14 +396,14 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 			head.merge(chunks[i].acc)
 		}
 		if opt.PerHead {
-			out.Heads = append(out.Heads, Head{b, h, head.rows(actual)})
+			out.Heads = append(out.Heads, Head{b, h, rows(&head)})
 		}
 		all.merge(&head)
 	}
 	for _, kv := range kvs {
 		all.counts.Merge(&kv.kv.Counts)
 	}
-	out.Rows = all.rows(actual)
+	out.Rows = rows(&all)
 	out.Counts = all.counts.Map()
 	if len(out.Counts) == 0 {
 		out.Counts = nil
@@ -441,10 +468,13 @@ type worker struct {
 	rws   reference.Workspace
 	q     []float32
 	ref   []float64
-	out   []float32
-	act   []float32
-	bitsA []uint32
-	bitsE []uint32
+	// Of the rows' log-sum-exp.
+	refLSE []float64
+	out    []float32
+	lse    []float32
+	act    []float32
+	bitsA  []uint32
+	bitsE  []uint32
 }
 
 func (w *worker) run(ctx context.Context, c *chunk) error {
@@ -465,6 +495,8 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 		w.q = make([]float32, chunkRows*d)
 		w.ref = make([]float64, chunkRows*d)
 		w.out = make([]float32, chunkRows*d)
+		w.refLSE = make([]float64, chunkRows)
+		w.lse = make([]float32, chunkRows)
 		w.act = make([]float32, chunkRows*d)
 		w.bitsA = make([]uint32, chunkRows*d)
 		w.bitsE = make([]uint32, chunkRows*d)
@@ -473,13 +505,21 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], nil); err != nil {
+	var refLSE []float64
+	var lse []float32
+	if w.opt.LSE {
+		refLSE, lse = w.refLSE[:c.hi-c.lo], w.lse[:c.hi-c.lo]
+	}
+	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
 		return err
 	}
-	if err := w.emulate(ctx, c); err != nil {
+	if err := w.emulate(ctx, c, lse); err != nil {
 		return err
 	}
 	c.acc.emulated.Add64(w.out[:n], w.ref[:n])
+	if w.opt.LSE {
+		w.compareLSE(c, lse, refLSE)
+	}
 	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
@@ -497,8 +537,29 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 	return nil
 }
 
-// emulate runs the chunk's blocks into w.out.
-func (w *worker) emulate(ctx context.Context, c *chunk) error {
+// compareLSE compares the log-sum-exp of the chunk's rows. The actual one's bits are
+// in act and bitsA for the moment, which the outputs overwrite.
+func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
+	c.acc.lse.emulated.Add64(lse, ref)
+	l := w.layer
+	if l.LSE == nil || w.opt.NoActual {
+		return
+	}
+	n := len(lse)
+	l.LSE.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
+	c.acc.lse.actual.Add64(w.act[:n], ref)
+	c.acc.lse.both.Add(w.act[:n], lse)
+	l.LSE.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
+	for i, x := range lse {
+		w.bitsE[i] = math.Float32bits(x)
+	}
+	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
+	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])
+}
+
+// emulate runs the chunk's blocks into w.out and, if lse is not nil, the natural
+// log-sum-exp as the released API returns it into lse.
+func (w *worker) emulate(ctx context.Context, c *chunk, lse []float32) error {
 	l, k := w.layer, w.opt.Kernel
 	d := l.Q.Dim
 	w.ws.Counts = emulate.Counts{}
@@ -508,7 +569,15 @@ func (w *worker) emulate(ctx context.Context, c *chunk) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		k.Run(q, &w.ws, lo/bq, w.out[(lo-c.lo)*d:], nil)
+		at := lo - c.lo
+		if lse == nil {
+			k.Run(q, &w.ws, lo/bq, w.out[at*d:], nil)
+			continue
+		}
+		n := k.Run(q, &w.ws, lo/bq, w.out[at*d:], lse[at:])
+		for i := at; i < at+n; i++ {
+			lse[i] = emulate.NaturalLSE(lse[i], q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
+		}
 	}
 	c.acc.counts = w.ws.Counts
 	return nil

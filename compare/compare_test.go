@@ -365,3 +365,79 @@ func BenchmarkRun(b *testing.B) {
 		})
 	}
 }
+
+// TestLSERecorded: the log-sum-exp that the released kernels returned on an H200,
+// with the correction for a smoothed K and without.
+func TestLSERecorded(t *testing.T) {
+	for _, tc := range []struct {
+		file, key string
+		causal    bool
+		change    func(*emulate.Config)
+	}{
+		{"n17_d64_f16", "causal/sage2-8b-sm90/per-thread/fp32+fp32", true, func(*emulate.Config) {}},
+		{"n17_d64_f16", "full/sage2-8b-sm90/per-thread/fp32+fp32/no-smooth-k", false, func(c *emulate.Config) { c.SmoothK = false }},
+		{"n17_d128_bf16", "full/sage2-8b-sm90/per-thread/fp32+fp32", false, func(*emulate.Config) {}},
+	} {
+		f, err := safetensors.Open("../conformance/testdata/h200/" + tc.file + ".safetensors")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ts []safetensors.Tensor
+		for name, as := range map[string]string{"q": "l.q", "k": "l.k", "v": "l.v", "o/" + tc.key: "l.o", "lse/" + tc.key: "l.lse"} {
+			x := f.Tensor(name)
+			if x == nil {
+				t.Fatalf("%s has no %s", tc.file, name)
+			}
+			ts = append(ts, safetensors.Tensor{Name: as, DType: x.DType, Shape: x.Shape, Data: x.Data})
+		}
+		path := filepath.Join(t.TempDir(), "dump.safetensors")
+		if err := errors.Join(safetensors.Write(path, nil, ts), f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		d, err := layerdumps.Open([]string{path}, layerdumps.Options{LSE: true, Causal: &tc.causal})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := kernel(t, "sage2-8b-sm90").Config()
+		tc.change(&cfg)
+		k, err := emulate.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := run(t, d, compare.Options{Kernel: k, LSE: true, PerHead: true, Jobs: 2})
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+		l := res.Layers[0]
+		lse := l.LSE
+		if lse == nil || lse.ActualVsReference == nil || lse.ActualVsEmulated == nil {
+			t.Fatalf("%s: %+v", tc.key, lse)
+		}
+		if b := lse.ActualVsEmulated; !b.Exact() || b.Elements != int64(l.Shape.Heads*l.Shape.Queries*l.Shape.Batch) {
+			t.Errorf("%s %s: %d of %d differ", tc.file, tc.key, b.Mismatched, b.Elements)
+		}
+		if lse.EmulatedVsReference.RelL1 > 0.01 || *lse.ActualVsReference != lse.EmulatedVsReference || l.Heads[1].LSE == nil {
+			t.Errorf("%s %s: %+v", tc.file, tc.key, lse)
+		}
+	}
+}
+
+// TestLSENearReference: the natural log-sum-exp of every program is that of the
+// reference but for the codes of Q and K.
+func TestLSENearReference(t *testing.T) {
+	d := open(t, sample)
+	for _, preset := range emulate.Presets() {
+		preset.QKBits = 8
+		k, err := emulate.New(preset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range []reference.Precision{reference.FP32, reference.FP64} {
+			for _, l := range run(t, d, compare.Options{Kernel: k, Reference: p, LSE: true, Jobs: 2}).Layers {
+				if v := l.LSE.EmulatedVsReference; !(v.RelL1 < 2e-3) || v.RelL1 == 0 || l.LSE.ActualVsReference != nil {
+					t.Errorf("%s %s %s: %+v", preset.Name, p, l.Name, l.LSE)
+				}
+			}
+		}
+	}
+}

@@ -28,7 +28,8 @@ type Layer struct {
 	Old *metrics.Values `json:"old,omitempty"`
 	New *metrics.Values `json:"new,omitempty"`
 	// Growth is by what fraction the errors grew: 1 - cos_sim, rel_l1 and rmse;
-	// negative where they shrank, +Inf from zero to something. Nil but for "both".
+	// negative where they shrank, +Inf from zero to something and from a finite error
+	// to an infinite one or NaN. Nil but for "both".
 	Growth *Growth `json:"growth,omitempty"`
 	// OldMismatched and NewMismatched count the elements in which an actual output
 	// differs from the emulated one; nil where there is none.
@@ -140,8 +141,15 @@ func mismatched(l *compare.Layer) *int64 {
 	return &l.ActualVsEmulated.Mismatched
 }
 
-// growth is new/old - 1; no change of a zero is 0.
+// growth is new/old - 1; no change of a zero is 0. A NaN counts as an infinite error.
 func growth(old, new jsonfloat.Float) jsonfloat.Float {
+	infinite := jsonfloat.Float(math.Inf(1))
+	if old != old {
+		old = infinite
+	}
+	if new != new {
+		new = infinite
+	}
 	switch {
 	case old == new:
 		return 0
@@ -181,7 +189,11 @@ func (r *Result) Worse(bound float64) []string {
 	for _, l := range r.Layers {
 		var why []string
 		if l.Growth != nil && l.Growth.Worst() > bound {
-			why = append(why, fmt.Sprintf("an error grew by %.3g%%", 100*l.Growth.Worst()))
+			grew := fmt.Sprintf("by %.2f%%", 100*l.Growth.Worst())
+			if math.IsInf(l.Growth.Worst(), 1) {
+				grew = "from zero, or to infinity or NaN"
+			}
+			why = append(why, "an error grew "+grew)
 		}
 		if l.OldMismatched != nil && l.NewMismatched != nil && *l.NewMismatched > *l.OldMismatched {
 			why = append(why, fmt.Sprintf("%d elements differ from the emulated output, %d did", *l.NewMismatched, *l.OldMismatched))

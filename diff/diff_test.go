@@ -59,9 +59,17 @@ func TestCompare(t *testing.T) {
 }
 
 func TestNaN(t *testing.T) {
-	r := diff.Compare(result("a", layer("l", 0.9, 0.1, 0.1, -1)), result("a", layer("l", math.NaN(), 0.1, 0.1, -1)))
-	if len(r.Worse(100)) != 1 {
-		t.Error("a figure that became NaN is not worse")
+	nan := math.NaN()
+	good, bad := result("a", layer("l", 0.9, 0.1, 0.1, -1)), result("a", layer("l", nan, nan, 0.1, -1))
+	if w := diff.Compare(good, bad).Worse(100); len(w) != 1 || w[0] != "layer l: an error grew from zero, or to infinity or NaN" {
+		t.Errorf("figures that became NaN: %q", w)
+	}
+	if w := diff.Compare(bad, good).Worse(0); w != nil {
+		t.Errorf("figures that no longer are NaN: %q", w)
+	}
+	r := diff.Compare(bad, bad)
+	if w := r.Worse(0); w != nil || *r.Layers[0].Growth != (diff.Growth{}) {
+		t.Errorf("figures that stay NaN: %q, %+v", w, r.Layers[0].Growth)
 	}
 }
 

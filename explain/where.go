@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/internal/strictmath"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -101,13 +102,12 @@ const rounding = 2
 // their squares, and of the square of their difference.
 type products struct{ ae, aa, ee, dd float64 }
 
-// add adds an element. The products of FP32 values are exact, so that no fused
-// operation changes the sums.
+// add adds an element.
 func (p *products) add(a, e float64) {
 	d := a - e
-	p.ae += a * e
-	p.aa += a * a
-	p.ee += e * e
+	p.ae += float64(a * e)
+	p.aa += float64(a * a)
+	p.ee += float64(e * e)
 	p.dd += float64(d * d)
 }
 
@@ -452,9 +452,9 @@ func unlikely(some, all int, n int64) bool {
 	}
 	sets := 0.0 // the logarithm of how many there are
 	for i := range some {
-		sets += math.Log(float64(all-i) / float64(i+1))
+		sets += strictmath.Log(float64(all-i) / float64(i+1))
 	}
-	return sets+float64(n)*math.Log(float64(some)/float64(all)) < math.Log(1e-3)
+	return sets+float64(float64(n)*strictmath.Log(float64(some)/float64(all))) < strictmath.Log(1e-3)
 }
 
 func (f *finder) findChannels() {
@@ -506,7 +506,7 @@ func (f *finder) findFactors() {
 		}
 	}
 	if off > 0 && off*10 >= rows*9 && f.l.Q.Dim >= enough {
-		if hi-lo < math.Abs((lo+hi)/2-1)/4 {
+		if hi-lo < math.Abs(float64((lo+hi)/2)-1)/4 {
 			f.say("factor", "in %d of %d rows that are off by more than a rounding all channels are off by the same factor, about %.4g everywhere", off, rows, (lo+hi)/2)
 			return
 		}

@@ -14,6 +14,9 @@ import (
 // roles are the last parts of the names of a layer's tensors.
 const roles = "qkvo"
 
+// output is the index of o in roles.
+const output = 3
+
 // parts are the tensors found for one layer, by their index in roles.
 type parts [len(roles)]*rawTensor
 
@@ -30,8 +33,11 @@ func (d *Dump) open(paths []string, opt Options) error {
 			return err
 		}
 	}
+	lse := make(sums)
 	found, err := d.collect(paths, func(t *rawTensor) {
-		d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
+		if !opt.LSE || !lse.add(t) {
+			d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
+		}
 	})
 	if err != nil {
 		return err
@@ -39,17 +45,30 @@ func (d *Dump) open(paths []string, opt Options) error {
 	if len(found) == 0 {
 		return fmt.Errorf("%s: no tensor is named <layer>.q, .k, .v or .o", strings.Join(paths, ", "))
 	}
-	actual, err := d.collectActual(opt.Actual, found)
+	actualLSE := make(sums)
+	actual, err := d.collectActual(opt.Actual, found, func(t *rawTensor) {
+		if opt.LSE {
+			actualLSE.add(t)
+		}
+	})
 	if err != nil {
 		return err
 	}
+	d.Ignored = append(d.Ignored, lse.without(found)...)
 	names, err := found.selectNames(opt)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		layer, err := d.assemble(name, found[name], actual[name], opt)
+		p, from := *found[name], lse
+		if actual[name] != nil {
+			p[output], from = actual[name], actualLSE
+		}
+		layer, err := d.assemble(name, &p, actual[name] != nil, opt)
 		if err != nil {
+			return err
+		}
+		if err := layer.addLSE(from, &p); err != nil {
 			return err
 		}
 		d.Layers = append(d.Layers, layer)
@@ -163,18 +182,18 @@ func fileLabel(file string, files []string) string {
 }
 
 // collectActual reads the outputs that are to replace the dump's.
-func (d *Dump) collectActual(paths []string, layers set) (map[string]*rawTensor, error) {
+func (d *Dump) collectActual(paths []string, layers set, ignore func(*rawTensor)) (map[string]*rawTensor, error) {
 	if len(paths) == 0 {
 		return nil, nil
 	}
 	// An actual file is often a whole dump; what else it holds is no matter.
-	found, err := d.collect(paths, func(*rawTensor) {})
+	found, err := d.collect(paths, ignore)
 	if err != nil {
 		return nil, err
 	}
 	outputs := make(map[string]*rawTensor)
 	for _, name := range found.names() {
-		o := found[name][strings.IndexByte(roles, 'o')]
+		o := found[name][output]
 		if o == nil {
 			continue
 		}
@@ -187,6 +206,79 @@ func (d *Dump) collectActual(paths []string, layers set) (map[string]*rawTensor,
 		return nil, fmt.Errorf("%s: no tensor is named <layer>.o", strings.Join(paths, ", "))
 	}
 	return outputs, nil
+}
+
+// sums are the tensors <layer>.lse by the layer's name in the files. A name may be
+// a layer's in several files.
+type sums map[string][]*rawTensor
+
+// add takes a tensor in if it is one.
+func (s sums) add(t *rawTensor) bool {
+	layer, ok := strings.CutSuffix(t.name, ".lse")
+	if !ok || layer == "" {
+		return false
+	}
+	s[layer] = append(s[layer], t)
+	return true
+}
+
+// without lists those that have no layer in found.
+func (s sums) without(found set) []Ignored {
+	layers := make(map[string]bool)
+	for _, p := range found {
+		for _, t := range p {
+			if t != nil {
+				name, _, _ := splitName(t.name)
+				layers[name] = true
+			}
+		}
+	}
+	var out []Ignored
+	for _, name := range slices.Sorted(maps.Keys(s)) {
+		if !layers[name] {
+			for _, t := range s[name] {
+				out = append(out, Ignored{File: t.file, Name: t.name})
+			}
+		}
+	}
+	return out
+}
+
+// addLSE finds the log-sum-exp that belongs to the layer's output: in its file, or
+// without an output in that of q, or in a file of its own if no other layer has
+// that name. It checks its shape against q.
+func (l *Layer) addLSE(found sums, p *parts) error {
+	beside := p[output]
+	if beside == nil {
+		beside = p[0]
+	}
+	name, _, _ := splitName(beside.name)
+	var t *rawTensor
+	for _, c := range found[name] {
+		if c.file == beside.file {
+			t = c
+		}
+	}
+	if all := found[name]; t == nil && len(all) > 0 && l.Name == name {
+		if t = all[0]; len(all) > 1 {
+			return fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, all[1].file)
+		}
+	}
+	if t == nil {
+		return nil
+	}
+	if want := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}; t.dtype != "F32" || !slices.Equal(t.shape, want) {
+		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 [batch, heads, tokens], %v", t.file, t.name, t.dtype, t.shape, want)
+	}
+	l.LSE = &Tensor{
+		File: t.file, Name: t.name, DType: F32,
+		Batch: l.Q.Batch, Heads: l.Q.Heads, Tokens: l.Q.Tokens, Dim: 1,
+		data: t.data, release: t.release,
+	}
+	if !slices.Contains(strings.Split(l.Source, ", "), t.file) {
+		l.Source += ", " + t.file
+	}
+	return nil
 }
 
 // splitName takes a tensor's name apart.
@@ -233,7 +325,7 @@ func (s set) selectNames(opt Options) ([]string, error) {
 }
 
 // assemble checks one layer's tensors and puts them together.
-func (d *Dump) assemble(name string, p *parts, actual *rawTensor, opt Options) (Layer, error) {
+func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer, error) {
 	q, k, v, o := p[0], p[1], p[2], p[3]
 	if q == nil || k == nil || v == nil {
 		return Layer{}, p.incomplete(name)
@@ -244,8 +336,7 @@ func (d *Dump) assemble(name string, p *parts, actual *rawTensor, opt Options) (
 		return Layer{}, fmt.Errorf("%s: metadata: %w", q.file, err)
 	}
 	outputLayout := layout
-	if actual != nil {
-		o = actual
+	if actual {
 		// An actual output may come from another program, hence in another
 		// layout, and says so in its own metadata.
 		if s, ok := d.Metadata[o.file]["layout"]; ok {

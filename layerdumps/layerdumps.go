@@ -48,7 +48,11 @@ type Layer struct {
 	Name    string
 	Q, K, V Tensor
 	O       *Tensor // nil if there is none
-	Causal  bool
+	// LSE is the natural log-sum-exp of the scaled scores that came with the output,
+	// one number a row: FP32 with a Dim of 1. It is nil without Options.LSE, or if
+	// there is none.
+	LSE    *Tensor
+	Causal bool
 	// SMScale is the softmax scale that was given, or 0. Scale has the one to
 	// use.
 	SMScale float64
@@ -72,7 +76,7 @@ func (l *Layer) Scale() float64 {
 // that a pass over a large dump keeps one layer at a time in memory. The layer
 // stays readable.
 func (l *Layer) Release() {
-	for _, t := range []*Tensor{&l.Q, &l.K, &l.V, l.O} {
+	for _, t := range []*Tensor{&l.Q, &l.K, &l.V, l.O, l.LSE} {
 		if t != nil && t.release != nil {
 			t.release()
 		}
@@ -87,8 +91,11 @@ type Options struct {
 	// Layers selects layers by name; all of them if it is nil.
 	Layers *regexp.Regexp
 	// Actual are further files or folders, of which only the tensors <layer>.o
-	// are used, in place of the dump's own.
+	// (and .lse) are used, in place of the dump's own.
 	Actual []string
+	// LSE says that tensors <layer>.lse, FP32 [batch, heads, tokens] in either
+	// layout, are the layers' log-sum-exp. Otherwise they belong to no layer.
+	LSE bool
 }
 
 // Ignored is a tensor that belongs to no layer.

@@ -657,3 +657,85 @@ func TestSameNames(t *testing.T) {
 	}
 	wantError(t, []string{a, a}, Options{}, "a.safetensors", "given twice")
 }
+
+func TestLSE(t *testing.T) {
+	lse := func(name string) safetensors.Tensor { return zeros(name+".lse", "F32", 1, 2, 3) }
+	nhd := map[string]string{"layout": "NHD"}
+	for _, tc := range []struct {
+		name   string
+		files  map[string][]safetensors.Tensor
+		meta   map[string]string
+		actual []safetensors.Tensor // of actual.safetensors
+		off    bool                 // without Options.LSE
+		want   map[string]string    // the file of a layer's lse
+		ignore []string
+		err    string
+	}{
+		{name: "beside q", files: map[string][]safetensors.Tensor{"a": with(layer("l"), lse("l"))}, want: map[string]string{"l": "a"}},
+		{name: "not asked for", files: map[string][]safetensors.Tensor{"a": with(layer("l"), lse("l"))}, off: true, ignore: []string{"l.lse"}},
+		{name: "none", files: map[string][]safetensors.Tensor{"a": layer("l")}},
+		{name: "in a file of its own", files: map[string][]safetensors.Tensor{"a": layer("l"), "b": {lse("l")}}, want: map[string]string{"l": "b"}},
+		{name: "of no layer", files: map[string][]safetensors.Tensor{"a": with(layer("l"), lse("m"), zeros(".lse", "F32", 1))}, ignore: []string{".lse", "m.lse"}},
+		{name: "layers of one name", files: map[string][]safetensors.Tensor{"a": with(layer("l"), lse("l")), "b": layer("l")}, want: map[string]string{"a/l": "a"}},
+		{name: "two for a layer", files: map[string][]safetensors.Tensor{"a": layer("l"), "b": {lse("l")}, "c": {lse("l")}}, err: `tensor "l.lse": `},
+		{
+			name: "the actual output's own", files: map[string][]safetensors.Tensor{"a": with(layer("l"), lse("l"))},
+			actual: []safetensors.Tensor{zeros("l.o", "F16", 1, 2, 3, 4), lse("l")}, want: map[string]string{"l": "actual"},
+		},
+		{
+			name: "the replaced output's", files: map[string][]safetensors.Tensor{"a": with(layer("l"), zeros("l.o", "F16", 1, 2, 3, 4), lse("l"))},
+			actual: []safetensors.Tensor{zeros("l.o", "F16", 1, 2, 3, 4)},
+		},
+		{
+			// q is [1, 2, 3, 4] in the file, so 3 heads of 2 tokens.
+			name: "NHD", meta: nhd, want: map[string]string{"l": "a"},
+			files: map[string][]safetensors.Tensor{"a": {
+				zeros("l.q", "F16", 1, 2, 3, 4), zeros("l.k", "F16", 1, 2, 3, 4), zeros("l.v", "F16", 1, 2, 3, 4), zeros("l.lse", "F32", 1, 3, 2),
+			}},
+		},
+		{name: "shape", files: map[string][]safetensors.Tensor{"a": with(layer("l"), zeros("l.lse", "F32", 1, 3, 2))}, err: `tensor "l.lse" is F32 [1 3 2]; want FP32 [batch, heads, tokens], [1 2 3]`},
+		{name: "dtype", files: map[string][]safetensors.Tensor{"a": with(layer("l"), zeros("l.lse", "F16", 1, 2, 3))}, err: `a.safetensors: tensor "l.lse" is F16`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, ts := range tc.files {
+				write(t, filepath.Join(dir, "dump"), name+".safetensors", tc.meta, ts...)
+			}
+			opt := Options{LSE: !tc.off}
+			if tc.actual != nil {
+				opt.Actual = []string{write(t, dir, "actual.safetensors", nil, tc.actual...)}
+			}
+			d, err := Open([]string{filepath.Join(dir, "dump")}, opt)
+			if tc.err != "" || err != nil {
+				if tc.err == "" || err == nil || !strings.Contains(err.Error(), tc.err) {
+					t.Errorf("error %v, want %q", err, tc.err)
+				}
+				return
+			}
+			defer d.Close()
+			for i := range d.Layers {
+				l := &d.Layers[i]
+				got := ""
+				if l.LSE != nil {
+					got = strings.TrimSuffix(filepath.Base(l.LSE.File), ".safetensors")
+					x := make([]float32, l.Q.Tokens)
+					l.LSE.Rows(0, l.Q.Heads-1, 0, l.Q.Tokens, x)
+					if !strings.Contains(l.Source, l.LSE.File) {
+						t.Errorf("source %q", l.Source)
+					}
+				}
+				if got != tc.want[l.Name] {
+					t.Errorf("layer %s: lse from %q, want %q", l.Name, got, tc.want[l.Name])
+				}
+			}
+			var ignored []string
+			for _, x := range d.Ignored {
+				ignored = append(ignored, x.Name)
+			}
+			slices.Sort(ignored)
+			if !slices.Equal(ignored, tc.ignore) {
+				t.Errorf("ignored %q, want %q", ignored, tc.ignore)
+			}
+		})
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/internal/parallel"
+	"github.com/sageacc/sageacc/internal/strictmath"
 )
 
 // Operands makes a batch of n operations from a generator, on jobs goroutines;
@@ -62,8 +63,8 @@ func triple(r *rand.Rand, class int, x []float32) {
 		x[i] = math.Float32frombits(r.Uint32())
 	}
 	bump := func(f float32) float32 { return math.Float32frombits(math.Float32bits(f) + uint32(r.IntN(9)-4)) }
-	sign := func() float32 { return float32(1 - 2*r.IntN(2)) }
-	m := 1 + r.Float32()
+	sign := func() float32 { return float32(sign(r)) }
+	m := 1 + float32(r.Float32())
 	switch class % 8 {
 	case 0: // products and quotients near 2^-126
 		x[0], x[1] = m*0x1p-63*sign(), bump(1/m)*0x1p-63
@@ -76,23 +77,26 @@ func triple(r *rand.Rand, class int, x []float32) {
 		x[0] = math.Float32frombits(math.Float32bits(x[1]) - 126<<23 + uint32(r.IntN(17)) - 8)
 	case 4: // numbers of like size
 		for i := range x {
-			x[i] = (1 + r.Float32()) * sign()
+			x[i] = (1 + float32(r.Float32())) * sign()
 		}
 	}
 }
 
-// maximum and smallest are the largest value and the smallest subnormal of a
-// matrix operand, as exponents of two for the latter.
-func limits(o tensorcore.Operand) (maximum float64, smallest int) {
+// sign is 1 or -1.
+func sign(r *rand.Rand) float64 { return float64(1 - 2*r.IntN(2)) }
+
+// limits returns the largest value and the smallest subnormal of a matrix operand,
+// as exponents of two; the former is a little below.
+func limits(o tensorcore.Operand) (top, smallest float64) {
 	switch o {
 	case tensorcore.E4M3:
-		return 448, -9
+		return 8.8, -9
 	case tensorcore.E5M2:
-		return 57344, -16
+		return 15.8, -16
 	case tensorcore.FP16:
-		return 65504, -24
+		return 15.99, -24
 	}
-	return 3e38, -126 // BF16
+	return 127.8, -126 // BF16
 }
 
 // encode rounds a value to a code of a matrix operand or accumulator; the FP8
@@ -158,12 +162,11 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 		u.integers(r, index, a, b, c)
 		return
 	}
-	maximum, smallest := limits(u.a)
-	top := math.Log2(maximum)
+	top, smallest := limits(u.a)
 	half := u.c == tensorcore.FP16
 	// wide is 2^x with a random sign, x uniform.
 	wide := func(lo, hi float64) float64 {
-		return math.Copysign(math.Exp2(lo+r.Float64()*(hi-lo)), r.Float64()-0.5)
+		return math.Copysign(strictmath.Exp2(lo+float64(r.Float64()*(hi-lo))), sign(r))
 	}
 	// pick is one range for an FP16 accumulator, another for an FP32 one.
 	pick := func(lo16, hi16, lo32, hi32 float64) float64 {
@@ -178,7 +181,7 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 		}
 	}
 	normal := r.NormFloat64
-	zeroSign := func() float64 { return math.Copysign(0, r.Float64()-0.5) }
+	zeroSign := func() float64 { return math.Copysign(0, sign(r)) }
 	class := index % classes
 	switch class {
 	case 0:
@@ -195,7 +198,7 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 			fill(u.c, c, func() float64 { return wide(-20, 20) })
 		}
 	case 2:
-		lo, hi, c32 := float64(smallest), float64(smallest)+5, -40.0
+		lo, hi, c32 := smallest, smallest+5, -40.0
 		some := 1.0
 		if u.a == tensorcore.BF16 {
 			// A few products about as small as the accumulator can be.
@@ -270,7 +273,7 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 				if r.Float64() >= part {
 					return 0
 				}
-				return wide(float64(smallest), top)
+				return wide(smallest, top)
 			}
 		}
 		fill(u.a, a, few(0.2))
@@ -290,9 +293,9 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 		if r.Float64() < 0.5 {
 			v = 2.25
 		}
-		fill(u.a, a, func() float64 { return p * math.Exp2(-8*r.Float64()) })
+		fill(u.a, a, func() float64 { return p * strictmath.Exp2(-8*r.Float64()) })
 		fill(u.a, b, func() float64 { return normal() * v / 3 })
-		fill(u.c, c, func() float64 { return normal() * math.Exp2(12*r.Float64()) })
+		fill(u.c, c, func() float64 { return normal() * strictmath.Exp2(12*r.Float64()) })
 	default: // 1, 4, 5, 8
 		fill(u.a, a, normal)
 		fill(u.a, b, normal)

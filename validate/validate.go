@@ -158,7 +158,7 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 	if err != nil {
 		return res, err
 	}
-	if res.Stages, err = explain.CompareStages(l, k.Config(), heads); err != nil {
+	if res.Stages, err = explain.CompareStages(ctx, l, k.Config(), heads); err != nil {
 		return res, err
 	}
 	if !search || res.First == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -12,6 +13,7 @@ import (
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/internal/render"
 	"github.com/sageacc/sageacc/internal/texttab"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -48,6 +50,11 @@ against the reference, and the actual against the emulated output bit by bit.
 A dump is one or more safetensors, .npz or .npy files or folders of them, with
 tensors <layer>.q, .k, .v and optionally .o.
 
+With --lse the log-sum-exp of every row's scaled scores is compared as well, as the
+released API returns it (natural, corrected for a smoothed K), with that of the
+dump where it has <layer>.lse, FP32 [batch, heads, tokens]. The checks do not
+look at it.
+
 With --fail-if a condition on the emulated-vs-reference row of any layer makes
 the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
 
@@ -63,6 +70,7 @@ and K, of P, of V, the accumulator, exp2, the output's rounding): that step alon
 with all others exact, and all others with that step exact.`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-8b-sm89 --arch sm_90 --pv-accum fp32+fp16
+  sageacc compare dump.safetensors --lse
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
@@ -102,14 +110,12 @@ with all others exact, and all others with that step exact.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			if bitExact {
-				any := false
-				for i := range d.Layers {
-					any = any || d.Layers[i].O != nil
-				}
-				if !any {
-					return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
-				}
+			actual := slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil })
+			if bitExact && !actual {
+				return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
+			}
+			if why && !actual {
+				return fmt.Errorf("--explain: no layer has an actual output (<layer>.o) to explain")
 			}
 			w, err := e.open(out, inputs(d))
 			if err != nil {
@@ -117,7 +123,7 @@ with all others exact, and all others with that step exact.`,
 			}
 			defer w.abort()
 			bar := e.progress("compare")
-			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, Jobs: jobs, Progress: bar.show, MaxChanges: changes}
+			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, Progress: bar.show, MaxChanges: changes}
 			res, err := compare.Run(cmd.Context(), d, opt)
 			bar.erase()
 			if err != nil {
@@ -159,6 +165,7 @@ with all others exact, and all others with that step exact.`,
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
 	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
 	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
 	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
 	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")

@@ -74,6 +74,39 @@ finer the quantisation step becomes by subtracting the mean.
 	  k       1x2x1024x64  -8.312  7.656   8.312  1.244  0.343  1.01  smooth K changes little: step 1.01x finer
 	  v       1x2x1024x64  -3.344  3.391   3.391  0.698  0.198     1  smooth V changes little: channel step as before
 
+# Tracing
+
+Where a kernel of your own differs, trace shows what each tile of keys should do to
+one row, with every digit of the FP32 values; --tile adds every key of a tile.
+
+	$ sageacc trace layerdumps/testdata/byte-lm-sample.safetensors --layer layers.0.attn --head 1 --row 200 --channels 0,1
+	kernel     sage2-8b-sm90 on sm_90: wgmma, tiles 64x128
+	config     QK int8 per-thread, smooth k; PV e4m3, accumulated in fp32+fp32
+	pv unit    wgmma.m64nNk32.f32.e4m3 (QGMMA on sm_90: E8M13 toward zero)
+	row        layers.0.attn: batch 0, head 1 (kv head 1), row 200 of 1024; FP16, causal, sm_scale 0.125
+	q scale    0.012487797
+
+	Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~.
+
+	tile     keys  visible           m    rescale         d0         d1         d2         d3         P~  of key
+	----  -------  -------  ----------  ---------  ---------  ---------  ---------  ---------  ---------  ------
+	   0    0-127      128   -7.493164          0   5700.698   5210.083  5767.4243   5355.257  447.88986      93
+	   1  128-255       73  -6.6026597  0.5394255  5262.1934  4523.2915   4468.605  4495.0654  447.88986     200
+
+	O after each tile, in units of V's scale and not yet divided, and the tile's own P~V where the accumulator has two levels.
+
+	tile   P~V[0]   P~V[1]       O[0]        O[1]
+	----  -------  -------  ---------  ----------
+	   0  -464352     -116    -464352        -116
+	   1  -681664  -364928  -932147.3  -364990.56
+
+	The row's end: d = 18749.154, 1/d = 5.3335738e-05, base-2 log-sum-exp 7.5918775.
+
+	channel           O        output  bits          actual  bits
+	-------  ----------  ------------  ------  ------------  ------
+	      0   -932147.3   -0.10272217  0xae93   -0.10272217  0xae93
+	      1  -364990.56  -0.029190063  0xa779  -0.029190063  0xa779
+
 # Checking the emulator
 
 Conform runs recorded results of GPUs, ours or yours, through the emulator:

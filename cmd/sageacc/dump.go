@@ -17,11 +17,17 @@ type dumpFlags struct {
 	causal         bool
 	scale          string
 	actual         []string
+	lse            bool
 }
 
 func (f *dumpFlags) add(cmd *cobra.Command, withActual bool) {
+	cmd.Flags().StringVar(&f.layers, "layers", "", "only layers whose name matches this `REGEX`")
+	f.addSelected(cmd, withActual)
+}
+
+// addSelected is add for a command that chooses layers otherwise.
+func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.layers, "layers", "", "only layers whose name matches this `REGEX`")
 	fs.StringVar(&f.layout, "layout", "", "dimensions of the tensors, `hnd|nhd` (default: the file's metadata, else hnd)")
 	fs.BoolVar(&f.causal, "causal", false, "causal mask, or none with --causal=false (default: the file's metadata, else none)")
 	fs.StringVar(&f.scale, "sm-scale", "", "softmax scale `X` (default: the file's metadata, else 1/sqrt(head_dim))")
@@ -32,7 +38,7 @@ func (f *dumpFlags) add(cmd *cobra.Command, withActual bool) {
 
 // open reads the dump; flags that were not given leave the files' word standing.
 func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, error) {
-	opt := layerdumps.Options{Actual: f.actual}
+	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse}
 	if f.layers != "" {
 		re, err := regexp.Compile(f.layers)
 		if err != nil {
@@ -71,6 +77,9 @@ func inputs(d *layerdumps.Dump) []string {
 		files = append(files, l.Q.File, l.K.File, l.V.File)
 		if l.O != nil {
 			files = append(files, l.O.File)
+		}
+		if l.LSE != nil {
+			files = append(files, l.LSE.File)
 		}
 	}
 	return files

@@ -33,14 +33,20 @@ func (f *kernelFlags) add(cmd *cobra.Command) {
 	}
 	fs := cmd.Flags()
 	choice := func(p *string, name, def, what string, values []string) {
-		fs.StringVar(p, name, def, fmt.Sprintf("%s, `%s`", what, strings.Join(values, "|")))
+		// The name in back quotes stands for the value in the help; the values do
+		// where what has none.
+		usage := what + ": " + strings.Join(values, ", ")
+		if !strings.Contains(what, "`") {
+			usage = fmt.Sprintf("%s, `%s`", what, strings.Join(values, "|"))
+		}
+		fs.StringVar(p, name, def, usage)
 		// The only error is a flag that does not exist.
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 	}
-	choice(&f.kernel, "kernel", "sage2-8b-sm90", "kernel to emulate", names)
+	choice(&f.kernel, "kernel", "sage2-8b-sm90", "`KERNEL` to emulate", names)
 	choice(&f.arch, "arch", "", "architecture whose matrix units run it (default: the kernel's own)", tensorcore.Archs())
 	fs.IntVar(&f.bits, "qk-bits", 0, "width of Q and K's codes, `4|8` (default: the kernel's)")
-	choice(&f.granularity, "qk-granularity", "", "which elements of Q and K share a scale (default: the kernel's)", quant.Granularities())
+	choice(&f.granularity, "qk-granularity", "", "`GROUPS` of Q and K that share a scale (default: the kernel's)", quant.Granularities())
 	choice(&f.smooth, "smooth", "", "what is smoothed (default: the kernel's)", []string{"q,k,v", "none"})
 	choice(&f.pvType, "pv-dtype", "", "data type of P and V (default: the kernel's)", quant.PVTypes())
 	choice(&f.pvAccum, "pv-accum", "", "accumulator of PV (default: the kernel's)", emulate.Accums())

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
+	"github.com/sageacc/sageacc/trace"
 )
 
 const sample = "../../layerdumps/testdata/byte-lm-sample.safetensors"
@@ -139,6 +140,7 @@ func TestBadInput(t *testing.T) {
 		{"unwritable output", []string{"compare", good, "-o", nowhere}, []string{nowhere}},
 		{"output is a folder", []string{"compare", good, "-o", empty}, []string{empty, "folder"}},
 		{"bit-exact without an output", []string{"compare", good, "--expect-bit-exact"}, []string{"--expect-bit-exact"}},
+		{"explain without an output", []string{"compare", good, "--explain"}, []string{"--explain: no layer has an actual output"}},
 		{"actual of another layer", []string{"compare", good, "--actual", write(t, nil, tensor("m.o", 1, 2, 20, 8))}, []string{`"m.o"`, `"m"`}},
 		{"unknown flag", []string{"compare", good, "--frobnicate"}, []string{"--frobnicate"}},
 		{"unknown command", []string{"frobnicate"}, []string{"frobnicate"}},
@@ -165,6 +167,14 @@ func TestBadInput(t *testing.T) {
 		{"inspect format", []string{"inspect", good, "--format", "csv"}, []string{"csv"}},
 		{"kernels format", []string{"kernels", "--format", "csv"}, []string{"csv"}},
 		{"kernels with an argument", []string{"kernels", "x"}, []string{"x"}},
+		{"trace without a layer", []string{"trace", sample}, []string{"--layer is missing", "layers.0.attn, layers.3.attn"}},
+		{"trace of another layer", []string{"trace", good, "--layer", "m"}, []string{`--layer: no layer "m"; the dump has l`}},
+		{"trace beyond the heads", []string{"trace", good, "--head", "2"}, []string{"dump.safetensors", "layer l", "no head 2"}},
+		{"trace beyond the tokens", []string{"trace", good, "--row", "-1"}, []string{"no row -1: they are 0 to 19"}},
+		{"trace beyond the channels", []string{"trace", good, "--channels", "8"}, []string{"--channels is 8", "0 to 7"}},
+		{"trace beyond the tiles", []string{"trace", good, "--tile", "1"}, []string{"--tile is 1", "0 to 0"}},
+		{"trace tile in JSON", []string{"trace", good, "--tile", "0", "--format", "json"}, []string{"--tile is for --format table"}},
+		{"trace format", []string{"trace", good, "--format", "csv"}, []string{"csv"}},
 		{"conform without a folder", []string{"conform"}, []string{"no folder given"}},
 		{"conform no set", []string{"conform", empty}, []string{empty, "cases.jsonl"}},
 		{"conform bad filter", []string{"conform", empty, "--filter", "["}, []string{"--filter"}},
@@ -486,6 +496,68 @@ func TestOneToken(t *testing.T) {
 	code, out, errs := sage(t, "inspect", write(t, nil, layer(1, 2, 1, 8)...))
 	if code != exitOK || errs != "" || strings.Contains(out, "Inf") || !strings.Contains(out, "smooth K: no verdict, a single token is its own mean") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+}
+
+// TestLSE: the log-sum-exp of the dump against the emulated one, in every format.
+func TestLSE(t *testing.T) {
+	lse := safetensors.Tensor{Name: "l.lse", DType: "F32", Shape: []int{1, 2, 20}, Data: make([]byte, 160)}
+	path := write(t, nil, append(layer(1, 2, 20, 8), lse)...)
+	for format, want := range map[string]string{
+		"table":    "lse: actual vs emulated",
+		"markdown": "| lse: emulated vs reference |",
+		"csv":      ",lse_actual_vs_reference,",
+		"json":     `"lse": {`,
+	} {
+		code, out, errs := sage(t, "compare", path, "--lse", "--format", format)
+		if code != exitOK || errs != "" || !strings.Contains(out, want) {
+			t.Errorf("%s: exit %d, stderr %q, no %q in:\n%s", format, code, errs, want, out)
+		}
+		if format == "table" && !strings.Contains(out, "\nl: lse: first difference at batch 0, head 0, token 0: actual 0x00000000 (0), emulated 0x") {
+			t.Errorf("no difference in:\n%s", out)
+		}
+		if _, out, _ := sage(t, "compare", path, "--format", format); strings.Contains(out, want) {
+			t.Errorf("%s without --lse:\n%s", format, out)
+		}
+	}
+	if code, _, errs := sage(t, "compare", path, "--lse", "-o", path); code != exitCannotRun || !strings.Contains(errs, "one of the inputs") {
+		t.Errorf("-o DUMP: exit %d, stderr %q", code, errs)
+	}
+	lse.Shape = []int{1, 20, 2}
+	bad := write(t, nil, append(layer(1, 2, 20, 8), lse)...)
+	if code, _, errs := sage(t, "compare", bad, "--lse"); code != exitCannotRun || !strings.Contains(errs, `tensor "l.lse" is F32 [1 20 2]; want FP32 [batch, heads, tokens], [1 2 20]`) {
+		t.Errorf("shape: exit %d, stderr %q", code, errs)
+	}
+}
+
+// TestTrace: a row of a layer that a GPU computed, as a table and as JSON.
+func TestTrace(t *testing.T) {
+	args := []string{"trace", sample, "--layer", "layers.0.attn", "--head", "1", "--row", "200"}
+	code, out, errs := sage(t, append(args, "--tile", "1", "--channels", "0,63")...)
+	if code != exitOK || errs != "" {
+		t.Fatalf("exit %d, stderr %q", code, errs)
+	}
+	for _, want := range []string{
+		"row        layers.0.attn: batch 0, head 1 (kv head 1), row 200 of 1024; FP16, causal, sm_scale 0.125\n",
+		"   1  128-255       73  -6.6026597  0.5394255  ", "P~V[63]", "\nTile 1, key by key.\n",
+		"\n200      29714   447.88986  0x7e    448\n", "\n201     -25199           0  0x00      0  masked\n",
+		"0xae93  -0.10272217  0xae93\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in:\n%s", want, out)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "row.json")
+	if code, out, errs := sage(t, append(args, "--format", "json", "-o", path)...); code != exitOK || out != "" || errs != "" {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r trace.Row
+	if err := json.Unmarshal(text, &r); err != nil || r.Schema != trace.Schema || len(r.Tiles) != 2 || len(r.Tiles[1].P) != 128 {
+		t.Errorf("%v: %+v", err, r)
 	}
 }
 

@@ -46,7 +46,7 @@ The file says that it is synthetic, and so does everything made from it.`,
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&profile, "profile", "outlier", "`"+strings.Join(names, "|")+"`")
+	fs.StringVar(&profile, "profile", "outlier", "distribution, `"+strings.Join(names, "|")+"`")
 	fs.StringVarP(&out, "output", "o", "", "`FILE` to write (safetensors)")
 	fs.IntVar(&opt.Layers, "layers", 2, "number of layers")
 	fs.IntVar(&opt.Heads, "heads", 4, "heads of each layer")

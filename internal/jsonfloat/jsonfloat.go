@@ -1,5 +1,5 @@
-// Package jsonfloat holds the one number type that sageacc's JSON results use:
-// a float64 that survives JSON even when it is not finite.
+// Package jsonfloat holds the number types that sageacc's JSON results use: a
+// float64 and a float32 that survive JSON even when they are not finite.
 package jsonfloat
 
 import (
@@ -48,5 +48,33 @@ func (f *Float) UnmarshalJSON(b []byte) error {
 		return fmt.Errorf(`jsonfloat: %s is neither a number nor "NaN", "+Inf" or "-Inf": %w`, b, err)
 	}
 	*f = Float(x)
+	return nil
+}
+
+// Float32 is Float for a float32, written with no more digits than it needs.
+type Float32 float32
+
+// MarshalJSON writes finite values as JSON numbers and the others as strings.
+func (f Float32) MarshalJSON() ([]byte, error) {
+	if f-f != 0 {
+		return Float(f).MarshalJSON()
+	}
+	return json.Marshal(float32(f))
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (f *Float32) UnmarshalJSON(b []byte) error {
+	var x float32
+	if err := json.Unmarshal(b, &x); err == nil {
+		if string(b) != "null" {
+			*f = Float32(x)
+		}
+		return nil
+	}
+	var wide Float
+	if err := wide.UnmarshalJSON(b); err != nil {
+		return err
+	}
+	*f = Float32(wide)
 	return nil
 }

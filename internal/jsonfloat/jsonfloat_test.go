@@ -43,6 +43,41 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+func TestFloat32(t *testing.T) {
+	for _, tc := range []struct {
+		value float32
+		text  string
+	}{
+		{0.1, "0.1"}, // and not the 17 digits of the float64
+		{float32(math.Copysign(0, -1)), "-0"},
+		{math.MaxFloat32, "3.4028235e+38"},
+		{math.SmallestNonzeroFloat32, "1e-45"},
+		{float32(math.NaN()), `"NaN"`},
+		{float32(math.Inf(1)), `"+Inf"`},
+		{float32(math.Inf(-1)), `"-Inf"`},
+	} {
+		b, err := json.Marshal(Float32(tc.value))
+		if err != nil || string(b) != tc.text {
+			t.Errorf("Marshal(%v) = %s, %v; want %s", tc.value, b, err, tc.text)
+			continue
+		}
+		var back Float32
+		if err := json.Unmarshal(b, &back); err != nil {
+			t.Errorf("Unmarshal(%s): %v", b, err)
+		}
+		if got := float32(back); math.Float32bits(got) != math.Float32bits(tc.value) && (got == got || tc.value == tc.value) {
+			t.Errorf("%s came back as %v, want %v", b, got, tc.value)
+		}
+	}
+	f := Float32(3)
+	if err := json.Unmarshal([]byte("null"), &f); err != nil || f != 3 {
+		t.Errorf("null: %v, %v", f, err)
+	}
+	if err := json.Unmarshal([]byte(`"x"`), &f); err == nil {
+		t.Error("a word was accepted")
+	}
+}
+
 func TestInsideStruct(t *testing.T) {
 	type row struct {
 		A Float  `json:"a"`

@@ -38,6 +38,12 @@ func rowsOf(r compare.Rows) []row {
 	if r.ActualVsEmulated != nil {
 		rows = append(rows, row{actualVsEmulated, r.ActualVsEmulated.Values, &r.ActualVsEmulated.Bits})
 	}
+	if r.LSE != nil {
+		for _, x := range rowsOf(*r.LSE) {
+			x.comparison = comparison{"lse: " + x.words, "lse_" + x.key}
+			rows = append(rows, x)
+		}
+	}
 	return rows
 }
 
@@ -104,9 +110,8 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	return writeAttribution(w, r, (*texttab.Table).Markdown)
 }
 
-// compareHead says what was run, on what.
-func compareHead(r *compare.Result) []pair {
-	k := r.Kernel
+// kernelHead says what kernel ran.
+func kernelHead(k compare.KernelInfo) []pair {
 	config := fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)
 	if k.Variant != "" {
 		config += "; variant " + k.Variant
@@ -115,6 +120,12 @@ func compareHead(r *compare.Result) []pair {
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
 	}
+	return head
+}
+
+// compareHead says what was run, on what.
+func compareHead(r *compare.Result) []pair {
+	head := kernelHead(r.Kernel)
 	head = append(head, pair{"reference", r.Reference})
 	layers := fmt.Sprintf("%d", len(r.Layers))
 	if same := commonTraits(r.Layers); same != "" {
@@ -235,6 +246,10 @@ func compareNotes(r *compare.Result) []string {
 		if b := l.ActualVsEmulated; b != nil && b.First != nil {
 			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
 		}
+		if l.LSE != nil && l.LSE.ActualVsEmulated != nil && l.LSE.ActualVsEmulated.First != nil {
+			m := l.LSE.ActualVsEmulated.First
+			notes = append(notes, fmt.Sprintf("%s: lse: first difference at batch %d, head %d, token %d: %s", name(l.Name), m.Batch, m.Head, m.Token, bothValues(m)))
+		}
 		notes = append(notes, explanation(&l)...)
 	}
 	return notes
@@ -315,9 +330,11 @@ func attribution(r *compare.Result) (*texttab.Table, []string) {
 // Mismatch says in words where an actual and the emulated output first differ,
 // and what they hold there.
 func Mismatch(m *metrics.Mismatch) string {
-	return fmt.Sprintf("first difference at batch %d, head %d, token %d, channel %d: actual %s (%s), emulated %s (%s)",
-		m.Batch, m.Head, m.Token, m.Channel,
-		m.Actual, general(m.ActualValue, 6), m.Emulated, general(m.EmulatedValue, 6))
+	return fmt.Sprintf("first difference at batch %d, head %d, token %d, channel %d: %s", m.Batch, m.Head, m.Token, m.Channel, bothValues(m))
+}
+
+func bothValues(m *metrics.Mismatch) string {
+	return fmt.Sprintf("actual %s (%s), emulated %s (%s)", m.Actual, general(m.ActualValue, 6), m.Emulated, general(m.EmulatedValue, 6))
 }
 
 // CompareCSV writes a record for each comparison of each layer and, after those
