@@ -48,6 +48,9 @@ func TestKept(t *testing.T) {
 			if err := nb.Fault(); err != nil {
 				t.Error(err)
 			}
+			if err := nb.Unformatted(); err != nil {
+				t.Error(err)
+			}
 			nb.Clean()
 			want, err := nb.Format()
 			if err != nil {

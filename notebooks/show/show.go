@@ -11,6 +11,7 @@ package show
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image/color"
 	"math"
@@ -97,8 +98,12 @@ func New(title, x, y string) *plot.Plot {
 // Logarithmic makes an axis logarithmic, with ticks at powers of base, of
 // which every step-th has a label: 10 as 10⁻³, any other base as a plain
 // number. Where the axis is too short for powers of 10, 1, 2 and 5 have ticks
-// in every decade.
-func Logarithmic(a *plot.Axis, base float64, step int) {
+// in every decade. The axis must have its range; one that is not positive and
+// finite is an error.
+func Logarithmic(a *plot.Axis, base float64, step int) error {
+	if !(a.Min > 0 && a.Max > a.Min && a.Max <= math.MaxFloat64) {
+		return fmt.Errorf("axis %q: no logarithm of all between %g and %g", a.Label.Text, a.Min, a.Max)
+	}
 	a.Scale = plot.LogScale{}
 	a.Tick.Marker = plot.TickerFunc(func(lo, hi float64) []plot.Tick {
 		log := func(x float64) float64 { return math.Log(x) / math.Log(base) }
@@ -118,6 +123,7 @@ func Logarithmic(a *plot.Axis, base float64, step int) {
 		}
 		return ticks
 	})
+	return nil
 }
 
 // decades returns ticks at 1, 2 and 5 times the powers of ten.
@@ -161,9 +167,14 @@ func power(base float64, e int) string {
 }
 
 // Line adds a line in the given colour with an entry in the legend, none for
-// an empty name. x and y are of equal length.
+// an empty name. x and y that differ in length, are empty or hold NaN or
+// infinities are an error.
 func Line(p *plot.Plot, name string, c color.Color, x, y []float64) error {
-	l, err := plotter.NewLine(points(x, y))
+	xys, err := points(x, y)
+	if err != nil {
+		return fmt.Errorf("line %q: %w", name, err)
+	}
+	l, err := plotter.NewLine(xys)
 	if err != nil {
 		return fmt.Errorf("line %q: %w", name, err)
 	}
@@ -176,9 +187,13 @@ func Line(p *plot.Plot, name string, c color.Color, x, y []float64) error {
 }
 
 // Dots adds a marker for each point, with an entry in the legend, none for an
-// empty name. x and y are of equal length. Hollow markers are rings.
+// empty name. Hollow markers are rings. Errors are those of Line.
 func Dots(p *plot.Plot, name string, c color.Color, hollow bool, x, y []float64) error {
-	s, err := plotter.NewScatter(points(x, y))
+	xys, err := points(x, y)
+	if err != nil {
+		return fmt.Errorf("dots %q: %w", name, err)
+	}
+	s, err := plotter.NewScatter(xys)
 	if err != nil {
 		return fmt.Errorf("dots %q: %w", name, err)
 	}
@@ -193,17 +208,22 @@ func Dots(p *plot.Plot, name string, c color.Color, hollow bool, x, y []float64)
 	return nil
 }
 
-func points(x, y []float64) plotter.XYs {
+func points(x, y []float64) (plotter.XYs, error) {
+	if len(x) != len(y) {
+		return nil, fmt.Errorf("%d x and %d y", len(x), len(y))
+	}
+	if len(x) == 0 {
+		return nil, errors.New("no points")
+	}
 	xys := make(plotter.XYs, len(x))
 	for i := range xys {
 		xys[i] = plotter.XY{X: x[i], Y: y[i]}
 	}
-	return xys
+	return xys, nil
 }
 
-// Heat adds a map of squares that are white where the value is 0 and darkest
-// where it is 1. values[row][column] covers the unit square whose lower left
-// corner is (column*dx, row*dy).
+// Heat adds a map of rectangles that are white where the value is 0 and darkest
+// where it is 1. values[row][column] covers dx by dy from (column*dx, row*dy).
 func Heat(p *plot.Plot, dx, dy float64, values [][]float64) error {
 	for r, row := range values {
 		for c, v := range row {
@@ -230,8 +250,15 @@ func shade(v float64) color.Color {
 }
 
 // Picture shows plots side by side as one picture of width x height points, with
-// a caption in Markdown below.
-func Picture(width, height vg.Length, caption string, plots ...*plot.Plot) error {
+// a caption in Markdown below. Data that an axis cannot show, such as zero on a
+// logarithmic one, are an error.
+func Picture(width, height vg.Length, caption string, plots ...*plot.Plot) (err error) {
+	// That is how plot reports such data.
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("picture %q: %v", caption, r)
+		}
+	}()
 	c := vgsvg.New(width, height)
 	tiles := draw.Tiles{Rows: 1, Cols: len(plots), PadX: 14, PadTop: 4, PadBottom: 4, PadLeft: 4, PadRight: 10}
 	for i, canvas := range plot.Align([][]*plot.Plot{plots}, tiles, draw.New(c))[0] {

@@ -6,9 +6,13 @@ package ipynb
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -129,12 +133,19 @@ func Parse(b []byte) (*Notebook, error) {
 	if err := dec.Decode(nb); err != nil {
 		return nil, fmt.Errorf("not a notebook: %w", err)
 	}
+	if _, err := dec.Token(); err != io.EOF {
+		return nil, errors.New("not a notebook: there is more after the notebook")
+	}
 	if nb.NBFormat != 4 {
 		return nil, fmt.Errorf("not a notebook: nbformat is %d, not 4", nb.NBFormat)
 	}
 	for i, c := range nb.Cells {
 		switch c.CellType {
-		case "code", "markdown", "raw":
+		case "code":
+		case "markdown", "raw":
+			if len(c.Outputs) > 0 || c.ExecutionCount != nil {
+				return nil, fmt.Errorf("cell %d: a cell of type %s has outputs", i+1, c.CellType)
+			}
 		default:
 			return nil, fmt.Errorf("cell %d: unknown cell type %q", i+1, c.CellType)
 		}
@@ -218,8 +229,8 @@ func (nb *Notebook) Fault() error {
 				return at("wrote to standard error: %s", o.Text)
 			}
 			texts = append(texts, o.Text)
-			for _, t := range o.Data {
-				texts = append(texts, t)
+			for _, mime := range slices.Sorted(maps.Keys(o.Data)) {
+				texts = append(texts, o.Data[mime])
 			}
 		}
 		for _, t := range texts {
@@ -265,11 +276,12 @@ func DifferentOutputs(kept, now []Output) error {
 		if err := differentText(a.Text, b.Text); err != nil {
 			return fmt.Errorf("output %d: %w", i+1, err)
 		}
-		if len(a.Data) != len(b.Data) {
-			return fmt.Errorf("output %d: other MIME types", i+1)
+		types, others := slices.Sorted(maps.Keys(a.Data)), slices.Sorted(maps.Keys(b.Data))
+		if !slices.Equal(types, others) {
+			return fmt.Errorf("output %d is %s, not %s", i+1, strings.Join(others, ", "), strings.Join(types, ", "))
 		}
-		for mime, t := range a.Data {
-			if err := differentText(t, b.Data[mime]); err != nil {
+		for _, mime := range types {
+			if err := differentText(a.Data[mime], b.Data[mime]); err != nil {
 				return fmt.Errorf("output %d, %s: %w", i+1, mime, err)
 			}
 		}

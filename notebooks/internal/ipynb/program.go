@@ -106,3 +106,25 @@ func split(source string) (decls, run string, at int) {
 	}
 	return strings.Join(lines[:at-1], "\n"), strings.Join(lines[min(at-1, len(lines)):], "\n"), at
 }
+
+// Unformatted returns the first code cell whose Go is not as gofmt writes it, and
+// nil if there is none.
+func (nb *Notebook) Unformatted() error {
+	for i, c := range nb.Cells {
+		if c.CellType != "code" {
+			continue
+		}
+		decls, run, _ := split(string(c.Source))
+		for _, part := range []string{decls, run} {
+			part = strings.TrimSpace(part)
+			want, err := format.Source([]byte(part))
+			if err != nil {
+				return fmt.Errorf("cell %d: %w", i+1, err)
+			}
+			if err := differentText(Text(want), Text(part)); err != nil {
+				return fmt.Errorf("cell %d is not gofmt-formatted: %w", i+1, err)
+			}
+		}
+	}
+	return nil
+}
