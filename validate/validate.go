@@ -1,6 +1,7 @@
 package validate
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -39,10 +40,12 @@ type Report struct {
 	Passed int    `json:"passed"`
 	Failed int    `json:"failed"`
 	// Skipped counts cases that the kernel does not take.
-	Skipped    int      `json:"skipped"`
-	Elements   int64    `json:"elements"`
-	Mismatched int64    `json:"mismatched"`
-	Cases      []Result `json:"cases"`
+	Skipped    int   `json:"skipped"`
+	Elements   int64 `json:"elements"`
+	Mismatched int64 `json:"mismatched"`
+	// StageElements counts elements of the tensors before the outputs.
+	StageElements int64    `json:"stage_elements"`
+	Cases         []Result `json:"cases"`
 }
 
 // Result is one case.
@@ -50,14 +53,17 @@ type Result struct {
 	Name       string `json:"name"`
 	Elements   int64  `json:"elements"`
 	Mismatched int64  `json:"mismatched"`
+	// StageElements counts the elements of the tensors before the output that the
+	// kernel wrote and the manifest names: means, scales and codes. All were compared.
+	StageElements int64 `json:"stage_elements"`
 	// LSE counts the elements of the log-sum-exp that differ, if the kernel writes it.
 	LSE *Count `json:"lse,omitempty"`
 	// Skipped says why the kernel does not take the case.
 	Skipped string `json:"skipped,omitempty"`
 	// First is the first output element that differs.
 	First *Difference `json:"first_difference,omitempty"`
-	// Stages says which of the tensors before the output that the manifest names
-	// differs first.
+	// Stages says, where anything differs, which of the tensors before the output
+	// does first.
 	Stages *explain.StageReport `json:"stages,omitempty"`
 	// Keys is, after a search, the fewest keys, in whole tiles, with which the head
 	// of the first difference differs too.
@@ -65,6 +71,12 @@ type Result struct {
 	// Explanation names the numerics that give the output.
 	Explanation *explain.Result `json:"explanation,omitempty"`
 }
+
+// differs says that the output or the log-sum-exp differs.
+func (r *Result) differs() bool { return r.Mismatched > 0 || r.LSE != nil && r.LSE.Mismatched > 0 }
+
+// Failed says that anything differs.
+func (r *Result) Failed() bool { return r.differs() || r.Stages != nil && r.Stages.First != nil }
 
 // Count counts elements.
 type Count struct {
@@ -110,13 +122,14 @@ func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch strin
 		switch {
 		case res.Skipped != "":
 			rep.Skipped++
-		case res.Mismatched > 0 || res.LSE != nil && res.LSE.Mismatched > 0:
+		case res.Failed():
 			rep.Failed++
 		default:
 			rep.Passed++
 		}
 		rep.Elements += res.Elements
 		rep.Mismatched += res.Mismatched
+		rep.StageElements += res.StageElements
 		rep.Cases = append(rep.Cases, res)
 		if opt.Progress != nil {
 			opt.Progress(float64(i+1) / float64(len(cases)))
@@ -151,7 +164,11 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 		return res, err
 	}
 	e.compare(got, &res)
-	if res.Mismatched == 0 && (res.LSE == nil || res.LSE.Mismatched == 0) {
+	agree, err := e.stagesAgree(m, got, &res)
+	if err != nil {
+		return res, err
+	}
+	if agree && !res.differs() {
 		return res, nil
 	}
 	heads, err := e.stages(m, got)
@@ -160,6 +177,10 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 	}
 	if res.Stages, err = explain.CompareStages(ctx, l, k.Config(), heads); err != nil {
 		return res, err
+	}
+	if !res.Failed() {
+		res.Stages = nil // only padding differed
+		return res, nil
 	}
 	if !search || res.First == nil {
 		return res, nil
@@ -290,6 +311,36 @@ func (e *emulated) compare(got map[string][]byte, res *Result) {
 			res.LSE.Mismatched++
 		}
 	}
+}
+
+// stagesAgree compares the buffers that a manifest names after stages as bytes, and
+// counts their elements. Padding may differ where this says that they do not agree.
+func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res *Result) (bool, error) {
+	p, err := problem(e.l)
+	if err != nil {
+		return false, err
+	}
+	plan, err := m.Plan(p)
+	if err != nil {
+		return false, err
+	}
+	agree := true
+	for _, name := range manifest.Stages() {
+		raw, ok := got[name]
+		if !ok {
+			continue
+		}
+		want, err := e.stage(name, plan.Types[name], len(raw))
+		if err != nil {
+			return false, err
+		}
+		if want == nil {
+			continue // the emulated program has no such stage; CompareStages says so
+		}
+		res.StageElements += int64(len(raw) * 8 / plan.Bits(name))
+		agree = agree && bytes.Equal(raw, want)
+	}
+	return agree, nil
 }
 
 // stages decodes the buffers that a manifest names after stages, head by head, as

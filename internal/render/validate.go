@@ -53,7 +53,7 @@ func validateText(w io.Writer, r *validate.Report) error {
 		if c.Skipped != "" {
 			s.skipped++
 		}
-		if failed(&c) {
+		if c.Failed() {
 			s.failed++
 		}
 	}
@@ -71,7 +71,7 @@ func validateText(w io.Writer, r *validate.Report) error {
 	const most = 20
 	shown := 0
 	for _, c := range r.Cases {
-		if !failed(&c) {
+		if !c.Failed() {
 			continue
 		}
 		if shown++; shown > most {
@@ -89,12 +89,8 @@ func validateText(w io.Writer, r *validate.Report) error {
 	if i := slices.IndexFunc(r.Cases, func(c validate.Result) bool { return c.Skipped != "" }); i >= 0 {
 		fmt.Fprintf(w, "\nskipped: %s\n", texttab.Printable(r.Cases[i].Skipped))
 	}
-	_, err := fmt.Fprintf(w, "\n%d elements, %d differ\n%d passed, %d failed, %d skipped\n", r.Elements, r.Mismatched, r.Passed, r.Failed, r.Skipped)
+	_, err := fmt.Fprintf(w, "\n%d output elements, %d differ; %d elements of means, scales and codes compared\n%d passed, %d failed, %d skipped\n", r.Elements, r.Mismatched, r.StageElements, r.Passed, r.Failed, r.Skipped)
 	return err
-}
-
-func failed(c *validate.Result) bool {
-	return c.Mismatched > 0 || c.LSE != nil && c.LSE.Mismatched > 0
 }
 
 // describe says in words how a case differs.

@@ -33,6 +33,9 @@ type Plan struct {
 	Launches []PlannedLaunch
 }
 
+// Bits is the width of a buffer's elements.
+func (p *Plan) Bits(name string) int { return types[p.Types[name]] }
+
 // PlannedLaunch is a launch with its numbers.
 type PlannedLaunch struct {
 	Entry       string
