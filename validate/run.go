@@ -112,7 +112,11 @@ func (g *GPU) Run(l *layerdumps.Layer, given map[string][]byte) (out map[string]
 	buffers := map[string]*launch.Buffer{}
 	defer func() {
 		for _, b := range buffers {
-			err = errors.Join(err, b.Free())
+			// After a kernel that failed nothing on the device works: the first error
+			// is the one to tell.
+			if e := b.Free(); err == nil {
+				err = e
+			}
 		}
 	}()
 	inputs := map[string][]byte{"q": l.Q.Bytes(), "k": l.K.Bytes(), "v": l.V.Bytes()}

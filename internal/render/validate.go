@@ -99,7 +99,13 @@ func describe(c *validate.Result) []string {
 	add := func(format string, args ...any) { lines = append(lines, "  "+fmt.Sprintf(format, args...)) }
 	if d := c.First; d != nil {
 		add("first at batch %d, head %d, token %d, channel %d: GPU %s, emulated %s", d.Batch, d.Head, d.Token, d.Channel, d.GPU, d.Emulated)
-		add("which is in block %d of query rows; it sees %d tiles of keys", d.Block, d.Tiles)
+		if c.Explanation == nil {
+			tiles := "1 tile"
+			if d.Tiles != 1 {
+				tiles = fmt.Sprintf("%d tiles", d.Tiles)
+			}
+			add("that is in block %d of query rows, which looks at %s of keys", d.Block, tiles)
+		}
 	}
 	if c.LSE != nil && c.LSE.Mismatched > 0 {
 		add("log-sum-exp: %d of %d differ", c.LSE.Mismatched, c.LSE.Elements)

@@ -1,0 +1,130 @@
+package record
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/sageacc/sageacc/conformance"
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/kernels"
+	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/validate"
+)
+
+// emulated runs the emulator in place of a GPU.
+type emulated struct{ k *emulate.Kernel }
+
+func (e emulated) Check(*layerdumps.Layer) error { return nil }
+
+func (e emulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
+	out := map[string][]byte{}
+	d := l.Q.Dim
+	dtype := format.DType(l.Q.DType)
+	o, lse := make([]float32, e.k.Tiling().BlockQ*d), make([]float32, e.k.Tiling().BlockQ)
+	for b := range l.Q.Batch {
+		for h := range l.Q.Heads {
+			kh := h * l.K.Heads / l.Q.Heads
+			kv, err := e.k.Prepare(emulate.KVInput{
+				K:   func(lo, hi int, dst []float32) { l.K.Rows(b, kh, lo, hi, dst) },
+				V:   func(lo, hi int, dst []float32) { l.V.Rows(b, kh, lo, hi, dst) },
+				Len: l.K.Tokens, Dim: d, DType: dtype,
+			})
+			if err != nil {
+				return nil, err
+			}
+			var ws emulate.Workspace
+			q := e.k.Query(emulate.QInput{
+				Q:   func(lo, hi int, dst []float32) { l.Q.Rows(b, h, lo, hi, dst) },
+				Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
+			}, kv, &ws)
+			for blk := range e.k.Blocks(l.Q.Tokens) {
+				n := e.k.Run(q, &ws, blk, o, lse)
+				for _, x := range o[:n*d] {
+					out["o"] = binary.LittleEndian.AppendUint16(out["o"], uint16(dtype.Bits(x)))
+				}
+				for _, x := range lse[:n] {
+					out["lse"] = binary.LittleEndian.AppendUint32(out["lse"], math.Float32bits(x))
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// What is recorded is a set that conform takes, output and log-sum-exp; a folder
+// that holds a set is left alone.
+func TestKernel(t *testing.T) {
+	own, err := kernels.Named("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := own.Manifest.Config("sm_90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shape, err := validate.ParseShape("2x2/1x70x40x64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := validate.Matrix{Shapes: []validate.Shape{shape}, DTypes: []string{"f16", "bf16"}, Causal: []bool{false, true}, Seed: 1}
+	dir := filepath.Join(t.TempDir(), "set")
+	w, err := conformance.Create(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Set{Writer: w, Device: "none", Arch: "sm_90"}
+	if err := s.Kernel(context.Background(), emulated{k}, own.Manifest, m.Cases(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conformance.Load(dir, nil); err == nil {
+		t.Error("the set is there before it is closed")
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cases, err := conformance.Load(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := conformance.Run(context.Background(), cases, 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := len(m.Cases())
+	if want := int64(runs * 4 * 70 * (64 + 1)); rep.Passed != 2*runs || rep.Failed+rep.Skipped != 0 || s.Results != want {
+		t.Errorf("%d passed, %d failed, %d skipped of %d; %d results, want %d", rep.Passed, rep.Failed, rep.Skipped, 2*runs, s.Results, want)
+	}
+	if _, err := conformance.Create(dir); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a second set in the folder: %v", err)
+	}
+}
+
+// A claim that a set has no words for is refused.
+func TestClaimWithoutWords(t *testing.T) {
+	cfg, err := emulate.Preset("sage2-4b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := claim(cfg); err != nil {
+		t.Error(err)
+	}
+	cfg.Variant.OutputZero = true
+	if _, err := claim(cfg); err == nil {
+		t.Error("a variant has no field in a set, and is taken")
+	}
+}
+
+func TestFileName(t *testing.T) {
+	if got := fileName("sm_90", "1x2/1x3 a..b"); got != "sm_90_1x2-1x3-a..b.safetensors" {
+		t.Error(got)
+	}
+}
