@@ -139,6 +139,11 @@ type Layer struct {
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
 	Rows
+	// ErrorHistogram counts the emulated output's absolute errors by magnitude.
+	ErrorHistogram metrics.HistogramValues `json:"error_histogram"`
+	// DifferenceMap says where the actual output differs from the emulated one; nil
+	// where it does not, or there is none.
+	DifferenceMap *DifferenceMap `json:"difference_map,omitempty"`
 	// Counts holds, by stage of the emulated kernel, values that are not ordinary
 	// numbers; stages without any are absent.
 	Counts map[string]emulate.Count `json:"counts,omitempty"`
@@ -153,6 +158,18 @@ type Layer struct {
 	// Attribution says how much of the error each step causes; Run leaves it nil,
 	// Attribute fills it in.
 	Attribution *attribute.Layer `json:"attribution,omitempty"`
+}
+
+// DifferenceMap counts the elements in which an actual output differs from the
+// emulated one, by place.
+type DifferenceMap struct {
+	// BlockTokens tokens make a block.
+	BlockTokens int `json:"block_tokens"`
+	// Blocks has a row for each head, batch by batch, and in it a count for each block
+	// of tokens.
+	Blocks [][]int64 `json:"blocks"`
+	// Channels has a count for each channel, over all heads and tokens.
+	Channels []int64 `json:"channels"`
 }
 
 // Summary is the average or the worst over layers. The rows with an actual
@@ -295,12 +312,17 @@ type accumulators struct {
 	comparison            // of the outputs
 	lse        comparison // of the log-sum-exp
 	counts     emulate.Counts
+	errors     metrics.Histogram
+	// Differing elements by block of mapTokens rows of the chunk, and by channel; nil
+	// where there are none.
+	blocks, channels []int64
 }
 
 func (a *accumulators) merge(b *accumulators) {
 	a.comparison.merge(&b.comparison)
 	a.lse.merge(&b.lse)
 	a.counts.Merge(&b.counts)
+	a.errors.Merge(&b.errors)
 }
 
 // comparison accumulates the comparisons of one quantity.
@@ -404,6 +426,10 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		all.counts.Merge(&kv.kv.Counts)
 	}
 	out.Rows = rows(&all)
+	out.ErrorHistogram = all.errors.Values()
+	if actual && all.bits.Mismatched > 0 {
+		out.DifferenceMap = differenceMap(l, chunks)
+	}
 	out.Counts = all.counts.Map()
 	if len(out.Counts) == 0 {
 		out.Counts = nil
@@ -517,6 +543,7 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 		return err
 	}
 	c.acc.emulated.Add64(w.out[:n], w.ref[:n])
+	c.acc.errors.Add64(w.out[:n], w.ref[:n])
 	if w.opt.LSE {
 		w.compareLSE(c, lse, refLSE)
 	}
@@ -534,7 +561,55 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
 	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
+	if c.acc.bits.Mismatched > 0 {
+		c.acc.mapDifferences(f, d, w.bitsA[:n], w.bitsE[:n])
+	}
 	return nil
+}
+
+// mapTokens is how many rows of queries a difference map sums up at the least.
+const mapTokens = 64
+
+// mapDifferences counts a chunk's differing elements by place.
+func (a *accumulators) mapDifferences(f format.DType, d int, actual, emulated []uint32) {
+	a.blocks, a.channels = make([]int64, (len(actual)/d+mapTokens-1)/mapTokens), make([]int64, d)
+	for i, x := range actual {
+		y := emulated[i]
+		if x == y {
+			continue
+		}
+		if p, q := f.FromBits(x), f.FromBits(y); p != p && q != q {
+			continue
+		}
+		a.blocks[i/d/mapTokens]++
+		a.channels[i%d]++
+	}
+}
+
+// mostBlocks is how many blocks of tokens a difference map has at the most.
+const mostBlocks = 64
+
+// differenceMap puts the chunks' counts together.
+func differenceMap(l *layerdumps.Layer, chunks []chunk) *DifferenceMap {
+	d, n := l.Q.Dim, l.Q.Tokens
+	tokens := mapTokens
+	for (n+tokens-1)/tokens > mostBlocks {
+		tokens *= 2
+	}
+	m := &DifferenceMap{BlockTokens: tokens, Channels: make([]int64, d)}
+	for range l.Q.Batch * l.Q.Heads {
+		m.Blocks = append(m.Blocks, make([]int64, (n+tokens-1)/tokens))
+	}
+	for _, c := range chunks {
+		row := m.Blocks[c.batch*l.Q.Heads+c.head]
+		for i, x := range c.acc.blocks {
+			row[(c.lo+i*mapTokens)/tokens] += x
+		}
+		for i, x := range c.acc.channels {
+			m.Channels[i] += x
+		}
+	}
+	return m
 }
 
 // compareLSE compares the log-sum-exp of the chunk's rows. The actual one's bits are

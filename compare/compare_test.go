@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -477,5 +478,63 @@ func TestMiniLM(t *testing.T) {
 				t.Errorf("%s, %s: cosine similarity %v, want above %v", tc.kernel, l.Name, c, tc.cos)
 			}
 		}
+	}
+}
+
+// The histogram has every element, and the difference map every difference, whatever
+// the number of goroutines.
+func TestHistogramAndMapAddUp(t *testing.T) {
+	d, err := layerdumps.Open([]string{sample}, layerdumps.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	cfg, err := emulate.Preset("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.PVAccum = emulate.AccumFP32
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var maps []*compare.DifferenceMap
+	for _, jobs := range []int{1, 3} {
+		r, err := compare.Run(t.Context(), d, compare.Options{Kernel: k, Jobs: jobs})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range r.Layers {
+			h := l.ErrorHistogram
+			n := h.Zero + h.NonFinite
+			for _, c := range h.Counts {
+				n += c
+			}
+			if want := int64(l.Shape.Batch * l.Shape.Heads * l.Shape.Queries * l.Shape.HeadDim); n != want {
+				t.Errorf("%s: the histogram has %d elements of %d", l.Name, n, want)
+			}
+			if (l.DifferenceMap == nil) != (l.ActualVsEmulated == nil || l.ActualVsEmulated.Mismatched == 0) {
+				t.Errorf("%s: a map without differences, or the reverse", l.Name)
+			}
+			if l.DifferenceMap == nil {
+				continue
+			}
+			var blocks, channels int64
+			for _, row := range l.DifferenceMap.Blocks {
+				for _, c := range row {
+					blocks += c
+				}
+			}
+			for _, c := range l.DifferenceMap.Channels {
+				channels += c
+			}
+			if m := l.ActualVsEmulated.Mismatched; blocks != m || channels != m {
+				t.Errorf("%s: %d by block, %d by channel, %d differ", l.Name, blocks, channels, m)
+			}
+			maps = append(maps, l.DifferenceMap)
+		}
+	}
+	if len(maps) != 2 || !reflect.DeepEqual(maps[0], maps[1]) {
+		t.Error("the map depends on the number of goroutines")
 	}
 }
