@@ -261,7 +261,7 @@ func heat(title, x, y string, grid [][]float64) (template.HTML, error) {
 	p.X.Min, p.X.Max = -0.5, float64(cells(grid).columns())-0.5
 	p.Y.Min, p.Y.Max = -0.5, float64(len(grid))-0.5
 	p.X.Tick.Marker, p.Y.Tick.Marker = whole{}, whole{}
-	return svg(p, 2*width, min(120+14*float64(len(grid)), 420), title)
+	return svg(p, 2*width, float64(min(120+14*len(grid), 420)), title)
 }
 
 // histogram draws a histogram of errors.
@@ -331,7 +331,7 @@ func bars(title string, names []string, y []float64) (template.HTML, error) {
 		}
 		return ticks
 	})
-	return svg(p, width, 60+26*float64(n), title)
+	return svg(p, width, float64(60+26*n), title)
 }
 
 // groups draws two bars for each name, the second where it is not NaN.

@@ -11,15 +11,17 @@
 //
 // a, b and v are biases of channels, shared by all tokens: a_c is QBias * s * (1 +
 // g/5) with a random sign s on a random part Outliers of the channels, 0 on the
-// others; b with KBias on the same channels; v with VBias on a random part
-// VBiased. A part Peaks of the queries then looks for a key of its own: Peak * k/|k|
+// others; b with KBias on the same channels, or, with Apart, on a random part of its
+// own; v with VBias on a random part VBiased. With Sink a random direction u of length
+// 1 is added to every query, times sqrt(head_dim), and Sink*u to the first key, which
+// makes its score that much larger than the others': an attention sink. A part Peaks of the queries then looks for a key of its own: Peak * k/|k|
 // * sqrt(head_dim) is added to it, where k is a random key's row less b (for a
 // causal layer one that it may see), which makes a few probabilities large. With
 // small QScale and KScale every row has thousands of small ones.
 //
 // All draws come from a PCG generator (math/rand/v2) seeded by Seed and the layer's
 // index, in the order Q's and K's biases, V's, then per head Q, K, V by rows, then
-// the peaks. Values are rounded to FP16.
+// the sink and the peaks. Values are rounded to FP16.
 package synth
 
 import (
@@ -41,8 +43,13 @@ type Profile struct {
 	QScale, KScale float64
 	QBias, KBias   float64
 	Outliers       float64
+	// Apart says that K's biased channels are not Q's but chosen for themselves.
+	Apart          bool
 	VBias, VBiased float64
 	Peaks, Peak    float64
+	// Sink is by how much the score of the first key exceeds the others' for every
+	// query; 0 for none.
+	Sink float64
 }
 
 // Profiles returns the named profiles.
@@ -51,13 +58,15 @@ func Profiles() []Profile {
 		{Name: "gaussian", Summary: "no structure: independent normal values", QScale: 1, KScale: 1},
 		{Name: "outlier", Summary: "channels of Q and K with a bias shared by all tokens",
 			QScale: 1, KScale: 1, QBias: 6, KBias: 10, Outliers: 0.06},
-		{Name: "biased-v", Summary: "half of V's channels with a bias of 8.5, small probabilities",
-			QScale: 0.7, KScale: 0.7, VBias: 8.5, VBiased: 0.5},
+		{Name: "biased-v", Summary: "half of V's channels with a bias of 8.5",
+			QScale: 1.5, KScale: 1.5, VBias: 8.5, VBiased: 0.5},
 		{Name: "peaky", Summary: "rows with a few large probabilities",
 			QScale: 1, KScale: 1, Peaks: 0.8, Peak: 1.2},
 		{Name: "flat", Summary: "rows with thousands of small probabilities", QScale: 0.3, KScale: 0.3},
-		{Name: "paper", Summary: "channel biases of Q and K so large that INT4 without smoothing falls to about 80% cosine similarity, as in the paper's table 4",
-			QScale: 1.2, KScale: 1.2, QBias: 8, KBias: 13, Outliers: 0.06, VBias: 1, VBiased: 0.2, Peaks: 0.3, Peak: 0.8},
+		{Name: "sink", Summary: "a first key that takes a large part of every row, many small probabilities beside it, V with a part that all tokens share",
+			QScale: 0.3, KScale: 0.3, Sink: 7, VBias: 0.5, VBiased: 0.5},
+		{Name: "paper", Summary: "biases on many channels of Q and K, so large that INT4 without smoothing falls to about 80% cosine similarity, as in the paper's table 4",
+			QScale: 1.2, KScale: 1.2, QBias: 6.25, KBias: 6.25, Outliers: 0.3, Apart: true, VBias: 1, VBiased: 0.2, Peaks: 0.3, Peak: 0.8},
 	}
 }
 
@@ -128,6 +137,12 @@ func layer(p Profile, o Options, index int) []safetensors.Tensor {
 				a[c] = p.QBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 				b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 			}
+			if p.Apart {
+				b[c] = 0
+				if r.Float64() < p.Outliers {
+					b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
+				}
+			}
 		}
 		for c := range d {
 			if r.Float64() < p.VBiased {
@@ -142,6 +157,22 @@ func layer(p Profile, o Options, index int) []safetensors.Tensor {
 			return x
 		}
 		qs, ks, vs := normal(p.QScale, a), normal(p.KScale, b), normal(1, vb)
+		if p.Sink > 0 {
+			u := make([]float64, d)
+			norm := 0.0
+			for c := range u {
+				u[c] = r.NormFloat64()
+				norm += float64(u[c] * u[c])
+			}
+			norm = math.Sqrt(norm)
+			for c := range u {
+				u[c] /= norm
+				ks[c] += float64(p.Sink * u[c])
+				for i := range n {
+					qs[i*d+c] += float64(u[c] * math.Sqrt(float64(d)))
+				}
+			}
+		}
 		for i := range n {
 			if r.Float64() >= p.Peaks {
 				continue

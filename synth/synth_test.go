@@ -117,8 +117,38 @@ func TestPaperProfile(t *testing.T) {
 	if c := cos["smooth Q+K"]; c < 0.985 {
 		t.Errorf("smooth Q+K has %.4f, the paper 0.9946", c)
 	}
+	// A rotation does not help where most of the bias is not in a few channels.
+	if c := cos["HadmdAttn"] - cos["none"]; c < -0.03 || c > 0.03 {
+		t.Errorf("HadmdAttn is %+.4f from none, in the paper -0.0027", c)
+	}
+	order := []string{"none", "SmoothAttn", "smooth K", "smooth Q", "smooth Q+K"}
+	for i, m := range order[1:] {
+		if cos[m] <= cos[order[i]] {
+			t.Errorf("%s has %.4f, %s %.4f: the paper's order is %v", order[i], cos[order[i]], m, cos[m], order)
+		}
+	}
 	if len(res.Synthetic) != 1 {
 		t.Errorf("the result says of itself %q", res.Synthetic)
+	}
+}
+
+// TestSinkProfile: beside a large probability INT8 loses thousands of small ones, which
+// FP8 keeps.
+func TestSinkProfile(t *testing.T) {
+	if testing.Short() {
+		t.Skip("long")
+	}
+	_, d := write(t, "sink", synth.Options{Layers: 1, Heads: 1, Tokens: 2048, HeadDim: 64, Seed: 1})
+	res, err := tables.Run(t.Context(), []string{"pv-dtype"}, d, tables.Options{Jobs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cos := map[string]float64{}
+	for _, r := range res.Tables[0].Rows {
+		cos[r.Method] = float64(r.Average.CosSim)
+	}
+	if !(cos["INT8"] < 0.9 && cos["E5M2"] > 0.99 && cos["E4M3"] > cos["E5M2"]) {
+		t.Errorf("cosine similarities %v: want INT8 to fall, and E4M3 ahead of E5M2", cos)
 	}
 }
 

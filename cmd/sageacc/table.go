@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/kernels/launch"
+	"github.com/sageacc/sageacc/probe"
 	"github.com/sageacc/sageacc/reference"
 	"github.com/sageacc/sageacc/tables"
 )
@@ -22,6 +24,7 @@ func newTable(e *env) *cobra.Command {
 		out    string
 		ref    string
 		paper  bool
+		gpu    bool
 		jobs   int
 	)
 	cmd := &cobra.Command{
@@ -29,13 +32,25 @@ func newTable(e *env) *cobra.Command {
 		Short: "Regenerate the paper's accuracy tables on a dump",
 		Long: `Measures the methods of the SageAttention2 paper (arXiv 2411.10958) on the layers
 of the dumps, average and worst over layers, cosine similarity, relative L1 and
-RMSE. NAME is ` + strings.Join(tables.Names(), ", ") + `, or all. With
+RMSE. NAME is ` + strings.Join(tables.Names(), ", ") + `, or all; or
+accumulator-probe, which needs no dump: the mantissa bits that each matrix unit's
+accumulator keeps, of the emulated units and with --gpu of this GPU's. With
 --paper the paper's figures stand beside the measured ones; they are of other
 activations (CogVideoX), so compare the order of the methods, not the digits.`,
 		Example: `  sageacc table smoothing dump.safetensors --paper
-  sageacc table all dumps/ --format markdown -o tables.md`,
+  sageacc table all dumps/ --format markdown -o tables.md
+  sageacc table accumulator-probe`,
 		Args: needArgs("table"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if slices.Contains(args, accumulatorProbe) {
+				if len(args) > 1 {
+					return fmt.Errorf("table: %s stands alone: it needs no dump", accumulatorProbe)
+				}
+				return probeAccumulators(e, format, out, gpu)
+			}
+			if gpu {
+				return fmt.Errorf("--gpu is for %s", accumulatorProbe)
+			}
 			write, err := pick(format, map[string]func(io.Writer, *tables.Result) error{
 				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper) },
 				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper) },
@@ -78,7 +93,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 			return w.commit()
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			return append(tables.Names(), "all"), cobra.ShellCompDirectiveDefault
+			return append(tables.Names(), "all", accumulatorProbe), cobra.ShellCompDirectiveDefault
 		},
 	}
 	dump.add(cmd, false)
@@ -87,8 +102,48 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
 	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
 	fs.BoolVar(&paper, "paper", false, "put the paper's figures beside the measured ones")
+	fs.BoolVar(&gpu, "gpu", false, "accumulator-probe: probe this machine's GPU too")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
+}
+
+// accumulatorProbe is the name of the table without a dump.
+const accumulatorProbe = "accumulator-probe"
+
+func probeAccumulators(e *env, format, out string, gpu bool) error {
+	write, err := pick(format, map[string]func(io.Writer, []probe.Accumulator) error{
+		"table":    render.AccumulatorsText,
+		"markdown": render.AccumulatorsMarkdown,
+		"json":     func(w io.Writer, r []probe.Accumulator) error { return render.JSON(w, r) },
+	})
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	rows, err := probe.EmulatedAccumulators()
+	if err != nil {
+		return err
+	}
+	if gpu {
+		dev, err := launch.Open()
+		if err != nil {
+			return err
+		}
+		defer dev.Close()
+		more, err := probe.New(dev).Accumulators()
+		if err != nil {
+			return err
+		}
+		rows = append(rows, more...)
+	}
+	w, err := e.open(out, nil)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	if err := write(w, rows); err != nil {
+		return err
+	}
+	return w.commit()
 }
 
 // splitTables takes the names of tables, which come first, from the dumps.
@@ -102,7 +157,7 @@ func splitTables(args []string) (names, dumps []string, err error) {
 		args = args[1:]
 	}
 	dumps = args
-	have := strings.Join(tables.Names(), ", ") + ", all"
+	have := strings.Join(tables.Names(), ", ") + ", all, " + accumulatorProbe
 	switch {
 	case names == nil:
 		return nil, nil, fmt.Errorf("table: %q is not a table (have %s)", args[0], have)

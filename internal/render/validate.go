@@ -152,3 +152,23 @@ func ProbesText(w io.Writer, outcomes []probe.Outcome) error {
 	}
 	return nil
 }
+
+// AccumulatorsText writes what accumulators keep.
+func AccumulatorsText(w io.Writer, rows []probe.Accumulator) error { return accumulators(rows).Text(w) }
+
+// AccumulatorsMarkdown is AccumulatorsText as a Markdown table.
+func AccumulatorsMarkdown(w io.Writer, rows []probe.Accumulator) error {
+	return accumulators(rows).Markdown(w)
+}
+
+func accumulators(rows []probe.Accumulator) *texttab.Table {
+	t := columns("on", "arch", "instruction", ">mantissa bits kept", "the rest")
+	for _, r := range rows {
+		rest := "rounded " + r.Rounding
+		if r.Rounding == "none" {
+			rest = "all kept"
+		}
+		t.Rows = append(t.Rows, []string{r.On, r.Arch, r.Instruction, fmt.Sprintf("%d of %d", r.Bits, r.Of), rest})
+	}
+	return &t
+}
