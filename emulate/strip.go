@@ -93,7 +93,7 @@ func (k *Kernel) vecUnit() (vec.Unit, bool) {
 // prepareStrips finds out whether a kv head's blocks can run in strips.
 func (k *Kernel) prepareStrips(kv *KV) {
 	d := kv.in.Dim
-	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || u.Split && k.level.Narrow() || k.cfg.PVAccum == AccumFP32 || d%4 != 0 || !kv.vCodes.Index() {
+	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || u.Split && k.level.Narrow() || d%4 != 0 || !kv.vCodes.Index() {
 		return
 	}
 	kv.strips = true
@@ -221,6 +221,10 @@ func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale
 		a.QScale, a.KScale = &ones[0], &ones[0]
 	} else {
 		k.level.ToFloat(ss.s, st.top, bk)
+	}
+	if k.cfg.PVAccum == AccumFP32 {
+		return k.level.Softmax(&a) && k.level.Rescale(st.o, &st.rescale, d) &&
+			kv.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, lo)
 	}
 	return k.level.Softmax(&a) &&
 		kv.vCodes.Dot(k.level, ss.tile, ss.p, ss.pe, &ss.scratch, lo) &&

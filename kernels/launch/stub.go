@@ -3,20 +3,17 @@
 package launch
 
 // Device is a GPU; there is none in this build.
-type Device struct{ none }
+type Device struct{}
 
 // Module, Function and Buffer belong to a Device.
 type (
 	// Module is a loaded image.
-	Module struct{ none }
+	Module struct{}
 	// Function is an entry point of a module.
-	Function struct{ none }
+	Function struct{}
 	// Buffer is memory on the device.
-	Buffer struct{ none }
+	Buffer struct{}
 )
-
-// none keeps values from existing: only Open makes a Device, and it never does.
-type none struct{ _ byte }
 
 // Open returns ErrNotBuilt.
 func Open() (*Device, error) { return nil, ErrNotBuilt }

@@ -119,6 +119,16 @@ func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) 
 	return addTile(&o[0], &tile[0], &rescale[0], channels) == 0
 }
 
+// Rescale sets o = o*factors, channel by channel. It reports false if a product is NaN,
+// infinite, or not zero and below 2^-96, which Dot does not take.
+func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
+	if l == AVX2 {
+		return rescaleRows(o, factors, channels)
+	}
+	_ = o[channels*Rows-1]
+	return rescale(&o[0], &factors[0], channels) == 0
+}
+
 // Narrow says which kernels a level below AVX512 lacks: those of MeanDots,
 // Finish, AbsMax, Subtract, Quantize and Values with Unit.Split.
 func (l Level) Narrow() bool { return l < AVX512 }

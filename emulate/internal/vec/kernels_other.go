@@ -33,6 +33,9 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	panic(unavailable)
 }
 
+// Rescale needs a vector level.
+func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool { panic(unavailable) }
+
 // AddTile needs a vector level.
 func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
 	panic(unavailable)

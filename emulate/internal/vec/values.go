@@ -179,7 +179,8 @@ func (v *Values) Index() bool {
 }
 
 // Dot adds the products of a tile of P~ with the keys from first on to
-// acc[channel][Rows], which is not -0 or tiny: a chain from zero. p is
+// acc[channel][Rows], which are zeros or what Rescale takes: a chain from zero or
+// from what was there. p is
 // [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. It
 // reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {

@@ -2619,6 +2619,62 @@ channel:
 DATA addTileConstants<>+0(SB)/4, $0x80000000
 GLOBL addTileConstants<>(SB), RODATA|NOPTR, $4
 
+// func rescale(o *float32, factors *float32, channels int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·rescale(SB), NOSPLIT, $0-28
+	MOVQ    o+0(FP), AX
+	MOVQ    factors+8(FP), CX
+	MOVQ    channels+16(FP), DX
+	KXORW   K1, K1, K1
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+
+channel:
+	VMULPS       (AX), Z0, Z4
+	VMOVUPS      Z4, (AX)
+	VFPCLASSPSZ  $0x99, Z4, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPTESTMD     Z4, Z4, K2
+	VPCMPUD.BCST $0x01, rescaleConstants<>+0(SB), Z4, K2, K2
+	KORW         K2, K1, K1
+	VMULPS       64(AX), Z1, Z4
+	VMOVUPS      Z4, 64(AX)
+	VFPCLASSPSZ  $0x99, Z4, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPTESTMD     Z4, Z4, K2
+	VPCMPUD.BCST $0x01, rescaleConstants<>+0(SB), Z4, K2, K2
+	KORW         K2, K1, K1
+	VMULPS       128(AX), Z2, Z4
+	VMOVUPS      Z4, 128(AX)
+	VFPCLASSPSZ  $0x99, Z4, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPTESTMD     Z4, Z4, K2
+	VPCMPUD.BCST $0x01, rescaleConstants<>+0(SB), Z4, K2, K2
+	KORW         K2, K1, K1
+	VMULPS       192(AX), Z3, Z4
+	VMOVUPS      Z4, 192(AX)
+	VFPCLASSPSZ  $0x99, Z4, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPTESTMD     Z4, Z4, K2
+	VPCMPUD.BCST $0x01, rescaleConstants<>+0(SB), Z4, K2, K2
+	KORW         K2, K1, K1
+	ADDQ         $0x00000100, AX
+	DECQ         DX
+	JNZ          channel
+	KMOVW        K1, AX
+	MOVL         AX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA rescaleConstants<>+0(SB)/4, $0x1f000000
+GLOBL rescaleConstants<>(SB), RODATA|NOPTR, $4
+
 // func meanDots(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·meanDots(SB), NOSPLIT, $0-52

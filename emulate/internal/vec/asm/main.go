@@ -39,6 +39,7 @@ func main() {
 	dot13("dot13", false)
 	dot13("dot13Half", true)
 	addTile()
+	rescale()
 	meanDots()
 	absMax()
 	subtract("subtractFP16", roundFP16)
@@ -846,6 +847,39 @@ func addTile() {
 	}
 	ADDQ(U32(row32), o)
 	ADDQ(U32(row32), tile)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	retMask(bad)
+}
+
+// rescale is the step between tiles of an accumulator of one level.
+func rescale() {
+	TEXT("rescale", NOSPLIT, "func(o, factors *float32, channels int) uint32")
+	Doc("rescale sets o[channel][row] *= factors[row]. The result is not zero if a product is NaN, infinite, or not",
+		"zero and below 2^-96.")
+	o, factors, channels := load("o"), load("factors"), load("channels")
+	c := newConstants("rescaleConstants")
+	least := c.u32(31 << 24)
+	bad := K()
+	KXORW(bad, bad, bad)
+	var r [vecs]VecVirtual
+	for i := range r {
+		r[i] = ZMM()
+		VMOVUPS(at(factors, 0, i), r[i])
+	}
+	Label("channel")
+	for i := range r {
+		x, twice, k := ZMM(), ZMM(), K()
+		VMULPS(at(o, 0, i), r[i], x)
+		VMOVUPS(x, at(o, 0, i))
+		raise(bad, classNaN|classInf, x)
+		// Without the sign, the exponent leads.
+		VPSLLD(Imm(1), x, twice)
+		VPTESTMD(twice, twice, k)
+		VPCMPUD_BCST(Imm(1), least, twice, k, k) // less than
+		KORW(k, bad, bad)
+	}
+	ADDQ(U32(row32), o)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
 	retMask(bad)
