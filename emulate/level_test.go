@@ -125,6 +125,26 @@ func TestLevels(t *testing.T) {
 			}
 		}},
 	}
+	// Row maxima that climb once, so steeply that what was there before becomes tiny, and
+	// channels in which nothing joins it.
+	for _, step := range []float32{0.1, 0.5, 1, 1.1, 1.2, 1.3, 1.6} {
+		changes = append(changes, change{fmt.Sprint("climbing ", step), func(h *head) {
+			h.dtype = format.BF16 // whose outputs can be as tiny
+			for i, x := range h.v {
+				h.v[i] = h.dtype.Round(x)
+			}
+			for i := range h.q {
+				h.q[i] = 8
+			}
+			for i := range h.k {
+				j := i / h.d
+				h.k[i] = h.dtype.Round(h.k[i]/64 + step*float32(min(j/128, 1)))
+				if i%2 == 0 && j >= 128 {
+					h.v[i] = 0
+				}
+			}
+		}})
+	}
 	shapes := [][3]int{{130, 300, 64}, {64, 65, 32}, {1, 1, 20}}
 	if testing.Short() {
 		shapes = shapes[:1]

@@ -120,7 +120,8 @@ func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) 
 }
 
 // Rescale sets o = o*factors, channel by channel. It reports false if a product is NaN,
-// infinite, or not zero and below 2^-96, which Dot does not take.
+// infinite, or not zero and below 2^-63, which Dot does not take: the exponents of zero
+// products reach up to 2^-83.
 func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	if l == AVX2 {
 		return rescaleRows(o, factors, channels)

@@ -46,7 +46,7 @@ func dot13Half(acc *float32, records *uint8, codes *uint8, values *float32, p *f
 func addTile(o *float32, tile *float32, rescale *float32, channels int) uint32
 
 // rescale sets o[channel][row] *= factors[row]. The result is not zero if a product is NaN, infinite, or not
-// zero and below 2^-96.
+// zero and below 2^-63.
 func rescale(o *float32, factors *float32, channels int) uint32
 
 // meanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), one fused multiply-add per channel in order,

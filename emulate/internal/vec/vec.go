@@ -73,7 +73,7 @@ func rescaleRows(o []float32, factors *[Rows]float32, channels int) bool {
 			x := row[j] * f
 			row[j] = x
 			// Zero wraps around to the largest.
-			if b := math.Float32bits(x)<<1 - 1; b < 31<<24-1 || b >= 0xff<<24-1 && b != math.MaxUint32 {
+			if b := math.Float32bits(x)<<1 - 1; b < 64<<24-1 || b >= 0xff<<24-1 && b != math.MaxUint32 {
 				ok = false
 			}
 		}

@@ -2672,7 +2672,7 @@ channel:
 	VZEROUPPER
 	RET
 
-DATA rescaleConstants<>+0(SB)/4, $0x1f000000
+DATA rescaleConstants<>+0(SB)/4, $0x40000000
 GLOBL rescaleConstants<>(SB), RODATA|NOPTR, $4
 
 // func meanDots(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32

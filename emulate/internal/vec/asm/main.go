@@ -856,10 +856,10 @@ func addTile() {
 func rescale() {
 	TEXT("rescale", NOSPLIT, "func(o, factors *float32, channels int) uint32")
 	Doc("rescale sets o[channel][row] *= factors[row]. The result is not zero if a product is NaN, infinite, or not",
-		"zero and below 2^-96.")
+		"zero and below 2^-63.")
 	o, factors, channels := load("o"), load("factors"), load("channels")
 	c := newConstants("rescaleConstants")
-	least := c.u32(31 << 24)
+	least := c.u32(64 << 24)
 	bad := K()
 	KXORW(bad, bad, bad)
 	var r [vecs]VecVirtual
