@@ -52,7 +52,7 @@ func configs() []emulate.Config {
 	for _, c := range emulate.Presets() {
 		for _, arch := range []string{"sm_89", "sm_90"} {
 			for _, acc := range []emulate.Accum{emulate.AccumTwoLevel, emulate.AccumFP16, emulate.AccumFP32} {
-				for _, pv := range []quant.PVType{quant.E4M3, quant.E5M2} {
+				for _, pv := range []quant.PVType{quant.E4M3, quant.E5M2, quant.INT8} {
 					v := c
 					v.Arch, v.PVAccum, v.PVType = arch, acc, pv
 					if v.Validate() != nil {

@@ -64,7 +64,7 @@ var (
 		quant.E5M2: vec.NewValueFormat(func(c uint8) float32 { return format.E5M2(c).Float32() }, -14, 98),
 		quant.INT8: nil,
 	}
-	weightFormats = [...]vec.Format{quant.E4M3: vec.E4M3, quant.E5M2: vec.E5M2}
+	weightFormats = [...]vec.Format{quant.E4M3: vec.E4M3, quant.E5M2: vec.E5M2, quant.INT8: vec.INT8}
 	ex2Table      = mufu.Ex2Coefficients()
 	ones          = func() (s [vec.Rows]float32) {
 		for i := range s {
@@ -81,7 +81,9 @@ var (
 func (k *Kernel) vecUnit() (vec.Unit, bool) {
 	u := k.unit
 	switch {
-	case u == nil || u.A != tensorcore.E4M3 && u.A != tensorcore.E5M2:
+	case u == nil:
+		return vec.Unit{Step: 32, Integer: true}, true
+	case u.A != tensorcore.E4M3 && u.A != tensorcore.E5M2:
 	case u.FractionBits == 13:
 		return vec.Unit{Step: len(u.Steps[0]), Half: u.C == tensorcore.FP16}, true
 	case u.SeparateAdd && u.FractionBits == 25 && u.C == tensorcore.FP32:
@@ -93,7 +95,7 @@ func (k *Kernel) vecUnit() (vec.Unit, bool) {
 // prepareStrips finds out whether a kv head's blocks can run in strips.
 func (k *Kernel) prepareStrips(kv *KV) {
 	d := kv.in.Dim
-	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || u.Split && k.level.Narrow() || d%4 != 0 || !kv.vCodes.Index() {
+	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || (u.Split || u.Integer) && k.level.Narrow() || d%4 != 0 || !kv.vCodes.Index() {
 		return
 	}
 	kv.strips = true
@@ -222,7 +224,7 @@ func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale
 	} else {
 		k.level.ToFloat(ss.s, st.top, bk)
 	}
-	if k.cfg.PVAccum == AccumFP32 {
+	if k.cfg.PVAccum == AccumFP32 && k.unit != nil {
 		return k.level.Softmax(&a) && k.level.Rescale(st.o, &st.rescale, d) &&
 			kv.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, lo)
 	}

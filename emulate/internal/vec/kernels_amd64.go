@@ -109,6 +109,11 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return dot13(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
+func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
+	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
+	dotInteger(&acc[0], &codes[0], &values[0], &p[0], channels)
+}
+
 // AddTile sets o = o*rescale + tile, channel by channel, flushing subnormal
 // results, and clears tile. It reports whether all results are finite.
 func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {

@@ -33,6 +33,10 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	panic(unavailable)
 }
 
+func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
+	panic(unavailable)
+}
+
 // Rescale needs a vector level.
 func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool { panic(unavailable) }
 

@@ -41,6 +41,9 @@ func dot13(acc *float32, records *uint8, codes *uint8, values *float32, p *float
 // exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.
 func dot13Half(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
 
+// dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].
+func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
+
 // addTile sets o[channel][row] = o*rescale[row] + tile[channel][row] and clears tile.
 // The result is not zero if a value is NaN or infinite.
 func addTile(o *float32, tile *float32, rescale *float32, channels int) uint32

@@ -26,6 +26,8 @@ type Unit struct {
 	// zero every 32 keys, whose sum is then added in FP32. Otherwise a unit keeps
 	// 13 fraction bits.
 	Split bool
+	// Integer says that the codes are INT8 and sums exact; the others do not matter.
+	Integer bool
 	// Half says that steps round to FP16 to nearest even, not to FP22 toward zero.
 	Half bool
 }
@@ -61,6 +63,14 @@ type ValueFormat struct {
 	exponent     [256]uint32
 	exponentBias uint32
 }
+
+// integers holds the value of each INT8 code.
+var integers = func() (t [256]float32) {
+	for c := range t {
+		t[c] = float32(int8(c))
+	}
+	return t
+}()
 
 // Kinds of codes.
 const (
@@ -117,6 +127,9 @@ func (v *Values) Keys() int { return (len(v.codes) - slack) / v.dim }
 // Index writes the records, once all codes are there. It reports false if a code
 // is not finite; Dot cannot be used then.
 func (v *Values) Index() bool {
+	if v.unit.Integer {
+		return true
+	}
 	keys := v.Keys()
 	size := v.recordSize()
 	step := v.unit.Step
@@ -184,6 +197,12 @@ func (v *Values) Index() bool {
 // [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. It
 // reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
+	if v.unit.Integer {
+		for k := 0; k < v.tile; k += 32 {
+			l.integerPass(acc, v.codes[(first+k)*v.dim:], &integers, p[k*Rows:], v.dim)
+		}
+		return true
+	}
 	e := grow(&s.e, v.dim*Rows)
 	sums := grow(&s.sums, v.dim*Rows)
 	ok := true

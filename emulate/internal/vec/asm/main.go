@@ -38,6 +38,7 @@ func main() {
 	addSums()
 	dot13("dot13", false)
 	dot13("dot13Half", true)
+	dotInteger()
 	addTile()
 	rescale()
 	meanDots()
@@ -789,6 +790,44 @@ func dot25() {
 		VMOVUPS(h, Mem{Base: ap, Disp: 32 * i})
 	}
 	ADDQ(NewParamAddr("stride", 56), records)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
+}
+
+// dotInteger is the product of INT8 codes. As FP32 values their products and the sums
+// of a tile's are whole numbers below 2^24, so fused multiply-adds are exact in any
+// order.
+func dotInteger() {
+	TEXT("dotInteger", NOSPLIT, "func(acc *float32, codes *uint8, values, p *float32, channels int)")
+	Doc("dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].")
+	acc, codes, values, p, channels := load("acc"), load("codes"), load("values"), load("p"), load("channels")
+	Label("channel")
+	var a, b [vecs]VecVirtual
+	for i := range a {
+		a[i], b[i] = ZMM(), ZMM()
+		VMOVUPS(at(acc, 0, i), a[i])
+		VPXORD(b[i], b[i], b[i])
+	}
+	for key := range 32 {
+		code, v := GP64(), ZMM()
+		MOVBQZX(Mem{Base: codes, Disp: key}, code)
+		VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v)
+		to := &a
+		if key%2 != 0 {
+			to = &b
+		}
+		for i := range vecs {
+			VFMADD231PS(at(p, key*row32, i), v, to[i])
+		}
+	}
+	for i := range a {
+		VADDPS(b[i], a[i], a[i])
+		VMOVUPS(a[i], at(acc, 0, i))
+	}
+	ADDQ(U32(row32), acc)
+	ADDQ(Imm(32), codes)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
 	VZEROUPPER()
