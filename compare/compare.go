@@ -17,6 +17,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/explain"
+	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -139,8 +140,13 @@ type Layer struct {
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
 	Rows
-	// ErrorHistogram counts the emulated output's absolute errors by magnitude.
-	ErrorHistogram metrics.HistogramValues `json:"error_histogram"`
+	// ReferenceRMS is the root mean square of the reference, against which errors are
+	// large or small.
+	ReferenceRMS jsonfloat.Float `json:"reference_rms"`
+	// ErrorHistogram counts the emulated output's absolute errors by magnitude,
+	// ActualErrorHistogram those of an actual output.
+	ErrorHistogram       metrics.HistogramValues  `json:"error_histogram"`
+	ActualErrorHistogram *metrics.HistogramValues `json:"actual_error_histogram,omitempty"`
 	// DifferenceMap says where the actual output differs from the emulated one; nil
 	// where it does not, or there is none.
 	DifferenceMap *DifferenceMap `json:"difference_map,omitempty"`
@@ -182,7 +188,10 @@ type Summary struct {
 
 // Result is the result of a run.
 type Result struct {
-	Schema    string     `json:"schema"`
+	Schema string `json:"schema"`
+	// Args is the command that gave the result, as far as it bears on it; Run leaves
+	// it nil.
+	Args      []string   `json:"args,omitempty"`
 	Kernel    KernelInfo `json:"kernel"`
 	Reference string     `json:"reference"`
 	Layers    []Layer    `json:"layers"`
@@ -312,7 +321,8 @@ type accumulators struct {
 	comparison            // of the outputs
 	lse        comparison // of the log-sum-exp
 	counts     emulate.Counts
-	errors     metrics.Histogram
+	errors     metrics.Histogram // of the emulated output
+	actErrors  metrics.Histogram // of an actual one
 	// Differing elements by block of mapTokens rows of the chunk, and by channel; nil
 	// where there are none.
 	blocks, channels []int64
@@ -323,6 +333,7 @@ func (a *accumulators) merge(b *accumulators) {
 	a.lse.merge(&b.lse)
 	a.counts.Merge(&b.counts)
 	a.errors.Merge(&b.errors)
+	a.actErrors.Merge(&b.actErrors)
 }
 
 // comparison accumulates the comparisons of one quantity.
@@ -426,7 +437,12 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		all.counts.Merge(&kv.kv.Counts)
 	}
 	out.Rows = rows(&all)
+	out.ReferenceRMS = jsonfloat.Float(all.emulated.RefRMS())
 	out.ErrorHistogram = all.errors.Values()
+	if actual {
+		h := all.actErrors.Values()
+		out.ActualErrorHistogram = &h
+	}
 	if actual && all.bits.Mismatched > 0 {
 		out.DifferenceMap = differenceMap(l, chunks)
 	}
@@ -552,6 +568,7 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
 	c.acc.actual.Add64(w.act[:n], w.ref[:n])
+	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
 	c.acc.both.Add(w.act[:n], w.out[:n])
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)

@@ -481,14 +481,10 @@ func TestMiniLM(t *testing.T) {
 	}
 }
 
-// The histogram has every element, and the difference map every difference, whatever
-// the number of goroutines.
-func TestHistogramAndMapAddUp(t *testing.T) {
-	d, err := layerdumps.Open([]string{sample}, layerdumps.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer d.Close()
+// TestCountsAddUp: the histograms have every element, and the difference map every
+// difference, whatever the number of goroutines.
+func TestCountsAddUp(t *testing.T) {
+	d := open(t, sample)
 	cfg, err := emulate.Preset("sage2-8b-sm90")
 	if err != nil {
 		t.Fatal(err)
@@ -498,43 +494,109 @@ func TestHistogramAndMapAddUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var maps []*compare.DifferenceMap
-	for _, jobs := range []int{1, 3} {
-		r, err := compare.Run(t.Context(), d, compare.Options{Kernel: k, Jobs: jobs})
-		if err != nil {
-			t.Fatal(err)
+	sum := func(counts []int64) (n int64) {
+		for _, c := range counts {
+			n += c
 		}
-		for _, l := range r.Layers {
-			h := l.ErrorHistogram
-			n := h.Zero + h.NonFinite
-			for _, c := range h.Counts {
-				n += c
+		return n
+	}
+	var first *compare.Result
+	for _, jobs := range []int{1, 3} {
+		r := run(t, d, compare.Options{Kernel: k, Jobs: jobs})
+		if first == nil {
+			first = r
+		} else if !reflect.DeepEqual(r, first) {
+			t.Error("the result depends on the number of goroutines")
+		}
+		for i, l := range r.Layers {
+			all := int64(l.Shape.Batch * l.Shape.Heads * l.Shape.Queries * l.Shape.HeadDim)
+			if h := l.ErrorHistogram; h.Zero+h.NonFinite+sum(h.Counts) != all {
+				t.Errorf("%s: the histogram %+v is not of %d elements", l.Name, h, all)
 			}
-			if want := int64(l.Shape.Batch * l.Shape.Heads * l.Shape.Queries * l.Shape.HeadDim); n != want {
-				t.Errorf("%s: the histogram has %d elements of %d", l.Name, n, want)
+			var sq float64
+			for _, x := range attention64(&d.Layers[i]) {
+				sq += x * x
 			}
-			if (l.DifferenceMap == nil) != (l.ActualVsEmulated == nil || l.ActualVsEmulated.Mismatched == 0) {
-				t.Errorf("%s: a map without differences, or the reverse", l.Name)
+			if want := math.Sqrt(sq / float64(all)); math.Abs(float64(l.ReferenceRMS)-want) > 1e-6*want {
+				t.Errorf("%s: the reference's RMS is %g, want %g", l.Name, l.ReferenceRMS, want)
 			}
-			if l.DifferenceMap == nil {
+			if (l.ActualErrorHistogram == nil) != (l.ActualVsEmulated == nil) {
+				t.Errorf("%s: a histogram without an actual output, or the reverse", l.Name)
+			}
+			if l.ActualVsEmulated == nil {
 				continue
 			}
-			var blocks, channels int64
-			for _, row := range l.DifferenceMap.Blocks {
-				for _, c := range row {
-					blocks += c
+			if h := l.ActualErrorHistogram; h.Zero+h.NonFinite+sum(h.Counts) != all {
+				t.Errorf("%s: the actual output's histogram %+v is not of %d elements", l.Name, h, all)
+			}
+			m := l.DifferenceMap
+			if m == nil {
+				t.Fatalf("%s: no difference map", l.Name)
+			}
+			var blocks int64
+			for _, row := range m.Blocks {
+				blocks += sum(row)
+			}
+			if want := l.ActualVsEmulated.Mismatched; want == 0 || blocks != want || sum(m.Channels) != want {
+				t.Errorf("%s: %d by block, %d by channel, %d differ", l.Name, blocks, sum(m.Channels), want)
+			}
+			at := l.ActualVsEmulated.First
+			for b := range at.Token / m.BlockTokens {
+				if m.Blocks[at.Head][b] != 0 {
+					t.Errorf("%s: block %d differs, but the first difference is at token %d", l.Name, b, at.Token)
 				}
 			}
-			for _, c := range l.DifferenceMap.Channels {
-				channels += c
+			if m.Blocks[at.Head][at.Token/m.BlockTokens] == 0 || m.Channels[at.Channel] == 0 {
+				t.Errorf("%s: the first difference, %+v, is not in the map", l.Name, at)
 			}
-			if m := l.ActualVsEmulated.Mismatched; blocks != m || channels != m {
-				t.Errorf("%s: %d by block, %d by channel, %d differ", l.Name, blocks, channels, m)
-			}
-			maps = append(maps, l.DifferenceMap)
 		}
 	}
-	if len(maps) != 2 || !reflect.DeepEqual(maps[0], maps[1]) {
-		t.Error("the map depends on the number of goroutines")
+	exact := run(t, d, compare.Options{Kernel: kernel(t, "sage2-8b-sm90"), Jobs: 2})
+	if l := exact.Layers[0]; l.DifferenceMap != nil || !reflect.DeepEqual(*l.ActualErrorHistogram, l.ErrorHistogram) {
+		t.Errorf("%s: equal outputs differ in the map or the histograms", l.Name)
+	}
+}
+
+// TestDifferenceMapIsBounded: a long sequence has larger blocks, not more, and the
+// last may be short.
+func TestDifferenceMapIsBounded(t *testing.T) {
+	const n, dim = 64*130 + 5, 8
+	var ts []safetensors.Tensor
+	for _, role := range []string{"q", "k", "v", "o"} {
+		tokens := n
+		if role == "k" || role == "v" {
+			tokens = 16
+		}
+		b := make([]byte, 2*tokens*dim)
+		for i := range tokens * dim {
+			x := uint16(0x3c00 + i*37%512)
+			if role == "o" {
+				x = 0x7e00 // NaN, which no emulated value is
+			}
+			b[2*i], b[2*i+1] = byte(x), byte(x>>8)
+		}
+		ts = append(ts, safetensors.Tensor{Name: "l." + role, DType: "F16", Shape: []int{1, 1, tokens, dim}, Data: b})
+	}
+	path := filepath.Join(t.TempDir(), "long.safetensors")
+	if err := safetensors.Write(path, nil, ts); err != nil {
+		t.Fatal(err)
+	}
+	l := run(t, open(t, path), compare.Options{Kernel: kernel(t, "sage2-8b-sm90"), Jobs: 2}).Layers[0]
+	m := l.DifferenceMap
+	if m == nil || m.BlockTokens != 256 || len(m.Blocks) != 1 || len(m.Blocks[0]) != 33 {
+		t.Fatalf("map %+v", m)
+	}
+	for b, c := range m.Blocks[0] {
+		if want := int64(min(256, n-256*b) * dim); c != want {
+			t.Errorf("block %d: %d differ, want %d", b, c, want)
+		}
+	}
+	for c, x := range m.Channels {
+		if x != n {
+			t.Errorf("channel %d: %d differ, want %d", c, x, n)
+		}
+	}
+	if l.ActualErrorHistogram.NonFinite != n*dim {
+		t.Errorf("%d errors are not finite, want %d", l.ActualErrorHistogram.NonFinite, n*dim)
 	}
 }

@@ -202,6 +202,15 @@ func (a *Accuracy) RMSE() float64 {
 // MaxAbs returns max|O−O'|, and 0 for no elements.
 func (a *Accuracy) MaxAbs() float64 { return a.maxAbs }
 
+// RefRMS returns sqrt(mean(O²)), the size that errors are seen against, and 0 for no
+// elements.
+func (a *Accuracy) RefRMS() float64 {
+	if a.n == 0 {
+		return 0
+	}
+	return math.Sqrt(a.refSq.value() / float64(a.n))
+}
+
 // Values returns the four figures.
 func (a *Accuracy) Values() Values {
 	return Values{

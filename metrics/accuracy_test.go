@@ -247,3 +247,15 @@ func BenchmarkAccuracy(b *testing.B) {
 		accuracyOf(out, ref)
 	}
 }
+
+func TestRefRMS(t *testing.T) {
+	var a metrics.Accuracy
+	if a.RefRMS() != 0 {
+		t.Errorf("of nothing: %g", a.RefRMS())
+	}
+	a.Add([]float32{9, 9}, []float32{3, -4})
+	a.Add([]float32{9, 9}, []float32{0, 5})
+	if got, want := a.RefRMS(), math.Sqrt(50.0/4); got != want {
+		t.Errorf("got %g, want %g", got, want)
+	}
+}

@@ -2,372 +2,461 @@ package report
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"html/template"
-	"image/color"
 	"math"
 	"strconv"
 	"strings"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
 
-	"github.com/sageacc/sageacc/metrics"
+	"github.com/sageacc/sageacc/internal/svgplot"
 )
 
-// The colours that charts are drawn in stand for those of the page's style, which
-// depend on light and dark: svg puts these in their place.
-var (
-	first  = color.RGBA{0x01, 0x02, 0xf1, 0xff}
-	second = color.RGBA{0x01, 0x02, 0xf2, 0xff}
-	gridC  = color.RGBA{0x01, 0x02, 0xf3, 0xff}
-	styles = strings.NewReplacer(
-		"#0102F1", "var(--c1)", "#0102F2", "var(--c2)", "#0102F3", "var(--grid)", "#000000", "currentColor",
-	)
-)
-
+// Classes of the style sheet.
 const (
-	width  = 420
-	height = 240
+	muted    svgplot.Class = "muted"
+	grid     svgplot.Class = "grid"
+	emulated svgplot.Class = "s1"
+	actual   svgplot.Class = "s2"
 )
 
-// newPlot is an empty chart without background.
-func newPlot(title, x, y string) *plot.Plot {
+// chartWidth is that of a phone less its margins, so that text there is as large as
+// it was drawn.
+const chartWidth = 340
+
+// maxTitled bounds the data of a chart that get titles, for the size of the page.
+const maxTitled = 1500
+
+// chart is a figure of the page.
+type chart struct {
+	Caption string
+	// Note stands below the caption.
+	Note   string
+	SVG    template.HTML
+	Legend []swatch
+	// Small charts stand closer together.
+	Small bool
+}
+
+// swatch is an entry of a legend.
+type swatch struct {
+	Class svgplot.Class
+	// Shape is "", "ring" or "line".
+	Shape string
+	Text  string
+}
+
+// newPlot returns an empty plot in the page's style.
+func newPlot(x, y string) *plot.Plot {
 	p := plot.New()
-	p.BackgroundColor = color.Transparent
-	p.Title.Text, p.X.Label.Text, p.Y.Label.Text = title, x, y
-	p.Title.TextStyle.Font.Size = 13
-	p.Title.Padding = 6
+	p.BackgroundColor = nil
+	face := font.Font{Typeface: "Liberation", Variant: "Sans"}
 	for _, a := range []*plot.Axis{&p.X, &p.Y} {
-		a.Label.TextStyle.Font.Size = 11
-		a.Tick.Label.Font.Size = 10
-		a.Padding = 4
-		a.Label.TextStyle.Font.Variant, a.Tick.Label.Font.Variant = "Sans", "Sans"
+		a.LineStyle = draw.LineStyle{Color: muted, Width: 0.75}
+		a.Tick.LineStyle = draw.LineStyle{Color: muted, Width: 0.75}
+		a.Tick.Length = 4
+		a.Padding = 0
+		a.Tick.Label.Color, a.Label.TextStyle.Color = svgplot.Ink, svgplot.Ink
+		a.Tick.Label.Font, a.Label.TextStyle.Font = font.From(face, 11), font.From(face, 11)
+		a.Label.Padding = 3
 	}
-	p.Title.TextStyle.Font.Variant, p.Legend.TextStyle.Font.Variant = "Sans", "Sans"
-	p.Legend.TextStyle.Font.Size = 11
-	p.Legend.XOffs, p.Legend.Padding = -4, 3
+	p.X.Label.Text, p.Y.Label.Text = x, y
 	return p
 }
 
-// svg draws a chart as an SVG element that takes the width it is given.
-func svg(p *plot.Plot, w, h float64, label string) (template.HTML, error) {
-	c := vgsvg.New(vg.Length(w), vg.Length(h))
-	p.Draw(draw.Crop(draw.New(c), 2, -10, 2, -2))
+// lines adds grid lines at the labelled ticks.
+func lines(p *plot.Plot, vertical bool) {
+	g := plotter.NewGrid()
+	g.Vertical, g.Horizontal = draw.LineStyle{}, draw.LineStyle{Color: grid, Width: 0.75}
+	if vertical {
+		g.Vertical = g.Horizontal
+	}
+	p.Add(g)
+}
+
+// render draws a plot.
+func render(p *plot.Plot, w, h vg.Length, label string) (template.HTML, error) {
+	c := svgplot.New(w, h, label)
+	// Space for half a label at the ends of the axes.
+	p.Draw(draw.Crop(draw.New(c), 0, -8, 1, -7))
 	var b bytes.Buffer
 	if _, err := c.WriteTo(&b); err != nil {
 		return "", err
 	}
-	text := b.String()
-	at := strings.Index(text, "<svg")
-	end := strings.Index(text, ">\n<g")
-	if at < 0 || end < at {
-		return "", fmt.Errorf("chart %q: the drawing has another form than expected", label)
-	}
-	open := fmt.Sprintf(`<svg viewBox="0 0 %g %g" xmlns="http://www.w3.org/2000/svg" role="img" aria-label="%s"`, w, h, template.HTMLEscapeString(label))
-	return template.HTML(open + styles.Replace(text[end:])), nil
+	return template.HTML(b.String()), nil
 }
 
-// line is a series of a line chart; NaN leaves a gap.
-type line struct {
-	name string
-	y    []float64
+// integers labels whole numbers, at most about n of them.
+func integers(n int) plot.TickerFunc {
+	return func(lo, hi float64) []plot.Tick {
+		step := 1.0
+		for i := 0; (hi-lo)/step > float64(n); i++ {
+			step *= []float64{2, 2.5, 2}[i%3] // 1, 2, 5, 10, ...
+		}
+		var t []plot.Tick
+		for v := math.Ceil(lo/step)*step + 0; v <= hi; v += step { // + 0: no -0
+			t = append(t, plot.Tick{Value: v, Label: strconv.FormatFloat(v, 'f', -1, 64)})
+		}
+		return t
+	}
 }
 
-// lines draws series over 0, 1, 2, ... with a logarithmic axis, unless a value is
-// zero or less.
-func lines(title, x string, series []line) (template.HTML, error) {
-	p := newPlot(title, x, "")
-	logarithmic, any := true, false
-	for _, s := range series {
-		for _, y := range s.y {
-			if y-y == 0 {
-				any = true
-				logarithmic = logarithmic && y > 1e-300
-			}
-		}
-	}
-	p.Add(grid())
-	for i, s := range series {
-		var pts plotter.XYs
-		for j, y := range s.y {
-			if y-y == 0 {
-				pts = append(pts, plotter.XY{X: float64(j), Y: y})
-			}
-		}
-		if pts == nil {
-			continue
-		}
-		l, dots, err := plotter.NewLinePoints(pts)
-		if err != nil {
-			return "", err
-		}
-		l.Color, dots.Color = first, first
-		dots.Shape = draw.CircleGlyph{}
-		if i > 0 {
-			l.Color, dots.Color = second, second
-			l.Dashes = []vg.Length{4, 3}
-			dots.Shape = draw.BoxGlyph{}
-		}
-		dots.Radius = 2.5
-		// A line through gaps would invent values.
-		if len(pts) == len(s.y) {
-			p.Add(l, dots)
-			p.Legend.Add(s.name, l, dots)
-		} else {
-			p.Add(dots)
-			p.Legend.Add(s.name, dots)
-		}
-	}
-	if len(series) < 2 {
-		p.Legend = plot.NewLegend()
-	}
-	p.Legend.Top = true
-	p.X.Tick.Marker = whole{}
-	if any && logarithmic {
-		p.Y.Scale = plot.LogScale{}
-		p.Y.Tick.Marker = decades{}
-		widen(&p.Y)
-	}
-	return svg(p, width, height, title)
+// scale is a value axis: from zero, or logarithmic where values span more than that
+// shows.
+type scale struct {
+	lo, hi float64
+	log    bool
+	ticks  []plot.Tick
 }
 
-// widen makes room around a logarithmic axis's values, at least a factor of two.
-func widen(a *plot.Axis) {
-	a.Min, a.Max = a.Min/1.5, a.Max*1.5
-}
+// wide is how many times the smallest the largest value must be for a logarithm.
+const wide = 30
 
-func grid() *plotter.Grid {
-	g := plotter.NewGrid()
-	g.Horizontal.Color, g.Vertical.Color = gridC, color.Transparent
-	g.Vertical.Width = 0
-	return g
-}
-
-// whole marks an axis at a few whole numbers.
-type whole struct{}
-
-// Ticks returns them.
-func (whole) Ticks(lo, hi float64) []plot.Tick {
-	step := 1.0
-	for i := 0; (hi-lo)/step > 8 && i < 60; i++ {
-		step *= []float64{2, 2.5, 2}[i%3]
-	}
-	var ticks []plot.Tick
-	for x := math.Ceil(lo/step) * step; x <= hi && len(ticks) < 20; x += step {
-		ticks = append(ticks, plot.Tick{Value: x, Label: strconv.FormatFloat(x+0, 'f', 0, 64)})
-	}
-	return ticks
-}
-
-// decades marks a logarithmic axis at 1, 2 and 5 times powers of ten, the labels
-// thinned out over many decades.
-type decades struct{}
-
-// Ticks returns them.
-func (decades) Ticks(lo, hi float64) []plot.Tick {
-	span := math.Log10(hi / lo)
-	every := max(1, int(span/6))
-	steps := []float64{1, 2, 5}
-	if span < 0.8 {
-		steps = []float64{1, 2, 3, 4, 5, 6, 7, 8, 9}
-	}
-	var ticks []plot.Tick
-	for e := int(math.Floor(math.Log10(lo))); e <= int(math.Ceil(math.Log10(hi))); e++ {
-		for _, m := range steps {
-			x := m * math.Pow(10, float64(e))
-			if x < lo || x > hi || m > 1 && span > 3 {
-				continue
-			}
-			t := plot.Tick{Value: x}
-			if m == 1 && e%every == 0 || span <= 2 {
-				t.Label = fmt.Sprintf("%.1g", x)
-			}
-			ticks = append(ticks, t)
+// scaleOf chooses the scale for values; those that are not finite, and on a logarithmic
+// scale zeros, lie at its ends.
+func scaleOf(values []float64) scale {
+	lo, hi := math.Inf(1), 0.0
+	for _, v := range values {
+		if v > 0 && !math.IsInf(v, 1) {
+			lo, hi = min(lo, v), max(hi, v)
 		}
 	}
-	return ticks
+	switch {
+	case hi == 0:
+		return scale{lo: 0, hi: 1, ticks: []plot.Tick{{Value: 0, Label: "0"}, {Value: 1, Label: "1"}}}
+	case hi/lo > wide:
+		return logScale(lo, hi)
+	}
+	return linearScale(hi)
 }
 
-// shades is a palette of one hue: transparent to the series' colour, so that it
-// reads on light and dark.
-type shades []color.Color
+// linearScale goes from zero to a round number at or above hi.
+func linearScale(hi float64) scale {
+	if hi < 1e-300 || hi > 1e300 {
+		// Near the ends of the range of numbers nothing is round.
+		return scale{lo: 0, hi: hi, ticks: []plot.Tick{{Value: 0, Label: "0"}, {Value: hi, Label: short(hi)}}}
+	}
+	step := math.Pow(10, math.Floor(math.Log10(hi)))
+	for _, f := range []float64{0.2, 0.5, 1, 2} {
+		if hi <= 5*f*step*(1+1e-9) {
+			step *= f
+			break
+		}
+	}
+	s := scale{}
+	for i := 0; ; i++ {
+		v := float64(i) * step
+		s.ticks = append(s.ticks, plot.Tick{Value: v, Label: short(v)})
+		s.hi = v
+		if v >= hi*(1-1e-9) {
+			return s
+		}
+	}
+}
 
-// Colors returns the palette.
-func (s shades) Colors() []color.Color { return s }
-
-func newShades() shades {
-	var s shades
-	const n = 32
-	for i := range n {
-		s = append(s, color.NRGBA{0x3b, 0x8e, 0xed, uint8(12 + 243*i/(n-1))})
+// logScale has ticks at powers of ten, and between them if these are few.
+func logScale(lo, hi float64) scale {
+	s := scale{log: true}
+	from, to := math.Floor(math.Log10(lo)), math.Ceil(math.Log10(hi))
+	every := math.Ceil((to - from) / 6)
+	factors := []float64{1}
+	if to-from <= 3 {
+		factors = []float64{1, 2, 5}
+	}
+	var all []float64
+	for e := from; e <= to; e += every {
+		for _, f := range factors {
+			all = append(all, math.Pow(10, e)*f)
+		}
+	}
+	// From the last tick at or below lo to the first at or above hi.
+	s.lo, s.hi = lo, hi
+	for _, v := range all {
+		if v <= lo && v > 0 {
+			s.lo = v
+		}
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i] >= hi && !math.IsInf(all[i], 0) {
+			s.hi = all[i]
+		}
+	}
+	for _, v := range all {
+		if v >= s.lo && v <= s.hi {
+			s.ticks = append(s.ticks, plot.Tick{Value: v, Label: short(v)})
+		}
 	}
 	return s
 }
 
-// cells is a matrix as plotter.GridXYZ.
-type cells [][]float64
-
-// Dims returns columns and rows.
-func (c cells) Dims() (int, int) { return c.columns(), len(c) }
-
-func (c cells) columns() int {
-	n := 0
-	for _, row := range c {
-		n = max(n, len(row))
+// apply sets an axis to the scale.
+func (s *scale) apply(a *plot.Axis) {
+	a.Min, a.Max = s.lo, s.hi
+	a.Tick.Marker = plot.ConstantTicks(s.ticks)
+	if s.log {
+		a.Scale = plot.LogScale{}
 	}
-	return n
 }
 
-// Z returns the value of a cell, NaN where a row is shorter or it is not finite.
-func (c cells) Z(x, y int) float64 {
-	if x >= len(c[y]) || c[y][x]-c[y][x] != 0 {
-		return math.NaN()
+// percents labels the ticks as percentages.
+func (s *scale) percents() {
+	for i, t := range s.ticks {
+		s.ticks[i].Label = short(100*t.Value) + "%"
 	}
-	return c[y][x]
 }
 
-// X and Y are the centres of cells.
-func (c cells) X(i int) float64 { return float64(i) }
+// place returns where a value is drawn: itself, or the end of the scale.
+func (s *scale) place(v float64) float64 {
+	if math.IsNaN(v) {
+		return s.hi
+	}
+	return min(max(v, s.lo), s.hi)
+}
 
-// Y is X for rows.
-func (c cells) Y(i int) float64 { return float64(i) }
+// short writes a number of an axis.
+func short(v float64) string {
+	mantissa, exp, found := strings.Cut(strconv.FormatFloat(v, 'g', 3, 64), "e")
+	if !found {
+		return mantissa
+	}
+	exp = strings.TrimPrefix(exp, "+")
+	return mantissa + "e" + strings.Replace(strings.TrimPrefix(exp, "0"), "-0", "-", 1)
+}
 
-// heat draws a matrix; a stronger colour is more. The first row is at
-// the bottom.
-func heat(title, x, y string, grid [][]float64) (template.HTML, error) {
-	p := newPlot(title, x, y)
-	lo, hi := math.Inf(1), math.Inf(-1)
-	for _, row := range grid {
-		for _, z := range row {
-			if z-z == 0 {
-				lo, hi = min(lo, z), max(hi, z)
+// ring is a glyph like [draw.RingGlyph], but with a line that can be seen.
+type ring struct{}
+
+// DrawGlyph implements [draw.GlyphDrawer].
+func (ring) DrawGlyph(c *draw.Canvas, sty draw.GlyphStyle, pt vg.Point) {
+	c.SetLineStyle(draw.LineStyle{Color: sty.Color, Width: 1.4})
+	var p vg.Path
+	p.Move(vg.Point{X: pt.X + sty.Radius, Y: pt.Y})
+	p.Arc(pt, sty.Radius, 0, 2*math.Pi)
+	p.Close()
+	c.Stroke(p)
+}
+
+// cross is a glyph like [draw.CrossGlyph], with such a line.
+type cross struct{}
+
+// DrawGlyph implements [draw.GlyphDrawer].
+func (cross) DrawGlyph(c *draw.Canvas, sty draw.GlyphStyle, pt vg.Point) {
+	c.SetLineStyle(draw.LineStyle{Color: sty.Color, Width: 1.6})
+	r := sty.Radius * math.Sqrt2 / 2
+	var p vg.Path
+	p.Move(vg.Point{X: pt.X - r, Y: pt.Y - r})
+	p.Line(vg.Point{X: pt.X + r, Y: pt.Y + r})
+	p.Move(vg.Point{X: pt.X - r, Y: pt.Y + r})
+	p.Line(vg.Point{X: pt.X + r, Y: pt.Y - r})
+	c.Stroke(p)
+}
+
+// series is a set of data of one kind in a chart by number.
+type series struct {
+	class svgplot.Class
+	shape draw.GlyphDrawer
+	// radius of the glyph, 3 if it is 0.
+	radius vg.Length
+	// joined data have a line through them.
+	joined bool
+	points []svgplot.Point
+}
+
+// byNumber draws values over whole numbers from 1 to n. Values that are not finite lie
+// at the upper end, as crosses.
+func byNumber(x, y string, n int, all []series, label string) (template.HTML, error) {
+	p := newPlot(x, y)
+	var values []float64
+	total := 0
+	for _, s := range all {
+		for _, d := range s.points {
+			values = append(values, d.Y)
+		}
+		total += len(s.points)
+	}
+	sc := scaleOf(values)
+	lines(p, false)
+	for _, s := range all {
+		radius := cmp.Or(s.radius, 3)
+		if total > 400 {
+			radius = 2
+		}
+		good := &svgplot.Points{Style: draw.GlyphStyle{Color: s.class, Radius: radius, Shape: s.shape}}
+		bad := &svgplot.Points{Style: draw.GlyphStyle{Color: s.class, Radius: 4, Shape: cross{}}}
+		var path plotter.XYs
+		for _, d := range s.points {
+			to := good
+			if math.IsNaN(d.Y) || math.IsInf(d.Y, 0) {
+				to = bad
 			}
-		}
-	}
-	if lo > hi {
-		lo, hi = 0, 1
-	}
-	if lo == hi {
-		hi = lo + max(math.Abs(lo), 1)
-	}
-	h := plotter.NewHeatMap(cells(grid), newShades())
-	h.Min, h.Max = lo, hi
-	h.NaN = color.Transparent
-	p.Add(h)
-	p.X.Min, p.X.Max = -0.5, float64(cells(grid).columns())-0.5
-	p.Y.Min, p.Y.Max = -0.5, float64(len(grid))-0.5
-	p.X.Tick.Marker, p.Y.Tick.Marker = whole{}, whole{}
-	return svg(p, 2*width, float64(min(120+14*len(grid), 420)), title)
-}
-
-// histogram draws a histogram of errors.
-func histogram(h metrics.HistogramValues) (template.HTML, error) {
-	var y plotter.Values
-	for _, n := range h.Counts {
-		y = append(y, float64(n))
-	}
-	p := newPlot("errors by size", "absolute error", "elements")
-	bar, err := plotter.NewBarChart(y, vg.Length(max(1, 300/float64(len(y)))))
-	if err != nil {
-		return "", err
-	}
-	bar.Color, bar.LineStyle.Width = first, 0
-	p.Add(grid(), bar)
-	p.Y.Tick.Marker = whole{}
-	p.X.Tick.Marker = plot.TickerFunc(func(lo, hi float64) []plot.Tick {
-		var ticks []plot.Tick
-		every := max(1, (len(h.Counts)+7)/8)
-		for i := 0; i < len(h.Counts); i += every {
-			ticks = append(ticks, plot.Tick{Value: float64(i), Label: fmt.Sprintf("2^%d", h.MinExponent+i)})
-		}
-		return ticks
-	})
-	return svg(p, width, height, "histogram of absolute errors")
-}
-
-// columns draws one bar for each index.
-func columns(title, x string, y []float64) (template.HTML, error) {
-	p := newPlot(title, x, "")
-	bar, err := plotter.NewBarChart(plotter.Values(y), vg.Length(max(1, 300/float64(len(y)))))
-	if err != nil {
-		return "", err
-	}
-	bar.Color, bar.LineStyle.Width = first, 0
-	p.Add(grid(), bar)
-	p.X.Tick.Marker, p.Y.Tick.Marker = whole{}, whole{}
-	return svg(p, width, height, title)
-}
-
-// bars draws one horizontal bar for each name.
-func bars(title string, names []string, y []float64) (template.HTML, error) {
-	p := newPlot(title, "", "")
-	v := make(plotter.Values, len(y))
-	n := len(y)
-	reversed := make([]string, n)
-	for i, x := range y {
-		if x-x != 0 {
-			x = 0
-		}
-		v[n-1-i], reversed[n-1-i] = x, names[i]
-	}
-	bar, err := plotter.NewBarChart(v, 14)
-	if err != nil {
-		return "", err
-	}
-	bar.Horizontal, bar.Color, bar.LineStyle.Width = true, first, 0
-	p.Add(bar)
-	p.NominalY(reversed...)
-	p.X.Min = min(p.X.Min, 0)
-	p.X.Tick.Marker = plot.TickerFunc(func(lo, hi float64) []plot.Tick {
-		ticks := plot.DefaultTicks{}.Ticks(lo, hi)
-		for i := range ticks {
-			if ticks[i].Label != "" {
-				ticks[i].Label = fmt.Sprintf("%.3g%%", 100*ticks[i].Value)
+			d.Y = sc.place(d.Y)
+			if total > maxTitled {
+				d.Title = ""
 			}
+			to.Data = append(to.Data, d)
+			path = append(path, plotter.XY{X: d.X, Y: d.Y})
 		}
-		return ticks
-	})
-	return svg(p, width, float64(60+26*n), title)
+		if s.joined && len(path) > 1 {
+			l, err := plotter.NewLine(path)
+			if err != nil {
+				return "", err
+			}
+			l.LineStyle = draw.LineStyle{Color: s.class, Width: 1}
+			p.Add(l)
+		}
+		p.Add(good, bad)
+	}
+	p.X.Min, p.X.Max = 0.5, float64(n)+0.5
+	p.X.Tick.Marker = integers(12)
+	sc.apply(&p.Y)
+	return render(p, chartWidth, 210, label)
 }
 
-// groups draws two bars for each name, the second where it is not NaN.
-func groups(title string, names []string, here, paper []float64) (template.HTML, error) {
-	p := newPlot(title, "", "")
-	const w = 14
-	p.Add(grid())
-	for i, y := range [][]float64{here, paper} {
-		v := make(plotter.Values, len(y))
-		any := false
-		for j, x := range y {
-			if x-x == 0 {
-				v[j] = x
-				any = true
-			}
+// shades is the number of classes h1 to h7 of a map; h0 is zero.
+const shades = 7
+
+// shading maps values to classes of a map, in steps that are equal in the logarithm
+// where values span much, and else from zero.
+type shading struct{ scale }
+
+func shadingOf(values []float64) shading {
+	lo, hi := math.Inf(1), 0.0
+	for _, v := range values {
+		if v > 0 && !math.IsInf(v, 1) {
+			lo, hi = min(lo, v), max(hi, v)
 		}
-		if !any {
+	}
+	return shading{scale{lo: lo, hi: hi, log: hi/lo > wide}}
+}
+
+// class returns the class of a value. What is not a number stands out.
+func (s *shading) class(v float64) svgplot.Class {
+	switch {
+	case math.IsNaN(v) || math.IsInf(v, 0):
+		return "bad"
+	case v <= 0:
+		return "h0"
+	}
+	part := v / s.hi
+	if s.log {
+		part = (math.Log(v) - math.Log(s.lo)) / (math.Log(s.hi) - math.Log(s.lo))
+	}
+	return svgplot.Class(fmt.Sprintf("h%d", 1+min(shades-1, max(0, int(part*shades)))))
+}
+
+// legend names the bounds of the classes; write writes a bound.
+func (s *shading) legend(values []float64, write func(float64) string) []swatch {
+	var out []swatch
+	used := map[svgplot.Class]bool{}
+	for _, v := range values {
+		used[s.class(v)] = true
+	}
+	if used["h0"] {
+		out = append(out, swatch{Class: "h0", Text: "0"})
+	}
+	bound := func(i int) float64 {
+		part := float64(i) / shades
+		if s.log {
+			return math.Exp(math.Log(s.lo) + part*(math.Log(s.hi)-math.Log(s.lo)))
+		}
+		return part * s.hi
+	}
+	for i := range shades {
+		class := svgplot.Class(fmt.Sprintf("h%d", i+1))
+		if !used[class] {
 			continue
 		}
-		bar, err := plotter.NewBarChart(v, w)
-		if err != nil {
-			return "", err
-		}
-		bar.LineStyle.Width = 0
-		bar.Color, bar.Offset = first, -w/2
-		name := "here"
-		if i == 1 {
-			bar.Color, bar.Offset = second, w/2
-			name = "paper"
-		}
-		p.Add(bar)
-		p.Legend.Add(name, bar)
+		out = append(out, swatch{Class: class, Text: "up to " + write(bound(i+1))})
 	}
-	p.Legend.Top = true
-	p.NominalX(names...)
-	p.X.Min, p.X.Max = -0.5, float64(len(names))-0.5
-	p.Y.Max *= 1.15 // room for the legend
-	return svg(p, 2*width, height, title)
+	if used["bad"] {
+		out = append(out, swatch{Class: "bad", Text: "not a number"})
+	}
+	return out
+}
+
+// cell is a datum of a map: column and row, from zero.
+type cell struct {
+	column, row int
+	value       float64
+	title       string
+}
+
+// cellMap draws a map of cells. Rows are counted from the top. first is the number of
+// the first column and row, and columnWidth what one column stands for.
+func cellMap(x, y string, columns, rows, firstColumn, firstRow, columnWidth int, cells []cell, s *shading, label string) (template.HTML, error) {
+	p := newPlot(x, y)
+	var rects svgplot.Rects
+	for _, c := range cells {
+		r := svgplot.Rect{
+			X0: float64(c.column), X1: float64(c.column + 1), Y0: -float64(c.row), Y1: -float64(c.row + 1),
+			Class: s.class(c.value),
+		}
+		if len(cells) <= maxTitled {
+			r.Title = c.title
+		}
+		rects = append(rects, r)
+	}
+	p.Add(rects)
+	p.X.Min, p.X.Max = 0, float64(columns)
+	p.Y.Min, p.Y.Max = -float64(rows), 0
+	p.X.Tick.Marker = mapTicks(columns, firstColumn, columnWidth, 10, 1)
+	p.Y.Tick.Marker = mapTicks(rows, firstRow, 1, 12, -1)
+	height := min(max(14*rows, 40), 360) + 50
+	return render(p, chartWidth, vg.Length(height), label)
+}
+
+// mapTicks labels the columns or rows of a map: in their middle, or where one stands
+// for more than one thing, at its start.
+func mapTicks(n, first, each, most int, sign float64) plot.Ticker {
+	var t plot.ConstantTicks
+	middle := 0.5
+	if each > 1 {
+		middle = 0
+	}
+	for _, k := range integers(most).Ticks(0, float64(n)-2*middle) {
+		t = append(t, plot.Tick{Value: sign * (k.Value + middle), Label: strconv.Itoa(first + each*int(k.Value))})
+	}
+	return t
+}
+
+// bars draws a bar for each fraction over its number, from zero.
+func bars(x, y string, first int, values []float64, titles []string, class svgplot.Class, label string) (template.HTML, error) {
+	p := newPlot(x, y)
+	sc := linearOf(values)
+	sc.percents()
+	lines(p, false)
+	var rects svgplot.Rects
+	for i, v := range values {
+		at := float64(first + i)
+		r := svgplot.Rect{X0: at - 0.4, X1: at + 0.4, Y1: sc.place(v), Class: class}
+		if len(values) <= maxTitled {
+			r.Title = titles[i]
+		}
+		rects = append(rects, r)
+	}
+	p.Add(rects)
+	p.X.Min, p.X.Max = float64(first)-0.5, float64(first+len(values))-0.5
+	p.X.Tick.Marker = integers(12)
+	sc.apply(&p.Y)
+	return render(p, chartWidth, 180, label)
+}
+
+// linearOf is a scale from zero for values.
+func linearOf(values []float64) scale {
+	hi := 0.0
+	for _, v := range values {
+		if v > hi && !math.IsInf(v, 1) {
+			hi = v
+		}
+	}
+	if hi == 0 {
+		return scaleOf(nil)
+	}
+	return linearScale(hi)
 }

@@ -59,6 +59,9 @@ type Table struct {
 // Result is the outcome of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Args is the command that gave the result, as far as it bears on it; Run leaves
+	// it nil.
+	Args []string `json:"args,omitempty"`
 	// Layers are the layers that average and worst are over. Synthetic says how
 	// those that are not recordings were made.
 	Layers    []string `json:"layers"`

@@ -129,6 +129,7 @@ with all others exact, and all others with that step exact.`,
 			if err != nil {
 				return err
 			}
+			res.Args = commandLine(cmd, args)
 			if why {
 				bar := e.progress("explain")
 				opt.Progress = bar.show

@@ -13,25 +13,25 @@ func newReport(e *env) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "report RESULT.json -o FILE.html",
-		Short: "Make a page of a result: charts, worst heads, where it differs",
-		Long: `Reads what compare or table wrote with --format json and makes one HTML page that
-needs no network: summary, charts by layer and head, error histograms, the worst
-heads, attribution, and maps of where an actual output differs. With
-compare --per-head, --attribute and --explain there is more to show.`,
-		Example: `  sageacc compare dump --per-head --attribute --format json -o result.json
+		Short: "Make an HTML page of a result",
+		Long: `Makes one HTML page of what 'sageacc compare' or 'sageacc table' wrote with
+--format json: the verdict in words, charts by layer and head, sizes of errors, the
+worst heads, what causes the error (compare --attribute), where an actual output
+differs and why (compare --explain), warnings, and the command to repeat it.
+
+The page is one file that needs no network and runs no script; it is light or dark
+as the reader's device is, and fits a phone.`,
+		Example: `  sageacc compare dump.safetensors --per-head --attribute --explain --format json -o result.json
   sageacc report result.json -o report.html`,
 		Args: func(cmd *cobra.Command, args []string) error {
-			switch len(args) {
-			case 0:
-				return errors.New("report: no result given (see sageacc report --help)")
-			case 1:
-				return nil
+			if len(args) != 1 {
+				return fmt.Errorf("report: want one result, RESULT.json, not %d (see sageacc report --help)", len(args))
 			}
-			return fmt.Errorf("report: %d results given: want one", len(args))
+			return nil
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
 			if out == "" {
-				return errors.New("report: no file to write to given (-o FILE.html)")
+				return errors.New("report: no file to write given (-o FILE.html; - is standard output)")
 			}
 			in, err := report.Open(args[0])
 			if err != nil {
@@ -42,12 +42,12 @@ compare --per-head, --attribute and --explain there is more to show.`,
 				return err
 			}
 			defer w.abort()
-			if err := report.Write(w, in, ""); err != nil {
+			if err := report.Write(w, in); err != nil {
 				return fmt.Errorf("%s: %w", args[0], err)
 			}
 			return w.commit()
 		},
 	}
-	cmd.Flags().StringVarP(&out, "output", "o", "", "`FILE` to write (HTML)")
+	cmd.Flags().StringVarP(&out, "output", "o", "", "write the page to `FILE`; - is standard output")
 	return cmd
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/sageacc/sageacc/internal/atomicfile"
 	"github.com/sageacc/sageacc/internal/texttab"
@@ -168,6 +169,39 @@ func version() string {
 		return info.Main.Version
 	}
 	return "unknown"
+}
+
+// commandLine is the command as it would be typed to get the same result again:
+// the arguments, and the flags that were given, less those that do not bear on it.
+func commandLine(cmd *cobra.Command, args []string) []string {
+	line := []string{cmd.Root().Name(), cmd.Name()}
+	for _, a := range args {
+		if strings.HasPrefix(a, "-") {
+			a = "./" + a
+		}
+		line = append(line, a)
+	}
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "output", "format", "jobs", "paper", "fail-if", "expect-bit-exact":
+			return
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			for _, v := range list.GetSlice() {
+				line = append(line, "--"+f.Name, v)
+			}
+			return
+		}
+		switch v := f.Value.String(); {
+		case f.Value.Type() != "bool":
+			line = append(line, "--"+f.Name, v)
+		case v == "true":
+			line = append(line, "--"+f.Name)
+		default:
+			line = append(line, "--"+f.Name+"="+v)
+		}
+	})
+	return line
 }
 
 // needArgs is cobra.MinimumNArgs(1) with a message that names what is missing.

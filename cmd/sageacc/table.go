@@ -87,6 +87,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 			if err != nil {
 				return err
 			}
+			res.Args = commandLine(cmd, args)
 			if err := write(w, res); err != nil {
 				return err
 			}
