@@ -56,7 +56,7 @@ var (
 	E4M3 = Format{Limit: 8.80735, quantum: 20 << 23, lowest: (127 + 14) << 23, floor: 127 - 6}
 	E5M2 = Format{Limit: 15.80735, quantum: 21 << 23, lowest: (127 + 7) << 23, floor: 127 - 14}
 	// INT8's quantum is always 1.
-	INT8 = Format{Limit: 6.9943, lowest: (127 + 23) << 23}
+	INT8 = Format{Limit: 6.9886, lowest: (127 + 23) << 23}
 )
 
 // Ex2Table holds the coefficients of ex2.approx.ftz.f32 (package mufu).
