@@ -131,6 +131,7 @@ class Capture:
             self._functions.append((f[0], f[1], f[2] if len(f) == 3 else sdpa_call))
         self._lock = threading.RLock()
         self._local = threading.local()
+        self._open = False
         self._reset()
 
     def _reset(self) -> None:
@@ -149,15 +150,19 @@ class Capture:
     def __enter__(self) -> Capture:
         if self._undo:
             raise RuntimeError("this Capture is in use")
+        self.path.mkdir(parents=True, exist_ok=True)
+        if old := sorted(self.path.glob("part-*.safetensors")):
+            raise FileExistsError(f"{self.path} holds a dump already ({old[0].name}): take another folder, or remove it")
         self._reset()
         self.written = []
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._open = True
         try:
             for owner, name, adapter in self._functions:
                 self._wrap(owner, name, adapter)
             if self._model is not None:
                 self._hook(self._model)
         except BaseException:
+            self._open = False
             self._restore()
             raise
         return self
@@ -165,6 +170,7 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._open = False
         self._restore()
         # Every layer that was captured is whole, also if the block failed.
         self._flush()
@@ -193,7 +199,9 @@ class Capture:
                 result = original(*args, **kwargs)
             finally:
                 self._local.depth = depth
-            if depth == 0:
+            # Blocks that end in another order than they began leave wrappers behind, which
+            # then do nothing.
+            if depth == 0 and self._open:
                 self._record(adapter, args, kwargs, result)
             return result
 

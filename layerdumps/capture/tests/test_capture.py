@@ -157,6 +157,11 @@ def test_errors_leave_everything_as_it_was(tmp_path):
     # The layers that ran are there, whole; and the Capture can be used again.
     assert set(read(c)[0]) == {f"blocks.{i}.{p}" for i in (0, 1) for p in "qkvo"}
     model.blocks[1].to_out = nn.Identity()
+    with pytest.raises(FileExistsError, match="holds a dump already"), c:
+        pass
+    assert F.scaled_dot_product_attention is plain
+    for path in c.written:
+        path.unlink()
     with c:
         model(torch.randn(1, 5, 64))
         with pytest.raises(RuntimeError), c:
@@ -223,3 +228,19 @@ def test_sageacc_reads_it(tmp_path):
         # PyTorch's output is the reference's but for rounding; the quantised one is near.
         assert layer["actual_vs_reference"]["cos_sim"] > 0.99999
         assert layer["emulated_vs_reference"]["cos_sim"] > 0.99
+
+
+def test_blocks_that_end_in_another_order(tmp_path):
+    plain = F.scaled_dot_product_attention
+    q, k, v = (torch.randn(1, 2, 4, 16) for _ in range(3))
+    a, b = Capture(tmp_path / "a"), Capture(tmp_path / "b")
+    a.__enter__()
+    b.__enter__()
+    F.scaled_dot_product_attention(q, k, v)
+    a.__exit__(None, None, None)
+    F.scaled_dot_product_attention(q, k, v)
+    b.__exit__(None, None, None)
+    F.scaled_dot_product_attention(q, k, v)
+    assert {n[:6] for n in read(a)[0]} == {"attn.0"} and {n[:6] for n in read(b)[0]} == {"attn.0"}
+    assert not a._parts and not b._parts
+    F.scaled_dot_product_attention = plain
