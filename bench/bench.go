@@ -148,7 +148,7 @@ func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, jobs int) error {
 	if h.out == nil {
 		h.out = make([]float32, len(h.Q))
 	}
-	kv, err := k.Prepare(emulate.KVInput{K: rows(h.K, h.Dim), V: rows(h.V, h.Dim), Len: h.Tokens, Dim: h.Dim, DType: format.FP16})
+	kv, err := k.Prepare(emulate.KVInput{K: rows(h.K, h.Dim), V: rows(h.V, h.Dim), Len: h.Tokens, Dim: h.Dim, DType: format.FP16, Jobs: jobs})
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -212,6 +211,13 @@ var _ = [...]struct{}{
 // merged depends on it.
 const chunkRows = 256
 
+// Of heads of more than streamed elements the codes are not kept but made for
+// runs of streamedChunks chunks, so that memory hardly grows with their length.
+const (
+	streamed       = 1 << 22
+	streamedChunks = 16
+)
+
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
 	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
@@ -308,8 +314,6 @@ type kvHead struct {
 	once        sync.Once
 	batch, head int
 	left        atomic.Int64 // chunks to come
-	prev        *kvHead
-	dropped     chan struct{} // closed by drop
 	err         error
 	kv          *emulate.KV
 	transform   func(x []float32, query bool)
@@ -366,10 +370,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	var kvs []*kvHead
 	for b := range l.Q.Batch {
 		for kh := range l.K.Heads {
-			kv := &kvHead{batch: b, head: kh, dropped: make(chan struct{})}
-			if len(kvs) > 0 {
-				kv.prev = kvs[len(kvs)-1]
-			}
+			kv := &kvHead{batch: b, head: kh}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
 				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
@@ -379,23 +380,23 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 			}
 		}
 	}
+	tasks := split(chunks, l.K.Tokens*l.Q.Dim > streamed)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, len(chunks))) {
+	for range max(1, min(opt.Jobs, len(tasks))) {
 		wg.Go(func() {
 			w := worker{opt: opt, layer: l}
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(chunks) || ctx.Err() != nil {
+				if i >= len(tasks) || ctx.Err() != nil {
 					return
 				}
-				if err := w.run(ctx, &chunks[i]); err != nil {
+				if err := w.run(ctx, tasks[i], prog); err != nil {
 					cancel(err)
 					return
 				}
-				prog.add(float64(chunks[i].hi-chunks[i].lo) * float64(l.K.Tokens) * float64(l.Q.Dim))
 			}
 		})
 	}
@@ -404,6 +405,24 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 		return nil, context.Cause(ctx)
 	}
 	return collect(l, chunks, kvs, opt), nil
+}
+
+// split makes tasks of chunks: one of each, or, if codes are streamed, runs of chunks
+// of a head.
+func split(chunks []chunk, stream bool) [][]chunk {
+	most := 1
+	if stream {
+		most = streamedChunks
+	}
+	var tasks [][]chunk
+	for len(chunks) > 0 {
+		n := 1
+		for n < min(most, len(chunks)) && chunks[n].kv == chunks[0].kv && chunks[n].head == chunks[0].head {
+			n++
+		}
+		tasks, chunks = append(tasks, chunks[:n]), chunks[n:]
+	}
+	return tasks
 }
 
 // collect merges the chunks in order.
@@ -519,48 +538,70 @@ type worker struct {
 	bitsE  []uint32
 }
 
-func (w *worker) run(ctx context.Context, c *chunk) error {
-	kv := c.kv
-	kv.once.Do(func() { kv.err = kv.prepare(ctx, w.layer, w.opt) })
+// run does consecutive chunks of a head.
+func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
+	kv := cs[0].kv
+	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
 	defer func() {
-		if kv.left.Add(-1) == 0 {
+		if kv.left.Add(-int64(len(cs))) == 0 {
 			kv.drop()
 		}
 	}()
 	if kv.err != nil {
 		return kv.err
 	}
-	l := w.layer
-	d := l.Q.Dim
-	n := (c.hi - c.lo) * d
+	d := w.layer.Q.Dim
 	if w.q == nil {
 		w.q = make([]float32, chunkRows*d)
 		w.ref = make([]float64, chunkRows*d)
-		w.out = make([]float32, chunkRows*d)
 		w.refLSE = make([]float64, chunkRows)
-		w.lse = make([]float32, chunkRows)
 		w.act = make([]float32, chunkRows*d)
 		w.bitsA = make([]uint32, chunkRows*d)
 		w.bitsE = make([]uint32, chunkRows*d)
 	}
-	c.acc = new(accumulators)
+	if rows := cs[len(cs)-1].hi - cs[0].lo; len(w.lse) < rows {
+		w.out, w.lse = make([]float32, rows*d), make([]float32, rows)
+	}
+	for i := range cs {
+		cs[i].acc = new(accumulators)
+	}
+	q, err := w.emulate(ctx, cs)
+	if err != nil {
+		return err
+	}
+	for i := range cs {
+		c := &cs[i]
+		lo, hi := c.lo-cs[0].lo, c.hi-cs[0].lo
+		if err := w.compare(ctx, c, q, w.out[lo*d:hi*d], w.lse[lo:hi]); err != nil {
+			return err
+		}
+		prog.add(float64(float64(hi-lo) * float64(w.layer.K.Tokens) * float64(d)))
+	}
+	return nil
+}
 
+// compare computes the reference of a chunk and compares the emulated output out and
+// log-sum-exp lse, in base 2, with it.
+func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, lse []float32) error {
+	l, kv := w.layer, c.kv
+	d := l.Q.Dim
+	n := (c.hi - c.lo) * d
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
 	var refLSE []float64
-	var lse []float32
 	if w.opt.LSE {
-		refLSE, lse = w.refLSE[:c.hi-c.lo], w.lse[:c.hi-c.lo]
+		refLSE = w.refLSE[:c.hi-c.lo]
 	}
 	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
 		return err
 	}
-	if err := w.emulate(ctx, c, lse); err != nil {
-		return err
-	}
-	c.acc.emulated.Add64(w.out[:n], w.ref[:n])
-	c.acc.errors.Add64(w.out[:n], w.ref[:n])
+	c.acc.emulated.Add64(out, w.ref[:n])
+	c.acc.errors.Add64(out, w.ref[:n])
 	if w.opt.LSE {
+		// As the released API returns it.
+		for i, x := range lse {
+			lse[i] = emulate.NaturalLSE(x, q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
+		}
 		w.compareLSE(c, lse, refLSE)
 	}
 	if l.O == nil || w.opt.NoActual {
@@ -569,11 +610,11 @@ func (w *worker) run(ctx context.Context, c *chunk) error {
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
 	c.acc.actual.Add64(w.act[:n], w.ref[:n])
 	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
-	c.acc.both.Add(w.act[:n], w.out[:n])
+	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)
 	l.O.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
-	for i, x := range w.out[:n] {
+	for i, x := range out {
 		w.bitsE[i] = f.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
@@ -649,43 +690,24 @@ func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
 	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])
 }
 
-// emulate runs the chunk's blocks into w.out and, if lse is not nil, the natural
-// log-sum-exp as the released API returns it into lse.
-func (w *worker) emulate(ctx context.Context, c *chunk, lse []float32) error {
-	l, k := w.layer, w.opt.Kernel
-	d := l.Q.Dim
+// emulate runs the chunks' blocks into w.out and w.lse.
+func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error) {
+	k := w.opt.Kernel
 	w.ws.Counts = emulate.Counts{}
-	q := c.kv.query(k, l, c.batch, c.head, &w.ws)
+	q := cs[0].kv.query(k, w.layer, cs[0].batch, cs[0].head, &w.ws)
 	bq := k.Tiling().BlockQ
-	for lo := c.lo; lo < c.hi; lo += bq {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		at := lo - c.lo
-		if lse == nil {
-			k.Run(q, &w.ws, lo/bq, w.out[at*d:], nil)
-			continue
-		}
-		n := k.Run(q, &w.ws, lo/bq, w.out[at*d:], lse[at:])
-		for i := at; i < at+n; i++ {
-			lse[i] = emulate.NaturalLSE(lse[i], q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
-		}
+	lo, hi := cs[0].lo, cs[len(cs)-1].hi
+	var lse []float32
+	if w.opt.LSE {
+		lse = w.lse[:hi-lo]
 	}
-	c.acc.counts = w.ws.Counts
-	return nil
+	_, err := k.RunBlocks(ctx, q, &w.ws, lo/bq, (hi-lo+bq-1)/bq, w.out[:(hi-lo)*w.layer.Q.Dim], lse)
+	cs[0].acc.counts = w.ws.Counts
+	return q, err
 }
 
-func (kv *kvHead) prepare(ctx context.Context, l *layerdumps.Layer, opt Options) error {
+func (kv *kvHead) prepare(l *layerdumps.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
-	if nk*d > cached && kv.prev != nil {
-		// Of long heads only one is in memory.
-		select {
-		case <-kv.prev.dropped:
-			runtime.GC()
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 	kv.k = func(lo, hi int, dst []float32) { l.K.Rows(kv.batch, kv.head, lo, hi, dst) }
 	kv.v = func(lo, hi int, dst []float32) { l.V.Rows(kv.batch, kv.head, lo, hi, dst) }
 	if nk*d <= cached {
@@ -700,7 +722,9 @@ func (kv *kvHead) prepare(ctx context.Context, l *layerdumps.Layer, opt Options)
 		}
 	}
 	var err error
-	kv.kv, err = opt.Kernel.Prepare(emulate.KVInput{K: keys, V: kv.v, Len: nk, Dim: d, DType: format.DType(l.Q.DType)})
+	kv.kv, err = opt.Kernel.Prepare(emulate.KVInput{
+		K: keys, V: kv.v, Len: nk, Dim: d, DType: format.DType(l.Q.DType), Jobs: opt.Jobs, Stream: nk*d > streamed,
+	})
 	return err
 }
 
@@ -734,7 +758,6 @@ func (kv *kvHead) drop() {
 	if kv.kv != nil {
 		kv.kv = &emulate.KV{Counts: kv.kv.Counts}
 	}
-	close(kv.dropped)
 }
 
 func (r *Result) summarise() {

@@ -2,6 +2,7 @@ package compare_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"math"
@@ -598,5 +599,61 @@ func TestDifferenceMapIsBounded(t *testing.T) {
 	}
 	if l.ActualErrorHistogram.NonFinite != n*dim {
 		t.Errorf("%d errors are not finite, want %d", l.ActualErrorHistogram.NonFinite, n*dim)
+	}
+}
+
+// TestLongHeads: heads whose codes are not kept give what kept codes give, whatever the
+// number of goroutines.
+func TestLongHeads(t *testing.T) {
+	const queries, keys, dim = 16*256 + 300, 1<<22/128 + 77, 128
+	if testing.Short() {
+		t.Skip("long")
+	}
+	var ts []safetensors.Tensor
+	for i, role := range []string{"q", "k", "v"} {
+		tokens, heads := keys, 1
+		if role == "q" {
+			tokens, heads = queries, 2
+		}
+		b := make([]byte, 2*heads*tokens*dim)
+		for j := 0; j < len(b); j += 2 {
+			x := uint16(0x3c00 + (j/2*37+j/2/dim*(i+11))%1500)
+			b[j], b[j+1] = byte(x), byte(x>>8)
+			if j%22 == 0 {
+				b[j+1] |= 0x80
+			}
+		}
+		ts = append(ts, safetensors.Tensor{Name: "l." + role, DType: "F16", Shape: []int{1, heads, tokens, dim}, Data: b})
+	}
+	path := filepath.Join(t.TempDir(), "long.safetensors")
+	if err := safetensors.Write(path, nil, ts); err != nil {
+		t.Fatal(err)
+	}
+	k := kernel(t, "sage2-8b-sm90")
+	out := emulated(t, &open(t, path).Layers[0], k)
+	b := make([]byte, 2*len(out))
+	for i, x := range out {
+		binary.LittleEndian.PutUint16(b[2*i:], uint16(format.FP16.Bits(x)))
+	}
+	ts = append(ts, safetensors.Tensor{Name: "l.o", DType: "F16", Shape: []int{1, 2, queries, dim}, Data: b})
+	if err := safetensors.Write(path, nil, ts); err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, path)
+	var first []byte
+	for _, jobs := range []int{1, 3} {
+		res := run(t, d, compare.Options{Kernel: k, Jobs: jobs})
+		if row := res.Layers[0].ActualVsEmulated; row.Elements != int64(len(out)) || row.Mismatched != 0 {
+			t.Errorf("%d jobs: %+v", jobs, row)
+		}
+		text, err := json.Marshal(res)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if first == nil {
+			first = text
+		} else if string(text) != string(first) {
+			t.Errorf("%d jobs give another result", jobs)
+		}
 	}
 }

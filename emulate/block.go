@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"context"
 	"math"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -76,6 +77,9 @@ type Workspace struct {
 	scratch []float32 // [BlockK]
 	index   []int     // [BlockQ], the query of each row
 	strips  *strips   // of the vector levels
+	// window holds the codes in hand of windowOf, where they are streamed.
+	window   *window
+	windowOf *KV
 	// Counts of what the blocks run with this workspace met.
 	Counts Counts
 	// Observer, if set, is shown every tile.
@@ -156,20 +160,69 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 // lse, if not nil, the kernel's base-2 log-sum-exp per row (lg2(d) + m), as the
 // kernel writes it. It returns the number of rows.
 func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int {
+	n, _ := k.RunBlocks(context.Background(), q, ws, block, 1, out, lse) // which never ends
+	return n
+}
+
+// RunBlocks is Run for n consecutive blocks from first on. Where codes are streamed
+// it makes them once for all of its blocks, whose state it holds: about 700 bytes a
+// row of 128 channels. It returns an error only if ctx ends, which it looks at once for
+// each block and window of 1,024 keys.
+func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, n int, out, lse []float32) (int, error) {
 	kv := q.kv
-	d := kv.in.Dim
+	d, bq := kv.in.Dim, k.tiling.BlockQ
 	ws.fit(k, d)
-	first := block * k.tiling.BlockQ
+	group := 1
+	if kv.in.Stream {
+		group = n
+	}
+	for lo := first; lo < first+n; lo += group {
+		at := (lo - first) * bq
+		var l []float32
+		if lse != nil {
+			l = lse[at:]
+		}
+		portable := func(i int) error {
+			rows := min(bq, q.in.Len-(lo+i)*bq)
+			var part []float32
+			if l != nil {
+				part = l[i*bq:][:rows]
+			}
+			for r := range rows {
+				ws.index[r] = (lo+i)*bq + r
+			}
+			return k.runRows(ctx, q, ws, lo+i, rows, out[(at+i*bq)*d:], part)
+		}
+		if !kv.strips || ws.Observer != nil {
+			for i := range group {
+				k.loadCodes(q, ws, lo+i)
+				if err := portable(i); err != nil {
+					return 0, err
+				}
+			}
+			continue
+		}
+		failed, err := k.runStrips(ctx, q, ws, lo, group, out[at*d:], l)
+		if err != nil {
+			return 0, err
+		}
+		for _, i := range failed {
+			counts := ws.Counts // the queries have been counted
+			k.loadCodes(q, ws, lo+i)
+			ws.Counts = counts
+			if err := portable(i); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return min((first+n)*bq, q.in.Len) - first*bq, nil
+}
+
+// loadCodes quantises a block's queries and returns their number.
+func (k *Kernel) loadCodes(q *Query, ws *Workspace, block int) int {
 	rows := k.loadQuery(q, ws, block)
-	ws.Counts[StageQ].scan(ws.q[:rows*d])
-	k.quantizeQuery(q, ws, first, rows)
-	if k.runStrips(q, ws, block, rows, out, lse) {
-		return rows
-	}
-	for r := range rows {
-		ws.index[r] = first + r
-	}
-	k.runRows(q, ws, block, rows, out, lse)
+	ws.Counts[StageQ].scan(ws.q[:rows*q.kv.in.Dim])
+	k.quantizeQuery(q, ws, block*k.tiling.BlockQ, rows)
 	return rows
 }
 
@@ -187,12 +240,12 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 		ws.qScale[i] = ws.qScale[r]
 		copy(ws.qCodes[i*d:i*d+d], ws.qCodes[r*d:r*d+d])
 	}
-	k.runRows(q, ws, block, len(pick), out, nil)
+	_ = k.runRows(context.Background(), q, ws, block, len(pick), out, nil) // which never ends
 }
 
 // runRows runs the first rows of the workspace from their codes to the output, with
-// portable code.
-func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []float32) {
+// portable code. It returns an error only if ctx ends.
+func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
 	kv := q.kv
 	d := kv.in.Dim
 	for r := range rows {
@@ -205,6 +258,9 @@ func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []fl
 	smScale := format.MulFtz(q.in.Scale, log2e)
 	tiles := k.Tiles(block, kv.in.Len, q.in.Causal)
 	for t := range tiles {
+		if t*k.tiling.BlockK%windowKeys == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		k.scores(ws, kv, t, rows)
 		k.softmax(q, ws, t, rows, smScale, k.tail(t, tiles))
 		k.multiplyV(ws, kv, t, rows)
@@ -213,6 +269,7 @@ func (k *Kernel) runRows(q *Query, ws *Workspace, block, rows int, out, lse []fl
 		}
 	}
 	k.finish(q, ws, rows, out, lse)
+	return nil
 }
 
 // tiles returns how many tiles of keys a block of query rows looks at.
@@ -274,7 +331,8 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 	bk := k.tiling.BlockK
 	lo := t * bk
 	n := min(bk, kv.in.Len-lo)
-	codes := kv.kCodes[lo*d : (lo+n)*d]
+	w, at := kv.windowAt(lo, ws)
+	codes := w.kCodes[at*d : (at+n)*d]
 	for r := range rows {
 		q := ws.qCodes[r*d : r*d+d]
 		out := ws.sInt[r*bk : r*bk+bk]
@@ -321,7 +379,7 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, smScale float32, 
 	v := &k.cfg.Variant
 	delta := k.cfg.SmoothQ && v.DeltaS != DeltaNone
 	if delta {
-		k.deltaScores(ws, kv, lo)
+		k.deltaScores(ws, kv, ws.qMean, lo)
 	}
 	perRow := g == quant.PerToken
 	for r := range rows {
@@ -480,7 +538,7 @@ func (k *Kernel) encodeP(codes []uint16, s []float32) {
 // deltaScores computes the delta-S correction of a tile: the products of the
 // block's mean query with every smoothed key (with DeltaRaw every key), FP32, one fused multiply-add per
 // channel in order.
-func (k *Kernel) deltaScores(ws *Workspace, kv *KV, lo int) {
+func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 	d := kv.in.Dim
 	n := min(k.tiling.BlockK, kv.in.Len-lo)
 	x := ws.keys[:n*d]
@@ -491,7 +549,7 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, lo int) {
 	for i := range n {
 		var s float32
 		for c, v := range x[i*d : i*d+d] {
-			s = format.FMAFtz(ws.qMean[c], v, s)
+			s = format.FMAFtz(qMean[c], v, s)
 		}
 		ws.deltaS[i] = s
 	}
@@ -502,7 +560,8 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, lo int) {
 func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
-	kv.loadValues(ws.vCodes, t*bk, bk)
+	w, at := kv.windowAt(t*bk, ws)
+	w.loadValues(ws.vCodes, d, at, bk)
 	twoLevel := k.cfg.PVAccum == AccumTwoLevel || k.cfg.PVAccum == AccumFP16 || k.unit == nil
 	if !twoLevel {
 		for r := range rows {

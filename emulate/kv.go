@@ -8,6 +8,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/parallel"
 )
 
 // MaxHeadDim is the largest head dimension of the kernels. Smaller ones are
@@ -73,7 +74,8 @@ func (k *Kernel) Config() Config { return k.cfg }
 // Tiling returns the kernel's tile shape.
 func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
 
-// KVInput is K and V of one kv head: Len tokens of Dim channels.
+// KVInput is K and V of one kv head: Len tokens of Dim channels. K and V must be
+// safe for concurrent use.
 type KVInput struct {
 	K, V     Rows
 	Len, Dim int
@@ -81,33 +83,40 @@ type KVInput struct {
 	// KMean replaces the computed mean of K where it is not nil: a recording's
 	// own mean, say.
 	KMean []float32
+	// Jobs is the number of goroutines that Prepare may use; it changes no result.
+	Jobs int
+	// Stream keeps no codes: a Workspace makes those of a run of keys when it needs
+	// them. Memory then hardly depends on Len, and RunBlocks should be given many blocks
+	// at a time. It changes no result.
+	Stream bool
 }
 
 // KV is a prepared kv head: the codes and scales of K and V.
 type KV struct {
-	in   KVInput
-	mean []float32 // of K, nil unless smoothed
+	in     KVInput
+	kernel *Kernel   // that prepared it
+	mean   []float32 // of K, nil unless smoothed
 
-	kCodes  []int8 // [Len padded to whole tiles][Dim]
+	kMax    []float32 // the largest magnitude of each group of K
 	kScales []float32
 
-	vCodes        *vec.Values // codes of 8 bits, or
-	vCodes16      []uint16    // [Dim][vStride], of 16
-	vStride       int         // Len padded to whole tiles
+	values        *quant.Values
+	stride        int // Len padded to whole tiles
 	vScale, vMean []float32
 
-	// strips says that kernels on strips can run, kBias what they need of K: -128
-	// times the sum of each key's codes, vOrdinary that V's scale and mean are not
-	// subnormal.
+	// windows hold the codes, unless they are streamed.
+	windows []*window
+
+	// strips says that kernels on strips can run, vOrdinary that V's scale and mean
+	// are not subnormal.
 	strips, vOrdinary bool
-	kBias             []int32
+	// dead holds the channels of zeros in V, whose codes are all NaN
+	// (quant.Values.Dead): the kernels on strips take zeros for them.
+	dead []bool
 
 	// Counts of the inputs and codes of K and V.
 	Counts Counts
 }
-
-// readBlock is how many tokens are decoded at a time; a multiple of every tile.
-const readBlock = 512
 
 // Preparation is what Prepare depends on. A KV may be used by every kernel whose
 // Preparation equals that of the kernel that made it.
@@ -142,33 +151,35 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	if in.Len < 1 {
 		return nil, fmt.Errorf("no keys")
 	}
-	kv := &KV{in: in}
-	buf := make([]float32, readBlock*in.Dim)
-	kv.vStride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
-	k.prepareK(kv, buf)
-	k.prepareV(kv, buf)
+	kv := &KV{in: in, kernel: k}
+	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
+	scans := [...]func(*KV){k.scanK, k.scanV}
+	parallel.Each(in.Jobs, len(scans), func(i int) { scans[i](kv) })
 	k.prepareStrips(kv)
+	k.encode(kv)
 	return kv, nil
 }
 
-// blocks calls f with consecutive runs of rows of src.
-func blocks(src Rows, n, d int, buf []float32, f func(lo int, x []float32)) {
-	for lo := 0; lo < n; lo += readBlock {
-		hi := min(lo+readBlock, n)
-		x := buf[:(hi-lo)*d]
-		src(lo, hi, x)
+// blocks calls f with consecutive runs of rows [lo, hi) of src.
+func blocks(src Rows, lo, hi, d int, buf []float32, f func(lo int, x []float32)) {
+	for ; lo < hi; lo += readBlock {
+		n := min(readBlock, hi-lo)
+		x := buf[:n*d]
+		src(lo, lo+n, x)
 		f(lo, x)
 	}
 }
 
-func (k *Kernel) prepareK(kv *KV, buf []float32) {
+// scanK finds the mean of K and its scales.
+func (k *Kernel) scanK(kv *KV) {
 	in := kv.in
 	d := in.Dim
+	buf := make([]float32, readBlock*d)
 	if k.cfg.SmoothK {
 		kv.mean = in.KMean
 		if kv.mean == nil {
 			m := quant.NewChannelMean(d)
-			blocks(in.K, in.Len, d, buf, func(_ int, x []float32) { m.Add(x) })
+			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.Add(x) })
 			kv.mean = make([]float32, d)
 			round := quant.Rounding(in.DType.Round)
 			if k.cfg.qkStyle() == quant.Paper {
@@ -178,30 +189,38 @@ func (k *Kernel) prepareK(kv *KV, buf []float32) {
 		}
 	}
 	g := k.cfg.QKGranularity
-	amax := make([]float32, g.KeyGroups(k.tiling, in.Len))
-	blocks(in.K, in.Len, d, buf, func(lo int, x []float32) {
+	kv.kMax = make([]float32, g.KeyGroups(k.tiling, in.Len))
+	blocks(in.K, 0, in.Len, d, buf, func(lo int, x []float32) {
 		kv.Counts[StageK].scan(x)
 		k.smoothKeys(kv, x)
 		for r := 0; r < len(x)/d; r++ {
 			i := g.KeyGroup(k.tiling, lo+r)
-			amax[i] = quant.AbsMaxAt(k.level, amax[i], x[r*d:r*d+d])
+			kv.kMax[i] = quant.AbsMaxAt(k.level, kv.kMax[i], x[r*d:r*d+d])
 		}
 	})
-	scales := make([]quant.Scale, len(amax))
-	kv.kScales = make([]float32, len(amax))
-	for i, a := range amax {
-		scales[i] = quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, a).Rounded(k.cfg.Variant.CodeRound)
-		kv.kScales[i] = scales[i].Step
+	kv.kScales = make([]float32, len(kv.kMax))
+	for i := range kv.kMax {
+		kv.kScales[i] = k.keyScale(kv, i).Step
 	}
-	kv.kCodes = make([]int8, kv.vStride*d)
-	blocks(in.K, in.Len, d, buf, func(lo int, x []float32) {
-		k.smoothKeys(kv, x)
-		kv.Counts[StageKCodes].scan(x)
-		for r := 0; r < len(x)/d; r++ {
-			s := &scales[g.KeyGroup(k.tiling, lo+r)]
-			s.QuantizeAt(k.level, kv.kCodes[(lo+r)*d:(lo+r+1)*d], x[r*d:r*d+d])
-		}
+}
+
+// keyScale returns the scale of a group of keys.
+func (k *Kernel) keyScale(kv *KV, group int) quant.Scale {
+	return quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, kv.kMax[group]).Rounded(k.cfg.Variant.CodeRound)
+}
+
+// scanV finds V's scales and mean.
+func (k *Kernel) scanV(kv *KV) {
+	in := kv.in
+	kv.values = quant.NewValues(k.cfg.vStyle(), k.cfg.PVType, k.cfg.valueMax(), k.cfg.SmoothV, in.Len, in.Dim)
+	kv.values.TowardZero = k.cfg.Variant.VRoundZero
+	buf := make([]float32, readBlock*in.Dim)
+	blocks(in.V, 0, in.Len, in.Dim, buf, func(lo int, x []float32) {
+		kv.Counts[StageV].scan(x)
+		kv.values.Scan(lo, x)
 	})
+	kv.values.Finish()
+	kv.vScale, kv.vMean = kv.values.Scale, kv.values.Mean
 }
 
 // smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
@@ -211,84 +230,12 @@ func (k *Kernel) smoothKeys(kv *KV, x []float32) {
 	}
 }
 
-func (k *Kernel) prepareV(kv *KV, buf []float32) {
-	in := kv.in
-	d := in.Dim
-	v := quant.NewValues(k.cfg.vStyle(), k.cfg.PVType, k.cfg.valueMax(), k.cfg.SmoothV, in.Len, d)
-	v.TowardZero = k.cfg.Variant.VRoundZero
-	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
-		kv.Counts[StageV].scan(x)
-		v.Scan(lo, x)
-	})
-	v.Finish()
-	kv.vScale, kv.vMean = v.Scale, v.Mean
-	row := make([]uint16, d)
-	put := func(token int, x []float32) {
-		v.Encode(row, x)
-		for c, code := range row {
-			kv.vCodes.Codes(token/32, c)[token%32] = uint8(code)
-		}
-	}
-	if k.cfg.PVType == quant.FP16 {
-		kv.vCodes16 = make([]uint16, d*kv.vStride)
-		put = func(token int, x []float32) {
-			v.Encode(row, x)
-			for c, code := range row {
-				kv.vCodes16[c*kv.vStride+token] = code
-			}
-		}
-	} else {
-		unit, _ := k.vecUnit()
-		kv.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, kv.vStride, k.tiling.BlockK, unit)
-	}
-	blocks(in.V, in.Len, d, buf, func(lo int, x []float32) {
-		for r := 0; r < len(x)/d; r++ {
-			put(lo+r, x[r*d:r*d+d])
-			if k.cfg.PVType == quant.INT8 {
-				continue // whose codes are all finite
-			}
-			for _, code := range row {
-				// Of FP8 only the largest magnitudes are not finite.
-				if k.cfg.PVType != quant.FP16 && code&0x7c != 0x7c {
-					continue
-				}
-				if f := k.cfg.PVType.Decode(code); f-f != 0 {
-					kv.Counts[StageVCodes].add(f)
-				}
-			}
-		}
-	})
-	// The padding up to a whole tile is quantised like any token: zeros.
-	clear(buf[:d])
-	for t := in.Len; t < kv.vStride; t++ {
-		put(t, buf[:d])
-	}
-}
-
-// loadValues writes the codes of a tile of V as [Dim][BlockK] in the stored
-// order of tokens.
-func (kv *KV) loadValues(dst []uint16, first, keys int) {
-	for c := range kv.in.Dim {
-		row := dst[c*keys : (c+1)*keys]
-		if kv.vCodes16 != nil {
-			src := kv.vCodes16[c*kv.vStride+first:][:keys]
-			for i := range row {
-				row[i] = src[quant.Permute(i)]
-			}
-			continue
-		}
-		for g := 0; g < keys; g += 32 {
-			src := kv.vCodes.Codes((first+g)/32, c)
-			for i := range src {
-				row[g+i] = uint16(src[quant.Permute(i)])
-			}
-		}
-	}
-}
-
 // KeyCodes returns the codes of K, [Len][Dim], and its scales by group.
 func (kv *KV) KeyCodes() (codes []int8, scales []float32) {
-	return kv.kCodes[:kv.in.Len*kv.in.Dim], kv.kScales
+	for i := range kv.windowCount() {
+		codes = append(codes, kv.window(i, nil).kCodes...)
+	}
+	return codes[:kv.in.Len*kv.in.Dim], kv.kScales
 }
 
 // KeyMean returns the mean that was subtracted from K, or nil.
@@ -298,13 +245,15 @@ func (kv *KV) KeyMean() []float32 { return kv.mean }
 // tokens padded to a whole tile), its scale per channel and the subtracted mean,
 // nil unless V is smoothed.
 func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
-	codes = kv.vCodes16
-	if codes == nil {
-		codes = make([]uint16, kv.in.Dim*kv.vStride)
-		for i := range codes {
-			c, t := i/kv.vStride, i%kv.vStride
-			codes[i] = uint16(kv.vCodes.Codes(t/32, c)[t%32])
+	codes = make([]uint16, kv.in.Dim*kv.stride)
+	for i := range kv.windowCount() {
+		w := kv.window(i, nil)
+		for c := range kv.in.Dim {
+			row := codes[c*kv.stride+w.first:][:w.keys]
+			for t := range row {
+				row[t] = w.valueCode(c, t)
+			}
 		}
 	}
-	return codes, kv.vStride, kv.vScale, kv.vMean
+	return codes, kv.stride, kv.vScale, kv.vMean
 }

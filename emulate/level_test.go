@@ -1,9 +1,12 @@
 package emulate_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 
@@ -44,6 +47,120 @@ func (h *head) runAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out
 	}
 	wg.Wait()
 	return out, lse, counts
+}
+
+// streamedAt is runAt with streamed codes, several blocks at a time and several
+// goroutines in the preparation.
+func (h *head) streamedAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
+	t.Helper()
+	k, err := emulate.NewAt(cfg, level)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := k.Prepare(emulate.KVInput{
+		K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype, Stream: true, Jobs: 3,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}
+	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
+	var ws emulate.Workspace
+	q := k.Query(in, kv, &ws)
+	const some = 3
+	for b := 0; b < k.Blocks(h.nq); b += some {
+		lo := b * k.Tiling().BlockQ
+		n := min(some, k.Blocks(h.nq)-b)
+		if rows, err := k.RunBlocks(t.Context(), q, &ws, b, n, out[lo*h.d:], lse[lo:]); err != nil || rows != min(n*k.Tiling().BlockQ, h.nq-lo) {
+			t.Errorf("%d rows of %d blocks from %d on, %v", rows, n, b, err)
+		}
+	}
+	counts = ws.Counts
+	counts.Merge(&kv.Counts)
+	return out, lse, counts
+}
+
+// TestStream holds streamed codes to kept ones, over more than one window, also where
+// the portable code has to do a block or a head.
+func TestStream(t *testing.T) {
+	inf := float32(math.Inf(1))
+	for _, tc := range []struct {
+		name string
+		do   func(h *head)
+	}{
+		{"plain", func(h *head) {}},
+		{"causal", func(h *head) { h.causal = true }},
+		{"a query that is not finite", func(h *head) { h.q[70*h.d+1] = inf }},
+		{"a value that is not finite", func(h *head) { h.v[1500*h.d+3] = inf }},
+		{"a channel of zeros", func(h *head) {
+			for i := range h.v {
+				if i%h.d == 7 {
+					h.v[i] = 0
+				}
+			}
+		}},
+	} {
+		for i, cfg := range emulate.Presets() {
+			if testing.Short() && (i > 0 || tc.name == "causal") {
+				continue
+			}
+			h := randomHead(3, 300, 2*1024+333, 16, format.FP16)
+			tc.do(h)
+			for _, level := range emulate.Levels() {
+				what := fmt.Sprintf("%s, %s, %s: ", cfg.Name, tc.name, level)
+				want, wantLSE, wantCounts := h.runAt(t, cfg, level)
+				got, lse, counts := h.streamedAt(t, cfg, level)
+				same(t, what+"output", got, want)
+				same(t, what+"lse", lse, wantLSE)
+				if counts != wantCounts {
+					t.Errorf("%scounts %v, want %v", what, counts.Map(), wantCounts.Map())
+				}
+			}
+			kc, vc := h.codes(t, cfg, false)
+			ks, vs := h.codes(t, cfg, true)
+			if !slices.Equal(kc, ks) || !slices.Equal(vc, vs) {
+				t.Errorf("%s, %s: other codes", cfg.Name, tc.name)
+			}
+		}
+	}
+}
+
+// A run ends with its context.
+func TestRunBlocksEnds(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	h := randomHead(3, 10, 100, 16, format.FP16)
+	for _, level := range emulate.Levels() {
+		k, err := emulate.NewAt(emulate.Presets()[0], level)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ws emulate.Workspace
+		q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Scale: 1}, kv, &ws)
+		if _, err := k.RunBlocks(ctx, q, &ws, 0, 1, make([]float32, 10*h.d), nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", level, err)
+		}
+	}
+}
+
+// codes returns the codes of K and V.
+func (h *head) codes(t testing.TB, cfg emulate.Config, stream bool) ([]int8, []uint16) {
+	t.Helper()
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype, Stream: stream})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kc, _ := kv.KeyCodes()
+	vc, _, _, _ := kv.ValueCodes()
+	return kc, vc
 }
 
 // configs lists presets and variants of them.
@@ -213,7 +330,11 @@ func FuzzLevels(f *testing.F) {
 		cfg := all[int(which)%len(all)]
 		want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
 		for _, level := range emulate.Levels()[1:] {
-			got, lse, counts := h.runAt(t, cfg, level)
+			run := h.runAt
+			if seed%2 == 0 {
+				run = h.streamedAt
+			}
+			got, lse, counts := run(t, cfg, level)
 			same(t, level.String()+" output", got, want)
 			same(t, level.String()+" lse", lse, wantLSE)
 			if counts != wantCounts {

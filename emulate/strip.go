@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"context"
 	"math"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -12,7 +13,7 @@ import (
 
 // This file runs blocks of query rows with the vector kernels, in strips of
 // vec.Rows rows. Whatever they cannot do exactly, values that are not finite
-// above all, makes runStrips give up, and the portable code does the block.
+// above all, makes runStrips give a block up, and the portable code does it.
 
 // strip is the state of a strip, with the row as the fast index.
 type strip struct {
@@ -25,9 +26,10 @@ type strip struct {
 	limit              [vec.Rows]int32
 }
 
-// strips are the strips of a block and what they share.
+// strips are the strips of blocks and what they share.
 type strips struct {
-	strip   []strip
+	blocks  []inStrips
+	strip   []strip   // [blocks][BlockQ/Rows]
 	s       []float32 // [BlockK][Rows], first as int32
 	p       []float32 // [BlockK+1][Rows], P~; the last row is zero
 	pe      []uint8   // [BlockK][Rows], its exponents
@@ -38,22 +40,36 @@ type strips struct {
 	scratch vec.Scratch
 }
 
-func newStrips(bq, bk, dim int) *strips {
-	const n = vec.Rows
-	s := &strips{
-		s: make([]float32, bk*n), p: make([]float32, (bk+1)*n), pe: make([]uint8, bk*n),
-		tile:   make([]float32, dim*n),
-		kScale: make([]float32, bk), delta: make([]float32, bk), zeros: make([]float32, dim),
+// fitStrips returns strips for n blocks.
+func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
+	const rows = vec.Rows
+	s := ws.strips
+	if s == nil || len(s.s) != bk*rows || len(s.tile) != dim*rows {
+		s = &strips{
+			s: make([]float32, bk*rows), p: make([]float32, (bk+1)*rows), pe: make([]uint8, bk*rows),
+			tile:   make([]float32, dim*rows),
+			kScale: make([]float32, bk), delta: make([]float32, bk), zeros: make([]float32, dim),
+		}
+		for i := range s.zeros {
+			s.zeros[i] = float32(math.Copysign(0, -1))
+		}
+		ws.strips = s
 	}
-	for i := range s.zeros {
-		s.zeros[i] = float32(math.Copysign(0, -1))
+	for cap(s.blocks) < n {
+		s.blocks = append(s.blocks[:cap(s.blocks)], inStrips{})
 	}
-	for range bq / n {
+	s.blocks = s.blocks[:n]
+	for i := range s.blocks {
+		s.blocks[i].qMean = grow(s.blocks[i].qMean, dim)
+	}
+	for len(s.strip) < n*bq/rows {
 		s.strip = append(s.strip, strip{
-			q: make([]uint8, dim*n), o: make([]float32, dim*n),
-			d: make([]float32, threads*n), top: make([]float32, threads*n),
+			q: make([]uint8, dim*rows), o: make([]float32, dim*rows),
+			d: make([]float32, threads*rows), top: make([]float32, threads*rows),
 		})
 	}
+	clear(s.tile)
+	clear(s.p[bk*rows:])
 	return s
 }
 
@@ -92,10 +108,10 @@ func (k *Kernel) vecUnit() (vec.Unit, bool) {
 	return vec.Unit{Step: 32}, false
 }
 
-// prepareStrips finds out whether a kv head's blocks can run in strips.
+// prepareStrips finds out whether a kv head's blocks can run in strips, as long as
+// V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	d := kv.in.Dim
-	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || (u.Split || u.Integer) && k.level.Narrow() || d%4 != 0 || !kv.vCodes.Index() {
+	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || (u.Split || u.Integer) && k.level.Narrow() || kv.in.Dim%4 != 0 {
 		return
 	}
 	kv.strips = true
@@ -104,55 +120,97 @@ func (k *Kernel) prepareStrips(kv *KV) {
 		if format.FlushSubnormal(s) != s || kv.vMean != nil && format.FlushSubnormal(kv.vMean[c]) != kv.vMean[c] {
 			kv.vOrdinary = false
 		}
-	}
-	kv.kBias = make([]int32, kv.vStride)
-	for i := range kv.kBias {
-		var s int32
-		for _, c := range kv.kCodes[i*d : i*d+d] {
-			s += int32(c)
+		if kv.values.Dead(c) {
+			if kv.dead == nil {
+				kv.dead = make([]bool, kv.in.Dim)
+			}
+			kv.dead[c] = true
 		}
-		kv.kBias[i] = -128 * s
 	}
 }
 
-// runStrips runs a block from the quantised queries to the output. It reports
-// false if it could not; ws holds nothing of use then.
-func (k *Kernel) runStrips(q *Query, ws *Workspace, block, rows int, out, lse []float32) bool {
+// inStrips is what runStrips needs of a block beside its strips.
+type inStrips struct {
+	block, rows int
+	qMean       []float32 // [Dim], of a smoothed Q
+	failed      bool
+}
+
+// runStrips runs n blocks of query rows from first on to the output. It returns the
+// numbers, from 0 on, of those that it could not run, and an error only if ctx ends.
+func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, n int, out, lse []float32) (failed []int, err error) {
 	kv := q.kv
 	d, bq, bk := kv.in.Dim, k.tiling.BlockQ, k.tiling.BlockK
-	if !kv.strips || ws.Observer != nil {
-		return false
-	}
-	if ws.strips == nil || len(ws.strips.s) != bk*vec.Rows || len(ws.strips.tile) != d*vec.Rows {
-		ws.strips = newStrips(bq, bk, d)
-	}
-	ss := ws.strips
-	clear(ss.tile)
-	clear(ss.p[bk*vec.Rows:])
-	n := (rows + vec.Rows - 1) / vec.Rows
-	for i := range n {
-		ss.strip[i].load(ws, d, i*vec.Rows, min(vec.Rows, rows-i*vec.Rows))
+	ss := ws.fitStrips(bq, bk, d, n)
+	per := bq / vec.Rows
+	last := 0
+	for i := range ss.blocks {
+		b := &ss.blocks[i]
+		*b = inStrips{block: first + i, rows: k.loadCodes(q, ws, first+i), qMean: b.qMean}
+		copy(b.qMean, ws.qMean)
+		for j := range (b.rows + vec.Rows - 1) / vec.Rows {
+			ss.strip[i*per+j].load(ws, d, j*vec.Rows, min(vec.Rows, b.rows-j*vec.Rows))
+		}
+		last = max(last, k.tiles(q, first+i))
 	}
 	smScale := format.MulFtz(q.in.Scale, log2e)
-	tiles := k.tiles(q, block)
-	for t := range tiles {
-		tail := k.tail(t, tiles)
-		k.stripScales(ws, kv, t*bk, tail)
-		for i := range n {
-			if !k.runTile(q, ss, &ss.strip[i], block*bq+i*vec.Rows, t*bk, smScale, tail) {
-				return false
+	// Window by window, as a window may have to be made; within one, block by block,
+	// whose state then stays in cache.
+	for lo := 0; lo < last; lo += windowKeys / bk {
+		hi := min(lo+windowKeys/bk, last)
+		w := kv.window(lo*bk/windowKeys, ws)
+		for i := range ss.blocks {
+			if ctx.Err() != nil {
+				return nil, context.Cause(ctx)
+			}
+			b := &ss.blocks[i]
+			tiles := k.tiles(q, b.block)
+			for t := lo; t < min(hi, tiles) && !b.failed; t++ {
+				tail := k.tail(t, tiles)
+				k.stripScales(ws, kv, b.qMean, t*bk, tail)
+				for j := 0; j*vec.Rows < b.rows && !b.failed; j++ {
+					b.failed = !k.runTile(q, w, ss, &ss.strip[i*per+j], b.block*bq+j*vec.Rows, t*bk, smScale, tail)
+				}
+			}
+			if b.failed {
+				clear(ss.tile)
 			}
 		}
 	}
-	for i := range n {
-		lo, hi := i*vec.Rows, min((i+1)*vec.Rows, rows)
-		var l []float32
-		if lse != nil {
-			l = lse[lo:hi]
+	for i := range ss.blocks {
+		b := &ss.blocks[i]
+		if b.failed {
+			failed = append(failed, i)
+			continue
 		}
-		k.finishStrip(q, ws, &ss.strip[i], lo, hi, out[lo*d:hi*d], l)
+		for j := 0; j*vec.Rows < b.rows; j++ {
+			lo, hi := j*vec.Rows, min((j+1)*vec.Rows, b.rows)
+			at := i*bq + lo
+			var l []float32
+			if lse != nil {
+				l = lse[at : at+hi-lo]
+			}
+			k.finishStrip(q, ws, &ss.strip[i*per+j], lo, hi, out[at*d:(at+hi-lo)*d], l)
+			k.finishDead(kv, ws, k.tiles(q, b.block), hi-lo, out[at*d:(at+hi-lo)*d])
+		}
 	}
-	return true
+	return failed, nil
+}
+
+// finishDead sets the outputs of dead channels, and counts what the portable code
+// would have met.
+func (k *Kernel) finishDead(kv *KV, ws *Workspace, tiles, rows int, out []float32) {
+	d := kv.in.Dim
+	for c, dead := range kv.dead {
+		if !dead {
+			continue
+		}
+		for r := range rows {
+			out[r*d+c] = float32(math.NaN())
+		}
+		ws.Counts[StageTileSums].NaN += int64(tiles * rows)
+		ws.Counts[StageOutput].NaN += int64(rows)
+	}
 }
 
 // dequantized says whether the scores of a tile are dequantised first.
@@ -160,7 +218,7 @@ func (k *Kernel) dequantized(tail bool) bool { return tail || k.cfg.QKGranularit
 
 // stripScales finds the scales and the delta-S of a tile: by key where the scores
 // are dequantised first, by thread where they are not.
-func (k *Kernel) stripScales(ws *Workspace, kv *KV, lo int, tail bool) {
+func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tail bool) {
 	ss, g := ws.strips, k.cfg.QKGranularity
 	if !k.dequantized(tail) {
 		for j := range threads {
@@ -187,8 +245,8 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, lo int, tail bool) {
 	} else {
 		k.smoothKeys(kv, x[:n*d])
 	}
-	if k.level.Narrow() || !k.level.MeanDots(ss.delta, x, mean, ws.qMean) {
-		k.deltaScores(ws, kv, lo)
+	if k.level.Narrow() || !k.level.MeanDots(ss.delta, x, mean, qMean) {
+		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}
 	clear(ss.delta[n:])
@@ -196,10 +254,11 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, lo int, tail bool) {
 
 // runTile runs a strip whose first row is the query first through the tile of
 // keys from lo on.
-func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale float32, tail bool) bool {
+func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo int, smScale float32, tail bool) bool {
 	kv := q.kv
 	d, bk := kv.in.Dim, k.tiling.BlockK
-	k.level.QK(ss.s, st.q, kv.kCodes[lo*d:], kv.kBias[lo:], bk, &ss.scratch)
+	at := lo - w.first
+	k.level.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
 	for i := range st.top {
 		st.top[i] = masked
 	}
@@ -226,10 +285,10 @@ func (k *Kernel) runTile(q *Query, ss *strips, st *strip, first, lo int, smScale
 	}
 	if k.cfg.PVAccum == AccumFP32 && k.unit != nil {
 		return k.level.Softmax(&a) && k.level.Rescale(st.o, &st.rescale, d) &&
-			kv.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, lo)
+			w.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, at)
 	}
 	return k.level.Softmax(&a) &&
-		kv.vCodes.Dot(k.level, ss.tile, ss.p, ss.pe, &ss.scratch, lo) &&
+		w.vCodes.Dot(k.level, ss.tile, ss.p, ss.pe, &ss.scratch, at) &&
 		k.level.AddTile(st.o, ss.tile, &st.rescale, d)
 }
 

@@ -223,6 +223,12 @@ func (v *Values) Finish() {
 	}
 }
 
+// Dead reports, after Finish, a channel whose codes are all NaN, those of the padding
+// too: with the Fused style and an FP8 format one of zeros, which is 0 / 0.
+func (v *Values) Dead(c int) bool {
+	return v.style == Fused && (v.dtype == E4M3 || v.dtype == E5M2) && v.hi[c] == 0 && v.lo[c] == 0 && (v.Mean == nil || v.Mean[c] == 0)
+}
+
 // blockSum reduces the threads' sums of channel c as the released kernel does:
 // a butterfly within each warp of 32, then one over the 8 warps' sums.
 func (v *Values) blockSum(c int) float32 {

@@ -32,3 +32,12 @@ func Do(ctx context.Context, jobs, n int, f func(ctx context.Context, i int) err
 	wg.Wait()
 	return context.Cause(ctx)
 }
+
+// Each runs f(0) to f(n-1) on up to jobs goroutines, at least one.
+func Each(jobs, n int, f func(i int)) {
+	// Without an error or an end of the context Do runs them all.
+	_ = Do(context.Background(), jobs, n, func(_ context.Context, i int) error {
+		f(i)
+		return nil
+	})
+}

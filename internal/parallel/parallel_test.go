@@ -36,3 +36,13 @@ func TestDo(t *testing.T) {
 		t.Errorf("a cancelled context gave %v", err)
 	}
 }
+
+func TestEach(t *testing.T) {
+	for _, jobs := range []int{0, 1, 3} {
+		var sum atomic.Int64
+		Each(jobs, 50, func(i int) { sum.Add(int64(i)) })
+		if sum.Load() != 49*50/2 {
+			t.Errorf("jobs %d: sum %d", jobs, sum.Load())
+		}
+	}
+}

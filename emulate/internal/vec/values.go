@@ -124,16 +124,19 @@ func (v *Values) Codes(group, channel int) []uint8 {
 // Keys returns the padded number of keys.
 func (v *Values) Keys() int { return (len(v.codes) - slack) / v.dim }
 
-// Index writes the records, once all codes are there. It reports false if a code
-// is not finite; Dot cannot be used then.
-func (v *Values) Index() bool {
+// Index writes the records, once all codes are there; those of dead channels, which
+// may be nil, count as zeros. It reports false if another code is not finite; Dot
+// cannot be used then.
+func (v *Values) Index(dead []bool) bool {
 	if v.unit.Integer {
 		return true
 	}
 	keys := v.Keys()
 	size := v.recordSize()
 	step := v.unit.Step
-	v.records = make([]uint8, keys/step*v.dim*size)
+	if n := keys / step * v.dim * size; len(v.records) != n {
+		v.records = make([]uint8, n)
+	}
 	type channel struct {
 		pos, neg         int
 		posKeys, negKeys [33]uint8 // with room to write past the end
@@ -152,8 +155,12 @@ func (v *Values) Index() bool {
 			l := &list[c]
 			pos, neg := 0, 0
 			codes := v.Codes(base/32, c)[base%32:]
+			of := keyOf[:step]
+			if dead != nil && dead[c] {
+				of = nil
+			}
 			// Every key is written to both lists and counted in one or none.
-			for _, i := range keyOf[:step] {
+			for _, i := range of {
 				k := v.format.kind[codes[i]]
 				l.posKeys[pos], l.negKeys[neg] = i, i
 				pos += int(k & 1)
@@ -184,7 +191,6 @@ func (v *Values) Index() bool {
 			copy(r[n+2:], l.negKeys[:l.neg&^1])
 		}
 		if bad&kindNotFinite != 0 {
-			v.records = nil
 			return false
 		}
 	}

@@ -102,7 +102,7 @@ func newDotCase(t testing.TB, i, dim int, p func(key, row int) uint8, v func(key
 			c.v.Codes(k/32, ch)[k%32] = code
 		}
 	}
-	if !c.v.Index() {
+	if !c.v.Index(nil) {
 		t.Fatal("codes are not finite")
 	}
 	return c

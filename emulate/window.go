@@ -1,0 +1,222 @@
+package emulate
+
+import (
+	"sync"
+
+	"github.com/sageacc/sageacc/emulate/internal/vec"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/internal/parallel"
+)
+
+// readBlock is how many tokens are decoded at a time; a multiple of every tile.
+const readBlock = 512
+
+// windowKeys is how many keys a window has: a multiple of every tile and of
+// readBlock.
+const windowKeys = 1024
+
+// window holds the codes of a run of keys, padded to whole tiles.
+type window struct {
+	first, keys int
+	kCodes      []int8      // [keys][Dim]
+	kBias       []int32     // [keys], -128 times the sum of each key's codes; for strips
+	vCodes      *vec.Values // codes of 8 bits, or
+	vCodes16    []uint16    // [Dim][keys], of 16
+	finite      bool        // V's codes, but for dead channels
+
+	buf    []float32 // [readBlock][Dim]
+	scales []quant.Scale
+	row    []uint16 // [Dim]
+}
+
+// windowCount returns how many windows a head has.
+func (kv *KV) windowCount() int { return (kv.stride + windowKeys - 1) / windowKeys }
+
+// window returns a window: the head's own, or the one that the workspace keeps while
+// codes are streamed; without workspace a new one.
+func (kv *KV) window(i int, ws *Workspace) *window {
+	if kv.windows != nil {
+		return kv.windows[i]
+	}
+	if ws == nil {
+		w := &window{}
+		kv.kernel.fill(kv, w, i, nil)
+		return w
+	}
+	if ws.windowOf != kv || ws.window.first != i*windowKeys {
+		if ws.window == nil {
+			ws.window = &window{}
+		}
+		ws.windowOf = kv
+		kv.kernel.fill(kv, ws.window, i, nil)
+	}
+	return ws.window
+}
+
+// windowAt returns the window of key lo and the key's number in it.
+func (kv *KV) windowAt(lo int, ws *Workspace) (*window, int) {
+	return kv.window(lo/windowKeys, ws), lo % windowKeys
+}
+
+// encode fills all windows, and keeps them unless they are streamed.
+func (k *Kernel) encode(kv *KV) {
+	n := kv.windowCount()
+	jobs := max(1, min(kv.in.Jobs, n))
+	kept := make([]*window, n)
+	finite := true
+	var mu sync.Mutex
+	// Each goroutine takes every jobs-th window.
+	parallel.Each(jobs, jobs, func(j int) {
+		var counts Counts
+		all := true
+		w := &window{}
+		for i := j; i < n; i += jobs {
+			k.fill(kv, w, i, &counts)
+			all = all && w.finite
+			if !kv.in.Stream {
+				kept[i] = w
+				w = &window{buf: w.buf, scales: w.scales, row: w.row}
+				kept[i].buf, kept[i].scales, kept[i].row = nil, nil, nil
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		kv.Counts.Merge(&counts)
+		finite = finite && all
+	})
+	kv.strips = kv.strips && finite
+	if !kv.in.Stream {
+		kv.windows = kept
+	}
+}
+
+// fill makes the codes of window i. counts, if not nil, gets what K and V count.
+func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
+	d := kv.in.Dim
+	w.first = i * windowKeys
+	keys := min(windowKeys, kv.stride-w.first)
+	if w.keys != keys {
+		w.keys = keys
+		w.kCodes = make([]int8, keys*d)
+		if kv.strips {
+			w.kBias = make([]int32, keys)
+		}
+		if k.cfg.PVType == quant.FP16 {
+			w.vCodes16 = make([]uint16, keys*d)
+		} else {
+			unit, _ := k.vecUnit()
+			w.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, keys, k.tiling.BlockK, unit)
+		}
+	}
+	if w.buf == nil {
+		w.buf, w.row = make([]float32, readBlock*d), make([]uint16, d)
+	}
+	k.fillKeys(kv, w, counts)
+	k.fillValues(kv, w, counts)
+	w.finite = true
+	if !kv.strips {
+		return
+	}
+	w.finite = w.vCodes.Index(kv.dead)
+	for i := range w.kBias {
+		var s int32
+		for _, c := range w.kCodes[i*d : i*d+d] {
+			s += int32(c)
+		}
+		w.kBias[i] = -128 * s
+	}
+}
+
+func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
+	in, d, g := kv.in, kv.in.Dim, k.cfg.QKGranularity
+	last := min(w.first+w.keys, in.Len)
+	// The groups of a window are consecutive, the first key's the first.
+	base, end := g.KeyGroup(k.tiling, w.first), 0
+	for i := w.first; i < last; i++ {
+		end = max(end, g.KeyGroup(k.tiling, i)+1)
+	}
+	w.scales = w.scales[:0]
+	for i := base; i < end; i++ {
+		w.scales = append(w.scales, k.keyScale(kv, i))
+	}
+	blocks(in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
+		k.smoothKeys(kv, x)
+		if counts != nil {
+			counts[StageKCodes].scan(x)
+		}
+		for r := 0; r < len(x)/d; r++ {
+			at := lo - w.first + r
+			s := &w.scales[g.KeyGroup(k.tiling, lo+r)-base]
+			s.QuantizeAt(k.level, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
+		}
+	})
+	clear(w.kCodes[(last-w.first)*d:])
+}
+
+func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
+	in, d := kv.in, kv.in.Dim
+	last := min(w.first+w.keys, in.Len)
+	put := func(at int, x []float32) {
+		kv.values.Encode(w.row, x)
+		if w.vCodes16 != nil {
+			for c, code := range w.row {
+				w.vCodes16[c*w.keys+at] = code
+			}
+			return
+		}
+		for c, code := range w.row {
+			w.vCodes.Codes(at/32, c)[at%32] = uint8(code)
+		}
+	}
+	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
+		for r := 0; r < len(x)/d; r++ {
+			put(lo-w.first+r, x[r*d:r*d+d])
+			if counts == nil || k.cfg.PVType == quant.INT8 {
+				continue // whose codes are all finite
+			}
+			for _, code := range w.row {
+				// Of FP8 only the largest magnitudes are not finite.
+				if k.cfg.PVType != quant.FP16 && code&0x7c != 0x7c {
+					continue
+				}
+				if f := k.cfg.PVType.Decode(code); f-f != 0 {
+					counts[StageVCodes].add(f)
+				}
+			}
+		}
+	})
+	// The padding up to a whole tile is quantised like any token: zeros.
+	clear(w.buf[:d])
+	for at := last - w.first; at < w.keys; at++ {
+		put(at, w.buf[:d])
+	}
+}
+
+// valueCode returns the code of V for a channel and a key of the window.
+func (w *window) valueCode(channel, key int) uint16 {
+	if w.vCodes16 != nil {
+		return w.vCodes16[channel*w.keys+key]
+	}
+	return uint16(w.vCodes.Codes(key/32, channel)[key%32])
+}
+
+// loadValues writes the codes of keys of V from the window's key at on as
+// [Dim][keys] in the stored order of tokens.
+func (w *window) loadValues(dst []uint16, d, at, keys int) {
+	for c := range d {
+		row := dst[c*keys : (c+1)*keys]
+		if w.vCodes16 != nil {
+			src := w.vCodes16[c*w.keys+at:][:keys]
+			for i := range row {
+				row[i] = src[quant.Permute(i)]
+			}
+			continue
+		}
+		for g := 0; g < keys; g += 32 {
+			src := w.vCodes.Codes((at+g)/32, c)
+			for i := range src {
+				row[g+i] = uint16(src[quant.Permute(i)])
+			}
+		}
+	}
+}
