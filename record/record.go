@@ -123,8 +123,11 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 		return err
 	}
 	defer release()
-	if r.Check(l) != nil {
+	switch err := r.Check(l); {
+	case errors.Is(err, manifest.ErrUnsupported):
 		return nil
+	case err != nil:
+		return err
 	}
 	got, err := validate.Outputs(ctx, r, m, l, s.Arch, runtime.GOMAXPROCS(0))
 	if err != nil {

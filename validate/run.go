@@ -2,7 +2,6 @@ package validate
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -18,7 +17,8 @@ type Runner interface {
 	// lse, and what the manifest declares; lse only if a launch takes it. given are the
 	// buffers that the emulator fills.
 	Run(l *layerdumps.Layer, given map[string][]byte) (map[string][]byte, error)
-	// Check reports a layer that the kernel does not take.
+	// Check reports a layer that the kernel does not take, with
+	// manifest.ErrUnsupported. Any other error is a fault. See [Check].
 	Check(l *layerdumps.Layer) error
 }
 
@@ -47,7 +47,7 @@ func NewGPU(dev *launch.Device, m *manifest.Manifest, image []byte) (*GPU, error
 			for _, causal := range []bool{false, true} {
 				plan, err := m.Plan(manifest.Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: dim, DType: dtype, Causal: causal, Scale: 1})
 				if err != nil {
-					return nil, fmt.Errorf("%s: %w", m.Name, err)
+					return nil, err
 				}
 				for _, l := range plan.Launches {
 					if g.functions[l.Entry] != nil {
@@ -77,20 +77,29 @@ func problem(l *layerdumps.Layer) (manifest.Problem, error) {
 	case layerdumps.BF16:
 		p.DType = "bf16"
 	default:
-		return p, errors.New("a kernel takes FP16 or BF16")
+		return p, fmt.Errorf("%w: a kernel takes FP16 or BF16", manifest.ErrUnsupported)
 	}
 	return p, nil
 }
 
-// Check reports a layer that the kernel does not take.
-func (g *GPU) Check(l *layerdumps.Layer) error {
-	p, err := problem(l)
-	if err != nil {
-		return err
-	}
-	_, err = g.m.Plan(p)
+// Check reports a layer that a manifest's kernel does not take, with
+// manifest.ErrUnsupported, and a manifest that has a fault at the layer's shape.
+func Check(m *manifest.Manifest, l *layerdumps.Layer) error {
+	_, err := planned(m, l)
 	return err
 }
+
+// planned is what the manifest asks for on a layer.
+func planned(m *manifest.Manifest, l *layerdumps.Layer) (*manifest.Plan, error) {
+	p, err := problem(l)
+	if err != nil {
+		return nil, err
+	}
+	return m.Plan(p)
+}
+
+// Check is [Check] of the kernel's manifest.
+func (g *GPU) Check(l *layerdumps.Layer) error { return Check(g.m, l) }
 
 // Guards surround every buffer, so that a write beyond its end is seen. The
 // poison is what memory holds before a kernel writes it: nothing may depend on it.
@@ -101,11 +110,7 @@ const (
 
 // Run runs the launches in order.
 func (g *GPU) Run(l *layerdumps.Layer, given map[string][]byte) (out map[string][]byte, err error) {
-	p, err := problem(l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := g.m.Plan(p)
+	plan, err := planned(g.m, l)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 
@@ -155,9 +156,12 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 		return res, err
 	}
 	defer release()
-	if err := r.Check(l); err != nil {
+	switch err := r.Check(l); {
+	case errors.Is(err, manifest.ErrUnsupported):
 		res.Skipped = err.Error()
 		return res, nil
+	case err != nil:
+		return res, err
 	}
 	e, got, err := both(ctx, r, m, k, l, opt.Jobs)
 	if err != nil {
@@ -217,11 +221,7 @@ func both(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel
 
 // given makes the buffers that a manifest takes from the emulator.
 func (e *emulated) given(m *manifest.Manifest) (map[string][]byte, error) {
-	p, err := problem(e.l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := m.Plan(p)
+	plan, err := planned(m, e.l)
 	if err != nil {
 		return nil, err
 	}
@@ -316,11 +316,7 @@ func (e *emulated) compare(got map[string][]byte, res *Result) {
 // stagesAgree compares the buffers that a manifest names after stages as bytes, and
 // counts their elements. Padding may differ where this says that they do not agree.
 func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res *Result) (bool, error) {
-	p, err := problem(e.l)
-	if err != nil {
-		return false, err
-	}
-	plan, err := m.Plan(p)
+	plan, err := planned(m, e.l)
 	if err != nil {
 		return false, err
 	}
@@ -347,11 +343,7 @@ func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res 
 // the kernel wrote them.
 func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explain.Stages, error) {
 	l := e.l
-	p, err := problem(l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := m.Plan(p)
+	plan, err := planned(m, l)
 	if err != nil {
 		return nil, err
 	}
@@ -470,8 +462,11 @@ func fewestKeys(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.
 		if one.V, err = part(&l.V, kvHead, n); err != nil {
 			return 0, err
 		}
-		if r.Check(&one) != nil {
+		switch err := r.Check(&one); {
+		case errors.Is(err, manifest.ErrUnsupported):
 			return 0, nil // a kernel that does not take one head says nothing here
+		case err != nil:
+			return 0, fmt.Errorf("its first %d keys: %w", n, err)
 		}
 		e, got, err := both(ctx, r, m, k, &one, jobs)
 		if err != nil {

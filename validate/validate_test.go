@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -26,14 +27,7 @@ type simulated struct {
 	runs  int
 }
 
-func (s *simulated) Check(l *layerdumps.Layer) error {
-	p, err := problem(l)
-	if err != nil {
-		return err
-	}
-	_, err = s.m.Plan(p)
-	return err
-}
+func (s *simulated) Check(l *layerdumps.Layer) error { return Check(s.m, l) }
 
 func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
 	s.runs++
@@ -49,11 +43,7 @@ func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]
 	if err := e.run(ctx, 2); err != nil {
 		return nil, err
 	}
-	p, err := problem(l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := s.m.Plan(p)
+	plan, err := planned(s.m, l)
 	if err != nil {
 		return nil, err
 	}
@@ -216,6 +206,71 @@ func TestSkipped(t *testing.T) {
 	}
 	if rep.Passed+rep.Failed != 0 || rep.Skipped != 8 || !strings.Contains(rep.Cases[0].Skipped, "head_dim 40") {
 		t.Errorf("%d skipped, %q", rep.Skipped, rep.Cases[0].Skipped)
+	}
+}
+
+// changed is the manifest of one of our kernels with a piece of its text replaced.
+func changed(t *testing.T, name, old, new string) (*manifest.Manifest, error) {
+	t.Helper()
+	text, err := os.ReadFile("../kernels/manifests/" + name + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(string(text), old) == 0 {
+		t.Fatalf("%s.yaml does not have %q", name, old)
+	}
+	return manifest.Read(name+".yaml", strings.NewReader(strings.Replace(string(text), old, new, 1)))
+}
+
+// A manifest that has a fault at one shape fails the run; it is no kernel that does
+// not take the shape.
+func TestFaultyManifestIsNotSkipped(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	_, cfg := load(t, name)
+	for _, tc := range []struct {
+		old, new string
+		spoil    bool
+		want     string
+	}{
+		{"- padded: k_tiles * 128", "- padded: k_tiles * 128\n  - bad: 1 / (keys - 300)", false, "division by zero"},
+		{"grid: [k_tiles, kvh]", "grid: ['k_tiles * min(300 - keys, 1)', kvh]", false, "grid: "},
+		// Only the search for the fewest keys comes by 128.
+		{"- padded: k_tiles * 128", "- padded: k_tiles * 128\n  - bad: 1 / (keys - 128)", true, "division by zero"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &simulated{m: m, cfg: cfg}
+		if tc.spoil {
+			r.spoil = func(out map[string][]byte) { out["o"][0] ^= 1 }
+		}
+		cs := cases(t, "1x2/1x70x300x64")
+		rep, err := Run(context.Background(), r, m, "simulated", "sm_90", cs, Options{Jobs: 2, Explain: true})
+		if err == nil {
+			t.Errorf("%s: %d passed, %d skipped", tc.new, rep.Passed, rep.Skipped)
+			continue
+		}
+		for _, want := range []string{"case " + cs[0].Name, "manifest " + name, tc.want} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %q, want %q in it", tc.new, err, want)
+			}
+		}
+	}
+}
+
+// A layer in FP32 is no fault.
+func TestFP32IsSkipped(t *testing.T) {
+	m, cfg := load(t, "sage2-8b-sm90")
+	x, err := layerdumps.NewTensor("x", layerdumps.F32, [4]int{1, 1, 3, 64}, make([]byte, 4*3*64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &layerdumps.Layer{Name: "x", Q: x, K: x, V: x}
+	cs := []Case{{Name: "x", open: func() (*layerdumps.Layer, func(), error) { return l, func() {}, nil }}}
+	rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cs, Options{Jobs: 1})
+	if err != nil || rep.Skipped != 1 || !strings.Contains(rep.Cases[0].Skipped, "FP16 or BF16") {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }
 

@@ -37,6 +37,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"regexp"
@@ -127,8 +128,12 @@ func Open(path string) (*Manifest, error) {
 	return Read(path, f)
 }
 
-// maxSize bounds a manifest's size.
-const maxSize = 1 << 20
+// maxSize bounds a manifest's size, maxHeadDims what it does: all of it is tried
+// when it is read.
+const (
+	maxSize     = 64 << 10
+	maxHeadDims = 16
+)
 
 func parse(r io.Reader) (*Manifest, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
@@ -136,7 +141,7 @@ func parse(r io.Reader) (*Manifest, error) {
 		return nil, err
 	}
 	if len(text) > maxSize {
-		return nil, errors.New("longer than a manifest can be (1 MiB)")
+		return nil, errors.New("longer than a manifest can be (64 KiB)")
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
@@ -172,20 +177,20 @@ func (m *Manifest) check() error {
 	if !archPattern.MatchString(m.Arch) {
 		return fmt.Errorf("arch is %q: want one such as sm_89 or sm_90a", m.Arch)
 	}
-	if len(m.HeadDims) == 0 {
-		return errors.New("no head_dims")
+	if n := len(m.HeadDims); n < 1 || n > maxHeadDims {
+		return fmt.Errorf("%d head_dims: want 1 to %d of them", n, maxHeadDims)
 	}
-	for _, d := range m.HeadDims {
-		if d < 1 || d > emulate.MaxHeadDim {
-			return fmt.Errorf("head_dims has %d: want 1 to %d", d, emulate.MaxHeadDim)
+	for i, d := range m.HeadDims {
+		if d < 1 || d > emulate.MaxHeadDim || slices.Contains(m.HeadDims[:i], d) {
+			return fmt.Errorf("head_dims has %d: want 1 to %d, each once", d, emulate.MaxHeadDim)
 		}
 	}
 	if len(m.DTypes) == 0 {
 		return errors.New("no dtypes")
 	}
-	for _, d := range m.DTypes {
-		if d != "f16" && d != "bf16" {
-			return fmt.Errorf("dtypes has %q: want f16 and bf16", d)
+	for i, d := range m.DTypes {
+		if d != "f16" && d != "bf16" || slices.Contains(m.DTypes[:i], d) {
+			return fmt.Errorf("dtypes has %q: want f16 and bf16, each once", d)
 		}
 	}
 	for name, b := range m.Buffers {
@@ -213,9 +218,38 @@ func (m *Manifest) check() error {
 	if !written {
 		return errors.New("no launch takes o, the output")
 	}
-	// Every expression is tried on one problem, so that a fault shows at once.
-	_, err := m.Plan(Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 17, Keys: 19, HeadDim: m.HeadDims[0], DType: m.DTypes[0], Scale: 0.125})
-	return err
+	return m.try()
+}
+
+// try evaluates every expression for all that the kernel does, on a problem that
+// fits nothing and on the smallest, so that a fault shows at once.
+func (m *Manifest) try() error {
+	for p := range m.problems(Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 17, Keys: 19, Scale: 0.125}, smallest) {
+		if _, err := m.plan(p); err != nil {
+			return fmt.Errorf("%w (where head_dim = %d, dtype = %s, causal = %t, queries = %d, keys = %d)", err, p.HeadDim, p.DType, p.Causal, p.Queries, p.Keys)
+		}
+	}
+	return nil
+}
+
+// smallest is the shape of the smallest problem.
+var smallest = Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, Scale: 1}
+
+// problems yields each shape with every head_dim, dtype and mask.
+func (m *Manifest) problems(shapes ...Problem) iter.Seq[Problem] {
+	return func(yield func(Problem) bool) {
+		for _, p := range shapes {
+			for _, p.HeadDim = range m.HeadDims {
+				for _, p.DType = range m.DTypes {
+					for _, p.Causal = range []bool{false, true} {
+						if !yield(p) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
 }
 
 // Config returns the emulated configuration. arch is the GPU's, for a claim that

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"math"
 	"reflect"
 	"strings"
@@ -68,9 +69,18 @@ func TestPlan(t *testing.T) {
 		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 96, DType: "f16"},
 		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 64, DType: "bf16"},
 	} {
-		if _, err := m.Plan(bad); err == nil {
-			t.Errorf("a plan for %+v", bad)
+		if _, err := m.Plan(bad); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("a plan for %+v: %v", bad, err)
 		}
+	}
+}
+
+// A fault at one shape is the manifest's, not a shape that the kernel does not take.
+func TestPlanOfFault(t *testing.T) {
+	m := read(t, strings.Replace(good, "  - padded:", "  - bad: 1 / (keys - 50)\n  - padded:", 1))
+	_, err := m.Plan(Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 50, HeadDim: 64, DType: "f16", Scale: 1})
+	if err == nil || errors.Is(err, ErrUnsupported) || !strings.HasPrefix(err.Error(), "manifest mine: let bad: ") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -86,9 +96,16 @@ func TestBadManifests(t *testing.T) {
 		{"arch: sm_90a", "arch: hopper", "hopper"},
 		{"[64, 128]", "[]", "head_dims"},
 		{"[64, 128]", "[256]", "256"},
+		{"[64, 128]", "[64, 64]", "each once"},
+		{"[64, 128]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]", "17 head_dims"},
+		{"dtypes: [f16]", "dtypes: [f16, f16]", "each once"},
 		{"dtypes: [f16]", "dtypes: [f32]", "f32"},
 		{"(queries + 63) / 64", "(queries + 63 / 64", "not an expression"},
 		{"(queries + 63) / 64", "queries / 0", "division by zero"},
+		{"(queries + 63) / 64", "queries + queries / (keys - 1)", "queries = 1, keys = 1"},
+		{"(queries + 63) / 64", "queries + queries / (1 - causal)", "causal = true"},
+		{"(queries + 63) / 64", "queries + queries / (128 - head_dim)", "head_dim = 128"},
+		{"block: [128]", "block: [128 - head_dim]", "head_dim = 128"},
 		{"(queries + 63) / 64", "quer", "unknown variable quer"},
 		{"(queries + 63) / 64", "queries << 3", "<<"},
 		{"(queries + 63) / 64", "abs(3)", "min and max"},

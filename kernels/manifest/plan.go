@@ -55,14 +55,26 @@ type PlannedArg struct {
 // maxBytes bounds a buffer: no GPU has more.
 const maxBytes = 1 << 40
 
-// Plan evaluates the manifest on a problem.
+// ErrUnsupported is in the error of a problem that a kernel does not take, by its
+// manifest's head_dims and dtypes. Any other error is a fault of the manifest.
+var ErrUnsupported = errors.New("unsupported")
+
+// Plan evaluates the manifest on a problem. Its errors name the manifest.
 func (m *Manifest) Plan(p Problem) (*Plan, error) {
 	if !slices.Contains(m.HeadDims, p.HeadDim) {
-		return nil, fmt.Errorf("%s does not do head_dim %d (it does %s)", m.Name, p.HeadDim, strings.Trim(fmt.Sprint(m.HeadDims), "[]"))
+		return nil, fmt.Errorf("%w: %s does not do head_dim %d (it does %s)", ErrUnsupported, m.Name, p.HeadDim, strings.Trim(fmt.Sprint(m.HeadDims), "[]"))
 	}
 	if !slices.Contains(m.DTypes, p.DType) {
-		return nil, fmt.Errorf("%s does not do %s (it does %s)", m.Name, p.DType, strings.Join(m.DTypes, ", "))
+		return nil, fmt.Errorf("%w: %s does not do %s (it does %s)", ErrUnsupported, m.Name, p.DType, strings.Join(m.DTypes, ", "))
 	}
+	plan, err := m.plan(p)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", m.Name, err)
+	}
+	return plan, nil
+}
+
+func (m *Manifest) plan(p Problem) (*Plan, error) {
 	causal := 0
 	if p.Causal {
 		causal = 1
