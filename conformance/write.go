@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sageacc/sageacc/internal/atomicfile"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -18,6 +19,9 @@ import (
 type Writer struct {
 	dir   string
 	lines bytes.Buffer
+	// names holds the files that were written, in lower case: a set must survive a
+	// file system that takes A and a for the same.
+	names map[string]bool
 }
 
 // Create makes the folder, which must not hold a set already.
@@ -28,14 +32,22 @@ func Create(dir string) (*Writer, error) {
 		}
 		return nil, err
 	}
-	return &Writer{dir: dir}, os.MkdirAll(dir, 0o777)
+	return &Writer{dir: dir, names: map[string]bool{}}, os.MkdirAll(dir, 0o777)
 }
 
-// Add writes one file and the cases that it is for; their File is set to it.
+// Has reports whether a file of that name was added, in whatever case.
+func (w *Writer) Has(name string) bool { return w.names[strings.ToLower(name)] }
+
+// Add writes one file and the cases that it is for; their File is set to it. It
+// refuses a name that it has written already.
 func (w *Writer) Add(name string, metadata map[string]string, tensors []safetensors.Tensor, cases ...Case) error {
+	if w.Has(name) {
+		return fmt.Errorf("%s has a file %s already", w.dir, name)
+	}
 	if err := safetensors.Write(filepath.Join(w.dir, name), metadata, tensors); err != nil {
 		return err
 	}
+	w.names[strings.ToLower(name)] = true
 	for _, c := range cases {
 		c.File = name
 		line, err := json.Marshal(c)

@@ -141,6 +141,59 @@ func TestKernelDoesNotTake(t *testing.T) {
 	}
 }
 
+// Cases whose names become the same have a file each, and none is lost.
+func TestKernelKeepsEveryCase(t *testing.T) {
+	own, err := kernels.Named("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := own.Manifest.Config("sm_90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &layerdumps.Dump{}
+	for i, name := range []string{"a/b", "a b", "A b", "a-b_2", "a-b"} {
+		data := make([]byte, 2*2*64)
+		data[1] = 0x3c + byte(i)
+		x, err := layerdumps.NewTensor(name, layerdumps.F16, [4]int{1, 1, 2, 64}, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Layers = append(d.Layers, layerdumps.Layer{Name: name, Q: x, K: x, V: x})
+	}
+	dir := filepath.Join(t.TempDir(), "set")
+	w, err := conformance.Create(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Set{Writer: w, Device: "none", Arch: "sm_90"}
+	if err := s.Kernel(context.Background(), emulated{own.Manifest, k}, own.Manifest, validate.LayerCases(d), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cases, err := conformance.Load(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]bool{}
+	for _, c := range cases {
+		files[strings.ToLower(c.File)] = true
+	}
+	rep, err := conformance.Run(context.Background(), cases, 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(d.Layers); len(files) != n || rep.Passed != 2*n || rep.Failed+rep.Skipped != 0 {
+		t.Errorf("%d files, %d passed, %d failed: want %d files", len(files), rep.Passed, rep.Failed, n)
+	}
+}
+
 // A claim that a set has no words for is refused.
 func TestClaimWithoutWords(t *testing.T) {
 	cfg, err := emulate.Preset("sage2-4b")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -74,7 +75,7 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		names, named = kernels.Names(), false
 	}
 	var ks []*kernels.Kernel
-	for _, n := range names {
+	for _, n := range unique(names) {
 		k, err := kernels.Named(n)
 		if err != nil {
 			return nil, false, fmt.Errorf("--kernel: %w", err)
@@ -82,6 +83,18 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		ks = append(ks, k)
 	}
 	return ks, named, nil
+}
+
+// unique returns x without what it has already had: a case that is asked for twice
+// is run once.
+func unique[T comparable](x []T) []T {
+	var out []T
+	for _, v := range x {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // cases returns the cases, those of a dump if one is given.
@@ -107,14 +120,15 @@ func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, fu
 			}
 			m.Shapes = append(m.Shapes, s)
 		}
+		m.Shapes = unique(m.Shapes)
 	}
-	for _, d := range f.dtypes {
+	for _, d := range unique(f.dtypes) {
 		if d != "f16" && d != "bf16" {
 			return nil, nil, fmt.Errorf("--dtype: unknown format %q (have f16, bf16)", d)
 		}
 		m.DTypes = append(m.DTypes, d)
 	}
-	for _, mask := range f.masks {
+	for _, mask := range unique(f.masks) {
 		if mask != "full" && mask != "causal" {
 			return nil, nil, fmt.Errorf("--mask: unknown mask %q (have full, causal)", mask)
 		}

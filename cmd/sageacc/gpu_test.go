@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,38 @@ func TestGPUCommandsBadInput(t *testing.T) {
 		if !strings.Contains(line, tc.want) || strings.Count(line, "\n") != 1 || stdout.Len() > 0 {
 			t.Errorf("%v: stderr %q, stdout %q, want one line with %q", tc.args, line, stdout.String(), tc.want)
 		}
+	}
+}
+
+// What is asked for twice is run once, in the order of the first time.
+func TestGPUFlagsGivenTwice(t *testing.T) {
+	f := gpuFlags{
+		kernels: []string{"sage2-8b-sm90", "sage2-4b", "sage2-8b-sm90"}, size: "small",
+		shapes: []string{"1x2/1x5x7x64", "1x1/1x3x3x64", "01x2/1x5x7x64"},
+		dtypes: []string{"bf16", "f16", "bf16"}, masks: []string{"full", "full"}, distributions: "gauss",
+	}
+	ks, _, err := f.chosen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, k := range ks {
+		names = append(names, k.Manifest.Name)
+	}
+	if want := []string{"sage2-8b-sm90", "sage2-4b"}; !slices.Equal(names, want) {
+		t.Errorf("kernels %v, want %v", names, want)
+	}
+	cases, _, err := f.cases(nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names = nil
+	for _, c := range cases {
+		names = append(names, c.Name)
+	}
+	want := []string{"1x2/1x5x7x64 gauss full bf16", "1x2/1x5x7x64 gauss full f16", "1x1/1x3x3x64 gauss full bf16", "1x1/1x3x3x64 gauss full f16"}
+	if !slices.Equal(names, want) {
+		t.Errorf("cases %v, want %v", names, want)
 	}
 }
 
