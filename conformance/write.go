@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,12 +25,35 @@ type Writer struct {
 	names map[string]bool
 }
 
-// Create makes the folder, which must not hold a set already.
+// Vacant reports a folder that no set can be written to: what is there must be an
+// empty folder, so that the set has no files of something else.
+func Vacant(dir string) error {
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.IsDir():
+		return fmt.Errorf("%s is a file: want a new or an empty folder", dir)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	switch _, err := f.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s is not empty: want a new or an empty folder", dir)
+}
+
+// Create makes the folder, if it is not there; see [Vacant].
 func Create(dir string) (*Writer, error) {
-	if _, err := os.Stat(filepath.Join(dir, casesFile)); !errors.Is(err, os.ErrNotExist) {
-		if err == nil {
-			err = fmt.Errorf("%s holds a conformance set already", dir)
-		}
+	if err := Vacant(dir); err != nil {
 		return nil, err
 	}
 	return &Writer{dir: dir, names: map[string]bool{}}, os.MkdirAll(dir, 0o777)

@@ -350,6 +350,9 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			if results < 1 || results > 1<<28 {
 				return fmt.Errorf("--results is %d: want 1 to %d", results, 1<<28)
 			}
+			if err := conformance.Vacant(out); err != nil {
+				return fmt.Errorf("-o: %w", err)
+			}
 			var us []probe.Unit
 			var ks []*kernels.Kernel
 			var cases []validate.Case

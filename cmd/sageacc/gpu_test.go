@@ -24,6 +24,7 @@ func TestGPUCommandsBadInput(t *testing.T) {
 	}
 	module := "../../kernels/images/sage2_4b.ptx"
 	manifest := "../../kernels/manifests/sage2-4b.yaml"
+	set := filepath.Join(dir, "set")
 	for _, tc := range []struct {
 		args []string
 		want string
@@ -50,8 +51,10 @@ func TestGPUCommandsBadInput(t *testing.T) {
 		{[]string{"validate", "--jobs", "0"}, "--jobs"},
 		{[]string{"validate", "absent.safetensors"}, "absent.safetensors"},
 		{[]string{"record"}, "-o DIR"},
-		{[]string{"record", "-o", dir, "--results", "0"}, "--results"},
-		{[]string{"record", "-o", dir, "--units", "tcgen05"}, "matches no instruction"},
+		{[]string{"record", "-o", set, "--results", "0"}, "--results"},
+		{[]string{"record", "-o", set, "--units", "tcgen05"}, "matches no instruction"},
+		{[]string{"record", "-o", dir}, "-o: " + dir + " is not empty"},
+		{[]string{"record", "-o", module}, "-o: " + module + " is a file"},
 	} {
 		var stdout, stderr bytes.Buffer
 		if status := run(context.Background(), tc.args, &stdout, &stderr); status != exitCannotRun {
