@@ -115,6 +115,9 @@ func (s *Set) Kernel(ctx context.Context, r validate.Runner, m *manifest.Manifes
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Name, err)
 	}
+	if err := validate.CheckCases(m, s.Arch, cases); err != nil {
+		return err
+	}
 	for i := range cases {
 		if err := ctx.Err(); err != nil {
 			return err

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -64,12 +65,10 @@ func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]
 			if err != nil {
 				continue // scratch that is no stage
 			}
-			if x != nil {
-				if len(x) != size {
-					return nil, errors.New(name + ": the emulator's tensor has another size")
-				}
-				out[name] = x
+			if len(x) != size {
+				return nil, errors.New(name + ": the emulator's tensor has another size")
 			}
+			out[name] = x
 		}
 	}
 	if s.spoil != nil {
@@ -259,6 +258,112 @@ func TestFaultyManifestIsNotSkipped(t *testing.T) {
 	}
 }
 
+// A stage of another size than the emulator's is reported before any case is run.
+func TestStageSizesAreChecked(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	for _, tc := range []struct{ old, new, want string }{
+		{"type: f32, count: kvh * k_tiles * 4}", "type: f32, count: kvh * k_tiles}", "buffer k_scale has 8 bytes; the emulated program's has 32"},
+		{"type: f32, count: kvh * k_tiles * 4}", "type: f32, count: kvh * k_tiles * 5}", "buffer k_scale has 40 bytes; the emulated program's has 32"},
+		{"type: f32, count: h * q_tiles * 32}", "type: f16, count: h * q_tiles * 16}", "buffer q_scale has 128 bytes; the emulated program's has 256"},
+		{"count: kvh * padded * head_dim}", "count: kvh * (keys - 1) * head_dim}", "buffer k_codes has 9536 bytes; the emulated program's has 9600, to which padding may add a multiple of 64"},
+		{"count: kvh * padded * head_dim}", "count: kvh * keys * head_dim + 32}", "buffer k_codes has 9632 bytes"},
+		{"count: kvh * padded * head_dim}", "count: kvh * keys * head_dim}", ""},
+		{"count: h * queries * head_dim}", "count: h * queries * head_dim + head_dim}", "buffer q_codes has 9024 bytes; the emulated program's has 8960, to which padding may add a multiple of 128"},
+		{"count: h * queries * head_dim}", "count: h * (queries + 3) * head_dim}", ""},
+		{"type: e4m3, count: kvh * head_dim * padded}", "type: e4m3, count: kvh * head_dim * keys}", "buffer v_codes has 9600 bytes; the emulated program's has 16384"},
+		{"type: e4m3, count: kvh * head_dim * padded}", "type: e4m3, count: kvh * head_dim * (padded + 16), from: emulator}", "buffer v_codes has 17408 bytes; the emulated program's has 16384"},
+		{"kernel: sage2-8b-sm90", "kernel: sage2-8b-sm90, smooth: none", "buffer k_mean: the emulated program has no such tensor"},
+		// A fault of the second shape only.
+		{"count: kvh * head_dim}", "count: kvh * (head_dim + keys / 150)}", "buffer k_mean has 130 bytes; the emulated program's has 128"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := m.Config("sm_90")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &simulated{m: m, cfg: cfg}
+		cs := cases(t, "1x2/1x70x150x64")
+		if strings.Contains(tc.new, "keys / 150") {
+			cs = cases(t, "1x2/1x70x149x64", "1x2/1x70x150x64")
+		}
+		_, err = Run(context.Background(), r, m, "simulated", "sm_90", cs, Options{Jobs: 2})
+		if tc.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", tc.new, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), "manifest "+name+": "+tc.want) || !strings.HasPrefix(err.Error(), "case 1x2/1x70x150x64 ") {
+			t.Errorf("%s: error %v, want %q", tc.new, err, tc.want)
+		}
+		if r.runs > 0 {
+			t.Errorf("%s: %d runs before it is reported", tc.new, r.runs)
+		}
+	}
+}
+
+// The sizes that a manifest is held to are those of the emulator's tensors, and the
+// shape that a case tells is that of its inputs.
+func TestStageShapes(t *testing.T) {
+	ctx := context.Background()
+	for _, preset := range emulate.Presets() {
+		for _, smooth := range []string{"none", "q,k,v"} {
+			for _, g := range quant.Granularities() {
+				for _, pv := range []quant.PVType{quant.E4M3, quant.FP16} {
+					cfg := preset
+					if err := cfg.SetSmooth(smooth); err != nil {
+						t.Fatal(err)
+					}
+					var err error
+					if cfg.QKGranularity, err = quant.ParseGranularity(g); err != nil {
+						t.Fatal(err)
+					}
+					cfg.PVType = pv
+					k, err := emulate.New(cfg)
+					if err != nil {
+						continue // no such kernel
+					}
+					for _, c := range cases(t, "2x4/2x70x150x32")[:2] {
+						l, _, err := c.Open()
+						if err != nil {
+							t.Fatal(err)
+						}
+						p, err := c.problem()
+						if err != nil {
+							t.Fatal(err)
+						}
+						if got, err := problem(l); err != nil || got != p {
+							t.Errorf("%s: the inputs are %+v (%v), the case says %+v", c.Name, got, err, p)
+						}
+						e, err := newEmulated(ctx, k, l, 2)
+						if err != nil {
+							t.Fatal(err)
+						}
+						shapes := stageShapes(k, p)
+						for _, name := range manifest.Stages() {
+							kind, bits := "f32", 32
+							if strings.HasSuffix(name, "codes") {
+								kind, bits = "i8", 8
+							}
+							raw, err := e.stage(name, kind, 0)
+							if err != nil {
+								t.Fatal(err)
+							}
+							s, ok := shapes[name]
+							if ok != (raw != nil) || ok && len(raw) != s.heads*s.least*bits/8 {
+								t.Errorf("%s smooth %s %s: %s has %d bytes, want %+v", cfg.Name, smooth, g, name, len(raw), s)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // A layer in FP32 is no fault.
 func TestFP32IsSkipped(t *testing.T) {
 	m, cfg := load(t, "sage2-8b-sm90")
@@ -267,7 +372,7 @@ func TestFP32IsSkipped(t *testing.T) {
 		t.Fatal(err)
 	}
 	l := &layerdumps.Layer{Name: "x", Q: x, K: x, V: x}
-	cs := []Case{{Name: "x", open: func() (*layerdumps.Layer, func(), error) { return l, func() {}, nil }}}
+	cs := []Case{layerCase(l)}
 	rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cs, Options{Jobs: 1})
 	if err != nil || rep.Skipped != 1 || !strings.Contains(rep.Cases[0].Skipped, "FP16 or BF16") {
 		t.Errorf("%+v, %v", rep, err)
