@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -351,6 +352,14 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 	}
 	d := l.Q.Dim
 	group := l.Q.Heads / l.K.Heads
+	numbers := map[string][]float32{}
+	for _, name := range manifest.Stages() {
+		if raw, ok := got[name]; ok && !strings.HasSuffix(name, "_codes") {
+			if numbers[name], err = e.numbers(name, plan.Types[name], raw); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var out []explain.Stages
 	for i := range l.Q.Batch * l.Q.Heads {
 		s := explain.Stages{Batch: i / l.Q.Heads, Head: i % l.Q.Heads}
@@ -373,17 +382,19 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 			size := len(raw) / heads
 			x := raw[at*size : (at+1)*size]
 			kind := plan.Types[name]
+			n := len(numbers[name]) / heads
+			y := numbers[name][at*n : (at+1)*n]
 			switch name {
 			case "k_mean":
-				s.KMean = floats(x, kind)
+				s.KMean = y
 			case "k_scale":
-				s.KScale = floats(x, kind)
+				s.KScale = y
 			case "q_scale":
-				s.QScale = floats(x, kind)
+				s.QScale = y
 			case "v_mean":
-				s.VMean = floats(x, kind)
+				s.VMean = y
 			case "v_scale":
-				s.VScale = floats(x, kind)
+				s.VScale = y
 			case "k_codes":
 				// More rows than there are keys are padding.
 				s.KCodes = integers(x, kind)
@@ -392,19 +403,45 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 				s.QCodes = integers(x, kind)
 				s.QCodes = s.QCodes[:min(len(s.QCodes), l.Q.Tokens*d)]
 			case "v_codes":
-				if len(x)%d != 0 || len(x)/d%16 != 0 {
-					return nil, fmt.Errorf("buffer %s has %d bytes for a head: want %d channels of a multiple of 16 tokens", name, len(x), d)
+				c := valueCodes(x, kind)
+				if len(c)%d != 0 || len(c)/d%16 != 0 {
+					return nil, fmt.Errorf("buffer %s has %d codes for a head: want %d channels of a multiple of 16 tokens", name, len(c), d)
 				}
-				s.VCodes = make([]uint16, len(x))
-				n := len(x) / d
-				for j, c := range x {
-					s.VCodes[j/n*n+quant.Permute(j%n)] = uint16(c)
+				s.VCodes = make([]uint16, len(c))
+				n := len(c) / d
+				for j, c := range c {
+					s.VCodes[j/n*n+quant.Permute(j%n)] = c
 				}
 			}
 		}
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// numbers decodes a stage of means or scales. A number that is the emulator's,
+// rounded to a narrower buffer's type, is given as the emulator's: the rounding is
+// the buffer's, and no difference.
+func (e *emulated) numbers(name, kind string, raw []byte) ([]float32, error) {
+	got := floats(raw, kind)
+	if kind == "f32" {
+		return got, nil
+	}
+	rounded, err := e.stage(name, kind, len(raw))
+	if err != nil {
+		return nil, err
+	}
+	exact, err := e.stage(name, "f32", 2*len(raw))
+	if err != nil {
+		return nil, err
+	}
+	const size = 2 // the bytes of an f16 and of a bf16
+	for i, x := range floats(exact, "f32") {
+		if i < len(got) && bytes.Equal(raw[size*i:size*(i+1)], rounded[size*i:size*(i+1)]) {
+			got[i] = x
+		}
+	}
+	return got, nil
 }
 
 // floats decodes numbers of a manifest's type.
@@ -423,6 +460,22 @@ func floats(x []byte, kind string) []float32 {
 	out := make([]float32, len(x)/2)
 	for i := range out {
 		out[i] = dtype.FromBits(uint32(binary.LittleEndian.Uint16(x[2*i:])))
+	}
+	return out
+}
+
+// valueCodes returns codes of V of a manifest's type.
+func valueCodes(x []byte, kind string) []uint16 {
+	if kind == "f16" {
+		out := make([]uint16, len(x)/2)
+		for i := range out {
+			out[i] = binary.LittleEndian.Uint16(x[2*i:])
+		}
+		return out
+	}
+	out := make([]uint16, len(x))
+	for i, c := range x {
+		out[i] = uint16(c)
 	}
 	return out
 }

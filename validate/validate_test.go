@@ -208,17 +208,67 @@ func TestSkipped(t *testing.T) {
 	}
 }
 
-// changed is the manifest of one of our kernels with a piece of its text replaced.
-func changed(t *testing.T, name, old, new string) (*manifest.Manifest, error) {
+// changed is the manifest of one of our kernels with pieces of its text replaced.
+func changed(t *testing.T, name string, oldNew ...string) (*manifest.Manifest, error) {
 	t.Helper()
 	text, err := os.ReadFile("../kernels/manifests/" + name + ".yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Count(string(text), old) == 0 {
-		t.Fatalf("%s.yaml does not have %q", name, old)
+	changed := string(text)
+	for i := 0; i < len(oldNew); i += 2 {
+		if !strings.Contains(changed, oldNew[i]) {
+			t.Fatalf("%s.yaml does not have %q", name, oldNew[i])
+		}
+		changed = strings.Replace(changed, oldNew[i], oldNew[i+1], 1)
 	}
-	return manifest.Read(name+".yaml", strings.NewReader(strings.Replace(string(text), old, new, 1)))
+	return manifest.Read(name+".yaml", strings.NewReader(changed))
+}
+
+// Stages are read in every type that a manifest may give them: where the output
+// differs and they do not, nothing is said of them, and where they do, which.
+func TestStageTypes(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	for _, tc := range []struct{ claim, old, new string }{
+		{"", "k_mean: {type: dtype", "k_mean: {type: f32"},
+		{"", "k_scale: {type: f32", "k_scale: {type: f16"},
+		{"", "q_scale: {type: f32", "q_scale: {type: bf16"},
+		{"", "v_scale: {type: f32", "v_scale: {type: dtype"},
+		{", qk_bits: 4", "k_codes: {type: i8", "k_codes: {type: i4"},
+		{", pv_dtype: e5m2", "v_codes: {type: e4m3", "v_codes: {type: e5m2"},
+		{", pv_dtype: int8", "v_codes: {type: e4m3", "v_codes: {type: i8"},
+		{", pv_dtype: fp16", "v_codes: {type: e4m3", "v_codes: {type: f16"},
+		{", smooth: 'k,v'", "k_scale: {", "v_mean: {type: f16, count: kvh * head_dim}\n  k_scale: {"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new, "kernel: "+name, "kernel: "+name+tc.claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := m.Config("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage, _, _ := strings.Cut(tc.new, ":")
+		spoilt := "o"
+		r := &simulated{m: m, cfg: cfg, spoil: func(out map[string][]byte) { out[spoilt][0] ^= 1 }}
+		for _, want := range []string{"", stage} {
+			if want != "" {
+				spoilt = want
+			}
+			rep, err := Run(context.Background(), r, m, "simulated", cfg.Arch, cases(t, "1x2/1x70x150x64")[:1], Options{Jobs: 2})
+			if err != nil {
+				t.Errorf("%s%s: %v", tc.new, tc.claim, err)
+				continue
+			}
+			got := ""
+			if s := rep.Cases[0].Stages; s != nil && s.First != nil {
+				got = s.First.Stage
+			}
+			if rep.Failed != 1 || got != want {
+				t.Errorf("%s%s: %s spoilt, %d failed, first stage %q", tc.new, tc.claim, spoilt, rep.Failed, got)
+			}
+		}
+	}
 }
 
 // A manifest that has a fault at one shape fails the run; it is no kernel that does
@@ -345,7 +395,10 @@ func TestStageShapes(t *testing.T) {
 						shapes := stageShapes(k, p)
 						for _, name := range manifest.Stages() {
 							kind, bits := "f32", 32
-							if strings.HasSuffix(name, "codes") {
+							switch {
+							case name == "v_codes" && pv == quant.FP16:
+								kind, bits = "f16", 16
+							case strings.HasSuffix(name, "codes"):
 								kind, bits = "i8", 8
 							}
 							raw, err := e.stage(name, kind, 0)

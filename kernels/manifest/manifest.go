@@ -99,7 +99,9 @@ type Launch struct {
 // the mean of K [kv heads][head_dim]; the scales of K and Q by group; their codes,
 // [heads][tokens][head_dim], K's possibly padded with tokens; V's mean and scale [kv
 // heads][head_dim] and its codes [kv heads][head_dim][tokens padded], permuted
-// within 16 tokens. All are FP32, or of the type that they have.
+// within 16 tokens. Means and scales are f32, f16, bf16 or dtype, rounded to it;
+// codes of K and Q i8, or i4 where the program has codes of 4 bits; V's codes are of
+// the program's type for them: e4m3, e5m2, i8 or f16.
 func Stages() []string {
 	return []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_mean", "v_scale", "v_codes"}
 }
@@ -171,7 +173,8 @@ func (m *Manifest) check() error {
 	if m.Emulates.Kernel == "" {
 		return errors.New("emulates: no kernel: which program does it claim to be?")
 	}
-	if _, err := m.Config(""); err != nil {
+	cfg, err := m.Config("")
+	if err != nil {
 		return fmt.Errorf("emulates: %w", err)
 	}
 	if !archPattern.MatchString(m.Arch) {
@@ -193,7 +196,8 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("dtypes has %q: want f16 and bf16, each once", d)
 		}
 	}
-	for name, b := range m.Buffers {
+	for _, name := range slices.Sorted(maps.Keys(m.Buffers)) {
+		b := m.Buffers[name]
 		switch {
 		case slices.Contains(builtin, name):
 			return fmt.Errorf("buffer %s: every problem has it", name)
@@ -203,6 +207,10 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("buffer %s: from is %q: only the emulator fills buffers", name, b.From)
 		case b.From != "" && !slices.Contains(Stages(), name):
 			return fmt.Errorf("buffer %s: the emulator has no such tensor (it has %s)", name, strings.Join(Stages(), ", "))
+		case slices.Contains(Stages(), name):
+			if err := m.checkStage(b.Type, m.stageTypes(name, &cfg)); err != nil {
+				return fmt.Errorf("buffer %s: %w", name, err)
+			}
 		}
 	}
 	if len(m.Launches) == 0 {
@@ -219,6 +227,36 @@ func (m *Manifest) check() error {
 		return errors.New("no launch takes o, the output")
 	}
 	return m.try()
+}
+
+// stageTypes returns the types that a stage's buffer may have: the program's codes,
+// or numbers.
+func (m *Manifest) stageTypes(name string, cfg *emulate.Config) []string {
+	switch {
+	case name == "v_codes" && cfg.PVType == quant.FP16:
+		if slices.Equal(m.DTypes, []string{"f16"}) {
+			return []string{"f16", "dtype"}
+		}
+		return []string{"f16"}
+	case name == "v_codes":
+		return []string{map[quant.PVType]string{quant.E4M3: "e4m3", quant.E5M2: "e5m2", quant.INT8: "i8"}[cfg.PVType]}
+	case !strings.HasSuffix(name, "_codes"):
+		return []string{"f32", "f16", "bf16", "dtype"}
+	case cfg.QKBits == 4:
+		return []string{"i4", "i8"}
+	}
+	return []string{"i8"}
+}
+
+// checkStage reports a type that is not among those that a stage may have.
+func (m *Manifest) checkStage(kind string, may []string) error {
+	if !slices.Contains(may, kind) {
+		return fmt.Errorf("type is %s: what this program has there is %s", kind, strings.Join(may, ", "))
+	}
+	if odd := slices.IndexFunc(m.HeadDims, func(d int) bool { return d%2 != 0 }); kind == "i4" && odd >= 0 {
+		return fmt.Errorf("type is i4: rows of head_dim %d would end within a byte", m.HeadDims[odd])
+	}
+	return nil
 }
 
 // try evaluates every expression for all that the kernel does, on a problem that

@@ -2,8 +2,10 @@ package manifest
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -115,6 +117,13 @@ func TestBadManifests(t *testing.T) {
 		{"from: emulator", "from: me", "emulator"},
 		{"  scratch: {", "  o: {", "every problem has it"},
 		{"scratch: {type: i4, count: padded + 1}", "scratch: {type: i4, count: padded + 1, from: emulator}", "no such tensor"},
+		{"k_codes: {type: i8", "k_codes: {type: i4", "k_codes: type is i4: what this program has there is i8"},
+		{"k_codes: {type: i8", "k_codes: {type: f32", "is i8"},
+		{"  scratch: {type: i4", "  q_codes: {type: e4m3", "is i8"},
+		{"  scratch: {type: i4", "  k_scale: {type: i32", "is f32, f16, bf16, dtype"},
+		{"  scratch: {type: i4", "  v_mean: {type: i8", "is f32, f16, bf16, dtype"},
+		{"  scratch: {type: i4", "  v_codes: {type: i8", "is e4m3"},
+		{"  scratch: {type: i4", "  v_codes: {type: e5m2", "is e4m3"},
 		{"count: padded + 1", "count: 0 - 5", "-5"},
 		{"block: [128]", "block: []", "0 dimensions"},
 		{"block: [128]", "block: [0]", "is 0"},
@@ -135,6 +144,47 @@ func TestBadManifests(t *testing.T) {
 	}
 	if _, err := Read("x", strings.NewReader("")); err == nil {
 		t.Error("an empty manifest is read")
+	}
+}
+
+// A stage's buffer has a type that the program's tensor can have.
+func TestStageTypes(t *testing.T) {
+	for _, tc := range []struct {
+		claim, rest, stage string
+		want               string // the types that are taken
+	}{
+		{"kernel: sage2-8b-sm90", "", "k_mean", "bf16 dtype f16 f32"},
+		{"kernel: sage2-8b-sm90", "", "q_scale", "bf16 dtype f16 f32"},
+		{"kernel: sage2-8b-sm90", "", "q_codes", "i8"},
+		{"kernel: sage2-8b-sm90, qk_bits: 4", "", "k_codes", "i4 i8"},
+		{"kernel: sage2-4b", "", "q_codes", "i4 i8"},
+		{"kernel: sage2-4b", "head_dims: [64, 33]", "q_codes", "i8"},
+		{"kernel: sage2-4b", "", "v_codes", "e4m3"},
+		{"kernel: sage2-4b, pv_dtype: e5m2", "", "v_codes", "e5m2"},
+		{"kernel: sage2-4b, pv_dtype: int8", "", "v_codes", "i8"},
+		{"kernel: sage2-4b, pv_dtype: fp16", "", "v_codes", "dtype f16"},
+		{"kernel: sage2-4b, pv_dtype: fp16", "dtypes: [f16, bf16]", "v_codes", "f16"},
+	} {
+		var taken []string
+		for _, kind := range slices.Sorted(maps.Keys(types)) {
+			text := strings.Replace(good, "kernel: sage2-8b-sm90, pv_accum: fp32+fp32", tc.claim, 1)
+			text = strings.Replace(text, "  k_codes: {type: i8, count: batch * kv_heads * keys * head_dim, from: emulator}", "  "+tc.stage+": {type: "+kind+", count: 8}", 1)
+			text = strings.Replace(text, "k_codes, v,", "v,", 1)
+			switch key, _, _ := strings.Cut(tc.rest, ":"); key {
+			case "head_dims":
+				text = strings.Replace(text, "head_dims: [64, 128]", tc.rest, 1)
+			case "dtypes":
+				text = strings.Replace(text, "dtypes: [f16]", tc.rest, 1)
+			}
+			if _, err := Read("x", strings.NewReader(text)); err == nil {
+				taken = append(taken, kind)
+			} else if !strings.HasPrefix(err.Error(), "x: buffer "+tc.stage+": type is "+kind+": ") {
+				t.Errorf("%s: %v", tc.claim, err)
+			}
+		}
+		if got := strings.Join(taken, " "); got != tc.want {
+			t.Errorf("%s %s: %s takes %s, want %s", tc.claim, tc.rest, tc.stage, got, tc.want)
+		}
 	}
 }
 
