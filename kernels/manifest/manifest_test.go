@@ -77,6 +77,36 @@ func TestPlan(t *testing.T) {
 	}
 }
 
+// A launch that no GPU can do is no plan.
+func TestLaunchLimits(t *testing.T) {
+	for _, tc := range []struct{ grid, block, want string }{
+		{"[2147483647, 65535, 65535]", "[1024]", ""},
+		{"[1]", "[1, 1024]", ""},
+		{"[1]", "[2, 8, 64]", ""},
+		{"[2147483648]", "[1]", "grid: 2147483648 is 2147483648: want 1 to 2147483647"},
+		{"[1, 65536]", "[1]", "grid: 65536 is 65536: want 1 to 65535"},
+		{"[1, 1, 65536]", "[1]", "grid: 65536 is 65536: want 1 to 65535"},
+		{"[1]", "[1025]", "block: 1025 is 1025: want 1 to 1024"},
+		{"[1]", "[1, 1025]", "block: 1025 is 1025: want 1 to 1024"},
+		{"[1]", "[1, 1, 65]", "block: 65 is 65: want 1 to 64"},
+		{"[1]", "[32, 33]", "block has 1056 threads: want at most 1024"},
+		{"[1]", "[1024, 1024, 64]", "block has 67108864 threads"},
+	} {
+		text := strings.Replace(good, "grid: [tiles, batch * heads]", "grid: "+tc.grid, 1)
+		text = strings.Replace(text, "block: [128]", "block: "+tc.block, 1)
+		_, err := Read("x", strings.NewReader(text))
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("grid %s, block %s: error %v, want %q", tc.grid, tc.block, err, tc.want)
+		}
+	}
+	// What depends on the shape is found at the shape.
+	m := read(t, good)
+	p := Problem{Batch: 1 << 13, Heads: 8, KVHeads: 8, Queries: 1, Keys: 1, HeadDim: 64, DType: "f16", Scale: 1}
+	if _, err := m.Plan(p); err == nil || !strings.Contains(err.Error(), "launch of go_{dtype}_{head_dim}_{causal}: grid: batch * heads is 65536: want 1 to 65535") {
+		t.Errorf("65536 heads in y: %v", err)
+	}
+}
+
 // A fault at one shape is the manifest's, not a shape that the kernel does not take.
 func TestPlanOfFault(t *testing.T) {
 	m := read(t, strings.Replace(good, "  - padded:", "  - bad: 1 / (keys - 50)\n  - padded:", 1))
