@@ -105,7 +105,13 @@ func TestGPUCommandsWithoutCUDA(t *testing.T) {
 		t.Skip("built with the tag cuda")
 	}
 	out := filepath.Join(t.TempDir(), "set")
-	for _, args := range [][]string{{"validate"}, {"validate", "--units", "ex2"}, {"record", "-o", out}, {"record", "-o", out, "--units", "ex2"}} {
+	images, manifests := "../../kernels/images/", "../../kernels/manifests/"
+	for _, args := range [][]string{
+		{"validate"}, {"validate", "--units", "ex2"}, {"record", "-o", out}, {"record", "-o", out, "--units", "ex2"},
+		// Images that fit their manifests.
+		{"validate", "--module", images + "sage2_4b.ptx", "--manifest", manifests + "sage2-4b.yaml"},
+		{"validate", "--module", images + "sage2_8b_sm90.cubin", "--manifest", manifests + "sage2-8b-sm90.yaml"},
+	} {
 		var stdout, stderr bytes.Buffer
 		if status := run(context.Background(), args, &stdout, &stderr); status != exitCannotRun {
 			t.Errorf("%v: status %d", args, status)

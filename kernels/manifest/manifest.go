@@ -350,23 +350,35 @@ func (m *Manifest) Runs(sm int) error {
 	return nil
 }
 
+// ptxEntry finds the names of a PTX text's entry points.
+var ptxEntry = regexp.MustCompile(`\.entry\s+([A-Za-z0-9_$%]+)`)
+
 // CheckImage reports an image that is neither PTX text nor a cubin, or that does
-// not name an entry point of the manifest.
+// not have an entry point that the manifest launches, by its whole name.
 func CheckImage(m *Manifest, image []byte) error {
-	isPTX := bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry"))
-	if !isPTX && !bytes.HasPrefix(image, []byte("\x7fELF")) {
+	var has func(entry string) bool
+	switch {
+	case bytes.HasPrefix(image, []byte("\x7fELF")):
+		// A cubin has each function in a section of its own, and the sections' names
+		// in a table where a zero ends each.
+		has = func(entry string) bool { return bytes.Contains(image, []byte(".text."+entry+"\x00")) }
+	case bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry")):
+		entries := map[string]bool{}
+		for _, match := range ptxEntry.FindAllSubmatch(image, -1) {
+			entries[string(match[1])] = true
+		}
+		has = func(entry string) bool { return entries[entry] }
+	default:
 		return errors.New("neither PTX text nor a cubin")
 	}
-	for _, dtype := range m.DTypes {
-		for _, dim := range m.HeadDims {
-			plan, err := m.Plan(Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: dim, DType: dtype, Scale: 1})
-			if err != nil {
-				return err
-			}
-			for _, l := range plan.Launches {
-				if !bytes.Contains(image, []byte(l.Entry)) {
-					return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
-				}
+	for p := range m.problems(smallest) {
+		plan, err := m.Plan(p)
+		if err != nil {
+			return err
+		}
+		for _, l := range plan.Launches {
+			if !has(l.Entry) {
+				return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
 			}
 		}
 	}

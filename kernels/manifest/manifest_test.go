@@ -233,15 +233,39 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// An image must have every entry by its whole name, for both masks.
 func TestCheckImage(t *testing.T) {
 	m := read(t, good)
-	ptx := ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0("
-	if err := CheckImage(m, []byte(ptx)); err != nil {
-		t.Error(err)
+	const (
+		ptx = ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0(\n" +
+			".entry go_f16_64_1 (\n.weak .entry\n\tgo_f16_128_1"
+		cubin = "\x7fELF...\x00.text.go_f16_64_0\x00.text.go_f16_64_1\x00.text.go_f16_128_0\x00.nv.info.go_f16_128_1\x00.text.go_f16_128_1\x00"
+	)
+	for _, image := range []string{ptx, cubin} {
+		if err := CheckImage(m, []byte(image)); err != nil {
+			t.Error(err)
+		}
 	}
-	for _, image := range []string{"", "hello", "\x7fELF", ".version 8.4\n.entry go_f16_64_0"} {
-		if err := CheckImage(m, []byte(image)); err == nil {
-			t.Errorf("image %q is taken", image)
+	for _, tc := range []struct{ image, want string }{
+		{"", "neither"},
+		{"hello", "neither"},
+		{"\x7fELF", "no entry go_f16_64_0"},
+		{".version 8.4\n.entry go_f16_64_0", "no entry"},
+		// The causal variants are entries too.
+		{strings.ReplaceAll(ptx, "64_1", "64_2"), "no entry go_f16_64_1"},
+		{strings.ReplaceAll(cubin, "64_1", "64_2"), "no entry go_f16_64_1"},
+		// A longer name is another.
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0$x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
+		// A function that is called, or a section beside the code, is no entry.
+		{strings.ReplaceAll(ptx, ".entry go_f16_64_0", ".func go_f16_64_0"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, ".text.go_f16_128_1", ""), "no entry go_f16_128_1"},
+	} {
+		if err := CheckImage(m, []byte(tc.image)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("image %q: error %v, want %q", tc.image, err, tc.want)
 		}
 	}
 }
