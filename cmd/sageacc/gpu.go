@@ -48,6 +48,27 @@ func (f *gpuFlags) add(cmd *cobra.Command) {
 	f.dump.add(cmd, false)
 }
 
+// Flags that single instructions have no use for: those that choose kernels, and
+// those that choose the cases that kernels run on.
+var (
+	choiceFlags = []string{"kernel", "module", "manifest"}
+	caseFlags   = []string{"size", "shape", "dtype", "mask", "distribution", "layers", "layout", "causal", "sm-scale"}
+)
+
+// given reports whether any of the flags is on the command line.
+func given(cmd *cobra.Command, flags ...string) bool {
+	return slices.ContainsFunc(flags, cmd.Flags().Changed)
+}
+
+// refuse is the error of the first of the flags that is on the command line, where it
+// would do nothing. why says what is wrong with it.
+func refuse(cmd *cobra.Command, why string, flags ...string) error {
+	if i := slices.IndexFunc(flags, cmd.Flags().Changed); i >= 0 {
+		return fmt.Errorf("--%s %s", flags[i], why)
+	}
+	return nil
+}
+
 // chosen returns the kernels, and whether the user named them.
 func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 	if (f.module == "") != (f.manifest == "") {
@@ -188,10 +209,16 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
 			}
 			if unitPattern != "" {
-				if len(args) > 0 || f.module != "" || len(f.kernels) > 0 {
-					return errors.New("--units excludes kernels and dumps")
+				if len(args) > 0 {
+					return errors.New("--units excludes dumps")
+				}
+				if err := refuse(cmd, "is for kernels, and --units excludes them", slices.Concat(choiceFlags, caseFlags, []string{"explain"})...); err != nil {
+					return err
 				}
 				return validateUnits(cmd, e, unitPattern, results, f.seed, format, out)
+			}
+			if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+				return err
 			}
 			write, err := pick(format, map[string]func(io.Writer, []*validate.Report) error{
 				"table": render.ValidateText,
@@ -362,8 +389,10 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				if us, err = units(unitPattern); err != nil {
 					return err
 				}
+			} else if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+				return err
 			}
-			if unitPattern == "" || f.module != "" || len(f.kernels) > 0 || len(args) > 0 {
+			if unitPattern == "" || len(args) > 0 || given(cmd, choiceFlags...) {
 				var err error
 				if ks, named, err = f.chosen(); err != nil {
 					return err
@@ -373,6 +402,8 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 					return err
 				}
 				defer closeCases()
+			} else if err := refuse(cmd, "is for kernels: beside --units it needs --kernel, --module or a dump", caseFlags...); err != nil {
+				return err
 			}
 			dev, err := launch.Open()
 			if err != nil {
