@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/sageacc/sageacc/internal/atomicfile"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -18,24 +20,58 @@ import (
 type Writer struct {
 	dir   string
 	lines bytes.Buffer
+	// names holds the files that were written, in lower case: a set must survive a
+	// file system that takes A and a for the same.
+	names map[string]bool
 }
 
-// Create makes the folder, which must not hold a set already.
+// Vacant reports a folder that no set can be written to: what is there must be an
+// empty folder, so that the set has no files of something else.
+func Vacant(dir string) error {
+	st, err := os.Stat(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.IsDir():
+		return fmt.Errorf("%s is a file: want a new or an empty folder", dir)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	switch _, err := f.Readdirnames(1); {
+	case errors.Is(err, io.EOF):
+		return nil
+	case err != nil:
+		return err
+	}
+	return fmt.Errorf("%s is not empty: want a new or an empty folder", dir)
+}
+
+// Create makes the folder, if it is not there; see [Vacant].
 func Create(dir string) (*Writer, error) {
-	if _, err := os.Stat(filepath.Join(dir, casesFile)); !errors.Is(err, os.ErrNotExist) {
-		if err == nil {
-			err = fmt.Errorf("%s holds a conformance set already", dir)
-		}
+	if err := Vacant(dir); err != nil {
 		return nil, err
 	}
-	return &Writer{dir: dir}, os.MkdirAll(dir, 0o777)
+	return &Writer{dir: dir, names: map[string]bool{}}, os.MkdirAll(dir, 0o777)
 }
 
-// Add writes one file and the cases that it is for; their File is set to it.
+// Has reports whether a file of that name was added, in whatever case.
+func (w *Writer) Has(name string) bool { return w.names[strings.ToLower(name)] }
+
+// Add writes one file and the cases that it is for; their File is set to it. It
+// refuses a name that it has written already.
 func (w *Writer) Add(name string, metadata map[string]string, tensors []safetensors.Tensor, cases ...Case) error {
+	if w.Has(name) {
+		return fmt.Errorf("%s has a file %s already", w.dir, name)
+	}
 	if err := safetensors.Write(filepath.Join(w.dir, name), metadata, tensors); err != nil {
 		return err
 	}
+	w.names[strings.ToLower(name)] = true
 	for _, c := range cases {
 		c.File = name
 		line, err := json.Marshal(c)

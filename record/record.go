@@ -13,6 +13,8 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sageacc/sageacc/conformance"
@@ -38,6 +40,16 @@ var unsafeChars = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
 // fileName makes a file name of parts.
 func fileName(parts ...string) string {
 	return unsafeChars.ReplaceAllString(strings.Join(parts, "_"), "-") + ".safetensors"
+}
+
+// newName makes a file name of parts, with a number behind them where another case
+// has the name: parts that differ may become the same ("a/b" and "a b").
+func (s *Set) newName(parts ...string) string {
+	name := fileName(parts...)
+	for i := 2; s.Has(name); i++ {
+		name = fileName(append(slices.Clip(parts), strconv.Itoa(i))...)
+	}
+	return name
 }
 
 // Unit records about results results of a unit.
@@ -70,7 +82,7 @@ func (s *Set) Unit(p *probe.Probes, u *probe.Unit, results int, seed uint64) err
 		ts = append(ts, safetensors.Tensor{Name: "x", DType: "F32", Shape: shape, Data: raw}, u.ResultTensor("y", b))
 	}
 	s.Results += int64(u.Results(b))
-	return s.Add(fileName(s.Arch, u.Instruction), meta, ts, c)
+	return s.Add(s.newName(s.Arch, u.Instruction), meta, ts, c)
 }
 
 // claim is a case's description of a configuration; not every configuration has
@@ -103,6 +115,9 @@ func (s *Set) Kernel(ctx context.Context, r validate.Runner, m *manifest.Manifes
 	if err != nil {
 		return fmt.Errorf("%s: %w", m.Name, err)
 	}
+	if err := validate.CheckCases(m, s.Arch, cases); err != nil {
+		return err
+	}
 	for i := range cases {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -123,8 +138,11 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 		return err
 	}
 	defer release()
-	if r.Check(l) != nil {
+	switch err := r.Check(l); {
+	case errors.Is(err, manifest.ErrUnsupported):
 		return nil
+	case err != nil:
+		return err
 	}
 	got, err := validate.Outputs(ctx, r, m, l, s.Arch, runtime.GOMAXPROCS(0))
 	if err != nil {
@@ -151,7 +169,7 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 	if l.Synthetic != "" {
 		meta["synthetic"] = l.Synthetic
 	}
-	return s.Add(fileName(m.Name, c.Name), meta, ts, lines...)
+	return s.Add(s.newName(m.Name, c.Name), meta, ts, lines...)
 }
 
 func tensor(name string, t *layerdumps.Tensor) safetensors.Tensor {

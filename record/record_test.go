@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,14 +13,18 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/kernels"
+	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/validate"
 )
 
 // emulated runs the emulator in place of a GPU.
-type emulated struct{ k *emulate.Kernel }
+type emulated struct {
+	m *manifest.Manifest
+	k *emulate.Kernel
+}
 
-func (e emulated) Check(*layerdumps.Layer) error { return nil }
+func (e emulated) Check(l *layerdumps.Layer) error { return validate.Check(e.m, l) }
 
 func (e emulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
 	out := map[string][]byte{}
@@ -82,7 +87,7 @@ func TestKernel(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &Set{Writer: w, Device: "none", Arch: "sm_90"}
-	if err := s.Kernel(context.Background(), emulated{k}, own.Manifest, m.Cases(), nil); err != nil {
+	if err := s.Kernel(context.Background(), emulated{own.Manifest, k}, own.Manifest, m.Cases(), nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := conformance.Load(dir, nil); err == nil {
@@ -105,6 +110,87 @@ func TestKernel(t *testing.T) {
 	}
 	if _, err := conformance.Create(dir); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("a second set in the folder: %v", err)
+	}
+}
+
+// What a kernel does not take is left out; a manifest with a fault is not.
+func TestKernelDoesNotTake(t *testing.T) {
+	text, err := os.ReadFile("../kernels/manifests/sage2-8b-sm90.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := manifest.Read("x", strings.NewReader(strings.Replace(string(text), "let:", "let:\n  - bad: 1 / (keys - 40)", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{"1x1/1x5x40x40": "", "1x1/1x5x40x64": "case 1x1/1x5x40x64 gauss full f16: manifest sage2-8b-sm90: let bad: "} {
+		shape, err := validate.ParseShape(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := conformance.Create(filepath.Join(t.TempDir(), "set"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Set{Writer: w, Arch: "sm_90"}
+		matrix := validate.Matrix{Shapes: []validate.Shape{shape}, DTypes: []string{"f16"}, Causal: []bool{false}}
+		err = s.Kernel(context.Background(), emulated{m: m}, m, matrix.Cases(), nil)
+		if s.Results != 0 || (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %d results, %v, want %q", text, s.Results, err, want)
+		}
+	}
+}
+
+// Cases whose names become the same have a file each, and none is lost.
+func TestKernelKeepsEveryCase(t *testing.T) {
+	own, err := kernels.Named("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := own.Manifest.Config("sm_90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &layerdumps.Dump{}
+	for i, name := range []string{"a/b", "a b", "A b", "a-b_2", "a-b"} {
+		data := make([]byte, 2*2*64)
+		data[1] = 0x3c + byte(i)
+		x, err := layerdumps.NewTensor(name, layerdumps.F16, [4]int{1, 1, 2, 64}, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Layers = append(d.Layers, layerdumps.Layer{Name: name, Q: x, K: x, V: x})
+	}
+	dir := filepath.Join(t.TempDir(), "set")
+	w, err := conformance.Create(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Set{Writer: w, Device: "none", Arch: "sm_90"}
+	if err := s.Kernel(context.Background(), emulated{own.Manifest, k}, own.Manifest, validate.LayerCases(d), nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cases, err := conformance.Load(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := map[string]bool{}
+	for _, c := range cases {
+		files[strings.ToLower(c.File)] = true
+	}
+	rep, err := conformance.Run(context.Background(), cases, 2, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(d.Layers); len(files) != n || rep.Passed != 2*n || rep.Failed+rep.Skipped != 0 {
+		t.Errorf("%d files, %d passed, %d failed: want %d files", len(files), rep.Passed, rep.Failed, n)
 	}
 }
 

@@ -163,7 +163,12 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 			c, stride, _, _ := kv.ValueCodes()
 			for ch := range d {
 				for t := range stride {
-					out = append(out, uint8(c[ch*stride+quant.Permute(t)]))
+					code := c[ch*stride+quant.Permute(t)]
+					if kind == "f16" {
+						out = binary.LittleEndian.AppendUint16(out, code)
+						continue
+					}
+					out = append(out, uint8(code))
 				}
 			}
 		default:

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -159,6 +160,8 @@ func Distributions() []Distribution { return slices.Clone(distributions) }
 // Case is one run of a kernel.
 type Case struct {
 	Name string
+	// problem is the shape of the inputs, told without making them.
+	problem func() (manifest.Problem, error)
 	// open returns the inputs. The function it returns releases them.
 	open func() (*layerdumps.Layer, func(), error)
 }
@@ -188,10 +191,18 @@ func (m *Matrix) Cases() []Case {
 						mask = "causal"
 					}
 					name := fmt.Sprintf("%s %s %s %s", s, d.Name, mask, dtype)
-					cases = append(cases, Case{Name: name, open: func() (*layerdumps.Layer, func(), error) {
-						l, err := generate(name, s, d, causal, dtype, m.Seed)
-						return l, func() {}, err
-					}})
+					p := manifest.Problem{
+						Batch: s.Batch, Heads: s.Heads, KVHeads: s.KVHeads, Queries: s.Queries, Keys: s.Keys, HeadDim: s.HeadDim,
+						Causal: causal, DType: dtype, Scale: 1 / math.Sqrt(float64(s.HeadDim)),
+					}
+					cases = append(cases, Case{
+						Name:    name,
+						problem: func() (manifest.Problem, error) { return p, nil },
+						open: func() (*layerdumps.Layer, func(), error) {
+							l, err := generate(name, s, d, causal, dtype, m.Seed)
+							return l, func() {}, err
+						},
+					})
 				}
 			}
 		}
@@ -205,9 +216,17 @@ func LayerCases(d *layerdumps.Dump) []Case {
 	var cases []Case
 	for i := range d.Layers {
 		l := &d.Layers[i]
-		cases = append(cases, Case{Name: l.Name, open: func() (*layerdumps.Layer, func(), error) { return l, l.Release, nil }})
+		cases = append(cases, layerCase(l))
 	}
 	return cases
+}
+
+func layerCase(l *layerdumps.Layer) Case {
+	return Case{
+		Name:    l.Name,
+		problem: func() (manifest.Problem, error) { return problem(l) },
+		open:    func() (*layerdumps.Layer, func(), error) { return l, l.Release, nil },
+	}
 }
 
 // generate makes a case's inputs. Each tensor of a head has a generator of its

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -108,6 +110,9 @@ func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch strin
 	if err != nil {
 		return nil, err
 	}
+	if err := checkCases(m, k, cases); err != nil {
+		return nil, err
+	}
 	rep := &Report{Schema: Schema, Kernel: m.Name, Config: Describe(cfg), Device: device, Arch: arch}
 	explained := false
 	for i := range cases {
@@ -155,9 +160,12 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 		return res, err
 	}
 	defer release()
-	if err := r.Check(l); err != nil {
+	switch err := r.Check(l); {
+	case errors.Is(err, manifest.ErrUnsupported):
 		res.Skipped = err.Error()
 		return res, nil
+	case err != nil:
+		return res, err
 	}
 	e, got, err := both(ctx, r, m, k, l, opt.Jobs)
 	if err != nil {
@@ -215,13 +223,14 @@ func both(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel
 	return e, got, e.run(ctx, jobs)
 }
 
-// given makes the buffers that a manifest takes from the emulator.
+// given makes the buffers that a manifest takes from the emulator. It reports a
+// stage of another size than the emulator's.
 func (e *emulated) given(m *manifest.Manifest) (map[string][]byte, error) {
 	p, err := problem(e.l)
 	if err != nil {
 		return nil, err
 	}
-	plan, err := m.Plan(p)
+	plan, err := plannedFor(m, e.k, p)
 	if err != nil {
 		return nil, err
 	}
@@ -233,9 +242,6 @@ func (e *emulated) given(m *manifest.Manifest) (map[string][]byte, error) {
 		x, err := e.stage(name, plan.Types[name], plan.Sizes[name])
 		if err != nil {
 			return nil, err
-		}
-		if x == nil {
-			return nil, fmt.Errorf("buffer %s: the emulated program has no such tensor", name)
 		}
 		given[name] = x
 	}
@@ -316,11 +322,7 @@ func (e *emulated) compare(got map[string][]byte, res *Result) {
 // stagesAgree compares the buffers that a manifest names after stages as bytes, and
 // counts their elements. Padding may differ where this says that they do not agree.
 func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res *Result) (bool, error) {
-	p, err := problem(e.l)
-	if err != nil {
-		return false, err
-	}
-	plan, err := m.Plan(p)
+	plan, err := planned(m, e.l)
 	if err != nil {
 		return false, err
 	}
@@ -334,9 +336,6 @@ func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res 
 		if err != nil {
 			return false, err
 		}
-		if want == nil {
-			continue // the emulated program has no such stage; CompareStages says so
-		}
 		res.StageElements += int64(len(raw) * 8 / plan.Bits(name))
 		agree = agree && bytes.Equal(raw, want)
 	}
@@ -347,16 +346,20 @@ func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res 
 // the kernel wrote them.
 func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explain.Stages, error) {
 	l := e.l
-	p, err := problem(l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := m.Plan(p)
+	plan, err := planned(m, l)
 	if err != nil {
 		return nil, err
 	}
 	d := l.Q.Dim
 	group := l.Q.Heads / l.K.Heads
+	numbers := map[string][]float32{}
+	for _, name := range manifest.Stages() {
+		if raw, ok := got[name]; ok && !strings.HasSuffix(name, "_codes") {
+			if numbers[name], err = e.numbers(name, plan.Types[name], raw); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var out []explain.Stages
 	for i := range l.Q.Batch * l.Q.Heads {
 		s := explain.Stages{Batch: i / l.Q.Heads, Head: i % l.Q.Heads}
@@ -379,17 +382,19 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 			size := len(raw) / heads
 			x := raw[at*size : (at+1)*size]
 			kind := plan.Types[name]
+			n := len(numbers[name]) / heads
+			y := numbers[name][at*n : (at+1)*n]
 			switch name {
 			case "k_mean":
-				s.KMean = floats(x, kind)
+				s.KMean = y
 			case "k_scale":
-				s.KScale = floats(x, kind)
+				s.KScale = y
 			case "q_scale":
-				s.QScale = floats(x, kind)
+				s.QScale = y
 			case "v_mean":
-				s.VMean = floats(x, kind)
+				s.VMean = y
 			case "v_scale":
-				s.VScale = floats(x, kind)
+				s.VScale = y
 			case "k_codes":
 				// More rows than there are keys are padding.
 				s.KCodes = integers(x, kind)
@@ -398,19 +403,45 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 				s.QCodes = integers(x, kind)
 				s.QCodes = s.QCodes[:min(len(s.QCodes), l.Q.Tokens*d)]
 			case "v_codes":
-				if len(x)%d != 0 || len(x)/d%16 != 0 {
-					return nil, fmt.Errorf("buffer %s has %d bytes for a head: want %d channels of a multiple of 16 tokens", name, len(x), d)
+				c := valueCodes(x, kind)
+				if len(c)%d != 0 || len(c)/d%16 != 0 {
+					return nil, fmt.Errorf("buffer %s has %d codes for a head: want %d channels of a multiple of 16 tokens", name, len(c), d)
 				}
-				s.VCodes = make([]uint16, len(x))
-				n := len(x) / d
-				for j, c := range x {
-					s.VCodes[j/n*n+quant.Permute(j%n)] = uint16(c)
+				s.VCodes = make([]uint16, len(c))
+				n := len(c) / d
+				for j, c := range c {
+					s.VCodes[j/n*n+quant.Permute(j%n)] = c
 				}
 			}
 		}
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// numbers decodes a stage of means or scales. A number that is the emulator's,
+// rounded to a narrower buffer's type, is given as the emulator's: the rounding is
+// the buffer's, and no difference.
+func (e *emulated) numbers(name, kind string, raw []byte) ([]float32, error) {
+	got := floats(raw, kind)
+	if kind == "f32" {
+		return got, nil
+	}
+	rounded, err := e.stage(name, kind, len(raw))
+	if err != nil {
+		return nil, err
+	}
+	exact, err := e.stage(name, "f32", 2*len(raw))
+	if err != nil {
+		return nil, err
+	}
+	const size = 2 // the bytes of an f16 and of a bf16
+	for i, x := range floats(exact, "f32") {
+		if i < len(got) && bytes.Equal(raw[size*i:size*(i+1)], rounded[size*i:size*(i+1)]) {
+			got[i] = x
+		}
+	}
+	return got, nil
 }
 
 // floats decodes numbers of a manifest's type.
@@ -429,6 +460,22 @@ func floats(x []byte, kind string) []float32 {
 	out := make([]float32, len(x)/2)
 	for i := range out {
 		out[i] = dtype.FromBits(uint32(binary.LittleEndian.Uint16(x[2*i:])))
+	}
+	return out
+}
+
+// valueCodes returns codes of V of a manifest's type.
+func valueCodes(x []byte, kind string) []uint16 {
+	if kind == "f16" {
+		out := make([]uint16, len(x)/2)
+		for i := range out {
+			out[i] = binary.LittleEndian.Uint16(x[2*i:])
+		}
+		return out
+	}
+	out := make([]uint16, len(x))
+	for i, c := range x {
+		out[i] = uint16(c)
 	}
 	return out
 }
@@ -470,8 +517,11 @@ func fewestKeys(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.
 		if one.V, err = part(&l.V, kvHead, n); err != nil {
 			return 0, err
 		}
-		if r.Check(&one) != nil {
+		switch err := r.Check(&one); {
+		case errors.Is(err, manifest.ErrUnsupported):
 			return 0, nil // a kernel that does not take one head says nothing here
+		case err != nil:
+			return 0, fmt.Errorf("its first %d keys: %w", n, err)
 		}
 		e, got, err := both(ctx, r, m, k, &one, jobs)
 		if err != nil {

@@ -6,11 +6,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -26,14 +28,7 @@ type simulated struct {
 	runs  int
 }
 
-func (s *simulated) Check(l *layerdumps.Layer) error {
-	p, err := problem(l)
-	if err != nil {
-		return err
-	}
-	_, err = s.m.Plan(p)
-	return err
-}
+func (s *simulated) Check(l *layerdumps.Layer) error { return Check(s.m, l) }
 
 func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
 	s.runs++
@@ -49,11 +44,7 @@ func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]
 	if err := e.run(ctx, 2); err != nil {
 		return nil, err
 	}
-	p, err := problem(l)
-	if err != nil {
-		return nil, err
-	}
-	plan, err := s.m.Plan(p)
+	plan, err := planned(s.m, l)
 	if err != nil {
 		return nil, err
 	}
@@ -74,12 +65,10 @@ func (s *simulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]
 			if err != nil {
 				continue // scratch that is no stage
 			}
-			if x != nil {
-				if len(x) != size {
-					return nil, errors.New(name + ": the emulator's tensor has another size")
-				}
-				out[name] = x
+			if len(x) != size {
+				return nil, errors.New(name + ": the emulator's tensor has another size")
 			}
+			out[name] = x
 		}
 	}
 	if s.spoil != nil {
@@ -216,6 +205,230 @@ func TestSkipped(t *testing.T) {
 	}
 	if rep.Passed+rep.Failed != 0 || rep.Skipped != 8 || !strings.Contains(rep.Cases[0].Skipped, "head_dim 40") {
 		t.Errorf("%d skipped, %q", rep.Skipped, rep.Cases[0].Skipped)
+	}
+}
+
+// changed is the manifest of one of our kernels with pieces of its text replaced.
+func changed(t *testing.T, name string, oldNew ...string) (*manifest.Manifest, error) {
+	t.Helper()
+	text, err := os.ReadFile("../kernels/manifests/" + name + ".yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := string(text)
+	for i := 0; i < len(oldNew); i += 2 {
+		if !strings.Contains(changed, oldNew[i]) {
+			t.Fatalf("%s.yaml does not have %q", name, oldNew[i])
+		}
+		changed = strings.Replace(changed, oldNew[i], oldNew[i+1], 1)
+	}
+	return manifest.Read(name+".yaml", strings.NewReader(changed))
+}
+
+// Stages are read in every type that a manifest may give them: where the output
+// differs and they do not, nothing is said of them, and where they do, which.
+func TestStageTypes(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	for _, tc := range []struct{ claim, old, new string }{
+		{"", "k_mean: {type: dtype", "k_mean: {type: f32"},
+		{"", "k_scale: {type: f32", "k_scale: {type: f16"},
+		{"", "q_scale: {type: f32", "q_scale: {type: bf16"},
+		{"", "v_scale: {type: f32", "v_scale: {type: dtype"},
+		{", qk_bits: 4", "k_codes: {type: i8", "k_codes: {type: i4"},
+		{", pv_dtype: e5m2", "v_codes: {type: e4m3", "v_codes: {type: e5m2"},
+		{", pv_dtype: int8", "v_codes: {type: e4m3", "v_codes: {type: i8"},
+		{", pv_dtype: fp16", "v_codes: {type: e4m3", "v_codes: {type: f16"},
+		{", smooth: 'k,v'", "k_scale: {", "v_mean: {type: f16, count: kvh * head_dim}\n  k_scale: {"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new, "kernel: "+name, "kernel: "+name+tc.claim)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := m.Config("")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stage, _, _ := strings.Cut(tc.new, ":")
+		spoilt := "o"
+		r := &simulated{m: m, cfg: cfg, spoil: func(out map[string][]byte) { out[spoilt][0] ^= 1 }}
+		for _, want := range []string{"", stage} {
+			if want != "" {
+				spoilt = want
+			}
+			rep, err := Run(context.Background(), r, m, "simulated", cfg.Arch, cases(t, "1x2/1x70x150x64")[:1], Options{Jobs: 2})
+			if err != nil {
+				t.Errorf("%s%s: %v", tc.new, tc.claim, err)
+				continue
+			}
+			got := ""
+			if s := rep.Cases[0].Stages; s != nil && s.First != nil {
+				got = s.First.Stage
+			}
+			if rep.Failed != 1 || got != want {
+				t.Errorf("%s%s: %s spoilt, %d failed, first stage %q", tc.new, tc.claim, spoilt, rep.Failed, got)
+			}
+		}
+	}
+}
+
+// A manifest that has a fault at one shape fails the run; it is no kernel that does
+// not take the shape.
+func TestFaultyManifestIsNotSkipped(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	_, cfg := load(t, name)
+	for _, tc := range []struct {
+		old, new string
+		spoil    bool
+		want     string
+	}{
+		{"- padded: k_tiles * 128", "- padded: k_tiles * 128\n  - bad: 1 / (keys - 300)", false, "division by zero"},
+		{"grid: [k_tiles, kvh]", "grid: ['k_tiles * min(300 - keys, 1)', kvh]", false, "grid: "},
+		// Only the search for the fewest keys comes by 128.
+		{"- padded: k_tiles * 128", "- padded: k_tiles * 128\n  - bad: 1 / (keys - 128)", true, "division by zero"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &simulated{m: m, cfg: cfg}
+		if tc.spoil {
+			r.spoil = func(out map[string][]byte) { out["o"][0] ^= 1 }
+		}
+		cs := cases(t, "1x2/1x70x300x64")
+		rep, err := Run(context.Background(), r, m, "simulated", "sm_90", cs, Options{Jobs: 2, Explain: true})
+		if err == nil {
+			t.Errorf("%s: %d passed, %d skipped", tc.new, rep.Passed, rep.Skipped)
+			continue
+		}
+		for _, want := range []string{"case " + cs[0].Name, "manifest " + name, tc.want} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %q, want %q in it", tc.new, err, want)
+			}
+		}
+	}
+}
+
+// A stage of another size than the emulator's is reported before any case is run.
+func TestStageSizesAreChecked(t *testing.T) {
+	const name = "sage2-8b-sm90"
+	for _, tc := range []struct{ old, new, want string }{
+		{"type: f32, count: kvh * k_tiles * 4}", "type: f32, count: kvh * k_tiles}", "buffer k_scale has 8 bytes; the emulated program's has 32"},
+		{"type: f32, count: kvh * k_tiles * 4}", "type: f32, count: kvh * k_tiles * 5}", "buffer k_scale has 40 bytes; the emulated program's has 32"},
+		{"type: f32, count: h * q_tiles * 32}", "type: f16, count: h * q_tiles * 16}", "buffer q_scale has 128 bytes; the emulated program's has 256"},
+		{"count: kvh * padded * head_dim}", "count: kvh * (keys - 1) * head_dim}", "buffer k_codes has 9536 bytes; the emulated program's has 9600, to which padding may add a multiple of 64"},
+		{"count: kvh * padded * head_dim}", "count: kvh * keys * head_dim + 32}", "buffer k_codes has 9632 bytes"},
+		{"count: kvh * padded * head_dim}", "count: kvh * keys * head_dim}", ""},
+		{"count: h * queries * head_dim}", "count: h * queries * head_dim + head_dim}", "buffer q_codes has 9024 bytes; the emulated program's has 8960, to which padding may add a multiple of 128"},
+		{"count: h * queries * head_dim}", "count: h * (queries + 3) * head_dim}", ""},
+		{"type: e4m3, count: kvh * head_dim * padded}", "type: e4m3, count: kvh * head_dim * keys}", "buffer v_codes has 9600 bytes; the emulated program's has 16384"},
+		{"type: e4m3, count: kvh * head_dim * padded}", "type: e4m3, count: kvh * head_dim * (padded + 16), from: emulator}", "buffer v_codes has 17408 bytes; the emulated program's has 16384"},
+		{"kernel: sage2-8b-sm90", "kernel: sage2-8b-sm90, smooth: none", "buffer k_mean: the emulated program has no such tensor"},
+		// A fault of the second shape only.
+		{"count: kvh * head_dim}", "count: kvh * (head_dim + keys / 150)}", "buffer k_mean has 130 bytes; the emulated program's has 128"},
+	} {
+		m, err := changed(t, name, tc.old, tc.new)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg, err := m.Config("sm_90")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &simulated{m: m, cfg: cfg}
+		cs := cases(t, "1x2/1x70x150x64")
+		if strings.Contains(tc.new, "keys / 150") {
+			cs = cases(t, "1x2/1x70x149x64", "1x2/1x70x150x64")
+		}
+		_, err = Run(context.Background(), r, m, "simulated", "sm_90", cs, Options{Jobs: 2})
+		if tc.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", tc.new, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), "manifest "+name+": "+tc.want) || !strings.HasPrefix(err.Error(), "case 1x2/1x70x150x64 ") {
+			t.Errorf("%s: error %v, want %q", tc.new, err, tc.want)
+		}
+		if r.runs > 0 {
+			t.Errorf("%s: %d runs before it is reported", tc.new, r.runs)
+		}
+	}
+}
+
+// The sizes that a manifest is held to are those of the emulator's tensors, and the
+// shape that a case tells is that of its inputs.
+func TestStageShapes(t *testing.T) {
+	ctx := context.Background()
+	for _, preset := range emulate.Presets() {
+		for _, smooth := range []string{"none", "q,k,v"} {
+			for _, g := range quant.Granularities() {
+				for _, pv := range []quant.PVType{quant.E4M3, quant.FP16} {
+					cfg := preset
+					if err := cfg.SetSmooth(smooth); err != nil {
+						t.Fatal(err)
+					}
+					var err error
+					if cfg.QKGranularity, err = quant.ParseGranularity(g); err != nil {
+						t.Fatal(err)
+					}
+					cfg.PVType = pv
+					k, err := emulate.New(cfg)
+					if err != nil {
+						continue // no such kernel
+					}
+					for _, c := range cases(t, "2x4/2x70x150x32")[:2] {
+						l, _, err := c.Open()
+						if err != nil {
+							t.Fatal(err)
+						}
+						p, err := c.problem()
+						if err != nil {
+							t.Fatal(err)
+						}
+						if got, err := problem(l); err != nil || got != p {
+							t.Errorf("%s: the inputs are %+v (%v), the case says %+v", c.Name, got, err, p)
+						}
+						e, err := newEmulated(ctx, k, l, 2)
+						if err != nil {
+							t.Fatal(err)
+						}
+						shapes := stageShapes(k, p)
+						for _, name := range manifest.Stages() {
+							kind, bits := "f32", 32
+							switch {
+							case name == "v_codes" && pv == quant.FP16:
+								kind, bits = "f16", 16
+							case strings.HasSuffix(name, "codes"):
+								kind, bits = "i8", 8
+							}
+							raw, err := e.stage(name, kind, 0)
+							if err != nil {
+								t.Fatal(err)
+							}
+							s, ok := shapes[name]
+							if ok != (raw != nil) || ok && len(raw) != s.heads*s.least*bits/8 {
+								t.Errorf("%s smooth %s %s: %s has %d bytes, want %+v", cfg.Name, smooth, g, name, len(raw), s)
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// A layer in FP32 is no fault.
+func TestFP32IsSkipped(t *testing.T) {
+	m, cfg := load(t, "sage2-8b-sm90")
+	x, err := layerdumps.NewTensor("x", layerdumps.F32, [4]int{1, 1, 3, 64}, make([]byte, 4*3*64))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &layerdumps.Layer{Name: "x", Q: x, K: x, V: x}
+	cs := []Case{layerCase(l)}
+	rep, err := Run(context.Background(), &simulated{m: m, cfg: cfg}, m, "simulated", "sm_90", cs, Options{Jobs: 1})
+	if err != nil || rep.Skipped != 1 || !strings.Contains(rep.Cases[0].Skipped, "FP16 or BF16") {
+		t.Errorf("%+v, %v", rep, err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -47,6 +48,27 @@ func (f *gpuFlags) add(cmd *cobra.Command) {
 	f.dump.add(cmd, false)
 }
 
+// Flags that single instructions have no use for: those that choose kernels, and
+// those that choose the cases that kernels run on.
+var (
+	choiceFlags = []string{"kernel", "module", "manifest"}
+	caseFlags   = []string{"size", "shape", "dtype", "mask", "distribution", "layers", "layout", "causal", "sm-scale"}
+)
+
+// given reports whether any of the flags is on the command line.
+func given(cmd *cobra.Command, flags ...string) bool {
+	return slices.ContainsFunc(flags, cmd.Flags().Changed)
+}
+
+// refuse is the error of the first of the flags that is on the command line, where it
+// would do nothing. why says what is wrong with it.
+func refuse(cmd *cobra.Command, why string, flags ...string) error {
+	if i := slices.IndexFunc(flags, cmd.Flags().Changed); i >= 0 {
+		return fmt.Errorf("--%s %s", flags[i], why)
+	}
+	return nil
+}
+
 // chosen returns the kernels, and whether the user named them.
 func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 	if (f.module == "") != (f.manifest == "") {
@@ -74,7 +96,7 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		names, named = kernels.Names(), false
 	}
 	var ks []*kernels.Kernel
-	for _, n := range names {
+	for _, n := range unique(names) {
 		k, err := kernels.Named(n)
 		if err != nil {
 			return nil, false, fmt.Errorf("--kernel: %w", err)
@@ -82,6 +104,18 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		ks = append(ks, k)
 	}
 	return ks, named, nil
+}
+
+// unique returns x without what it has already had: a case that is asked for twice
+// is run once.
+func unique[T comparable](x []T) []T {
+	var out []T
+	for _, v := range x {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // cases returns the cases, those of a dump if one is given.
@@ -107,14 +141,15 @@ func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, fu
 			}
 			m.Shapes = append(m.Shapes, s)
 		}
+		m.Shapes = unique(m.Shapes)
 	}
-	for _, d := range f.dtypes {
+	for _, d := range unique(f.dtypes) {
 		if d != "f16" && d != "bf16" {
 			return nil, nil, fmt.Errorf("--dtype: unknown format %q (have f16, bf16)", d)
 		}
 		m.DTypes = append(m.DTypes, d)
 	}
-	for _, mask := range f.masks {
+	for _, mask := range unique(f.masks) {
 		if mask != "full" && mask != "causal" {
 			return nil, nil, fmt.Errorf("--mask: unknown mask %q (have full, causal)", mask)
 		}
@@ -174,10 +209,16 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
 			}
 			if unitPattern != "" {
-				if len(args) > 0 || f.module != "" || len(f.kernels) > 0 {
-					return errors.New("--units excludes kernels and dumps")
+				if len(args) > 0 {
+					return errors.New("--units excludes dumps")
+				}
+				if err := refuse(cmd, "is for kernels, and --units excludes them", slices.Concat(choiceFlags, caseFlags, []string{"explain"})...); err != nil {
+					return err
 				}
 				return validateUnits(cmd, e, unitPattern, results, f.seed, format, out)
+			}
+			if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+				return err
 			}
 			write, err := pick(format, map[string]func(io.Writer, []*validate.Report) error{
 				"table": render.ValidateText,
@@ -336,6 +377,9 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			if results < 1 || results > 1<<28 {
 				return fmt.Errorf("--results is %d: want 1 to %d", results, 1<<28)
 			}
+			if err := conformance.Vacant(out); err != nil {
+				return fmt.Errorf("-o: %w", err)
+			}
 			var us []probe.Unit
 			var ks []*kernels.Kernel
 			var cases []validate.Case
@@ -345,8 +389,10 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				if us, err = units(unitPattern); err != nil {
 					return err
 				}
+			} else if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+				return err
 			}
-			if unitPattern == "" || f.module != "" || len(f.kernels) > 0 || len(args) > 0 {
+			if unitPattern == "" || len(args) > 0 || given(cmd, choiceFlags...) {
 				var err error
 				if ks, named, err = f.chosen(); err != nil {
 					return err
@@ -356,6 +402,8 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 					return err
 				}
 				defer closeCases()
+			} else if err := refuse(cmd, "is for kernels: beside --units it needs --kernel, --module or a dump", caseFlags...); err != nil {
+				return err
 			}
 			dev, err := launch.Open()
 			if err != nil {

@@ -182,7 +182,10 @@ func (f *Function) Launch(grid, block Grid, shared int, args ...Arg) error {
 }
 
 // Arg is the buffer's address.
-func (b *Buffer) Arg() Arg { return Int64(int64(b.p)) }
+func (b *Buffer) Arg() Arg { return b.ArgAt(0) }
+
+// ArgAt is the address of the buffer's byte at offset.
+func (b *Buffer) ArgAt(offset int) Arg { return Int64(int64(b.p) + int64(offset)) }
 
 // Size is the buffer's size in bytes.
 func (b *Buffer) Size() int { return b.size }

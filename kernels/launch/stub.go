@@ -48,6 +48,9 @@ func (f *Function) Launch(Grid, Grid, int, ...Arg) error { return ErrNotBuilt }
 // Arg is the buffer's address.
 func (b *Buffer) Arg() Arg { return Arg{} }
 
+// ArgAt is the address of the buffer's byte at offset.
+func (b *Buffer) ArgAt(int) Arg { return Arg{} }
+
 // Size is the buffer's size in bytes.
 func (b *Buffer) Size() int { return 0 }
 

@@ -37,6 +37,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"os"
 	"regexp"
@@ -98,7 +99,9 @@ type Launch struct {
 // the mean of K [kv heads][head_dim]; the scales of K and Q by group; their codes,
 // [heads][tokens][head_dim], K's possibly padded with tokens; V's mean and scale [kv
 // heads][head_dim] and its codes [kv heads][head_dim][tokens padded], permuted
-// within 16 tokens. All are FP32, or of the type that they have.
+// within 16 tokens. Means and scales are f32, f16, bf16 or dtype, rounded to it;
+// codes of K and Q i8, or i4 where the program has codes of 4 bits; V's codes are of
+// the program's type for them: e4m3, e5m2, i8 or f16.
 func Stages() []string {
 	return []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_mean", "v_scale", "v_codes"}
 }
@@ -127,8 +130,12 @@ func Open(path string) (*Manifest, error) {
 	return Read(path, f)
 }
 
-// maxSize bounds a manifest's size.
-const maxSize = 1 << 20
+// maxSize bounds a manifest's size, maxHeadDims what it does: all of it is tried
+// when it is read.
+const (
+	maxSize     = 64 << 10
+	maxHeadDims = 16
+)
 
 func parse(r io.Reader) (*Manifest, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
@@ -136,7 +143,7 @@ func parse(r io.Reader) (*Manifest, error) {
 		return nil, err
 	}
 	if len(text) > maxSize {
-		return nil, errors.New("longer than a manifest can be (1 MiB)")
+		return nil, errors.New("longer than a manifest can be (64 KiB)")
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
@@ -166,29 +173,31 @@ func (m *Manifest) check() error {
 	if m.Emulates.Kernel == "" {
 		return errors.New("emulates: no kernel: which program does it claim to be?")
 	}
-	if _, err := m.Config(""); err != nil {
+	cfg, err := m.Config("")
+	if err != nil {
 		return fmt.Errorf("emulates: %w", err)
 	}
 	if !archPattern.MatchString(m.Arch) {
 		return fmt.Errorf("arch is %q: want one such as sm_89 or sm_90a", m.Arch)
 	}
-	if len(m.HeadDims) == 0 {
-		return errors.New("no head_dims")
+	if n := len(m.HeadDims); n < 1 || n > maxHeadDims {
+		return fmt.Errorf("%d head_dims: want 1 to %d of them", n, maxHeadDims)
 	}
-	for _, d := range m.HeadDims {
-		if d < 1 || d > emulate.MaxHeadDim {
-			return fmt.Errorf("head_dims has %d: want 1 to %d", d, emulate.MaxHeadDim)
+	for i, d := range m.HeadDims {
+		if d < 1 || d > emulate.MaxHeadDim || slices.Contains(m.HeadDims[:i], d) {
+			return fmt.Errorf("head_dims has %d: want 1 to %d, each once", d, emulate.MaxHeadDim)
 		}
 	}
 	if len(m.DTypes) == 0 {
 		return errors.New("no dtypes")
 	}
-	for _, d := range m.DTypes {
-		if d != "f16" && d != "bf16" {
-			return fmt.Errorf("dtypes has %q: want f16 and bf16", d)
+	for i, d := range m.DTypes {
+		if d != "f16" && d != "bf16" || slices.Contains(m.DTypes[:i], d) {
+			return fmt.Errorf("dtypes has %q: want f16 and bf16, each once", d)
 		}
 	}
-	for name, b := range m.Buffers {
+	for _, name := range slices.Sorted(maps.Keys(m.Buffers)) {
+		b := m.Buffers[name]
 		switch {
 		case slices.Contains(builtin, name):
 			return fmt.Errorf("buffer %s: every problem has it", name)
@@ -198,6 +207,10 @@ func (m *Manifest) check() error {
 			return fmt.Errorf("buffer %s: from is %q: only the emulator fills buffers", name, b.From)
 		case b.From != "" && !slices.Contains(Stages(), name):
 			return fmt.Errorf("buffer %s: the emulator has no such tensor (it has %s)", name, strings.Join(Stages(), ", "))
+		case slices.Contains(Stages(), name):
+			if err := m.checkStage(b.Type, m.stageTypes(name, &cfg)); err != nil {
+				return fmt.Errorf("buffer %s: %w", name, err)
+			}
 		}
 	}
 	if len(m.Launches) == 0 {
@@ -213,9 +226,68 @@ func (m *Manifest) check() error {
 	if !written {
 		return errors.New("no launch takes o, the output")
 	}
-	// Every expression is tried on one problem, so that a fault shows at once.
-	_, err := m.Plan(Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 17, Keys: 19, HeadDim: m.HeadDims[0], DType: m.DTypes[0], Scale: 0.125})
-	return err
+	return m.try()
+}
+
+// stageTypes returns the types that a stage's buffer may have: the program's codes,
+// or numbers.
+func (m *Manifest) stageTypes(name string, cfg *emulate.Config) []string {
+	switch {
+	case name == "v_codes" && cfg.PVType == quant.FP16:
+		if slices.Equal(m.DTypes, []string{"f16"}) {
+			return []string{"f16", "dtype"}
+		}
+		return []string{"f16"}
+	case name == "v_codes":
+		return []string{map[quant.PVType]string{quant.E4M3: "e4m3", quant.E5M2: "e5m2", quant.INT8: "i8"}[cfg.PVType]}
+	case !strings.HasSuffix(name, "_codes"):
+		return []string{"f32", "f16", "bf16", "dtype"}
+	case cfg.QKBits == 4:
+		return []string{"i4", "i8"}
+	}
+	return []string{"i8"}
+}
+
+// checkStage reports a type that is not among those that a stage may have.
+func (m *Manifest) checkStage(kind string, may []string) error {
+	if !slices.Contains(may, kind) {
+		return fmt.Errorf("type is %s: what this program has there is %s", kind, strings.Join(may, ", "))
+	}
+	if odd := slices.IndexFunc(m.HeadDims, func(d int) bool { return d%2 != 0 }); kind == "i4" && odd >= 0 {
+		return fmt.Errorf("type is i4: rows of head_dim %d would end within a byte", m.HeadDims[odd])
+	}
+	return nil
+}
+
+// try evaluates every expression for all that the kernel does, on a problem that
+// fits nothing and on the smallest, so that a fault shows at once.
+func (m *Manifest) try() error {
+	for p := range m.problems(Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 17, Keys: 19, Scale: 0.125}, smallest) {
+		if _, err := m.plan(p); err != nil {
+			return fmt.Errorf("%w (where head_dim = %d, dtype = %s, causal = %t, queries = %d, keys = %d)", err, p.HeadDim, p.DType, p.Causal, p.Queries, p.Keys)
+		}
+	}
+	return nil
+}
+
+// smallest is the shape of the smallest problem.
+var smallest = Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, Scale: 1}
+
+// problems yields each shape with every head_dim, dtype and mask.
+func (m *Manifest) problems(shapes ...Problem) iter.Seq[Problem] {
+	return func(yield func(Problem) bool) {
+		for _, p := range shapes {
+			for _, p.HeadDim = range m.HeadDims {
+				for _, p.DType = range m.DTypes {
+					for _, p.Causal = range []bool{false, true} {
+						if !yield(p) {
+							return
+						}
+					}
+				}
+			}
+		}
+	}
 }
 
 // Config returns the emulated configuration. arch is the GPU's, for a claim that
@@ -278,23 +350,35 @@ func (m *Manifest) Runs(sm int) error {
 	return nil
 }
 
+// ptxEntry finds the names of a PTX text's entry points.
+var ptxEntry = regexp.MustCompile(`\.entry\s+([A-Za-z0-9_$%]+)`)
+
 // CheckImage reports an image that is neither PTX text nor a cubin, or that does
-// not name an entry point of the manifest.
+// not have an entry point that the manifest launches, by its whole name.
 func CheckImage(m *Manifest, image []byte) error {
-	isPTX := bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry"))
-	if !isPTX && !bytes.HasPrefix(image, []byte("\x7fELF")) {
+	var has func(entry string) bool
+	switch {
+	case bytes.HasPrefix(image, []byte("\x7fELF")):
+		// A cubin has each function in a section of its own, and the sections' names
+		// in a table where a zero ends each.
+		has = func(entry string) bool { return bytes.Contains(image, []byte(".text."+entry+"\x00")) }
+	case bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry")):
+		entries := map[string]bool{}
+		for _, match := range ptxEntry.FindAllSubmatch(image, -1) {
+			entries[string(match[1])] = true
+		}
+		has = func(entry string) bool { return entries[entry] }
+	default:
 		return errors.New("neither PTX text nor a cubin")
 	}
-	for _, dtype := range m.DTypes {
-		for _, dim := range m.HeadDims {
-			plan, err := m.Plan(Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: dim, DType: dtype, Scale: 1})
-			if err != nil {
-				return err
-			}
-			for _, l := range plan.Launches {
-				if !bytes.Contains(image, []byte(l.Entry)) {
-					return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
-				}
+	for p := range m.problems(smallest) {
+		plan, err := m.Plan(p)
+		if err != nil {
+			return err
+		}
+		for _, l := range plan.Launches {
+			if !has(l.Entry) {
+				return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
 			}
 		}
 	}

@@ -1,8 +1,11 @@
 package manifest
 
 import (
+	"errors"
+	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -68,9 +71,48 @@ func TestPlan(t *testing.T) {
 		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 96, DType: "f16"},
 		{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 1, HeadDim: 64, DType: "bf16"},
 	} {
-		if _, err := m.Plan(bad); err == nil {
-			t.Errorf("a plan for %+v", bad)
+		if _, err := m.Plan(bad); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("a plan for %+v: %v", bad, err)
 		}
+	}
+}
+
+// A launch that no GPU can do is no plan.
+func TestLaunchLimits(t *testing.T) {
+	for _, tc := range []struct{ grid, block, want string }{
+		{"[2147483647, 65535, 65535]", "[1024]", ""},
+		{"[1]", "[1, 1024]", ""},
+		{"[1]", "[2, 8, 64]", ""},
+		{"[2147483648]", "[1]", "grid: 2147483648 is 2147483648: want 1 to 2147483647"},
+		{"[1, 65536]", "[1]", "grid: 65536 is 65536: want 1 to 65535"},
+		{"[1, 1, 65536]", "[1]", "grid: 65536 is 65536: want 1 to 65535"},
+		{"[1]", "[1025]", "block: 1025 is 1025: want 1 to 1024"},
+		{"[1]", "[1, 1025]", "block: 1025 is 1025: want 1 to 1024"},
+		{"[1]", "[1, 1, 65]", "block: 65 is 65: want 1 to 64"},
+		{"[1]", "[32, 33]", "block has 1056 threads: want at most 1024"},
+		{"[1]", "[1024, 1024, 64]", "block has 67108864 threads"},
+	} {
+		text := strings.Replace(good, "grid: [tiles, batch * heads]", "grid: "+tc.grid, 1)
+		text = strings.Replace(text, "block: [128]", "block: "+tc.block, 1)
+		_, err := Read("x", strings.NewReader(text))
+		if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("grid %s, block %s: error %v, want %q", tc.grid, tc.block, err, tc.want)
+		}
+	}
+	// What depends on the shape is found at the shape.
+	m := read(t, good)
+	p := Problem{Batch: 1 << 13, Heads: 8, KVHeads: 8, Queries: 1, Keys: 1, HeadDim: 64, DType: "f16", Scale: 1}
+	if _, err := m.Plan(p); err == nil || !strings.Contains(err.Error(), "launch of go_{dtype}_{head_dim}_{causal}: grid: batch * heads is 65536: want 1 to 65535") {
+		t.Errorf("65536 heads in y: %v", err)
+	}
+}
+
+// A fault at one shape is the manifest's, not a shape that the kernel does not take.
+func TestPlanOfFault(t *testing.T) {
+	m := read(t, strings.Replace(good, "  - padded:", "  - bad: 1 / (keys - 50)\n  - padded:", 1))
+	_, err := m.Plan(Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: 1, Keys: 50, HeadDim: 64, DType: "f16", Scale: 1})
+	if err == nil || errors.Is(err, ErrUnsupported) || !strings.HasPrefix(err.Error(), "manifest mine: let bad: ") {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -86,9 +128,16 @@ func TestBadManifests(t *testing.T) {
 		{"arch: sm_90a", "arch: hopper", "hopper"},
 		{"[64, 128]", "[]", "head_dims"},
 		{"[64, 128]", "[256]", "256"},
+		{"[64, 128]", "[64, 64]", "each once"},
+		{"[64, 128]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17]", "17 head_dims"},
+		{"dtypes: [f16]", "dtypes: [f16, f16]", "each once"},
 		{"dtypes: [f16]", "dtypes: [f32]", "f32"},
 		{"(queries + 63) / 64", "(queries + 63 / 64", "not an expression"},
 		{"(queries + 63) / 64", "queries / 0", "division by zero"},
+		{"(queries + 63) / 64", "queries + queries / (keys - 1)", "queries = 1, keys = 1"},
+		{"(queries + 63) / 64", "queries + queries / (1 - causal)", "causal = true"},
+		{"(queries + 63) / 64", "queries + queries / (128 - head_dim)", "head_dim = 128"},
+		{"block: [128]", "block: [128 - head_dim]", "head_dim = 128"},
 		{"(queries + 63) / 64", "quer", "unknown variable quer"},
 		{"(queries + 63) / 64", "queries << 3", "<<"},
 		{"(queries + 63) / 64", "abs(3)", "min and max"},
@@ -98,6 +147,13 @@ func TestBadManifests(t *testing.T) {
 		{"from: emulator", "from: me", "emulator"},
 		{"  scratch: {", "  o: {", "every problem has it"},
 		{"scratch: {type: i4, count: padded + 1}", "scratch: {type: i4, count: padded + 1, from: emulator}", "no such tensor"},
+		{"k_codes: {type: i8", "k_codes: {type: i4", "k_codes: type is i4: what this program has there is i8"},
+		{"k_codes: {type: i8", "k_codes: {type: f32", "is i8"},
+		{"  scratch: {type: i4", "  q_codes: {type: e4m3", "is i8"},
+		{"  scratch: {type: i4", "  k_scale: {type: i32", "is f32, f16, bf16, dtype"},
+		{"  scratch: {type: i4", "  v_mean: {type: i8", "is f32, f16, bf16, dtype"},
+		{"  scratch: {type: i4", "  v_codes: {type: i8", "is e4m3"},
+		{"  scratch: {type: i4", "  v_codes: {type: e5m2", "is e4m3"},
 		{"count: padded + 1", "count: 0 - 5", "-5"},
 		{"block: [128]", "block: []", "0 dimensions"},
 		{"block: [128]", "block: [0]", "is 0"},
@@ -121,6 +177,47 @@ func TestBadManifests(t *testing.T) {
 	}
 }
 
+// A stage's buffer has a type that the program's tensor can have.
+func TestStageTypes(t *testing.T) {
+	for _, tc := range []struct {
+		claim, rest, stage string
+		want               string // the types that are taken
+	}{
+		{"kernel: sage2-8b-sm90", "", "k_mean", "bf16 dtype f16 f32"},
+		{"kernel: sage2-8b-sm90", "", "q_scale", "bf16 dtype f16 f32"},
+		{"kernel: sage2-8b-sm90", "", "q_codes", "i8"},
+		{"kernel: sage2-8b-sm90, qk_bits: 4", "", "k_codes", "i4 i8"},
+		{"kernel: sage2-4b", "", "q_codes", "i4 i8"},
+		{"kernel: sage2-4b", "head_dims: [64, 33]", "q_codes", "i8"},
+		{"kernel: sage2-4b", "", "v_codes", "e4m3"},
+		{"kernel: sage2-4b, pv_dtype: e5m2", "", "v_codes", "e5m2"},
+		{"kernel: sage2-4b, pv_dtype: int8", "", "v_codes", "i8"},
+		{"kernel: sage2-4b, pv_dtype: fp16", "", "v_codes", "dtype f16"},
+		{"kernel: sage2-4b, pv_dtype: fp16", "dtypes: [f16, bf16]", "v_codes", "f16"},
+	} {
+		var taken []string
+		for _, kind := range slices.Sorted(maps.Keys(types)) {
+			text := strings.Replace(good, "kernel: sage2-8b-sm90, pv_accum: fp32+fp32", tc.claim, 1)
+			text = strings.Replace(text, "  k_codes: {type: i8, count: batch * kv_heads * keys * head_dim, from: emulator}", "  "+tc.stage+": {type: "+kind+", count: 8}", 1)
+			text = strings.Replace(text, "k_codes, v,", "v,", 1)
+			switch key, _, _ := strings.Cut(tc.rest, ":"); key {
+			case "head_dims":
+				text = strings.Replace(text, "head_dims: [64, 128]", tc.rest, 1)
+			case "dtypes":
+				text = strings.Replace(text, "dtypes: [f16]", tc.rest, 1)
+			}
+			if _, err := Read("x", strings.NewReader(text)); err == nil {
+				taken = append(taken, kind)
+			} else if !strings.HasPrefix(err.Error(), "x: buffer "+tc.stage+": type is "+kind+": ") {
+				t.Errorf("%s: %v", tc.claim, err)
+			}
+		}
+		if got := strings.Join(taken, " "); got != tc.want {
+			t.Errorf("%s %s: %s takes %s, want %s", tc.claim, tc.rest, tc.stage, got, tc.want)
+		}
+	}
+}
+
 func TestRuns(t *testing.T) {
 	m := read(t, good)
 	for sm, ok := range map[int]bool{80: false, 89: false, 90: true, 100: false} {
@@ -136,15 +233,39 @@ func TestRuns(t *testing.T) {
 	}
 }
 
+// An image must have every entry by its whole name, for both masks.
 func TestCheckImage(t *testing.T) {
 	m := read(t, good)
-	ptx := ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0("
-	if err := CheckImage(m, []byte(ptx)); err != nil {
-		t.Error(err)
+	const (
+		ptx = ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0(\n" +
+			".entry go_f16_64_1 (\n.weak .entry\n\tgo_f16_128_1"
+		cubin = "\x7fELF...\x00.text.go_f16_64_0\x00.text.go_f16_64_1\x00.text.go_f16_128_0\x00.nv.info.go_f16_128_1\x00.text.go_f16_128_1\x00"
+	)
+	for _, image := range []string{ptx, cubin} {
+		if err := CheckImage(m, []byte(image)); err != nil {
+			t.Error(err)
+		}
 	}
-	for _, image := range []string{"", "hello", "\x7fELF", ".version 8.4\n.entry go_f16_64_0"} {
-		if err := CheckImage(m, []byte(image)); err == nil {
-			t.Errorf("image %q is taken", image)
+	for _, tc := range []struct{ image, want string }{
+		{"", "neither"},
+		{"hello", "neither"},
+		{"\x7fELF", "no entry go_f16_64_0"},
+		{".version 8.4\n.entry go_f16_64_0", "no entry"},
+		// The causal variants are entries too.
+		{strings.ReplaceAll(ptx, "64_1", "64_2"), "no entry go_f16_64_1"},
+		{strings.ReplaceAll(cubin, "64_1", "64_2"), "no entry go_f16_64_1"},
+		// A longer name is another.
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0$x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(ptx, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
+		// A function that is called, or a section beside the code, is no entry.
+		{strings.ReplaceAll(ptx, ".entry go_f16_64_0", ".func go_f16_64_0"), "no entry go_f16_64_0"},
+		{strings.ReplaceAll(cubin, ".text.go_f16_128_1", ""), "no entry go_f16_128_1"},
+	} {
+		if err := CheckImage(m, []byte(tc.image)); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("image %q: error %v, want %q", tc.image, err, tc.want)
 		}
 	}
 }

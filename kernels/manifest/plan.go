@@ -55,14 +55,26 @@ type PlannedArg struct {
 // maxBytes bounds a buffer: no GPU has more.
 const maxBytes = 1 << 40
 
-// Plan evaluates the manifest on a problem.
+// ErrUnsupported is in the error of a problem that a kernel does not take, by its
+// manifest's head_dims and dtypes. Any other error is a fault of the manifest.
+var ErrUnsupported = errors.New("unsupported")
+
+// Plan evaluates the manifest on a problem. Its errors name the manifest.
 func (m *Manifest) Plan(p Problem) (*Plan, error) {
 	if !slices.Contains(m.HeadDims, p.HeadDim) {
-		return nil, fmt.Errorf("%s does not do head_dim %d (it does %s)", m.Name, p.HeadDim, strings.Trim(fmt.Sprint(m.HeadDims), "[]"))
+		return nil, fmt.Errorf("%w: %s does not do head_dim %d (it does %s)", ErrUnsupported, m.Name, p.HeadDim, strings.Trim(fmt.Sprint(m.HeadDims), "[]"))
 	}
 	if !slices.Contains(m.DTypes, p.DType) {
-		return nil, fmt.Errorf("%s does not do %s (it does %s)", m.Name, p.DType, strings.Join(m.DTypes, ", "))
+		return nil, fmt.Errorf("%w: %s does not do %s (it does %s)", ErrUnsupported, m.Name, p.DType, strings.Join(m.DTypes, ", "))
 	}
+	plan, err := m.plan(p)
+	if err != nil {
+		return nil, fmt.Errorf("manifest %s: %w", m.Name, err)
+	}
+	return plan, nil
+}
+
+func (m *Manifest) plan(p Problem) (*Plan, error) {
 	causal := 0
 	if p.Causal {
 		causal = 1
@@ -119,23 +131,36 @@ func (m *Manifest) Plan(p Problem) (*Plan, error) {
 	return plan, nil
 }
 
+// What any GPU can launch (CUDA C++ Programming Guide, technical specifications per
+// compute capability).
+const maxThreads = 1024
+
+var (
+	maxGrid  = [3]int{1<<31 - 1, 65535, 65535}
+	maxBlock = [3]int{1024, 1024, 64}
+)
+
 func (l *Launch) plan(plan *Plan, vars map[string]constant.Value, scale float64) (PlannedLaunch, error) {
 	out := PlannedLaunch{Grid: [3]int{1, 1, 1}, Block: [3]int{1, 1, 1}}
 	for _, g := range []struct {
 		name string
 		from []string
 		to   *[3]int
-	}{{"grid", l.Grid, &out.Grid}, {"block", l.Block, &out.Block}} {
+		most [3]int
+	}{{"grid", l.Grid, &out.Grid, maxGrid}, {"block", l.Block, &out.Block, maxBlock}} {
 		if n := len(g.from); n < 1 || n > 3 {
 			return out, fmt.Errorf("%s has %d dimensions: want 1 to 3", g.name, n)
 		}
 		for i, text := range g.from {
-			n, err := integer(text, vars, 1, 1<<31-1)
+			n, err := integer(text, vars, 1, g.most[i])
 			if err != nil {
 				return out, fmt.Errorf("%s: %w", g.name, err)
 			}
 			g.to[i] = n
 		}
+	}
+	if n := out.Block[0] * out.Block[1] * out.Block[2]; n > maxThreads {
+		return out, fmt.Errorf("block has %d threads: want at most %d", n, maxThreads)
 	}
 	if l.Shared != "" {
 		n, err := integer(l.Shared, vars, 0, 1<<20)
