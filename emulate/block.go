@@ -556,14 +556,18 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 	clear(ws.deltaS[n:])
 }
 
+// twoLevel says that a tile's sums start from zero and are added to O in FP32.
+func (k *Kernel) twoLevel() bool {
+	return k.cfg.PVAccum == AccumTwoLevel || k.cfg.PVAccum == AccumFP16 || k.unit == nil
+}
+
 // multiplyV rescales O and adds the tile's P~V.
 func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
 	w, at := kv.windowAt(t*bk, ws)
 	w.loadValues(ws.vCodes, d, at, bk)
-	twoLevel := k.cfg.PVAccum == AccumTwoLevel || k.cfg.PVAccum == AccumFP16 || k.unit == nil
-	if !twoLevel {
+	if !k.twoLevel() {
 		for r := range rows {
 			o := ws.o[r*d : r*d+d]
 			for c := range o {
@@ -680,7 +684,7 @@ func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
 		RowMax: ws.m[:rows], Rescale: ws.oScale[:rows],
 		Output: ws.o[:rows*d], Denominators: ws.d[:rows*threads],
 	}
-	if k.cfg.PVAccum == AccumTwoLevel || k.cfg.PVAccum == AccumFP16 || k.unit == nil {
+	if k.twoLevel() {
 		v.TileSums = ws.tile[:rows*d]
 	}
 	ws.Observer(v)

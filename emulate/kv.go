@@ -251,7 +251,7 @@ func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
 		for c := range kv.in.Dim {
 			row := codes[c*kv.stride+w.first:][:w.keys]
 			for t := range row {
-				row[t] = w.valueCode(c, t)
+				row[t] = w.vCodes.Code(c, t)
 			}
 		}
 	}

@@ -79,8 +79,9 @@ var (
 		quant.E4M3: vec.NewValueFormat(func(c uint8) float32 { return format.E4M3(c).Float32() }, -6, 112),
 		quant.E5M2: vec.NewValueFormat(func(c uint8) float32 { return format.E5M2(c).Float32() }, -14, 98),
 		quant.INT8: nil,
+		quant.FP16: vec.NewWideFormat(),
 	}
-	weightFormats = [...]vec.Format{quant.E4M3: vec.E4M3, quant.E5M2: vec.E5M2, quant.INT8: vec.INT8}
+	weightFormats = [...]vec.Format{quant.E4M3: vec.E4M3, quant.E5M2: vec.E5M2, quant.INT8: vec.INT8, quant.FP16: vec.FP16}
 	ex2Table      = mufu.Ex2Coefficients()
 	ones          = func() (s [vec.Rows]float32) {
 		for i := range s {
@@ -96,14 +97,29 @@ var (
 // order are those with bit 3 clear.
 func (k *Kernel) vecUnit() (vec.Unit, bool) {
 	u := k.unit
-	switch {
-	case u == nil:
-		return vec.Unit{Step: 32, Integer: true}, true
-	case u.A != tensorcore.E4M3 && u.A != tensorcore.E5M2:
-	case u.FractionBits == 13:
-		return vec.Unit{Step: len(u.Steps[0]), Half: u.C == tensorcore.FP16}, true
-	case u.SeparateAdd && u.FractionBits == 25 && u.C == tensorcore.FP32:
-		return vec.Unit{Step: 16, Split: true}, true
+	if u == nil {
+		return vec.Unit{Kind: vec.Integer, Step: 32}, true
+	}
+	half := u.C == tensorcore.FP16
+	step := len(u.Steps[0])
+	switch u.A {
+	case tensorcore.E4M3, tensorcore.E5M2:
+		switch {
+		case u.FractionBits == 13:
+			return vec.Unit{Step: step, Half: half}, true
+		case u.FractionBits == 25 && u.SeparateAdd:
+			return vec.Unit{Kind: vec.Split, Step: 16, Half: half}, true
+		case u.FractionBits == tensorcore.Exact && u.A == tensorcore.E4M3:
+			return vec.Unit{Kind: vec.Exact, Step: 32, Half: half}, true
+		}
+	case tensorcore.FP16:
+		switch {
+		case u.FractionBits == 25 && step == 16:
+			return vec.Unit{Kind: vec.Truncated25, Step: 16, Half: half}, true
+		case u.FractionBits == 24 && step == 8:
+			return vec.Unit{Kind: vec.Truncated24, Step: 8, Half: half}, true
+		}
+		return vec.Unit{Kind: vec.Truncated25, Step: 16}, false
 	}
 	return vec.Unit{Step: 32}, false
 }
@@ -111,7 +127,7 @@ func (k *Kernel) vecUnit() (vec.Unit, bool) {
 // prepareStrips finds out whether a kv head's blocks can run in strips, as long as
 // V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || (u.Split || u.Integer) && k.level.Narrow() || kv.in.Dim%4 != 0 {
+	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || !k.level.Has(u.Kind) || kv.in.Dim%4 != 0 {
 		return
 	}
 	kv.strips = true
@@ -283,7 +299,7 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 	} else {
 		k.level.ToFloat(ss.s, st.top, bk)
 	}
-	if k.cfg.PVAccum == AccumFP32 && k.unit != nil {
+	if !k.twoLevel() {
 		return k.level.Softmax(&a) && k.level.Rescale(st.o, &st.rescale, d) &&
 			w.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, at)
 	}

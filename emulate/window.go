@@ -20,9 +20,8 @@ type window struct {
 	first, keys int
 	kCodes      []int8      // [keys][Dim]
 	kBias       []int32     // [keys], -128 times the sum of each key's codes; for strips
-	vCodes      *vec.Values // codes of 8 bits, or
-	vCodes16    []uint16    // [Dim][keys], of 16
-	finite      bool        // V's codes, but for dead channels
+	vCodes      *vec.Values
+	finite      bool // V's codes, but for dead channels
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -101,12 +100,8 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		if kv.strips {
 			w.kBias = make([]int32, keys)
 		}
-		if k.cfg.PVType == quant.FP16 {
-			w.vCodes16 = make([]uint16, keys*d)
-		} else {
-			unit, _ := k.vecUnit()
-			w.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, keys, k.tiling.BlockK, unit)
-		}
+		unit, _ := k.vecUnit()
+		w.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, keys, k.tiling.BlockK, unit)
 	}
 	if w.buf == nil {
 		w.buf, w.row = make([]float32, readBlock*d), make([]uint16, d)
@@ -158,14 +153,8 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 	last := min(w.first+w.keys, in.Len)
 	put := func(at int, x []float32) {
 		kv.values.Encode(w.row, x)
-		if w.vCodes16 != nil {
-			for c, code := range w.row {
-				w.vCodes16[c*w.keys+at] = code
-			}
-			return
-		}
 		for c, code := range w.row {
-			w.vCodes.Codes(at/32, c)[at%32] = uint8(code)
+			w.vCodes.Put(c, at, code)
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
@@ -192,31 +181,13 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 	}
 }
 
-// valueCode returns the code of V for a channel and a key of the window.
-func (w *window) valueCode(channel, key int) uint16 {
-	if w.vCodes16 != nil {
-		return w.vCodes16[channel*w.keys+key]
-	}
-	return uint16(w.vCodes.Codes(key/32, channel)[key%32])
-}
-
 // loadValues writes the codes of keys of V from the window's key at on as
 // [Dim][keys] in the stored order of tokens.
 func (w *window) loadValues(dst []uint16, d, at, keys int) {
 	for c := range d {
 		row := dst[c*keys : (c+1)*keys]
-		if w.vCodes16 != nil {
-			src := w.vCodes16[c*w.keys+at:][:keys]
-			for i := range row {
-				row[i] = src[quant.Permute(i)]
-			}
-			continue
-		}
-		for g := 0; g < keys; g += 32 {
-			src := w.vCodes.Codes((at+g)/32, c)
-			for i := range src {
-				row[g+i] = uint16(src[quant.Permute(i)])
-			}
+		for i := range row {
+			row[i] = w.vCodes.Code(c, at+quant.Permute(i))
 		}
 	}
 }

@@ -68,15 +68,10 @@ func (l Level) Softmax(a *SoftmaxArgs) bool {
 	return softmax((*byte)(unsafe.Pointer(a))) == 0
 }
 
-// exponentPass, dotPass, splitPass and addPass are the passes of Values.Dot.
-func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32, split bool) {
-	_ = e[channels*Rows-1]
-	if split {
-		_, _ = pe[24*Rows-1], codes[(channels-1)*32+23]
-		exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
-		return
-	}
-	_, _ = pe[16*Rows-1], codes[(channels-1)*32+15]
+// The passes of Values.Dot.
+
+func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
+	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
 	if l == AVX2 {
 		exponentsAVX2(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 		return
@@ -84,14 +79,60 @@ func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels i
 	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 }
 
-func (l Level) splitPass(acc []float32, records, codes []uint8, values *[256]float64, p []float32, e []uint8, channels, stride int, bias uint32) {
-	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
-	dot25(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias))
+func (l Level) exponentSplitPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
+	_, _, _ = e[channels*Rows-1], pe[24*Rows-1], codes[(channels-1)*32+23]
+	exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
 }
 
-func (l Level) addPass(acc, sums []float32, channels int) {
+func (l Level) exponentOctetPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
+	_, _, _ = e[channels*Rows-1], pe[12*Rows-1], codes[(channels-1)*32+11]
+	exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
+}
+
+// widePass is dotPass in FP64. values are those of the codes or, with FP16, a matrix
+// [channels][32] from its beginning or from a key on.
+func (l Level) widePass(acc []float32, records, codes []uint8, values []float64, p []float32, e []uint8, channels, stride int, bias uint32, u Unit) bool {
+	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
+	if u.Kind.FP16() {
+		_ = values[(channels-1)*32+u.Step-1]
+	} else {
+		_ = values[255]
+	}
+	f := dot25
+	switch {
+	case u.Kind == Split && u.Half:
+		f = dot25Half
+	case u.Kind == Truncated25 && u.Half:
+		f = dot25FP16Half
+	case u.Kind == Truncated25:
+		f = dot25FP16
+	case u.Kind == Truncated24 && u.Half:
+		f = dot24FP16Half
+	case u.Kind == Truncated24:
+		f = dot24FP16
+	}
+	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
+}
+
+func (l Level) exactPass(acc []float32, codes []uint8, values *[256]float64, p []float32, channels int, half bool) bool {
+	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
+	if half {
+		return dotExactHalf(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
+	}
+	return dotExact(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
+}
+
+func (l Level) addPass(acc, sums []float32, channels int, half bool) bool {
 	_, _ = acc[channels*Rows-1], sums[channels*Rows-1]
-	addSums(&acc[0], &sums[0], channels)
+	if half {
+		return addSumsHalf(&acc[0], &sums[0], channels) == 0
+	}
+	return addSums(&acc[0], &sums[0], channels) == 0
+}
+
+func (l Level) widen(dst []float64, src []uint16) {
+	_ = src[len(dst)-1]
+	widen(&dst[0], &src[0], len(dst)/32)
 }
 
 func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
@@ -135,8 +176,11 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return rescale(&o[0], &factors[0], channels) == 0
 }
 
+// Has says whether the level has the kernels of a kind of unit.
+func (l Level) Has(k Kind) bool { return l == AVX512 || l == AVX2 && k == Truncated13 }
+
 // Narrow says which kernels a level below AVX512 lacks: those of MeanDots,
-// Finish, AbsMax, Subtract, Quantize and Values with Unit.Split.
+// Finish, AbsMax, Subtract and Quantize.
 func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused

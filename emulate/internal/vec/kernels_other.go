@@ -25,9 +25,29 @@ func (l Level) Dequantize(s, top []float32, keys int, qscale *[Rows]float32, ksc
 // Softmax needs a vector level.
 func (l Level) Softmax(a *SoftmaxArgs) bool { panic(unavailable) }
 
-func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32, split bool) {
+func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
 	panic(unavailable)
 }
+
+func (l Level) exponentSplitPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
+	panic(unavailable)
+}
+
+func (l Level) exponentOctetPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
+	panic(unavailable)
+}
+
+func (l Level) widePass(acc []float32, records, codes []uint8, values []float64, p []float32, e []uint8, channels, stride int, bias uint32, u Unit) bool {
+	panic(unavailable)
+}
+
+func (l Level) exactPass(acc []float32, codes []uint8, values *[256]float64, p []float32, channels int, half bool) bool {
+	panic(unavailable)
+}
+
+func (l Level) addPass(acc, sums []float32, channels int, half bool) bool { panic(unavailable) }
+
+func (l Level) widen(dst []float64, src []uint16) { panic(unavailable) }
 
 func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
 	panic(unavailable)
@@ -64,11 +84,8 @@ func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, l
 	panic(unavailable)
 }
 
-func (l Level) splitPass(acc []float32, records, codes []uint8, values *[256]float64, p []float32, e []uint8, channels, stride int, bias uint32) {
-	panic(unavailable)
-}
-
-func (l Level) addPass(acc, sums []float32, channels int) { panic(unavailable) }
+// Has reports false.
+func (l Level) Has(k Kind) bool { return false }
 
 // Narrow reports true.
 func (l Level) Narrow() bool { return true }

@@ -18,20 +18,68 @@ func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *flo
 // The result is not zero if a value left the range in which this is exact.
 func softmax(a *byte) uint32
 
-// exponents writes e[channel][row] = max over 16 keys, from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
+// exponents writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
 // codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.
 func exponents(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
 
-// exponentsSplit writes e[channel][row] = max over 16 keys, from 0 and 16 on, of pe[key][row] + table[codes[channel][key]];
+// exponentsSplit writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 16 on, of pe[key][row] + table[codes[channel][key]];
 // codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.
 func exponentsSplit(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
 
+// exponentsOctet writes e[channel][row] = max over 8 keys, runs of 4 from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
+// codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.
+func exponentsOctet(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
 // dot25 adds one step's products to acc[channel][row]; see Values for records and
 // exponents for e, whose values are bias too large.
-func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64)
+// The result is not zero if a sum is infinite.
+func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
 
-// addSums adds sums[channel][row] to acc and clears it.
-func addSums(acc *float32, sums *float32, channels int)
+// dot25Half adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+// The result is not zero if a sum is infinite.
+func dot25Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16 adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+// values is [channel][32], codes is not used.
+// The result is not zero if a sum is infinite.
+func dot25FP16(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16Half adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+// values is [channel][32], codes is not used.
+// The result is not zero if a sum is infinite.
+func dot25FP16Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16 adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+// values is [channel][32], codes is not used.
+// The result is not zero if a sum is infinite.
+func dot24FP16(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16Half adds one step's products to acc[channel][row]; see Values for records and
+// exponents for e, whose values are bias too large.
+// values is [channel][32], codes is not used.
+// The result is not zero if a sum is infinite.
+func dot24FP16Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dotExact adds the products of 32 keys to acc[channel][row], p[key][row] times values[codes[channel][key]], and
+// rounds once. The result is not zero if an FP16 sum is infinite.
+func dotExact(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// dotExactHalf adds the products of 32 keys to acc[channel][row], p[key][row] times values[codes[channel][key]], and
+// rounds once. The result is not zero if an FP16 sum is infinite.
+func dotExactHalf(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// widen decodes 32*groups elements of FP16.
+func widen(dst *float64, src *uint16, groups int)
+
+// addSums adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.
+func addSums(acc *float32, sums *float32, channels int) uint32
+
+// addSumsHalf adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.
+func addSumsHalf(acc *float32, sums *float32, channels int) uint32
 
 // dot13 adds one step's products to acc[channel][row]; see Values for records and
 // exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.

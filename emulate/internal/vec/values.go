@@ -2,13 +2,15 @@ package vec
 
 import "math"
 
-// Values is a matrix V of FP8 codes, laid out for Dot.
+// Values is a matrix V of codes, laid out for Dot.
 type Values struct {
 	dim, tile int
 	unit      Unit
 	format    *ValueFormat
-	// codes is [keys/32][dim][32], with room to read past the end.
+	// codes is [keys/32][dim][32], with room to read past the end: 8-bit codes, or
+	// what stands for the exponents of wide's FP16 ones, laid out alike.
 	codes []uint8
+	wide  []uint16
 	// records is [keys/step][dim][recordSize]: a channel's number, how many pairs
 	// of positive and of negative elements follow, an unused byte, and the
 	// elements' keys within the step: pairs of positive ones, one positive and
@@ -19,37 +21,62 @@ type Values struct {
 
 // Unit describes the matrix unit that Dot computes.
 type Unit struct {
-	// Step is how many keys it adds at a time, 16 or 32.
+	// Kind is how sums are aligned and which keys a step takes.
+	Kind Kind
+	// Step is how many keys it adds at a time.
 	Step int
-	// Split says that steps of 16 keys take keys 0-7 and 16-23 of each 32, then
-	// the others, keep 25 fraction bits, round toward zero to FP32 and start from
-	// zero every 32 keys, whose sum is then added in FP32. Otherwise a unit keeps
-	// 13 fraction bits.
-	Split bool
-	// Integer says that the codes are INT8 and sums exact; the others do not matter.
-	Integer bool
-	// Half says that steps round to FP16 to nearest even, not to FP22 toward zero.
+	// Half says that steps round to FP16 to nearest even, not to FP32 (FP22) toward zero.
 	Half bool
 }
 
-// key returns the key of element i of step s within 32 keys, counted from the
-// first key of the step or, with Split, of the 32.
+// Kind is a kind of unit.
+type Kind uint8
+
+// Kinds of units.
+const (
+	// Truncated13 keeps 13 fraction bits and adds steps of 16 or 32 FP8 keys in order.
+	Truncated13 Kind = iota
+	// Split keeps 25. Its steps of 16 FP8 keys take keys 0-7 and 16-23 of each 32,
+	// then the others; it starts from zero every 32 keys, whose sum is then added in the
+	// accumulator's format.
+	Split
+	// Truncated25 keeps 25 and adds 16 FP16 keys at a time, Truncated24 keeps 24 and
+	// takes keys 0-3 and 8-11 of each 16, then the others.
+	Truncated25
+	Truncated24
+	// Exact adds 32 E4M3 keys and rounds the exact sum once to nearest even.
+	Exact
+	// Integer is for INT8 and exact.
+	Integer
+)
+
+// FP16 says that operands are FP16.
+func (k Kind) FP16() bool { return k == Truncated25 || k == Truncated24 }
+
+// key returns the key of element i of step s, counted from the step's base.
 func (u Unit) key(s, i int) int {
-	if u.Split {
+	switch u.Kind {
+	case Split:
 		return i%8 + i/8*16 + s%2*8
+	case Truncated24:
+		return i%4 + i/4*8 + s%2*4
 	}
 	return i
 }
 
-// base returns the key from which a step's keys are counted.
+// base returns the key from which the keys of the step at first are counted.
 func (u Unit) base(first int) int {
-	if u.Split {
+	switch u.Kind {
+	case Split:
 		return first &^ 31
+	case Truncated24:
+		return first &^ 15
 	}
 	return first
 }
 
-// ValueFormat holds what Dot needs to know of the codes of an FP8 format.
+// ValueFormat holds what Dot needs to know of the codes of an FP8 format, or of the
+// exponents of FP16.
 type ValueFormat struct {
 	// value of each code; finite is false where there is none. kind is one of
 	// the constants, or zero for a zero.
@@ -102,6 +129,30 @@ func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uin
 	return f
 }
 
+// NewWideFormat prepares FP16, for which codes hold raised exponents.
+func NewWideFormat() *ValueFormat {
+	f := &ValueFormat{exponentBias: wideBias}
+	for e := range f.exponent {
+		f.exponent[e] = uint32(e) * 0x01010101
+	}
+	return f
+}
+
+// wideBias is exponentBias of FP16: as for E5M2, which has the same exponents.
+const wideBias = 98
+
+// classify returns the kind of an FP16 code and what stands for its exponent.
+func classify(code uint16) (kind, exponent uint8) {
+	switch e := code >> 10 & 31; {
+	case code&0x7fff == 0:
+		return 0, 0
+	case e == 31:
+		return kindNotFinite, 0
+	default:
+		return kindPositive + uint8(code>>15), uint8(max(e, 1)) - 15 + wideBias
+	}
+}
+
 func (v *Values) recordSize() int { return v.unit.Step + 8 }
 
 // slack is how far past a step's codes Dot may read: the key that stands for
@@ -113,7 +164,29 @@ const slack = 256
 func NewValues(format *ValueFormat, dim, keys, tile int, unit Unit) *Values {
 	v := &Values{dim: dim, unit: unit, tile: tile, format: format}
 	v.codes = make([]uint8, keys*dim+slack)
+	if unit.Kind.FP16() {
+		v.wide = make([]uint16, keys*dim)
+	}
 	return v
+}
+
+// Put sets the code of a channel and a key.
+func (v *Values) Put(channel, key int, code uint16) {
+	at := (key/32*v.dim+channel)*32 + key%32
+	if v.wide != nil {
+		v.wide[at] = code
+	} else {
+		v.codes[at] = uint8(code)
+	}
+}
+
+// Code returns the code of a channel and a key.
+func (v *Values) Code(channel, key int) uint16 {
+	at := (key/32*v.dim+channel)*32 + key%32
+	if v.wide != nil {
+		return v.wide[at]
+	}
+	return uint16(v.codes[at])
 }
 
 // Codes returns the 32 codes of a channel for keys [32*group, 32*group+32).
@@ -128,10 +201,18 @@ func (v *Values) Keys() int { return (len(v.codes) - slack) / v.dim }
 // may be nil, count as zeros. It reports false if another code is not finite; Dot
 // cannot be used then.
 func (v *Values) Index(dead []bool) bool {
-	if v.unit.Integer {
+	keys := v.Keys()
+	switch v.unit.Kind {
+	case Integer:
+		return true
+	case Exact:
+		for i, c := range v.codes[:keys*v.dim] {
+			if !v.format.finite[c] && (dead == nil || !dead[i/32%v.dim]) {
+				return false
+			}
+		}
 		return true
 	}
-	keys := v.Keys()
 	size := v.recordSize()
 	step := v.unit.Step
 	if n := keys / step * v.dim * size; len(v.records) != n {
@@ -148,13 +229,14 @@ func (v *Values) Index(dead []bool) bool {
 		base := v.unit.base(first)
 		none := uint8(v.tile - base%v.tile)
 		for n := range step {
-			keyOf[n] = uint8(v.unit.key(first/16, n))
+			keyOf[n] = uint8(v.unit.key(first/step, n))
 		}
 		var count [33 * 33]int // channels by pairs of positive and negative elements
 		for c := range list {
 			l := &list[c]
 			pos, neg := 0, 0
-			codes := v.Codes(base/32, c)[base%32:]
+			at := (base/32*v.dim+c)*32 + base%32
+			codes := v.codes[at:][:32-base%32]
 			of := keyOf[:step]
 			if dead != nil && dead[c] {
 				of = nil
@@ -162,6 +244,9 @@ func (v *Values) Index(dead []bool) bool {
 			// Every key is written to both lists and counted in one or none.
 			for _, i := range of {
 				k := v.format.kind[codes[i]]
+				if v.wide != nil {
+					k, codes[i] = classify(v.wide[at+int(i)])
+				}
 				l.posKeys[pos], l.negKeys[neg] = i, i
 				pos += int(k & 1)
 				neg += int(k >> 1 & 1)
@@ -203,34 +288,54 @@ func (v *Values) Index(dead []bool) bool {
 // [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. It
 // reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
-	if v.unit.Integer {
+	f, size, unit := v.format, v.recordSize(), v.unit
+	if unit.Kind == Integer || unit.Kind == Exact {
+		ok := true
 		for k := 0; k < v.tile; k += 32 {
-			l.integerPass(acc, v.codes[(first+k)*v.dim:], &integers, p[k*Rows:], v.dim)
+			codes := v.codes[(first+k)*v.dim:]
+			if unit.Kind == Integer {
+				l.integerPass(acc, codes, &integers, p[k*Rows:], v.dim)
+			} else {
+				ok = l.exactPass(acc, codes, &f.value64, p[k*Rows:], v.dim, unit.Half) && ok
+			}
 		}
-		return true
+		return ok
 	}
 	e := grow(&s.e, v.dim*Rows)
-	sums := grow(&s.sums, v.dim*Rows)
 	ok := true
-	f, size := v.format, v.recordSize()
-	for k := 0; k < v.tile; k += v.unit.Step {
-		base := v.unit.base(k)
+	for k := 0; k < v.tile; k += unit.Step {
+		base := unit.base(k)
 		codes := v.codes[(first+base)/32*v.dim*32+base%32:]
-		records := v.records[(first+k)/v.unit.Step*v.dim*size:]
-		if v.unit.Split {
-			second := k % 32 / 16 * 8
-			l.exponentPass(e, pe[(base+second)*Rows:], codes[second:], &f.exponent, v.dim, 0, true)
-			l.splitPass(sums, records, codes, &f.value64, p[base*Rows:], e, v.dim, size, f.exponentBias)
-			if second > 0 {
-				l.addPass(acc, sums, v.dim)
+		records := v.records[(first+k)/unit.Step*v.dim*size:]
+		switch unit.Kind {
+		case Truncated13:
+			l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0)
+			if unit.Step == 32 {
+				l.exponentPass(e, pe[(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32)
 			}
-			continue
+			ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok
+		case Split:
+			sums := grow(&s.sums, v.dim*Rows)
+			second := k % 32 / 16 * 8
+			l.exponentSplitPass(e, pe[(base+second)*Rows:], codes[second:], &f.exponent, v.dim)
+			ok = l.widePass(sums, records, codes, f.value64[:], p[base*Rows:], e, v.dim, size, f.exponentBias, unit) && ok
+			if second > 0 {
+				ok = l.addPass(acc, sums, v.dim, unit.Half) && ok
+			}
+		case Truncated25, Truncated24:
+			// Room for the key that stands for none, as behind codes.
+			wide := grow(&s.wide, v.dim*32+slack)
+			if k%32 == 0 {
+				l.widen(wide[:v.dim*32], v.wide[(first+k)*v.dim:])
+			}
+			if unit.Kind == Truncated25 {
+				l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0)
+			} else {
+				second := k % 16 / 8 * 4
+				l.exponentOctetPass(e, pe[(base+second)*Rows:], codes[second:], &f.exponent, v.dim)
+			}
+			ok = l.widePass(acc, records, codes, wide[base%32:], p[base*Rows:], e, v.dim, size, f.exponentBias, unit) && ok
 		}
-		l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0, false)
-		if v.unit.Step == 32 {
-			l.exponentPass(e, pe[(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32, false)
-		}
-		ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, v.unit.Half) && ok
 	}
 	return ok
 }

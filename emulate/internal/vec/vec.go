@@ -22,7 +22,7 @@ const threads = 4
 
 // SoftmaxArgs are the operands of Softmax. The assembly knows the layout.
 type SoftmaxArgs struct {
-	// P [key][Rows] receives P~ rounded to FP8, PE its biased exponents (see
+	// P [key][Rows] receives P~ rounded to the format, PE its biased exponents (see
 	// ValueTable).
 	P  *float32
 	PE *uint8
@@ -41,7 +41,7 @@ type SoftmaxArgs struct {
 	Format
 }
 
-// Format describes an FP8 format to Softmax.
+// Format describes P~'s format to Softmax.
 type Format struct {
 	// Limit is the largest exponent of P~ that cannot saturate.
 	Limit float32
@@ -55,6 +55,7 @@ type Format struct {
 var (
 	E4M3 = Format{Limit: 8.80735, quantum: 20 << 23, lowest: (127 + 14) << 23, floor: 127 - 6}
 	E5M2 = Format{Limit: 15.80735, quantum: 21 << 23, lowest: (127 + 7) << 23, floor: 127 - 14}
+	FP16 = Format{Limit: 15.99, quantum: 13 << 23, lowest: (127 - 1) << 23, floor: 127 - 14}
 	// INT8's quantum is always 1.
 	INT8 = Format{Limit: 6.9886, lowest: (127 + 23) << 23}
 )

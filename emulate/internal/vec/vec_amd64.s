@@ -1762,9 +1762,63 @@ channel:
 	VZEROUPPER
 	RET
 
-// func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64)
+// func exponentsOctet(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·exponentsOctet(SB), NOSPLIT, $0-44
+	MOVQ         e+0(FP), AX
+	MOVQ         pe+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         table+24(FP), BX
+	MOVQ         channels+32(FP), SI
+	MOVL         keep+40(FP), DI
+	VPBROADCASTD DI, Z0
+	VMOVDQU32    (CX), Z1
+	VMOVDQU32    64(CX), Z2
+	VMOVDQU32    128(CX), Z3
+	VMOVDQU32    192(CX), Z4
+	VMOVDQU32    512(CX), Z5
+	VMOVDQU32    576(CX), Z6
+	VMOVDQU32    640(CX), Z7
+	VMOVDQU32    704(CX), Z8
+
+channel:
+	VPANDD      (AX), Z0, Z9
+	MOVBQZX     (DX), CX
+	VPADDD.BCST (BX)(CX*4), Z1, Z10
+	VPMAXUB     Z10, Z9, Z9
+	MOVBQZX     1(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z2, Z10
+	VMOVDQA32   Z10, Z10
+	MOVBQZX     2(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z3, Z11
+	VPMAXUB     Z11, Z9, Z9
+	MOVBQZX     3(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z4, Z11
+	VPMAXUB     Z11, Z10, Z10
+	MOVBQZX     8(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z5, Z11
+	VPMAXUB     Z11, Z9, Z9
+	MOVBQZX     9(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z6, Z11
+	VPMAXUB     Z11, Z10, Z10
+	MOVBQZX     10(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z7, Z11
+	VPMAXUB     Z11, Z9, Z9
+	MOVBQZX     11(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z8, Z11
+	VPMAXUB     Z11, Z10, Z10
+	VPMAXUB     Z10, Z9, Z9
+	VMOVDQU32   Z9, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, DX
+	DECQ        SI
+	JNZ         channel
+	VZEROUPPER
+	RET
+
+// func dot25(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·dot25(SB), NOSPLIT, $0-72
+TEXT ·dot25(SB), NOSPLIT, $0-76
 	MOVQ         acc+0(FP), AX
 	MOVQ         records+8(FP), CX
 	MOVQ         codes+16(FP), DX
@@ -1772,6 +1826,7 @@ TEXT ·dot25(SB), NOSPLIT, $0-72
 	MOVQ         p+32(FP), SI
 	MOVQ         e+40(FP), DI
 	MOVQ         channels+48(FP), R8
+	KXORW        K1, K1, K1
 	MOVQ         bias+64(FP), R9
 	VPBROADCASTQ R9, Z0
 
@@ -1780,10 +1835,10 @@ channel:
 	MOVQ         R11, R12
 	MOVQ         R11, R10
 	SHLQ         $0x08, R11
-	SHLQ         $0x05, R12
 	SHLQ         $0x06, R10
-	ADDQ         AX, R11
+	SHLQ         $0x05, R12
 	ADDQ         DX, R12
+	ADDQ         AX, R11
 	ADDQ         DI, R10
 	LEAQ         4(CX), R9
 	VPMOVZXBQ    (R10), Z1
@@ -2074,20 +2129,3405 @@ negativeEnd:
 	ADDQ             stride+56(FP), CX
 	DECQ             R8
 	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
 	VZEROUPPER
 	RET
 
 DATA dot25Constants<>+0(SB)/8, $0x39b8000000000000
 DATA dot25Constants<>+8(SB)/8, $0x4970000000000000
 DATA dot25Constants<>+16(SB)/8, $0x000000000000001f
-GLOBL dot25Constants<>(SB), RODATA|NOPTR, $24
+DATA dot25Constants<>+24(SB)/8, $0x0000000000000071
+DATA dot25Constants<>+32(SB)/8, $0x8000000000000000
+DATA dot25Constants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot25Constants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot25Constants<>+56(SB)/8, $0x02a0000000000000
+DATA dot25Constants<>+64(SB)/8, $0x41b0000000000000
+DATA dot25Constants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot25Constants<>(SB), RODATA|NOPTR, $80
 
-// func addSums(acc *float32, sums *float32, channels int)
+// func dot25Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot25Half(SB), NOSPLIT, $0-76
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), BX
+	MOVQ         p+32(FP), SI
+	MOVQ         e+40(FP), DI
+	MOVQ         channels+48(FP), R8
+	KXORW        K1, K1, K1
+	MOVQ         bias+64(FP), R9
+	VPBROADCASTQ R9, Z0
+
+channel:
+	MOVBQZX      (CX), R11
+	MOVQ         R11, R12
+	MOVQ         R11, R10
+	SHLQ         $0x08, R11
+	SHLQ         $0x06, R10
+	SHLQ         $0x05, R12
+	ADDQ         DX, R12
+	ADDQ         AX, R11
+	ADDQ         DI, R10
+	LEAQ         4(CX), R9
+	VPMOVZXBQ    (R10), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R11), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPTESTMQ     Z2, Z2, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z2, K2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R11), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R10), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R11), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPTESTMQ     Z4, Z4, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z4, K2, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R11), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R10), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R11), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPTESTMQ     Z6, Z6, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z6, K2, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R11), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R10), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R11), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPTESTMQ     Z8, Z8, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z8, K2, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R11), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R10), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R11), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPTESTMQ     Z10, Z10, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z10, K2, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R11), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R10), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R11), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPTESTMQ     Z12, Z12, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z12, K2, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R11), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R10), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R11), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPTESTMQ     Z14, Z14, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z14, K2, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R11), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R10), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R11), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPTESTMQ     Z16, Z16, K2
+	VPMAXSQ.BCST dot25HalfConstants<>+24(SB), Z16, K2, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot25HalfConstants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot25HalfConstants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot25HalfConstants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R11), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R10
+	TESTQ        R10, R10
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	DECQ               R10
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSD       (BX)(R13*8), Z16
+	SHLQ               $0x08, R10
+	VCVTPS2PD          (SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R10*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSD       (BX)(R13*8), Z16
+	SHLQ               $0x08, R10
+	VCVTPS2PD          (SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R10*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	MOVBQZX            2(CX), R10
+	TESTQ              R10, R10
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSD       (BX)(R14*8), Z16
+	SHLQ               $0x08, R13
+	VCVTPS2PD          (SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(SI)(R13*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R9
+	DECQ               R10
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z1, Z3
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z3, Z3
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z3, Z3
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z1, Z16
+	VPORQ            Z16, Z3, Z3
+	VADDPD           Z3, Z1, Z1
+	VSUBPD           Z3, Z1, Z1
+	VPORQ            Z16, Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z1, Z3
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z3, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R11)
+	VSUBPD           Z5, Z2, Z2
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z2, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z2, Z3
+	VPORQ            Z3, Z1, Z1
+	VADDPD           Z1, Z2, Z2
+	VSUBPD           Z1, Z2, Z2
+	VPORQ            Z3, Z2, Z2
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z2, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R11)
+	VSUBPD           Z7, Z4, Z4
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z4, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z4, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z4, Z4
+	VSUBPD           Z1, Z4, Z4
+	VPORQ            Z2, Z4, Z4
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z4, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R11)
+	VSUBPD           Z9, Z6, Z6
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z6, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z6, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z6, Z6
+	VSUBPD           Z1, Z6, Z6
+	VPORQ            Z2, Z6, Z6
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z6, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R11)
+	VSUBPD           Z11, Z8, Z8
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z8, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z8, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z8, Z8
+	VSUBPD           Z1, Z8, Z8
+	VPORQ            Z2, Z8, Z8
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z8, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R11)
+	VSUBPD           Z13, Z10, Z10
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z10, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z10, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z10, Z10
+	VSUBPD           Z1, Z10, Z10
+	VPORQ            Z2, Z10, Z10
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z10, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R11)
+	VSUBPD           Z15, Z12, Z12
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z12, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z12, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z12, Z12
+	VSUBPD           Z1, Z12, Z12
+	VPORQ            Z2, Z12, Z12
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z12, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R11)
+	VSUBPD           Z17, Z14, Z14
+	VPANDQ.BCST      dot25HalfConstants<>+40(SB), Z14, Z1
+	VPADDQ.BCST      dot25HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25HalfConstants<>+32(SB), Z14, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z14, Z14
+	VSUBPD           Z1, Z14, Z14
+	VPORQ            Z2, Z14, Z14
+	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z14, Z1
+	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R11)
+	ADDQ             stride+56(FP), CX
+	DECQ             R8
+	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+DATA dot25HalfConstants<>+0(SB)/8, $0x39b8000000000000
+DATA dot25HalfConstants<>+8(SB)/8, $0x4970000000000000
+DATA dot25HalfConstants<>+16(SB)/8, $0x000000000000001f
+DATA dot25HalfConstants<>+24(SB)/8, $0x0000000000000071
+DATA dot25HalfConstants<>+32(SB)/8, $0x8000000000000000
+DATA dot25HalfConstants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot25HalfConstants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot25HalfConstants<>+56(SB)/8, $0x02a0000000000000
+DATA dot25HalfConstants<>+64(SB)/8, $0x41b0000000000000
+DATA dot25HalfConstants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot25HalfConstants<>(SB), RODATA|NOPTR, $80
+
+// func dot25FP16(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot25FP16(SB), NOSPLIT, $0-76
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), DX
+	MOVQ         p+32(FP), BX
+	MOVQ         e+40(FP), SI
+	MOVQ         channels+48(FP), DI
+	KXORW        K1, K1, K1
+	MOVQ         bias+64(FP), R8
+	VPBROADCASTQ R8, Z0
+
+channel:
+	MOVBQZX      (CX), R10
+	MOVQ         R10, R11
+	MOVQ         R10, R9
+	SHLQ         $0x08, R10
+	SHLQ         $0x06, R9
+	MOVQ         R10, R11
+	ADDQ         DX, R11
+	ADDQ         AX, R10
+	ADDQ         SI, R9
+	LEAQ         4(CX), R8
+	VPMOVZXBQ    (R9), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R10), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R10), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R9), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R10), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R10), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R9), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R10), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R10), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R9), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R10), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R10), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R9), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R10), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R10), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R9), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R10), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R10), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R9), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R10), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R10), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R9), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R10), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot25FP16Constants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot25FP16Constants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot25FP16Constants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R10), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R9
+	TESTQ        R9, R9
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	MOVBQZX            2(CX), R9
+	TESTQ              R9, R9
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R10)
+	VSUBPD           Z5, Z2, Z2
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R10)
+	VSUBPD           Z7, Z4, Z4
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R10)
+	VSUBPD           Z9, Z6, Z6
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R10)
+	VSUBPD           Z11, Z8, Z8
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R10)
+	VSUBPD           Z13, Z10, Z10
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R10)
+	VSUBPD           Z15, Z12, Z12
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R10)
+	VSUBPD           Z17, Z14, Z14
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R10)
+	ADDQ             stride+56(FP), CX
+	DECQ             DI
+	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+DATA dot25FP16Constants<>+0(SB)/8, $0x39b8000000000000
+DATA dot25FP16Constants<>+8(SB)/8, $0x4970000000000000
+DATA dot25FP16Constants<>+16(SB)/8, $0x000000000000001f
+DATA dot25FP16Constants<>+24(SB)/8, $0x0000000000000071
+DATA dot25FP16Constants<>+32(SB)/8, $0x8000000000000000
+DATA dot25FP16Constants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot25FP16Constants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot25FP16Constants<>+56(SB)/8, $0x02a0000000000000
+DATA dot25FP16Constants<>+64(SB)/8, $0x41b0000000000000
+DATA dot25FP16Constants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot25FP16Constants<>(SB), RODATA|NOPTR, $80
+
+// func dot25FP16Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot25FP16Half(SB), NOSPLIT, $0-76
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), DX
+	MOVQ         p+32(FP), BX
+	MOVQ         e+40(FP), SI
+	MOVQ         channels+48(FP), DI
+	KXORW        K1, K1, K1
+	MOVQ         bias+64(FP), R8
+	VPBROADCASTQ R8, Z0
+
+channel:
+	MOVBQZX      (CX), R10
+	MOVQ         R10, R11
+	MOVQ         R10, R9
+	SHLQ         $0x08, R10
+	SHLQ         $0x06, R9
+	MOVQ         R10, R11
+	ADDQ         DX, R11
+	ADDQ         AX, R10
+	ADDQ         SI, R9
+	LEAQ         4(CX), R8
+	VPMOVZXBQ    (R9), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R10), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPTESTMQ     Z2, Z2, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z2, K2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R10), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R9), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R10), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPTESTMQ     Z4, Z4, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z4, K2, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R10), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R9), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R10), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPTESTMQ     Z6, Z6, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z6, K2, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R10), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R9), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R10), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPTESTMQ     Z8, Z8, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z8, K2, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R10), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R9), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R10), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPTESTMQ     Z10, Z10, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z10, K2, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R10), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R9), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R10), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPTESTMQ     Z12, Z12, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z12, K2, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R10), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R9), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R10), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPTESTMQ     Z14, Z14, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z14, K2, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R10), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R9), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R10), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPTESTMQ     Z16, Z16, K2
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+24(SB), Z16, K2, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot25FP16HalfConstants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot25FP16HalfConstants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot25FP16HalfConstants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R10), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R9
+	TESTQ        R9, R9
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	MOVBQZX            2(CX), R9
+	TESTQ              R9, R9
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z1, Z3
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z3, Z3
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z3, Z3
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z1, Z16
+	VPORQ            Z16, Z3, Z3
+	VADDPD           Z3, Z1, Z1
+	VSUBPD           Z3, Z1, Z1
+	VPORQ            Z16, Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z1, Z3
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z3, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R10)
+	VSUBPD           Z5, Z2, Z2
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z2, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z2, Z3
+	VPORQ            Z3, Z1, Z1
+	VADDPD           Z1, Z2, Z2
+	VSUBPD           Z1, Z2, Z2
+	VPORQ            Z3, Z2, Z2
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z2, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R10)
+	VSUBPD           Z7, Z4, Z4
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z4, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z4, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z4, Z4
+	VSUBPD           Z1, Z4, Z4
+	VPORQ            Z2, Z4, Z4
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z4, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R10)
+	VSUBPD           Z9, Z6, Z6
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z6, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z6, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z6, Z6
+	VSUBPD           Z1, Z6, Z6
+	VPORQ            Z2, Z6, Z6
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z6, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R10)
+	VSUBPD           Z11, Z8, Z8
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z8, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z8, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z8, Z8
+	VSUBPD           Z1, Z8, Z8
+	VPORQ            Z2, Z8, Z8
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z8, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R10)
+	VSUBPD           Z13, Z10, Z10
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z10, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z10, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z10, Z10
+	VSUBPD           Z1, Z10, Z10
+	VPORQ            Z2, Z10, Z10
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z10, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R10)
+	VSUBPD           Z15, Z12, Z12
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z12, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z12, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z12, Z12
+	VSUBPD           Z1, Z12, Z12
+	VPORQ            Z2, Z12, Z12
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z12, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R10)
+	VSUBPD           Z17, Z14, Z14
+	VPANDQ.BCST      dot25FP16HalfConstants<>+40(SB), Z14, Z1
+	VPADDQ.BCST      dot25FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot25FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot25FP16HalfConstants<>+32(SB), Z14, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z14, Z14
+	VSUBPD           Z1, Z14, Z14
+	VPORQ            Z2, Z14, Z14
+	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z14, Z1
+	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R10)
+	ADDQ             stride+56(FP), CX
+	DECQ             DI
+	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+DATA dot25FP16HalfConstants<>+0(SB)/8, $0x39b8000000000000
+DATA dot25FP16HalfConstants<>+8(SB)/8, $0x4970000000000000
+DATA dot25FP16HalfConstants<>+16(SB)/8, $0x000000000000001f
+DATA dot25FP16HalfConstants<>+24(SB)/8, $0x0000000000000071
+DATA dot25FP16HalfConstants<>+32(SB)/8, $0x8000000000000000
+DATA dot25FP16HalfConstants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot25FP16HalfConstants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot25FP16HalfConstants<>+56(SB)/8, $0x02a0000000000000
+DATA dot25FP16HalfConstants<>+64(SB)/8, $0x41b0000000000000
+DATA dot25FP16HalfConstants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot25FP16HalfConstants<>(SB), RODATA|NOPTR, $80
+
+// func dot24FP16(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot24FP16(SB), NOSPLIT, $0-76
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), DX
+	MOVQ         p+32(FP), BX
+	MOVQ         e+40(FP), SI
+	MOVQ         channels+48(FP), DI
+	KXORW        K1, K1, K1
+	MOVQ         bias+64(FP), R8
+	VPBROADCASTQ R8, Z0
+
+channel:
+	MOVBQZX      (CX), R10
+	MOVQ         R10, R11
+	MOVQ         R10, R9
+	SHLQ         $0x08, R10
+	SHLQ         $0x06, R9
+	MOVQ         R10, R11
+	ADDQ         DX, R11
+	ADDQ         AX, R10
+	ADDQ         SI, R9
+	LEAQ         4(CX), R8
+	VPMOVZXBQ    (R9), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R10), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R10), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R9), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R10), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R10), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R9), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R10), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R10), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R9), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R10), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R10), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R9), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R10), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R10), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R9), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R10), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R10), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R9), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R10), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R10), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R9), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R10), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot24FP16Constants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot24FP16Constants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot24FP16Constants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R10), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R9
+	TESTQ        R9, R9
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	MOVBQZX            2(CX), R9
+	TESTQ              R9, R9
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R10)
+	VSUBPD           Z5, Z2, Z2
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R10)
+	VSUBPD           Z7, Z4, Z4
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R10)
+	VSUBPD           Z9, Z6, Z6
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R10)
+	VSUBPD           Z11, Z8, Z8
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R10)
+	VSUBPD           Z13, Z10, Z10
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R10)
+	VSUBPD           Z15, Z12, Z12
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R10)
+	VSUBPD           Z17, Z14, Z14
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R10)
+	ADDQ             stride+56(FP), CX
+	DECQ             DI
+	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+DATA dot24FP16Constants<>+0(SB)/8, $0x39c8000000000000
+DATA dot24FP16Constants<>+8(SB)/8, $0x4960000000000000
+DATA dot24FP16Constants<>+16(SB)/8, $0x000000000000001f
+DATA dot24FP16Constants<>+24(SB)/8, $0x0000000000000071
+DATA dot24FP16Constants<>+32(SB)/8, $0x8000000000000000
+DATA dot24FP16Constants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot24FP16Constants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot24FP16Constants<>+56(SB)/8, $0x02a0000000000000
+DATA dot24FP16Constants<>+64(SB)/8, $0x41b0000000000000
+DATA dot24FP16Constants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot24FP16Constants<>(SB), RODATA|NOPTR, $80
+
+// func dot24FP16Half(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dot24FP16Half(SB), NOSPLIT, $0-76
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), DX
+	MOVQ         p+32(FP), BX
+	MOVQ         e+40(FP), SI
+	MOVQ         channels+48(FP), DI
+	KXORW        K1, K1, K1
+	MOVQ         bias+64(FP), R8
+	VPBROADCASTQ R8, Z0
+
+channel:
+	MOVBQZX      (CX), R10
+	MOVQ         R10, R11
+	MOVQ         R10, R9
+	SHLQ         $0x08, R10
+	SHLQ         $0x06, R9
+	MOVQ         R10, R11
+	ADDQ         DX, R11
+	ADDQ         AX, R10
+	ADDQ         SI, R9
+	LEAQ         4(CX), R8
+	VPMOVZXBQ    (R9), Z1
+	VPSUBQ       Z0, Z1, Z1
+	VPMOVZXDQ    (R10), Z2
+	VPSLLQ       $0x21, Z2, Z2
+	VPSRLQ       $0x38, Z2, Z2
+	VPTESTMQ     Z2, Z2, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z2, K2, Z2
+	VPMAXSQ      Z2, Z1, Z1
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z1, Z1
+	VPSLLQ       $0x34, Z1, Z1
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z1, Z3
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z2
+	VPSUBQ       Z1, Z2, Z2
+	VCVTPS2PD    (R10), Z1
+	VMULPD       Z2, Z1, Z1
+	VCVTTPD2QQ   Z1, Z1
+	VPADDQ       Z1, Z3, Z1
+	VPMOVZXBQ    8(R9), Z2
+	VPSUBQ       Z0, Z2, Z2
+	VPMOVZXDQ    32(R10), Z4
+	VPSLLQ       $0x21, Z4, Z4
+	VPSRLQ       $0x38, Z4, Z4
+	VPTESTMQ     Z4, Z4, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z4, K2, Z4
+	VPMAXSQ      Z4, Z2, Z2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z2, Z2
+	VPSLLQ       $0x34, Z2, Z2
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z2, Z5
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z4
+	VPSUBQ       Z2, Z4, Z4
+	VCVTPS2PD    32(R10), Z2
+	VMULPD       Z4, Z2, Z2
+	VCVTTPD2QQ   Z2, Z2
+	VPADDQ       Z2, Z5, Z2
+	VPMOVZXBQ    16(R9), Z4
+	VPSUBQ       Z0, Z4, Z4
+	VPMOVZXDQ    64(R10), Z6
+	VPSLLQ       $0x21, Z6, Z6
+	VPSRLQ       $0x38, Z6, Z6
+	VPTESTMQ     Z6, Z6, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z6, K2, Z6
+	VPMAXSQ      Z6, Z4, Z4
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z4, Z4
+	VPSLLQ       $0x34, Z4, Z4
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z4, Z7
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z6
+	VPSUBQ       Z4, Z6, Z6
+	VCVTPS2PD    64(R10), Z4
+	VMULPD       Z6, Z4, Z4
+	VCVTTPD2QQ   Z4, Z4
+	VPADDQ       Z4, Z7, Z4
+	VPMOVZXBQ    24(R9), Z6
+	VPSUBQ       Z0, Z6, Z6
+	VPMOVZXDQ    96(R10), Z8
+	VPSLLQ       $0x21, Z8, Z8
+	VPSRLQ       $0x38, Z8, Z8
+	VPTESTMQ     Z8, Z8, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z8, K2, Z8
+	VPMAXSQ      Z8, Z6, Z6
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z6, Z6
+	VPSLLQ       $0x34, Z6, Z6
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z6, Z9
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z8
+	VPSUBQ       Z6, Z8, Z8
+	VCVTPS2PD    96(R10), Z6
+	VMULPD       Z8, Z6, Z6
+	VCVTTPD2QQ   Z6, Z6
+	VPADDQ       Z6, Z9, Z6
+	VPMOVZXBQ    32(R9), Z8
+	VPSUBQ       Z0, Z8, Z8
+	VPMOVZXDQ    128(R10), Z10
+	VPSLLQ       $0x21, Z10, Z10
+	VPSRLQ       $0x38, Z10, Z10
+	VPTESTMQ     Z10, Z10, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z10, K2, Z10
+	VPMAXSQ      Z10, Z8, Z8
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z8, Z8
+	VPSLLQ       $0x34, Z8, Z8
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z8, Z11
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z10
+	VPSUBQ       Z8, Z10, Z10
+	VCVTPS2PD    128(R10), Z8
+	VMULPD       Z10, Z8, Z8
+	VCVTTPD2QQ   Z8, Z8
+	VPADDQ       Z8, Z11, Z8
+	VPMOVZXBQ    40(R9), Z10
+	VPSUBQ       Z0, Z10, Z10
+	VPMOVZXDQ    160(R10), Z12
+	VPSLLQ       $0x21, Z12, Z12
+	VPSRLQ       $0x38, Z12, Z12
+	VPTESTMQ     Z12, Z12, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z12, K2, Z12
+	VPMAXSQ      Z12, Z10, Z10
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z10, Z10
+	VPSLLQ       $0x34, Z10, Z10
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z10, Z13
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z12
+	VPSUBQ       Z10, Z12, Z12
+	VCVTPS2PD    160(R10), Z10
+	VMULPD       Z12, Z10, Z10
+	VCVTTPD2QQ   Z10, Z10
+	VPADDQ       Z10, Z13, Z10
+	VPMOVZXBQ    48(R9), Z12
+	VPSUBQ       Z0, Z12, Z12
+	VPMOVZXDQ    192(R10), Z14
+	VPSLLQ       $0x21, Z14, Z14
+	VPSRLQ       $0x38, Z14, Z14
+	VPTESTMQ     Z14, Z14, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z14, K2, Z14
+	VPMAXSQ      Z14, Z12, Z12
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z12, Z12
+	VPSLLQ       $0x34, Z12, Z12
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z12, Z15
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z14
+	VPSUBQ       Z12, Z14, Z14
+	VCVTPS2PD    192(R10), Z12
+	VMULPD       Z14, Z12, Z12
+	VCVTTPD2QQ   Z12, Z12
+	VPADDQ       Z12, Z15, Z12
+	VPMOVZXBQ    56(R9), Z14
+	VPSUBQ       Z0, Z14, Z14
+	VPMOVZXDQ    224(R10), Z16
+	VPSLLQ       $0x21, Z16, Z16
+	VPSRLQ       $0x38, Z16, Z16
+	VPTESTMQ     Z16, Z16, K2
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+24(SB), Z16, K2, Z16
+	VPMAXSQ      Z16, Z14, Z14
+	VPMAXSQ.BCST dot24FP16HalfConstants<>+16(SB), Z14, Z14
+	VPSLLQ       $0x34, Z14, Z14
+	VPADDQ.BCST  dot24FP16HalfConstants<>+0(SB), Z14, Z17
+	VPBROADCASTQ dot24FP16HalfConstants<>+8(SB), Z16
+	VPSUBQ       Z14, Z16, Z16
+	VCVTPS2PD    224(R10), Z14
+	VMULPD       Z16, Z14, Z14
+	VCVTTPD2QQ   Z14, Z14
+	VPADDQ       Z14, Z17, Z14
+	MOVBQZX      1(CX), R9
+	TESTQ        R9, R9
+	JZ           positiveEnd
+
+positive:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                positive
+
+positiveEnd:
+	MOVBQZX            (R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RD_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R9
+	VBROADCASTSD       (R11)(R9*8), Z16
+	SHLQ               $0x08, R9
+	VCVTPS2PD          (BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R9*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	MOVBQZX            2(CX), R9
+	TESTQ              R9, R9
+	JZ                 negativeEnd
+
+negative:
+	MOVBQZX            (R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	MOVBQZX            1(R8), R12
+	VBROADCASTSD       (R11)(R12*8), Z16
+	SHLQ               $0x08, R12
+	VCVTPS2PD          (BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z1
+	VCVTPS2PD          32(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z2
+	VCVTPS2PD          64(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z4
+	VCVTPS2PD          96(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z6
+	VCVTPS2PD          128(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z8
+	VCVTPS2PD          160(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z10
+	VCVTPS2PD          192(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z12
+	VCVTPS2PD          224(BX)(R12*1), Z18
+	VFMADD231PD.RU_SAE Z18, Z16, Z14
+	ADDQ               $0x02, R8
+	DECQ               R9
+	JNZ                negative
+
+negativeEnd:
+	VSUBPD           Z3, Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z1, Z3
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z3, Z3
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z3, Z3
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z1, Z16
+	VPORQ            Z16, Z3, Z3
+	VADDPD           Z3, Z1, Z1
+	VSUBPD           Z3, Z1, Z1
+	VPORQ            Z16, Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z1, Z3
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z3, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z1, Y1
+	VMOVUPS          Y1, (R10)
+	VSUBPD           Z5, Z2, Z2
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z2, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z2, Z3
+	VPORQ            Z3, Z1, Z1
+	VADDPD           Z1, Z2, Z2
+	VSUBPD           Z1, Z2, Z2
+	VPORQ            Z3, Z2, Z2
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z2, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z2, Y1
+	VMOVUPS          Y1, 32(R10)
+	VSUBPD           Z7, Z4, Z4
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z4, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z4, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z4, Z4
+	VSUBPD           Z1, Z4, Z4
+	VPORQ            Z2, Z4, Z4
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z4, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z4, Y1
+	VMOVUPS          Y1, 64(R10)
+	VSUBPD           Z9, Z6, Z6
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z6, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z6, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z6, Z6
+	VSUBPD           Z1, Z6, Z6
+	VPORQ            Z2, Z6, Z6
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z6, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z6, Y1
+	VMOVUPS          Y1, 96(R10)
+	VSUBPD           Z11, Z8, Z8
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z8, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z8, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z8, Z8
+	VSUBPD           Z1, Z8, Z8
+	VPORQ            Z2, Z8, Z8
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z8, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z8, Y1
+	VMOVUPS          Y1, 128(R10)
+	VSUBPD           Z13, Z10, Z10
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z10, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z10, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z10, Z10
+	VSUBPD           Z1, Z10, Z10
+	VPORQ            Z2, Z10, Z10
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z10, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z10, Y1
+	VMOVUPS          Y1, 160(R10)
+	VSUBPD           Z15, Z12, Z12
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z12, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z12, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z12, Z12
+	VSUBPD           Z1, Z12, Z12
+	VPORQ            Z2, Z12, Z12
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z12, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z12, Y1
+	VMOVUPS          Y1, 192(R10)
+	VSUBPD           Z17, Z14, Z14
+	VPANDQ.BCST      dot24FP16HalfConstants<>+40(SB), Z14, Z1
+	VPADDQ.BCST      dot24FP16HalfConstants<>+56(SB), Z1, Z1
+	VPMAXSQ.BCST     dot24FP16HalfConstants<>+64(SB), Z1, Z1
+	VPANDQ.BCST      dot24FP16HalfConstants<>+32(SB), Z14, Z2
+	VPORQ            Z2, Z1, Z1
+	VADDPD           Z1, Z14, Z14
+	VSUBPD           Z1, Z14, Z14
+	VPORQ            Z2, Z14, Z14
+	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z14, Z1
+	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
+	KORW             K2, K1, K1
+	VCVTPD2PS.RZ_SAE Z14, Y1
+	VMOVUPS          Y1, 224(R10)
+	ADDQ             stride+56(FP), CX
+	DECQ             DI
+	JNZ              channel
+	KMOVW            K1, AX
+	MOVL             AX, ret+72(FP)
+	VZEROUPPER
+	RET
+
+DATA dot24FP16HalfConstants<>+0(SB)/8, $0x39c8000000000000
+DATA dot24FP16HalfConstants<>+8(SB)/8, $0x4960000000000000
+DATA dot24FP16HalfConstants<>+16(SB)/8, $0x000000000000001f
+DATA dot24FP16HalfConstants<>+24(SB)/8, $0x0000000000000071
+DATA dot24FP16HalfConstants<>+32(SB)/8, $0x8000000000000000
+DATA dot24FP16HalfConstants<>+40(SB)/8, $0x7ff0000000000000
+DATA dot24FP16HalfConstants<>+48(SB)/8, $0x7fffffffffffffff
+DATA dot24FP16HalfConstants<>+56(SB)/8, $0x02a0000000000000
+DATA dot24FP16HalfConstants<>+64(SB)/8, $0x41b0000000000000
+DATA dot24FP16HalfConstants<>+72(SB)/8, $0x40effc0000000000
+GLOBL dot24FP16HalfConstants<>(SB), RODATA|NOPTR, $80
+
+// func dotExact(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
 // Requires: AVX, AVX512F
-TEXT ·addSums(SB), NOSPLIT, $0-24
+TEXT ·dotExact(SB), NOSPLIT, $0-44
+	MOVQ  acc+0(FP), AX
+	MOVQ  codes+8(FP), CX
+	MOVQ  values+16(FP), DX
+	MOVQ  p+24(FP), BX
+	MOVQ  channels+32(FP), SI
+	KXORW K1, K1, K1
+
+channel:
+	VPXORD        Z0, Z0, Z0
+	VPXORD        Z1, Z1, Z1
+	VPXORD        Z2, Z2, Z2
+	VPXORD        Z3, Z3, Z3
+	VPXORD        Z4, Z4, Z4
+	VPXORD        Z5, Z5, Z5
+	VPXORD        Z6, Z6, Z6
+	VPXORD        Z7, Z7, Z7
+	MOVBQZX       (CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     (BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     32(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     64(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     96(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     128(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     160(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     192(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     224(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       1(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     256(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     288(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     320(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     352(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     384(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     416(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     448(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     480(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       2(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     512(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     544(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     576(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     608(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     640(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     672(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     704(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     736(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       3(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     768(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     800(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     832(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     864(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     896(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     928(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     960(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     992(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       4(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     1024(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     1056(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     1088(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     1120(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     1152(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     1184(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     1216(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     1248(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       5(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     1280(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     1312(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     1344(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     1376(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     1408(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     1440(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     1472(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     1504(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       6(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     1536(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     1568(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     1600(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     1632(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     1664(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     1696(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     1728(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     1760(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       7(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     1792(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     1824(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     1856(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     1888(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     1920(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     1952(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     1984(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     2016(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       8(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     2048(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     2080(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     2112(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     2144(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     2176(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     2208(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     2240(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     2272(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       9(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     2304(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     2336(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     2368(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     2400(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     2432(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     2464(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     2496(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     2528(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       10(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     2560(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     2592(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     2624(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     2656(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     2688(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     2720(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     2752(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     2784(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       11(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     2816(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     2848(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     2880(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     2912(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     2944(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     2976(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     3008(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     3040(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       12(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     3072(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     3104(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     3136(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     3168(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     3200(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     3232(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     3264(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     3296(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       13(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     3328(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     3360(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     3392(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     3424(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     3456(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     3488(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     3520(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     3552(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       14(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     3584(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     3616(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     3648(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     3680(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     3712(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     3744(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     3776(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     3808(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       15(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     3840(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     3872(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     3904(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     3936(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     3968(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     4000(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     4032(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     4064(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       16(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     4096(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     4128(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     4160(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     4192(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     4224(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     4256(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     4288(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     4320(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       17(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     4352(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     4384(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     4416(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     4448(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     4480(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     4512(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     4544(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     4576(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       18(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     4608(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     4640(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     4672(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     4704(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     4736(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     4768(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     4800(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     4832(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       19(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     4864(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     4896(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     4928(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     4960(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     4992(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     5024(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     5056(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     5088(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       20(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     5120(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     5152(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     5184(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     5216(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     5248(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     5280(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     5312(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     5344(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       21(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     5376(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     5408(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     5440(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     5472(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     5504(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     5536(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     5568(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     5600(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       22(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     5632(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     5664(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     5696(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     5728(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     5760(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     5792(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     5824(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     5856(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       23(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     5888(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     5920(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     5952(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     5984(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     6016(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     6048(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     6080(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     6112(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       24(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     6144(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     6176(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     6208(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     6240(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     6272(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     6304(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     6336(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     6368(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       25(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     6400(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     6432(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     6464(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     6496(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     6528(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     6560(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     6592(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     6624(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       26(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     6656(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     6688(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     6720(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     6752(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     6784(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     6816(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     6848(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     6880(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       27(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     6912(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     6944(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     6976(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     7008(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     7040(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     7072(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     7104(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     7136(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       28(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     7168(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     7200(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     7232(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     7264(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     7296(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     7328(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     7360(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     7392(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       29(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     7424(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     7456(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     7488(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     7520(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     7552(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     7584(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     7616(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     7648(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       30(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     7680(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     7712(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     7744(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     7776(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     7808(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     7840(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     7872(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     7904(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	MOVBQZX       31(CX), DI
+	VBROADCASTSD  (DX)(DI*8), Z8
+	VCVTPS2PD     7936(BX), Z9
+	VFMADD231PD   Z9, Z8, Z0
+	VCVTPS2PD     7968(BX), Z9
+	VFMADD231PD   Z9, Z8, Z1
+	VCVTPS2PD     8000(BX), Z9
+	VFMADD231PD   Z9, Z8, Z2
+	VCVTPS2PD     8032(BX), Z9
+	VFMADD231PD   Z9, Z8, Z3
+	VCVTPS2PD     8064(BX), Z9
+	VFMADD231PD   Z9, Z8, Z4
+	VCVTPS2PD     8096(BX), Z9
+	VFMADD231PD   Z9, Z8, Z5
+	VCVTPS2PD     8128(BX), Z9
+	VFMADD231PD   Z9, Z8, Z6
+	VCVTPS2PD     8160(BX), Z9
+	VFMADD231PD   Z9, Z8, Z7
+	VCVTPS2PD     (AX), Z8
+	VADDPD.RD_SAE Z8, Z0, Z9
+	VADDPD.RU_SAE Z8, Z0, Z10
+	VADDPD.RZ_SAE Z8, Z0, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, (AX)
+	VCVTPS2PD     32(AX), Z8
+	VADDPD.RD_SAE Z8, Z1, Z9
+	VADDPD.RU_SAE Z8, Z1, Z10
+	VADDPD.RZ_SAE Z8, Z1, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 32(AX)
+	VCVTPS2PD     64(AX), Z8
+	VADDPD.RD_SAE Z8, Z2, Z9
+	VADDPD.RU_SAE Z8, Z2, Z10
+	VADDPD.RZ_SAE Z8, Z2, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 64(AX)
+	VCVTPS2PD     96(AX), Z8
+	VADDPD.RD_SAE Z8, Z3, Z9
+	VADDPD.RU_SAE Z8, Z3, Z10
+	VADDPD.RZ_SAE Z8, Z3, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 96(AX)
+	VCVTPS2PD     128(AX), Z8
+	VADDPD.RD_SAE Z8, Z4, Z9
+	VADDPD.RU_SAE Z8, Z4, Z10
+	VADDPD.RZ_SAE Z8, Z4, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 128(AX)
+	VCVTPS2PD     160(AX), Z8
+	VADDPD.RD_SAE Z8, Z5, Z9
+	VADDPD.RU_SAE Z8, Z5, Z10
+	VADDPD.RZ_SAE Z8, Z5, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 160(AX)
+	VCVTPS2PD     192(AX), Z8
+	VADDPD.RD_SAE Z8, Z6, Z9
+	VADDPD.RU_SAE Z8, Z6, Z10
+	VADDPD.RZ_SAE Z8, Z6, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 192(AX)
+	VCVTPS2PD     224(AX), Z8
+	VADDPD.RD_SAE Z8, Z7, Z9
+	VADDPD.RU_SAE Z8, Z7, Z10
+	VADDPD.RZ_SAE Z8, Z7, Z8
+	VCMPPD        $0x04, Z10, Z9, K2
+	VPORQ.BCST    dotExactConstants<>+0(SB), Z8, K2, Z8
+	VCVTPD2PS     Z8, Y8
+	VMOVUPS       Y8, 224(AX)
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x20, CX
+	DECQ          SI
+	JNZ           channel
+	KMOVW         K1, AX
+	MOVL          AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactConstants<>+0(SB)/8, $0x0000000000000001
+DATA dotExactConstants<>+8(SB)/8, $0x8000000000000000
+DATA dotExactConstants<>+16(SB)/8, $0x7ff0000000000000
+DATA dotExactConstants<>+24(SB)/8, $0x7fffffffffffffff
+DATA dotExactConstants<>+32(SB)/8, $0x02a0000000000000
+DATA dotExactConstants<>+40(SB)/8, $0x41b0000000000000
+DATA dotExactConstants<>+48(SB)/8, $0x40effc0000000000
+GLOBL dotExactConstants<>(SB), RODATA|NOPTR, $56
+
+// func dotExactHalf(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+// Requires: AVX, AVX512F
+TEXT ·dotExactHalf(SB), NOSPLIT, $0-44
+	MOVQ  acc+0(FP), AX
+	MOVQ  codes+8(FP), CX
+	MOVQ  values+16(FP), DX
+	MOVQ  p+24(FP), BX
+	MOVQ  channels+32(FP), SI
+	KXORW K1, K1, K1
+
+channel:
+	VPXORD       Z0, Z0, Z0
+	VPXORD       Z1, Z1, Z1
+	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
+	VPXORD       Z6, Z6, Z6
+	VPXORD       Z7, Z7, Z7
+	MOVBQZX      (CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    (BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    32(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    64(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    96(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    128(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    160(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    192(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    224(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      1(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    256(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    288(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    320(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    352(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    384(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    416(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    448(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    480(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      2(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    512(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    544(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    576(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    608(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    640(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    672(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    704(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    736(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      3(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    768(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    800(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    832(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    864(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    896(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    928(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    960(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    992(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      4(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    1024(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    1056(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    1088(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    1120(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    1152(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    1184(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    1216(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    1248(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      5(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    1280(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    1312(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    1344(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    1376(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    1408(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    1440(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    1472(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    1504(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      6(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    1536(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    1568(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    1600(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    1632(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    1664(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    1696(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    1728(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    1760(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      7(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    1792(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    1824(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    1856(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    1888(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    1920(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    1952(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    1984(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    2016(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      8(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    2048(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    2080(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    2112(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    2144(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    2176(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    2208(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    2240(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    2272(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      9(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    2304(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    2336(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    2368(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    2400(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    2432(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    2464(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    2496(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    2528(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      10(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    2560(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    2592(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    2624(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    2656(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    2688(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    2720(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    2752(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    2784(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      11(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    2816(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    2848(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    2880(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    2912(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    2944(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    2976(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    3008(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    3040(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      12(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    3072(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    3104(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    3136(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    3168(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    3200(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    3232(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    3264(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    3296(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      13(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    3328(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    3360(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    3392(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    3424(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    3456(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    3488(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    3520(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    3552(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      14(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    3584(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    3616(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    3648(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    3680(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    3712(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    3744(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    3776(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    3808(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      15(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    3840(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    3872(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    3904(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    3936(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    3968(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    4000(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    4032(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    4064(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      16(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    4096(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    4128(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    4160(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    4192(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    4224(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    4256(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    4288(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    4320(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      17(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    4352(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    4384(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    4416(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    4448(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    4480(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    4512(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    4544(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    4576(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      18(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    4608(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    4640(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    4672(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    4704(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    4736(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    4768(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    4800(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    4832(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      19(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    4864(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    4896(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    4928(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    4960(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    4992(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    5024(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    5056(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    5088(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      20(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    5120(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    5152(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    5184(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    5216(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    5248(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    5280(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    5312(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    5344(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      21(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    5376(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    5408(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    5440(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    5472(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    5504(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    5536(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    5568(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    5600(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      22(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    5632(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    5664(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    5696(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    5728(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    5760(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    5792(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    5824(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    5856(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      23(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    5888(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    5920(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    5952(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    5984(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    6016(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    6048(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    6080(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    6112(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      24(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    6144(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    6176(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    6208(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    6240(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    6272(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    6304(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    6336(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    6368(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      25(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    6400(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    6432(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    6464(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    6496(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    6528(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    6560(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    6592(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    6624(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      26(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    6656(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    6688(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    6720(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    6752(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    6784(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    6816(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    6848(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    6880(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      27(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    6912(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    6944(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    6976(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    7008(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    7040(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    7072(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    7104(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    7136(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      28(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    7168(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    7200(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    7232(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    7264(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    7296(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    7328(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    7360(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    7392(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      29(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    7424(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    7456(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    7488(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    7520(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    7552(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    7584(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    7616(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    7648(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      30(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    7680(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    7712(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    7744(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    7776(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    7808(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    7840(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    7872(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    7904(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	MOVBQZX      31(CX), DI
+	VBROADCASTSD (DX)(DI*8), Z8
+	VCVTPS2PD    7936(BX), Z9
+	VFMADD231PD  Z9, Z8, Z0
+	VCVTPS2PD    7968(BX), Z9
+	VFMADD231PD  Z9, Z8, Z1
+	VCVTPS2PD    8000(BX), Z9
+	VFMADD231PD  Z9, Z8, Z2
+	VCVTPS2PD    8032(BX), Z9
+	VFMADD231PD  Z9, Z8, Z3
+	VCVTPS2PD    8064(BX), Z9
+	VFMADD231PD  Z9, Z8, Z4
+	VCVTPS2PD    8096(BX), Z9
+	VFMADD231PD  Z9, Z8, Z5
+	VCVTPS2PD    8128(BX), Z9
+	VFMADD231PD  Z9, Z8, Z6
+	VCVTPS2PD    8160(BX), Z9
+	VFMADD231PD  Z9, Z8, Z7
+	VCVTPS2PD    (AX), Z8
+	VADDPD       Z8, Z0, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, (AX)
+	VCVTPS2PD    32(AX), Z8
+	VADDPD       Z8, Z1, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 32(AX)
+	VCVTPS2PD    64(AX), Z8
+	VADDPD       Z8, Z2, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 64(AX)
+	VCVTPS2PD    96(AX), Z8
+	VADDPD       Z8, Z3, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 96(AX)
+	VCVTPS2PD    128(AX), Z8
+	VADDPD       Z8, Z4, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 128(AX)
+	VCVTPS2PD    160(AX), Z8
+	VADDPD       Z8, Z5, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 160(AX)
+	VCVTPS2PD    192(AX), Z8
+	VADDPD       Z8, Z6, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 192(AX)
+	VCVTPS2PD    224(AX), Z8
+	VADDPD       Z8, Z7, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+16(SB), Z8, Z9
+	VPADDQ.BCST  dotExactHalfConstants<>+32(SB), Z9, Z9
+	VPMAXSQ.BCST dotExactHalfConstants<>+40(SB), Z9, Z9
+	VPANDQ.BCST  dotExactHalfConstants<>+8(SB), Z8, Z10
+	VPORQ        Z10, Z9, Z9
+	VADDPD       Z9, Z8, Z8
+	VSUBPD       Z9, Z8, Z8
+	VPORQ        Z10, Z8, Z8
+	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
+	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
+	KORW         K2, K1, K1
+	VCVTPD2PS    Z8, Y8
+	VMOVUPS      Y8, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x20, CX
+	DECQ         SI
+	JNZ          channel
+	KMOVW        K1, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactHalfConstants<>+0(SB)/8, $0x0000000000000001
+DATA dotExactHalfConstants<>+8(SB)/8, $0x8000000000000000
+DATA dotExactHalfConstants<>+16(SB)/8, $0x7ff0000000000000
+DATA dotExactHalfConstants<>+24(SB)/8, $0x7fffffffffffffff
+DATA dotExactHalfConstants<>+32(SB)/8, $0x02a0000000000000
+DATA dotExactHalfConstants<>+40(SB)/8, $0x41b0000000000000
+DATA dotExactHalfConstants<>+48(SB)/8, $0x40effc0000000000
+GLOBL dotExactHalfConstants<>(SB), RODATA|NOPTR, $56
+
+// func widen(dst *float64, src *uint16, groups int)
+// Requires: AVX, AVX512F, F16C
+TEXT ·widen(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ groups+16(FP), DX
+
+group:
+	VCVTPH2PS (CX), Y0
+	VCVTPS2PD Y0, Z0
+	VMOVUPD   Z0, (AX)
+	VCVTPH2PS 16(CX), Y0
+	VCVTPS2PD Y0, Z0
+	VMOVUPD   Z0, 64(AX)
+	VCVTPH2PS 32(CX), Y0
+	VCVTPS2PD Y0, Z0
+	VMOVUPD   Z0, 128(AX)
+	VCVTPH2PS 48(CX), Y0
+	VCVTPS2PD Y0, Z0
+	VMOVUPD   Z0, 192(AX)
+	ADDQ      $0x00000100, AX
+	ADDQ      $0x40, CX
+	DECQ      DX
+	JNZ       group
+	VZEROUPPER
+	RET
+
+// func addSums(acc *float32, sums *float32, channels int) uint32
+// Requires: AVX, AVX512F
+TEXT ·addSums(SB), NOSPLIT, $0-28
 	MOVQ   acc+0(FP), AX
 	MOVQ   sums+8(FP), CX
 	MOVQ   channels+16(FP), DX
+	KXORW  K1, K1, K1
 	VPXORD Z0, Z0, Z0
 
 channel:
@@ -2111,6 +5551,59 @@ channel:
 	ADDQ    $0x00000100, CX
 	DECQ    DX
 	JNZ     channel
+	KMOVW   K1, AX
+	MOVL    AX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func addSumsHalf(acc *float32, sums *float32, channels int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·addSumsHalf(SB), NOSPLIT, $0-28
+	MOVQ   acc+0(FP), AX
+	MOVQ   sums+8(FP), CX
+	MOVQ   channels+16(FP), DX
+	KXORW  K1, K1, K1
+	VPXORD Z0, Z0, Z0
+
+channel:
+	VMOVUPS     (AX), Z1
+	VADDPS      (CX), Z1, Z1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	VMOVUPS     Z0, (CX)
+	VMOVUPS     64(AX), Z1
+	VADDPS      64(CX), Z1, Z1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, 64(AX)
+	VMOVUPS     Z0, 64(CX)
+	VMOVUPS     128(AX), Z1
+	VADDPS      128(CX), Z1, Z1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, 128(AX)
+	VMOVUPS     Z0, 128(CX)
+	VMOVUPS     192(AX), Z1
+	VADDPS      192(CX), Z1, Z1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, 192(AX)
+	VMOVUPS     Z0, 192(CX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        DX
+	JNZ         channel
+	KMOVW       K1, AX
+	MOVL        AX, ret+24(FP)
 	VZEROUPPER
 	RET
 

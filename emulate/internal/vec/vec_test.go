@@ -2,7 +2,9 @@ package vec
 
 import (
 	"math"
+	"math/bits"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -39,8 +41,17 @@ var units = []struct {
 	{tensorcore.SM89, "mma.m16n8k32.f32.e4m3", 64, Unit{Step: 16}},
 	{tensorcore.SM89, "mma.m16n8k32.f32.e5m2", 64, Unit{Step: 16}},
 	{tensorcore.SM89, "mma.m16n8k32.f16.e4m3", 64, Unit{Step: 16, Half: true}},
-	{tensorcore.SM90, "mma.m16n8k32.f32.e4m3", 64, Unit{Step: 16, Split: true}},
-	{tensorcore.SM90, "mma.m16n8k32.f32.e5m2", 64, Unit{Step: 16, Split: true}},
+	{tensorcore.SM90, "mma.m16n8k32.f32.e4m3", 64, Unit{Kind: Split, Step: 16}},
+	{tensorcore.SM90, "mma.m16n8k32.f32.e5m2", 64, Unit{Kind: Split, Step: 16}},
+	{tensorcore.SM90, "mma.m16n8k32.f16.e4m3", 64, Unit{Kind: Split, Step: 16, Half: true}},
+	{tensorcore.SM90, "mma.m16n8k32.f16.e5m2", 64, Unit{Kind: Split, Step: 16, Half: true}},
+	{tensorcore.SM90, "wgmma.m64nNk16.f32.f16", 128, Unit{Kind: Truncated25, Step: 16}},
+	{tensorcore.SM90, "wgmma.m64nNk16.f16.f16", 128, Unit{Kind: Truncated25, Step: 16, Half: true}},
+	{tensorcore.SM90, "mma.m16n8k16.f32.f16", 64, Unit{Kind: Truncated25, Step: 16}},
+	{tensorcore.SM89, "mma.m16n8k16.f32.f16", 64, Unit{Kind: Truncated24, Step: 8}},
+	{tensorcore.SM89, "mma.m16n8k16.f16.f16", 64, Unit{Kind: Truncated24, Step: 8, Half: true}},
+	{tensorcore.Ideal, "wgmma.m64nNk32.f32.e4m3", 128, Unit{Kind: Exact, Step: 32}},
+	{tensorcore.Ideal, "mma.m16n8k32.f16.e4m3", 64, Unit{Kind: Exact, Step: 32, Half: true}},
 }
 
 // dotCase is a tile of P~ and V.
@@ -54,7 +65,6 @@ type dotCase struct {
 	vCodes []uint16 // [dim][tile]
 	tile   int
 	dim    int
-	f      *ValueFormat
 }
 
 // stored is the position of key k in the order in which the unit takes keys (as
@@ -63,43 +73,69 @@ func stored(k int) int {
 	return k&^15 + [16]int{0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15}[k%16]
 }
 
-// newDotCase fills a tile with draw(isP, key, lane): a magnitude code; V's sign
-// comes from sign.
-func newDotCase(t testing.TB, i, dim int, p func(key, row int) uint8, v func(key, channel int) uint8) *dotCase {
+// operand describes P~'s and V's format to the tests: the value of a code, the smallest
+// normal exponent as in FP32, and how a code is made of 16 random bits.
+type operand struct {
+	format *ValueFormat
+	value  func(code uint16) float32
+	floor  int
+	code   func(bits uint16) uint16
+}
+
+func operandOf(f tensorcore.Operand) operand {
+	byteOf := func(bits uint16) uint16 { return bits & 0xff }
+	switch f {
+	case tensorcore.E4M3:
+		return operand{e4m3Format(), func(c uint16) float32 { return format.E4M3(c).Float32() }, 121, byteOf}
+	case tensorcore.E5M2:
+		return operand{e5m2Format(), func(c uint16) float32 { return format.E5M2(c).Float32() }, 113, byteOf}
+	}
+	return operand{NewWideFormat(), format.FP16ToFloat32, 113, func(bits uint16) uint16 {
+		// The low byte leads, as for the others: its sign and its exponent's shape.
+		return bits<<8 | bits>>8
+	}}
+}
+
+// newDotCase fills a tile with codes of the bits that p and v draw; P~ has no sign.
+func newDotCase(t testing.TB, i, dim int, p func(key, row int) uint16, v func(key, channel int) uint16) *dotCase {
 	s := units[i]
 	u, err := tensorcore.Lookup(s.arch, s.name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, floor := e4m3Format(), 121
-	if u.A == tensorcore.E5M2 {
-		f, floor = e5m2Format(), 113
+	f := operandOf(u.A)
+	finite := func(code uint16) uint16 {
+		for x := f.value(code); x-x != 0; x = f.value(code) {
+			code--
+		}
+		return code
 	}
-	c := &dotCase{u: u, tile: s.tile, dim: dim, f: f}
-	c.v = NewValues(f, dim, s.tile, s.tile, s.unit)
+	sign := uint16(0x80)
+	if u.A == tensorcore.FP16 {
+		sign = 0x8000
+	}
+	c := &dotCase{u: u, tile: s.tile, dim: dim}
+	c.v = NewValues(f.format, dim, s.tile, s.tile, s.unit)
 	c.p = make([]float32, (s.tile+1)*Rows)
 	c.pe = make([]uint8, s.tile*Rows)
 	c.pCodes, c.vCodes = make([]uint16, Rows*s.tile), make([]uint16, dim*s.tile)
 	for k := range s.tile {
 		for r := range Rows {
-			code := p(k, r) & 0x7f
-			for !f.finite[code] {
-				code--
-			}
-			x := f.value[code]
-			c.pCodes[r*s.tile+stored(k)] = uint16(code)
+			code := finite(f.code(p(k, r)) &^ sign)
+			x := f.value(code)
+			c.pCodes[r*s.tile+stored(k)] = code
 			c.p[k*Rows+r] = x
 			if x != 0 {
-				c.pe[k*Rows+r] = uint8(max(int(math.Float32bits(x)>>23), floor))
+				c.pe[k*Rows+r] = uint8(max(int(math.Float32bits(x)>>23), f.floor))
 			}
 		}
 		for ch := range dim {
-			code := v(k, ch)
-			for !f.finite[code] {
-				code--
+			code := finite(f.code(v(k, ch)))
+			c.vCodes[ch*s.tile+stored(k)] = code
+			c.v.Put(ch, k, code)
+			if got := c.v.Code(ch, k); got != code {
+				t.Fatalf("code %x is read as %x", code, got)
 			}
-			c.vCodes[ch*s.tile+stored(k)] = uint16(code)
-			c.v.Codes(k/32, ch)[k%32] = code
 		}
 	}
 	if !c.v.Index(nil) {
@@ -117,7 +153,7 @@ func (c *dotCase) check(t testing.TB) {
 	want := make([]float32, Rows*c.dim)
 	c.u.Tile(want, &pa, &pb)
 	for _, l := range levels(t) {
-		if !c.v.unit.Split || !l.Narrow() {
+		if l.Has(c.v.unit.Kind) {
 			c.checkAt(t, l, want)
 		}
 	}
@@ -147,22 +183,23 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 func TestDot(t *testing.T) {
 	levels(t)
 	r := rand.New(rand.NewPCG(1, 2))
-	draw := map[string]func() uint8{
-		"any":      func() uint8 { return uint8(r.Uint32()) },
-		"sparse":   func() uint8 { return uint8(r.Uint32()) * uint8(r.IntN(8)/7) },
-		"zero":     func() uint8 { return 0 },
-		"largest":  func() uint8 { return 0x7e },
-		"smallest": func() uint8 { return uint8(r.IntN(3)) | uint8(r.IntN(2))<<7 },
-		"negative": func() uint8 { return 0x80 | uint8(r.Uint32()) },
-		"extremes": func() uint8 { return []uint8{1, 0x7e, 0x80, 0xfe, 0x81, 8, 0}[r.IntN(7)] },
-		"moderate": func() uint8 { return uint8(0x38+r.IntN(16)) | uint8(r.IntN(2))<<7 },
+	low := func() uint16 { return uint16(r.Uint32()) << 8 }
+	draw := map[string]func() uint16{
+		"any":      func() uint16 { return uint16(r.Uint32()) },
+		"sparse":   func() uint16 { return uint16(r.Uint32()) * uint16(r.IntN(8)/7) },
+		"zero":     func() uint16 { return 0 },
+		"largest":  func() uint16 { return 0xff7e },
+		"smallest": func() uint16 { return uint16(r.IntN(3)) | uint16(r.IntN(2))<<7 | low() },
+		"negative": func() uint16 { return 0x80 | uint16(r.Uint32()) },
+		"extremes": func() uint16 { return []uint16{1, 0x7e, 0x80, 0xfe, 0x81, 8, 0}[r.IntN(7)] | low() },
+		"moderate": func() uint16 { return uint16(0x38+r.IntN(16)) | uint16(r.IntN(2))<<7 | low() },
 	}
 	for i := range units {
 		for np, p := range draw {
 			for nv, v := range draw {
 				t.Run(units[i].arch+"/"+units[i].name+"/"+np+"/"+nv, func(t *testing.T) {
 					for _, dim := range []int{1, 24} {
-						newDotCase(t, i, dim, func(int, int) uint8 { return p() }, func(int, int) uint8 { return v() }).check(t)
+						newDotCase(t, i, dim, func(int, int) uint16 { return p() }, func(int, int) uint16 { return v() }).check(t)
 					}
 				})
 			}
@@ -175,14 +212,23 @@ func BenchmarkDot(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for i, u := range units {
 		for _, l := range all {
-			if u.unit.Split && l.Narrow() {
+			if !l.Has(u.unit.Kind) {
 				continue
 			}
 			b.Run(u.arch+"/"+u.name+"/"+l.String(), func(b *testing.B) {
 				const dim = 128
-				c := newDotCase(b, i, dim, func(int, int) uint8 {
-					return uint8(format.E4M3FromFloat32(float32(448 * math.Exp(-math.Abs(2*r.NormFloat64())))))
-				}, func(int, int) uint8 { return uint8(format.E4M3FromFloat32(float32(100 * r.NormFloat64()))) })
+				encode := func(x float64) uint16 {
+					switch {
+					case strings.HasSuffix(u.name, "e4m3"):
+						return uint16(format.E4M3FromFloat32(float32(x)))
+					case strings.HasSuffix(u.name, "e5m2"):
+						return uint16(format.E5M2FromFloat32(float32(x)))
+					}
+					return bits.ReverseBytes16(format.FP16FromFloat32(float32(x)))
+				}
+				c := newDotCase(b, i, dim, func(int, int) uint16 {
+					return encode(448 * math.Exp(-math.Abs(2*r.NormFloat64())))
+				}, func(int, int) uint16 { return encode(100 * r.NormFloat64()) })
 				acc := make([]float32, dim*Rows)
 				for b.Loop() {
 					clear(acc)
@@ -204,9 +250,9 @@ func FuzzDot(f *testing.F) {
 			return
 		}
 		i := 0
-		next := func(int, int) uint8 {
+		next := func(int, int) uint16 {
 			i++
-			return data[i%len(data)] ^ uint8(i/len(data)*37)
+			return uint16(data[i%len(data)]^uint8(i/len(data)*37)) | uint16(data[(i+1)%len(data)])<<8
 		}
 		newDotCase(t, int(unit)%len(units), 4, next, next).check(t)
 	})

@@ -32,10 +32,20 @@ func main() {
 	toFloat()
 	dequantize()
 	softmax()
-	exponents("exponents", 8)
-	exponents("exponentsSplit", 16)
-	dot25()
-	addSums()
+	exponents("exponents", 16, 8, 8)
+	exponents("exponentsSplit", 16, 8, 16)
+	exponents("exponentsOctet", 8, 4, 8)
+	dotWide("dot25", 25, false, false)
+	dotWide("dot25Half", 25, true, false)
+	dotWide("dot25FP16", 25, false, true)
+	dotWide("dot25FP16Half", 25, true, true)
+	dotWide("dot24FP16", 24, false, true)
+	dotWide("dot24FP16Half", 24, true, true)
+	dotExact("dotExact", false)
+	dotExact("dotExactHalf", true)
+	widen()
+	addSums("addSums", false)
+	addSums("addSumsHalf", true)
 	dot13("dot13", false)
 	dot13("dot13Half", true)
 	dotInteger()
@@ -552,17 +562,17 @@ func softmax() {
 const threads = 4
 
 // exponents is the first pass of the dot-add: the largest sum of exponents over
-// 16 keys, for 64 rows at a time in the bytes of a register. The second eight of
-// the keys begin at the key second.
-func exponents(name string, second int) {
+// n keys, for 64 rows at a time in the bytes of a register. The keys come in runs,
+// each of which begins stride keys after the one before.
+func exponents(name string, n, run, stride int) {
 	TEXT(name, NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
-	Doc(name+fmt.Sprintf(" writes e[channel][row] = max over 16 keys, from 0 and %d on, of pe[key][row] + table[codes[channel][key]];", second),
+	Doc(name+fmt.Sprintf(" writes e[channel][row] = max over %d keys, runs of %d from 0 and %d on, of pe[key][row] + table[codes[channel][key]];", n, run, stride),
 		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.")
-	key := func(i int) int { return i%8 + i/8*second }
+	key := func(i int) int { return i%run + i/run*stride }
 	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
 	keep := ZMM()
 	VPBROADCASTD(Load(Param("keep"), GP32()), keep)
-	var p [16]VecVirtual
+	p := make([]VecVirtual, n)
 	for i := range p {
 		p[i] = ZMM()
 		VMOVDQU32(Mem{Base: pe, Disp: key(i) * row8}, p[i])
@@ -705,19 +715,27 @@ func dot13(name string, half bool) {
 	retMask(bad)
 }
 
-// dot25 is dot13 for a unit that keeps 25 fraction bits and rounds toward zero to
-// FP32, in FP64: M = 1.5 * 2^(E+27) has an ulp of 2^(E-25).
-func dot25() {
+// dotWide is dot13 in FP64, for a unit that keeps f fraction bits: M = 1.5 * 2^(E+52-f)
+// has an ulp of 2^(E-f). Sums are rounded toward zero to FP32 or, with half, to nearest
+// even to FP16. With matrix the values are not a table of codes but [channel][32] ones.
+func dotWide(name string, f int, half, matrix bool) {
 	const vecs = rows / 8
-	TEXT("dot25", NOSPLIT, "func(acc *float32, records, codes *uint8, values *float64, p *float32, e *uint8, channels, stride int, bias uint64)")
-	Doc("dot25 adds one step's products to acc[channel][row]; see Values for records and",
-		"exponents for e, whose values are bias too large.")
+	TEXT(name, NOSPLIT, "func(acc *float32, records, codes *uint8, values *float64, p *float32, e *uint8, channels, stride int, bias uint64) uint32")
+	text := []string{name + " adds one step's products to acc[channel][row]; see Values for records and", "exponents for e, whose values are bias too large."}
+	if matrix {
+		text = append(text, "values is [channel][32], codes is not used.")
+	}
+	Doc(append(text, "The result is not zero if a sum is infinite.")...)
 	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
 	p, e, channels := load("p"), load("e"), load("channels")
-	c := newConstants("dot25Constants")
-	toMagic := c.u64((1023-127+27)<<52 | 1<<51)
-	toScale := c.u64((1023 + 127 + 25) << 52)
+	c := newConstants(name + "Constants")
+	toMagic := c.u64(uint64(1023-127+52-f)<<52 | 1<<51)
+	toScale := c.u64(uint64(1023+127+f) << 52)
 	least := c.u64(31)
+	lowest := c.u64(127 - 14)
+	h := newHalf(c)
+	bad := K()
+	KXORW(bad, bad, bad)
 	bias := ZMM()
 	VPBROADCASTQ(Load(Param("bias"), GP64()), bias)
 	Label("channel")
@@ -726,10 +744,15 @@ func dot25() {
 	MOVQ(ap, cp)
 	MOVQ(ap, ep)
 	SHLQ(Imm(8), ap)
-	SHLQ(Imm(5), cp)
 	SHLQ(Imm(6), ep)
+	if matrix {
+		MOVQ(ap, cp)
+		ADDQ(values, cp)
+	} else {
+		SHLQ(Imm(5), cp)
+		ADDQ(codes, cp)
+	}
 	ADDQ(acc, ap)
-	ADDQ(codes, cp)
 	ADDQ(e, ep)
 	LEAQ(Mem{Base: records, Disp: 4}, list)
 	var magic, a [vecs]VecVirtual
@@ -741,6 +764,12 @@ func dot25() {
 		VPMOVZXDQ(Mem{Base: ap, Disp: 32 * i}, ec)
 		VPSLLQ(Imm(33), ec, ec)
 		VPSRLQ(Imm(56), ec, ec)
+		if half {
+			// An FP16 subnormal has the smallest exponent; zero has none.
+			k := K()
+			VPTESTMQ(ec, ec, k)
+			VPMAXSQ_BCST(lowest, ec, k, ec)
+		}
 		VPMAXSQ(ec, max, max)
 		VPMAXSQ_BCST(least, max, max)
 		VPSLLQ(Imm(52), max, max)
@@ -754,10 +783,15 @@ func dot25() {
 	}
 	fma := VFMADD231PD_RD_SAE
 	element := func(k int) {
-		key, code, v := GP64(), GP64(), ZMM()
+		key, v := GP64(), ZMM()
 		MOVBQZX(Mem{Base: list, Disp: k}, key)
-		MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
-		VBROADCASTSD(Mem{Base: values, Index: code, Scale: 8}, v)
+		if matrix {
+			VBROADCASTSD(Mem{Base: cp, Index: key, Scale: 8}, v)
+		} else {
+			code := GP64()
+			MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
+			VBROADCASTSD(Mem{Base: values, Index: code, Scale: 8}, v)
+		}
 		SHLQ(Imm(8), key)
 		for i := range a {
 			x := ZMM()
@@ -784,14 +818,117 @@ func dot25() {
 	ADDQ(Imm(2), list)
 	loop("negative", 2)
 	for i := range a {
-		h := YMM()
+		y := YMM()
 		VSUBPD(magic[i], a[i], a[i])
-		VCVTPD2PS_RZ_SAE(a[i], h)
-		VMOVUPS(h, Mem{Base: ap, Disp: 32 * i})
+		if half {
+			h.round(a[i], bad)
+		}
+		VCVTPD2PS_RZ_SAE(a[i], y)
+		VMOVUPS(y, Mem{Base: ap, Disp: 32 * i})
 	}
 	ADDQ(NewParamAddr("stride", 56), records)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
+	retMask(bad)
+}
+
+// half rounds FP64 values to FP16.
+type half struct{ sign, exponent, quantum, lowest, magnitude, largest Mem }
+
+func newHalf(c *constants) half {
+	return half{
+		sign: c.u64(1 << 63), exponent: c.u64(0x7ff << 52), magnitude: c.u64(1<<63 - 1),
+		quantum: c.u64((52 - 10) << 52), lowest: c.u64((1023 - 14 + 52 - 10) << 52), largest: c.u64(0x40effc0000000000),
+	}
+}
+
+// round rounds x to nearest even, by adding and subtracting a power of two of its sign
+// that has the format's quantum as its ulp, and raises bad where that is more than 65504.
+func (h half) round(x VecVirtual, bad Register) {
+	big, sign, size, k := ZMM(), ZMM(), ZMM(), K()
+	VPANDQ_BCST(h.exponent, x, big)
+	VPADDQ_BCST(h.quantum, big, big)
+	VPMAXSQ_BCST(h.lowest, big, big)
+	VPANDQ_BCST(h.sign, x, sign)
+	VPORQ(sign, big, big)
+	VADDPD(big, x, x)
+	VSUBPD(big, x, x)
+	VPORQ(sign, x, x) // of a zero
+	VPANDQ_BCST(h.magnitude, x, size)
+	VCMPPD_BCST(Imm(14), h.largest, size, k)
+	KORW(k, bad, bad)
+}
+
+// dotExact is a unit that truncates nothing, for operands whose products' sums over a
+// tile FP64 holds exactly. The accumulator is added with a sticky last bit, or for FP16
+// exactly, so that the rounding to the result is the only one.
+func dotExact(name string, half bool) {
+	const vecs = rows / 8
+	TEXT(name, NOSPLIT, "func(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32")
+	Doc(name+" adds the products of 32 keys to acc[channel][row], p[key][row] times values[codes[channel][key]], and",
+		"rounds once. The result is not zero if an FP16 sum is infinite.")
+	acc, codes, values, p, channels := load("acc"), load("codes"), load("values"), load("p"), load("channels")
+	c := newConstants(name + "Constants")
+	sticky := c.u64(1)
+	h := newHalf(c)
+	bad := K()
+	KXORW(bad, bad, bad)
+	Label("channel")
+	var a [vecs]VecVirtual
+	for i := range a {
+		a[i] = ZMM()
+		VPXORD(a[i], a[i], a[i])
+	}
+	for key := range 32 {
+		code, v := GP64(), ZMM()
+		MOVBQZX(Mem{Base: codes, Disp: key}, code)
+		VBROADCASTSD(Mem{Base: values, Index: code, Scale: 8}, v)
+		for i := range a {
+			x := ZMM()
+			VCVTPS2PD(Mem{Base: p, Disp: key*row32 + 32*i}, x)
+			VFMADD231PD(x, v, a[i])
+		}
+	}
+	for i := range a {
+		x, y := ZMM(), YMM()
+		VCVTPS2PD(Mem{Base: acc, Disp: 32 * i}, x)
+		if half {
+			VADDPD(x, a[i], x)
+			h.round(x, bad)
+		} else {
+			lo, hi, k := ZMM(), ZMM(), K()
+			VADDPD_RD_SAE(x, a[i], lo)
+			VADDPD_RU_SAE(x, a[i], hi)
+			VADDPD_RZ_SAE(x, a[i], x)
+			VCMPPD(Imm(4), hi, lo, k)
+			VPORQ_BCST(sticky, x, k, x)
+		}
+		VCVTPD2PS(x, y)
+		VMOVUPS(y, Mem{Base: acc, Disp: 32 * i})
+	}
+	ADDQ(U32(row32), acc)
+	ADDQ(Imm(32), codes)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	retMask(bad)
+}
+
+// widen decodes FP16.
+func widen() {
+	TEXT("widen", NOSPLIT, "func(dst *float64, src *uint16, groups int)")
+	Doc("widen decodes 32*groups elements of FP16.")
+	dst, src, groups := load("dst"), load("src"), load("groups")
+	Label("group")
+	for i := range 4 {
+		y, x := YMM(), ZMM()
+		VCVTPH2PS(Mem{Base: src, Disp: 16 * i}, y)
+		VCVTPS2PD(y, x)
+		VMOVUPD(x, Mem{Base: dst, Disp: 64 * i})
+	}
+	ADDQ(U32(256), dst)
+	ADDQ(Imm(64), src)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
 	VZEROUPPER()
 	RET()
 }
@@ -834,11 +971,14 @@ func dotInteger() {
 	RET()
 }
 
-// addSums is the addition that ends a unit of several instructions.
-func addSums() {
-	TEXT("addSums", NOSPLIT, "func(acc, sums *float32, channels int)")
-	Doc("addSums adds sums[channel][row] to acc and clears it.")
+// addSums is the addition that ends a unit of several instructions. The FP32 sum of
+// two FP16 values is exact enough to be rounded once more.
+func addSums(name string, half bool) {
+	TEXT(name, NOSPLIT, "func(acc, sums *float32, channels int) uint32")
+	Doc(name+" adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.")
 	acc, sums, channels := load("acc"), load("sums"), load("channels")
+	bad := K()
+	KXORW(bad, bad, bad)
 	zero := ZMM()
 	VPXORD(zero, zero, zero)
 	Label("channel")
@@ -846,6 +986,10 @@ func addSums() {
 		x := ZMM()
 		VMOVUPS(at(acc, 0, i), x)
 		VADDPS(at(sums, 0, i), x, x)
+		if half {
+			roundFP16(x, nil)
+			raise(bad, classInf, x)
+		}
 		VMOVUPS(x, at(acc, 0, i))
 		VMOVUPS(zero, at(sums, 0, i))
 	}
@@ -853,8 +997,7 @@ func addSums() {
 	ADDQ(U32(row32), sums)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
-	VZEROUPPER()
-	RET()
+	retMask(bad)
 }
 
 // addTile is the second level of the accumulation.
