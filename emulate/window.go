@@ -18,8 +18,8 @@ const windowKeys = 1024
 // window holds the codes of a run of keys, padded to whole tiles.
 type window struct {
 	first, keys int
-	kCodes      []int8      // [keys][Dim]
-	kBias       []int32     // [keys], -128 times the sum of each key's codes; for strips
+	kCodes      []int8  // [keys][Dim]
+	kBias       []int32 // [keys], -128 times the sum of each key's codes; for strips
 	vCodes      *vec.Values
 	finite      bool // V's codes, but for dead channels
 

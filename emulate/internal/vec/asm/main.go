@@ -975,7 +975,7 @@ func dotInteger() {
 // two FP16 values is exact enough to be rounded once more.
 func addSums(name string, half bool) {
 	TEXT(name, NOSPLIT, "func(acc, sums *float32, channels int) uint32")
-	Doc(name+" adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.")
+	Doc(name + " adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.")
 	acc, sums, channels := load("acc"), load("sums"), load("channels")
 	bad := K()
 	KXORW(bad, bad, bad)
