@@ -148,7 +148,7 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 	q.in.Q(lo, lo+rows, x)
 	if k.cfg.SmoothQ {
 		m := quant.NewChannelMean(d)
-		m.Add(x)
+		m.AddAt(k.level, x)
 		m.Mean(ws.qMean, format.FP32.Round)
 		quant.SubtractMeanAt(k.level, quant.Paper, x, ws.qMean, format.FP32)
 	}
@@ -221,7 +221,7 @@ func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, 
 // loadCodes quantises a block's queries and returns their number.
 func (k *Kernel) loadCodes(q *Query, ws *Workspace, block int) int {
 	rows := k.loadQuery(q, ws, block)
-	ws.Counts[StageQ].scan(ws.q[:rows*q.kv.in.Dim])
+	ws.Counts[StageQ].scanAt(k.level, ws.q[:rows*q.kv.in.Dim])
 	k.quantizeQuery(q, ws, block*k.tiling.BlockQ, rows)
 	return rows
 }
@@ -304,7 +304,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	d := q.kv.in.Dim
 	g := k.cfg.QKGranularity
 	style, bits := k.cfg.qkStyle(), k.cfg.QKBits
-	ws.Counts[StageQCodes].scan(ws.q[:rows*d])
+	ws.Counts[StageQCodes].scanAt(k.level, ws.q[:rows*d])
 	// Groups interleave within a block (per-thread), so each row finds its group's
 	// maximum among the rows of the block; groups never cross a block but for the
 	// one of the whole tensor.

@@ -1,6 +1,11 @@
 package emulate
 
-import "math"
+import (
+	"math"
+
+	"github.com/sageacc/sageacc/emulate/internal/vec"
+	"github.com/sageacc/sageacc/emulate/quant"
+)
 
 // Stage is a place in the kernel where a value can go wrong.
 type Stage uint8
@@ -68,6 +73,13 @@ func (c *Counts) Map() map[string]Count {
 
 // StageNames lists all stage names in the kernel's order.
 func StageNames() []string { return append([]string(nil), stageNames[:]...) }
+
+// scanAt is scan.
+func (c *Count) scanAt(level vec.Level, x []float32) {
+	if !quant.FiniteAt(level, x) {
+		c.scan(x)
+	}
+}
 
 // scan counts NaN and infinities of x.
 func (c *Count) scan(x []float32) {

@@ -179,7 +179,7 @@ func (k *Kernel) scanK(kv *KV) {
 		kv.mean = in.KMean
 		if kv.mean == nil {
 			m := quant.NewChannelMean(d)
-			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.Add(x) })
+			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.AddAt(k.level, x) })
 			kv.mean = make([]float32, d)
 			round := quant.Rounding(in.DType.Round)
 			if k.cfg.qkStyle() == quant.Paper {
@@ -191,7 +191,7 @@ func (k *Kernel) scanK(kv *KV) {
 	g := k.cfg.QKGranularity
 	kv.kMax = make([]float32, g.KeyGroups(k.tiling, in.Len))
 	blocks(in.K, 0, in.Len, d, buf, func(lo int, x []float32) {
-		kv.Counts[StageK].scan(x)
+		kv.Counts[StageK].scanAt(k.level, x)
 		k.smoothKeys(kv, x)
 		for r := 0; r < len(x)/d; r++ {
 			i := g.KeyGroup(k.tiling, lo+r)
@@ -216,8 +216,8 @@ func (k *Kernel) scanV(kv *KV) {
 	kv.values.TowardZero = k.cfg.Variant.VRoundZero
 	buf := make([]float32, readBlock*in.Dim)
 	blocks(in.V, 0, in.Len, in.Dim, buf, func(lo int, x []float32) {
-		kv.Counts[StageV].scan(x)
-		kv.values.Scan(lo, x)
+		kv.Counts[StageV].scanAt(k.level, x)
+		kv.values.ScanAt(k.level, lo, x)
 	})
 	kv.values.Finish()
 	kv.vScale, kv.vMean = kv.values.Scale, kv.values.Mean

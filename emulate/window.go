@@ -26,6 +26,7 @@ type window struct {
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
 	row    []uint16 // [Dim]
+	rows   []uint8  // [readBlock][Dim]
 }
 
 // windowCount returns how many windows a head has.
@@ -74,8 +75,8 @@ func (k *Kernel) encode(kv *KV) {
 			all = all && w.finite
 			if !kv.in.Stream {
 				kept[i] = w
-				w = &window{buf: w.buf, scales: w.scales, row: w.row}
-				kept[i].buf, kept[i].scales, kept[i].row = nil, nil, nil
+				w = &window{buf: w.buf, scales: w.scales, row: w.row, rows: w.rows}
+				kept[i].buf, kept[i].scales, kept[i].row, kept[i].rows = nil, nil, nil, nil
 			}
 		}
 		mu.Lock()
@@ -104,7 +105,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		w.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, keys, k.tiling.BlockK, unit)
 	}
 	if w.buf == nil {
-		w.buf, w.row = make([]float32, readBlock*d), make([]uint16, d)
+		w.buf, w.row, w.rows = make([]float32, readBlock*d), make([]uint16, d), make([]uint8, readBlock*d)
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
@@ -112,7 +113,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	if !kv.strips {
 		return
 	}
-	w.finite = w.vCodes.Index(kv.dead)
+	w.finite = w.vCodes.Index(k.level, kv.dead)
 	for i := range w.kBias {
 		var s int32
 		for _, c := range w.kCodes[i*d : i*d+d] {
@@ -137,7 +138,7 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	blocks(in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		if counts != nil {
-			counts[StageKCodes].scan(x)
+			counts[StageKCodes].scanAt(k.level, x)
 		}
 		for r := 0; r < len(x)/d; r++ {
 			at := lo - w.first + r
@@ -158,6 +159,10 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
+		if kv.values.EncodeAt(k.level, w.rows, x) {
+			w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
+			return
+		}
 		for r := 0; r < len(x)/d; r++ {
 			put(lo-w.first+r, x[r*d:r*d+d])
 			if counts == nil || k.cfg.PVType == quant.INT8 {

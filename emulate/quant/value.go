@@ -104,6 +104,7 @@ type Values struct {
 	// channel, valid after Finish. Mean is nil unless V is smoothed.
 	Scale, Mean []float32
 	inverse     []float32
+	zeros       []float32 // [d], a mean
 
 	// TowardZero makes Encode round codes toward zero.
 	TowardZero bool
@@ -129,7 +130,7 @@ func NewValues(style Style, dtype PVType, scaleMax float32, smooth bool, n, d in
 			v.exact = NewChannelMean(d)
 		}
 	}
-	v.Scale, v.inverse = make([]float32, d), make([]float32, d)
+	v.Scale, v.inverse, v.zeros = make([]float32, d), make([]float32, d), make([]float32, d)
 	return v
 }
 
@@ -163,9 +164,15 @@ func (v *Values) Scan(first int, x []float32) {
 	if v.exact != nil {
 		v.exact.Add(x)
 	}
+	v.addFused(first, x)
+}
+
+// addFused adds to the sums of the released kernel's threads, where it has them.
+func (v *Values) addFused(first int, x []float32) {
 	if v.fused == nil {
 		return
 	}
+	d := v.d
 	rows := len(x) / d
 	for base := 0; base < rows; base += 16 {
 		for i := range 16 {

@@ -21,7 +21,7 @@ func AbsMaxAt(level vec.Level, m float32, x []float32) float32 {
 
 // SubtractMeanAt is SubtractMean with the rounding to a dtype.
 func SubtractMeanAt(level vec.Level, style Style, x, mean []float32, to format.DType) {
-	if level.Narrow() || len(mean)%16 != 0 || style == Fused || !finite(x) {
+	if level.Narrow() || len(mean)%16 != 0 || style == Fused || !FiniteAt(level, x) {
 		SubtractMean(style, x, mean, to.Round)
 		return
 	}
@@ -31,13 +31,62 @@ func SubtractMeanAt(level vec.Level, style Style, x, mean []float32, to format.D
 	level.Subtract(to, x[:len(x)/len(mean)*len(mean)], mean)
 }
 
-// finite says whether no element is NaN or infinite.
-func finite(x []float32) bool {
+// FiniteAt says whether no element is NaN or infinite.
+func FiniteAt(level vec.Level, x []float32) bool {
+	if !level.Narrow() {
+		n := len(x) &^ 15
+		if !level.Finite(x[:n]) {
+			return false
+		}
+		x = x[n:]
+	}
 	var probe float32
 	for _, v := range x {
 		probe += v - v
 	}
 	return probe == 0
+}
+
+// AddAt is Add.
+func (m *ChannelMean) AddAt(level vec.Level, x []float32) {
+	d := len(m.sum)
+	if level.Narrow() || d%8 != 0 {
+		m.Add(x)
+		return
+	}
+	n := len(x) / d
+	level.AddMeans(m.sum, m.comp, x[:n*d])
+	m.n += n
+}
+
+// ScanAt is Scan.
+func (v *Values) ScanAt(level vec.Level, first int, x []float32) {
+	if level.Narrow() || v.d%16 != 0 {
+		v.Scan(first, x)
+		return
+	}
+	x = x[:len(x)/v.d*v.d]
+	level.Extremes(v.hi, v.lo, x)
+	if v.exact != nil {
+		v.exact.AddAt(level, x)
+	}
+	v.addFused(first, x)
+}
+
+// EncodeAt writes the codes of rows of x. It returns false, and writes nothing of use, if
+// a code is NaN or there are no instructions for it: Encode is for those.
+func (v *Values) EncodeAt(level vec.Level, codes []uint8, x []float32) bool {
+	if level.Narrow() || v.d%16 != 0 || v.TowardZero || v.dtype != E4M3 && v.dtype != E5M2 {
+		return false
+	}
+	mean, factor := v.Mean, v.inverse
+	if mean == nil {
+		mean = v.zeros
+	}
+	if v.style != Fused {
+		factor = v.Scale
+	}
+	return level.Encode(v.dtype == E5M2, v.style != Fused, codes, x, mean, factor)
 }
 
 // QuantizeAt is Quantize.

@@ -16,7 +16,7 @@ func Levels() []Level {
 	if x := &cpu.X86; x.HasAVX2 && x.HasFMA {
 		l = append(l, AVX2)
 	}
-	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI && x.HasAVX512VNNI {
+	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI && x.HasAVX512VBMI2 && x.HasAVX512VNNI {
 		l = append(l, AVX512)
 	}
 	return l
@@ -179,8 +179,59 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 // Has says whether the level has the kernels of a kind of unit.
 func (l Level) Has(k Kind) bool { return l == AVX512 || l == AVX2 && k == Truncated13 }
 
+// partition fills list from the 32 codes of each channel: see channelKeys.
+func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
+	_ = codes[len(list)*32-1]
+	partition((*uint8)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
+}
+
+// Encode writes the codes of rows of V, len(mean) channels, a multiple of 16: x minus
+// mean, divided by factor or, unless paper, times it, with FP32 operations that flush
+// subnormal numbers. Where a divisor is zero the code is 0. It reports whether no code is
+// NaN.
+func (l Level) Encode(e5m2, paper bool, codes []uint8, x, mean, factor []float32) bool {
+	d := len(mean)
+	rows := len(x) / d
+	if rows == 0 {
+		return true
+	}
+	_, _ = codes[rows*d-1], factor[d-1]
+	f := encodeE4M3Fused
+	switch {
+	case e5m2 && paper:
+		f = encodeE5M2Paper
+	case e5m2:
+		f = encodeE5M2Fused
+	case paper:
+		f = encodeE4M3Paper
+	}
+	return f(&codes[0], &x[0], &mean[0], &factor[0], rows, d/16) == 0
+}
+
+// Finite says whether all of x, a multiple of 16, is finite.
+func (l Level) Finite(x []float32) bool { return len(x) == 0 || finite(&x[0], len(x)/16) == 0 }
+
+// Extremes raises hi and lowers lo, by channel, a multiple of 16, to the elements of x.
+func (l Level) Extremes(hi, lo, x []float32) {
+	d := len(hi)
+	if rows := len(x) / d; rows > 0 {
+		_ = lo[d-1]
+		extremes(&hi[0], &lo[0], &x[0], rows, d/16)
+	}
+}
+
+// AddMeans adds rows of x to sum, by channel, a multiple of 8, and what the additions
+// lose to comp.
+func (l Level) AddMeans(sum, comp []float64, x []float32) {
+	d := len(sum)
+	if rows := len(x) / d; rows > 0 {
+		_ = comp[d-1]
+		addMeans(&sum[0], &comp[0], &x[0], rows, d/8)
+	}
+}
+
 // Narrow says which kernels a level below AVX512 lacks: those of MeanDots,
-// Finish, AbsMax, Subtract and Quantize.
+// Finish, AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
 func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused

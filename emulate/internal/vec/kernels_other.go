@@ -84,6 +84,22 @@ func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, l
 	panic(unavailable)
 }
 
+func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) { panic(unavailable) }
+
+// Encode needs a vector level.
+func (l Level) Encode(e5m2, paper bool, codes []uint8, x, mean, factor []float32) bool {
+	panic(unavailable)
+}
+
+// Finite needs a vector level.
+func (l Level) Finite(x []float32) bool { panic(unavailable) }
+
+// Extremes needs a vector level.
+func (l Level) Extremes(hi, lo, x []float32) { panic(unavailable) }
+
+// AddMeans needs a vector level.
+func (l Level) AddMeans(sum, comp []float64, x []float32) { panic(unavailable) }
+
 // Has reports false.
 func (l Level) Has(k Kind) bool { return false }
 

@@ -10,7 +10,7 @@ const (
 	Portable Level = iota
 	// AVX2 needs AVX2, FMA and F16C.
 	AVX2
-	// AVX512 needs AVX-512 F, BW, DQ, VL, VBMI and VNNI.
+	// AVX512 needs AVX-512 F, BW, DQ, VL, VBMI, VBMI2 and VNNI.
 	AVX512
 )
 

@@ -128,6 +128,35 @@ func quantizeEven(codes *int8, x *float32, factor float32, limit int32, least in
 // for 16*groups elements; NaN gives 0. Products flush subnormal numbers.
 func quantizeDivide(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
 
+// encodeE4M3Fused writes the codes of x minus mean, times factor, for rows of 16*groups channels. Where a divisor is zero the code is
+// 0. The result is not zero if a code is NaN.
+func encodeE4M3Fused(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE4M3Paper writes the codes of x minus mean, divided by factor, for rows of 16*groups channels. Where a divisor is zero the code is
+// 0. The result is not zero if a code is NaN.
+func encodeE4M3Paper(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2Fused writes the codes of x minus mean, times factor, for rows of 16*groups channels. Where a divisor is zero the code is
+// 0. The result is not zero if a code is NaN.
+func encodeE5M2Fused(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2Paper writes the codes of x minus mean, divided by factor, for rows of 16*groups channels. Where a divisor is zero the code is
+// 0. The result is not zero if a code is NaN.
+func encodeE5M2Paper(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// finite returns zero if all of 16*groups elements are finite.
+func finite(x *float32, groups int) uint32
+
+// extremes raises hi and lowers lo, by channel, to the elements of rows of 16*groups channels, ignoring NaN.
+func extremes(hi *float32, lo *float32, x *float32, rows int, groups int)
+
+// addMeans adds rows of 8*groups channels to sum, by channel, and what the additions lose to comp.
+func addMeans(sum *float64, comp *float64, x *float32, rows int, groups int)
+
+// partition fills a channelKeys for each channel from those of its 32 codes whose bits are in keys. Codes whose
+// magnitude is limit or more are bad.
+func partition(list *uint8, codes *uint8, channels int, keys uint32, limit uint32)
+
 // finishFP16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
 func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32

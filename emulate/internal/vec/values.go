@@ -89,6 +89,8 @@ type ValueFormat struct {
 	// stay below 256, and those with a zero operand below all others.
 	exponent     [256]uint32
 	exponentBias uint32
+	// limit is the magnitude from which on codes are not finite.
+	limit uint32
 }
 
 // integers holds the value of each INT8 code.
@@ -109,6 +111,9 @@ const (
 // NewValueFormat prepares a format with the given smallest normal exponent.
 func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uint32) *ValueFormat {
 	f := &ValueFormat{exponentBias: exponentBias}
+	for x := value(0); x-x == 0 && f.limit < 128; x = value(uint8(f.limit)) {
+		f.limit++
+	}
 	for c := range f.value {
 		v := value(uint8(c))
 		switch {
@@ -180,6 +185,21 @@ func (v *Values) Put(channel, key int, code uint16) {
 	}
 }
 
+// PutRows sets the 8-bit codes of rows of all channels for keys from first on.
+func (v *Values) PutRows(first int, rows []uint8) {
+	for len(rows) > 0 {
+		// A group of 32 keys at a time, whose codes lie together.
+		n := min(32-first%32, len(rows)/v.dim)
+		to := v.codes[first/32*v.dim*32+first%32:]
+		for c := range v.dim {
+			for t, at := 0, c; t < n; t, at = t+1, at+v.dim {
+				to[c*32+t] = rows[at]
+			}
+		}
+		first, rows = first+n, rows[n*v.dim:]
+	}
+}
+
 // Code returns the code of a channel and a key.
 func (v *Values) Code(channel, key int) uint16 {
 	at := (key/32*v.dim+channel)*32 + key%32
@@ -197,10 +217,19 @@ func (v *Values) Codes(group, channel int) []uint8 {
 // Keys returns the padded number of keys.
 func (v *Values) Keys() int { return (len(v.codes) - slack) / v.dim }
 
+// channelKeys are the keys of a channel in a step by the sign of their elements, zeros
+// left out. The assembly knows the layout.
+type channelKeys struct {
+	// How many are positive, negative, and not finite.
+	pos, neg, bad uint8
+	// With room to write past the end.
+	posKeys, negKeys [33]uint8
+}
+
 // Index writes the records, once all codes are there; those of dead channels, which
 // may be nil, count as zeros. It reports false if another code is not finite; Dot
 // cannot be used then.
-func (v *Values) Index(dead []bool) bool {
+func (v *Values) Index(level Level, dead []bool) bool {
 	keys := v.Keys()
 	switch v.unit.Kind {
 	case Integer:
@@ -218,42 +247,21 @@ func (v *Values) Index(dead []bool) bool {
 	if n := keys / step * v.dim * size; len(v.records) != n {
 		v.records = make([]uint8, n)
 	}
-	type channel struct {
-		pos, neg         int
-		posKeys, negKeys [33]uint8 // with room to write past the end
-	}
-	list := make([]channel, v.dim)
-	var keyOf [32]uint8
-	bad := uint8(0)
+	list := make([]channelKeys, v.dim)
 	for first := 0; first < keys; first += step {
 		base := v.unit.base(first)
 		none := uint8(v.tile - base%v.tile)
-		for n := range step {
-			keyOf[n] = uint8(v.unit.key(first/step, n))
-		}
-		var count [33 * 33]int // channels by pairs of positive and negative elements
+		v.partition(level, list, first, base)
+		var count [17 * 17]int // channels by pairs of positive and negative elements
 		for c := range list {
 			l := &list[c]
-			pos, neg := 0, 0
-			at := (base/32*v.dim+c)*32 + base%32
-			codes := v.codes[at:][:32-base%32]
-			of := keyOf[:step]
 			if dead != nil && dead[c] {
-				of = nil
+				l.pos, l.neg, l.bad = 0, 0, 0
 			}
-			// Every key is written to both lists and counted in one or none.
-			for _, i := range of {
-				k := v.format.kind[codes[i]]
-				if v.wide != nil {
-					k, codes[i] = classify(v.wide[at+int(i)])
-				}
-				l.posKeys[pos], l.negKeys[neg] = i, i
-				pos += int(k & 1)
-				neg += int(k >> 1 & 1)
-				bad |= k
+			if l.bad != 0 {
+				return false
 			}
-			l.pos, l.neg = pos, neg
-			count[l.pos/2*33+l.neg/2]++
+			count[l.pos/2*17+l.neg/2]++
 		}
 		at := 0
 		for i, n := range count {
@@ -261,10 +269,10 @@ func (v *Values) Index(dead []bool) bool {
 		}
 		for c := range list {
 			l := &list[c]
-			slot := &count[l.pos/2*33+l.neg/2]
+			slot := &count[l.pos/2*17+l.neg/2]
 			r := v.records[(first/step*v.dim+*slot)*size:][:size]
 			*slot++
-			r[0], r[1], r[2] = uint8(c), uint8(l.pos/2), uint8(l.neg/2)
+			r[0], r[1], r[2] = uint8(c), l.pos/2, l.neg/2
 			n := 4 + copy(r[4:], l.posKeys[:l.pos&^1])
 			r[n], r[n+1] = none, none
 			if l.pos&1 != 0 {
@@ -275,11 +283,58 @@ func (v *Values) Index(dead []bool) bool {
 			}
 			copy(r[n+2:], l.negKeys[:l.neg&^1])
 		}
-		if bad&kindNotFinite != 0 {
-			return false
-		}
 	}
 	return true
+}
+
+// partition fills list with the keys of the step at first, counted from base.
+func (v *Values) partition(level Level, list []channelKeys, first, base int) {
+	var keyOf [32]uint8
+	mask := uint32(0)
+	for n := range v.unit.Step {
+		keyOf[n] = uint8(v.unit.key(first/v.unit.Step, n))
+		mask |= 1 << keyOf[n]
+	}
+	from := base/32*v.dim*32 + base%32
+	switch {
+	case v.wide != nil:
+		v.partitionWide(list, keyOf[:v.unit.Step], from)
+	case level == AVX512:
+		level.partition(list, v.codes[from:], mask, v.format.limit)
+	default:
+		for c := range list {
+			codes := v.codes[from+c*32:][:32]
+			l := &list[c]
+			pos, neg, bad := 0, 0, uint8(0)
+			// Every key is written to both lists and counted in one or none.
+			for _, i := range keyOf[:v.unit.Step] {
+				k := v.format.kind[codes[i]]
+				l.posKeys[pos], l.negKeys[neg] = i, i
+				pos += int(k & 1)
+				neg += int(k >> 1 & 1)
+				bad |= k & kindNotFinite
+			}
+			l.pos, l.neg, l.bad = uint8(pos), uint8(neg), bad
+		}
+	}
+}
+
+// partitionWide is partition for FP16, and writes what stands for the exponents.
+func (v *Values) partitionWide(list []channelKeys, keys []uint8, from int) {
+	for c := range list {
+		l := &list[c]
+		pos, neg, bad := 0, 0, uint8(0)
+		for _, i := range keys {
+			at := from + c*32 + int(i)
+			k, e := classify(v.wide[at])
+			v.codes[at] = e
+			l.posKeys[pos], l.negKeys[neg] = i, i
+			pos += int(k & 1)
+			neg += int(k >> 1 & 1)
+			bad |= k & kindNotFinite
+		}
+		l.pos, l.neg, l.bad = uint8(pos), uint8(neg), bad
+	}
 }
 
 // Dot adds the products of a tile of P~ with the keys from first on to

@@ -6725,6 +6725,428 @@ DATA quantizeDivideConstants<>+4(SB)/4, $0x3f000000
 DATA quantizeDivideConstants<>+8(SB)/4, $0x48000000
 GLOBL quantizeDivideConstants<>(SB), RODATA|NOPTR, $12
 
+// func encodeE4M3Fused(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·encodeE4M3Fused(SB), NOSPLIT, $0-52
+	MOVQ   codes+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   mean+16(FP), DX
+	MOVQ   factor+24(FP), BX
+	MOVQ   rows+32(FP), SI
+	MOVQ   groups+40(FP), DI
+	KXORW  K1, K1, K1
+	VPXORD Z0, Z0, Z0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE4M3FusedConstants<>+0(SB), Z0, K2, Z0
+	VSUBPS       (R8), Z0, Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE4M3FusedConstants<>+0(SB), Z0, K2, Z0
+	VMULPS       (R9), Z0, Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE4M3FusedConstants<>+0(SB), Z0, K2, Z0
+	VCMPPS       $0x03, Z0, Z0, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  encodeE4M3FusedConstants<>+0(SB), Z0, Z1
+	VPANDD.BCST  encodeE4M3FusedConstants<>+4(SB), Z0, Z0
+	VMINPS.BCST  encodeE4M3FusedConstants<>+8(SB), Z0, Z0
+	VCMPPS.BCST  $0x01, encodeE4M3FusedConstants<>+12(SB), Z0, K3
+	VPSRLD       $0x14, Z0, Z2
+	VPANDD.BCST  encodeE4M3FusedConstants<>+20(SB), Z2, Z2
+	VPADDD.BCST  encodeE4M3FusedConstants<>+16(SB), Z2, Z2
+	VPADDD       Z0, Z2, Z2
+	VPSRLD       $0x14, Z2, Z2
+	VPSUBD.BCST  encodeE4M3FusedConstants<>+24(SB), Z2, Z2
+	VADDPS.BCST  encodeE4M3FusedConstants<>+28(SB), Z0, Z0
+	VPANDD.BCST  encodeE4M3FusedConstants<>+32(SB), Z0, K3, Z2
+	VPSRLD       $0x18, Z1, Z1
+	VPORD        Z1, Z2, Z2
+	VPBROADCASTD encodeE4M3FusedConstants<>+36(SB), K2, Z2
+	VPMOVDB      Z2, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	KMOVW        K1, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeE4M3FusedConstants<>+0(SB)/4, $0x80000000
+DATA encodeE4M3FusedConstants<>+4(SB)/4, $0x7fffffff
+DATA encodeE4M3FusedConstants<>+8(SB)/4, $0x43e00000
+DATA encodeE4M3FusedConstants<>+12(SB)/4, $0x3c800000
+DATA encodeE4M3FusedConstants<>+16(SB)/4, $0x0007ffff
+DATA encodeE4M3FusedConstants<>+20(SB)/4, $0x00000001
+DATA encodeE4M3FusedConstants<>+24(SB)/4, $0x000003c0
+DATA encodeE4M3FusedConstants<>+28(SB)/4, $0x46800000
+DATA encodeE4M3FusedConstants<>+32(SB)/4, $0x0000000f
+DATA encodeE4M3FusedConstants<>+36(SB)/4, $0x0000007f
+GLOBL encodeE4M3FusedConstants<>(SB), RODATA|NOPTR, $40
+
+// func encodeE4M3Paper(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX512F
+TEXT ·encodeE4M3Paper(SB), NOSPLIT, $0-52
+	MOVQ   codes+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   mean+16(FP), DX
+	MOVQ   factor+24(FP), BX
+	MOVQ   rows+32(FP), SI
+	MOVQ   groups+40(FP), DI
+	KXORW  K1, K1, K1
+	VPXORD Z0, Z0, Z0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Z1
+	VSUBPS       (R8), Z1, Z1
+	VMOVUPS      (R9), Z2
+	VCMPPS       $0x04, Z0, Z2, K2
+	VDIVPS       Z2, Z1, Z1
+	VMOVAPS.Z    Z1, K2, Z1
+	VCMPPS       $0x03, Z1, Z1, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  encodeE4M3PaperConstants<>+0(SB), Z1, Z2
+	VPANDD.BCST  encodeE4M3PaperConstants<>+4(SB), Z1, Z1
+	VMINPS.BCST  encodeE4M3PaperConstants<>+8(SB), Z1, Z1
+	VCMPPS.BCST  $0x01, encodeE4M3PaperConstants<>+12(SB), Z1, K3
+	VPSRLD       $0x14, Z1, Z3
+	VPANDD.BCST  encodeE4M3PaperConstants<>+20(SB), Z3, Z3
+	VPADDD.BCST  encodeE4M3PaperConstants<>+16(SB), Z3, Z3
+	VPADDD       Z1, Z3, Z3
+	VPSRLD       $0x14, Z3, Z3
+	VPSUBD.BCST  encodeE4M3PaperConstants<>+24(SB), Z3, Z3
+	VADDPS.BCST  encodeE4M3PaperConstants<>+28(SB), Z1, Z1
+	VPANDD.BCST  encodeE4M3PaperConstants<>+32(SB), Z1, K3, Z3
+	VPSRLD       $0x18, Z2, Z2
+	VPORD        Z2, Z3, Z3
+	VPBROADCASTD encodeE4M3PaperConstants<>+36(SB), K2, Z3
+	VPMOVDB      Z3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	KMOVW        K1, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeE4M3PaperConstants<>+0(SB)/4, $0x80000000
+DATA encodeE4M3PaperConstants<>+4(SB)/4, $0x7fffffff
+DATA encodeE4M3PaperConstants<>+8(SB)/4, $0x43e00000
+DATA encodeE4M3PaperConstants<>+12(SB)/4, $0x3c800000
+DATA encodeE4M3PaperConstants<>+16(SB)/4, $0x0007ffff
+DATA encodeE4M3PaperConstants<>+20(SB)/4, $0x00000001
+DATA encodeE4M3PaperConstants<>+24(SB)/4, $0x000003c0
+DATA encodeE4M3PaperConstants<>+28(SB)/4, $0x46800000
+DATA encodeE4M3PaperConstants<>+32(SB)/4, $0x0000000f
+DATA encodeE4M3PaperConstants<>+36(SB)/4, $0x0000007f
+GLOBL encodeE4M3PaperConstants<>(SB), RODATA|NOPTR, $40
+
+// func encodeE5M2Fused(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·encodeE5M2Fused(SB), NOSPLIT, $0-52
+	MOVQ   codes+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   mean+16(FP), DX
+	MOVQ   factor+24(FP), BX
+	MOVQ   rows+32(FP), SI
+	MOVQ   groups+40(FP), DI
+	KXORW  K1, K1, K1
+	VPXORD Z0, Z0, Z0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE5M2FusedConstants<>+0(SB), Z0, K2, Z0
+	VSUBPS       (R8), Z0, Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE5M2FusedConstants<>+0(SB), Z0, K2, Z0
+	VMULPS       (R9), Z0, Z0
+	VFPCLASSPSZ  $0x20, Z0, K2
+	VPANDD.BCST  encodeE5M2FusedConstants<>+0(SB), Z0, K2, Z0
+	VCMPPS       $0x03, Z0, Z0, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  encodeE5M2FusedConstants<>+0(SB), Z0, Z1
+	VPANDD.BCST  encodeE5M2FusedConstants<>+4(SB), Z0, Z0
+	VMINPS.BCST  encodeE5M2FusedConstants<>+8(SB), Z0, Z0
+	VCMPPS.BCST  $0x01, encodeE5M2FusedConstants<>+12(SB), Z0, K3
+	VPSRLD       $0x15, Z0, Z2
+	VPANDD.BCST  encodeE5M2FusedConstants<>+20(SB), Z2, Z2
+	VPADDD.BCST  encodeE5M2FusedConstants<>+16(SB), Z2, Z2
+	VPADDD       Z0, Z2, Z2
+	VPSRLD       $0x15, Z2, Z2
+	VPSUBD.BCST  encodeE5M2FusedConstants<>+24(SB), Z2, Z2
+	VADDPS.BCST  encodeE5M2FusedConstants<>+28(SB), Z0, Z0
+	VPANDD.BCST  encodeE5M2FusedConstants<>+32(SB), Z0, K3, Z2
+	VPSRLD       $0x18, Z1, Z1
+	VPORD        Z1, Z2, Z2
+	VPBROADCASTD encodeE5M2FusedConstants<>+36(SB), K2, Z2
+	VPMOVDB      Z2, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	KMOVW        K1, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeE5M2FusedConstants<>+0(SB)/4, $0x80000000
+DATA encodeE5M2FusedConstants<>+4(SB)/4, $0x7fffffff
+DATA encodeE5M2FusedConstants<>+8(SB)/4, $0x47600000
+DATA encodeE5M2FusedConstants<>+12(SB)/4, $0x38800000
+DATA encodeE5M2FusedConstants<>+16(SB)/4, $0x000fffff
+DATA encodeE5M2FusedConstants<>+20(SB)/4, $0x00000001
+DATA encodeE5M2FusedConstants<>+24(SB)/4, $0x000001c0
+DATA encodeE5M2FusedConstants<>+28(SB)/4, $0x43000000
+DATA encodeE5M2FusedConstants<>+32(SB)/4, $0x00000007
+DATA encodeE5M2FusedConstants<>+36(SB)/4, $0x0000007f
+GLOBL encodeE5M2FusedConstants<>(SB), RODATA|NOPTR, $40
+
+// func encodeE5M2Paper(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX512F
+TEXT ·encodeE5M2Paper(SB), NOSPLIT, $0-52
+	MOVQ   codes+0(FP), AX
+	MOVQ   x+8(FP), CX
+	MOVQ   mean+16(FP), DX
+	MOVQ   factor+24(FP), BX
+	MOVQ   rows+32(FP), SI
+	MOVQ   groups+40(FP), DI
+	KXORW  K1, K1, K1
+	VPXORD Z0, Z0, Z0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Z1
+	VSUBPS       (R8), Z1, Z1
+	VMOVUPS      (R9), Z2
+	VCMPPS       $0x04, Z0, Z2, K2
+	VDIVPS       Z2, Z1, Z1
+	VMOVAPS.Z    Z1, K2, Z1
+	VCMPPS       $0x03, Z1, Z1, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  encodeE5M2PaperConstants<>+0(SB), Z1, Z2
+	VPANDD.BCST  encodeE5M2PaperConstants<>+4(SB), Z1, Z1
+	VMINPS.BCST  encodeE5M2PaperConstants<>+8(SB), Z1, Z1
+	VCMPPS.BCST  $0x01, encodeE5M2PaperConstants<>+12(SB), Z1, K3
+	VPSRLD       $0x15, Z1, Z3
+	VPANDD.BCST  encodeE5M2PaperConstants<>+20(SB), Z3, Z3
+	VPADDD.BCST  encodeE5M2PaperConstants<>+16(SB), Z3, Z3
+	VPADDD       Z1, Z3, Z3
+	VPSRLD       $0x15, Z3, Z3
+	VPSUBD.BCST  encodeE5M2PaperConstants<>+24(SB), Z3, Z3
+	VADDPS.BCST  encodeE5M2PaperConstants<>+28(SB), Z1, Z1
+	VPANDD.BCST  encodeE5M2PaperConstants<>+32(SB), Z1, K3, Z3
+	VPSRLD       $0x18, Z2, Z2
+	VPORD        Z2, Z3, Z3
+	VPBROADCASTD encodeE5M2PaperConstants<>+36(SB), K2, Z3
+	VPMOVDB      Z3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	KMOVW        K1, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeE5M2PaperConstants<>+0(SB)/4, $0x80000000
+DATA encodeE5M2PaperConstants<>+4(SB)/4, $0x7fffffff
+DATA encodeE5M2PaperConstants<>+8(SB)/4, $0x47600000
+DATA encodeE5M2PaperConstants<>+12(SB)/4, $0x38800000
+DATA encodeE5M2PaperConstants<>+16(SB)/4, $0x000fffff
+DATA encodeE5M2PaperConstants<>+20(SB)/4, $0x00000001
+DATA encodeE5M2PaperConstants<>+24(SB)/4, $0x000001c0
+DATA encodeE5M2PaperConstants<>+28(SB)/4, $0x43000000
+DATA encodeE5M2PaperConstants<>+32(SB)/4, $0x00000007
+DATA encodeE5M2PaperConstants<>+36(SB)/4, $0x0000007f
+GLOBL encodeE5M2PaperConstants<>(SB), RODATA|NOPTR, $40
+
+// func finite(x *float32, groups int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·finite(SB), NOSPLIT, $0-20
+	MOVQ  x+0(FP), AX
+	MOVQ  groups+8(FP), CX
+	KXORW K1, K1, K1
+
+group:
+	VMOVUPS     (AX), Z0
+	VFPCLASSPSZ $0x99, Z0, K2
+	KORW        K2, K1, K1
+	ADDQ        $0x40, AX
+	DECQ        CX
+	JNZ         group
+	KMOVW       K1, AX
+	MOVL        AX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func extremes(hi *float32, lo *float32, x *float32, rows int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·extremes(SB), NOSPLIT, $0-40
+	MOVQ hi+0(FP), AX
+	MOVQ lo+8(FP), CX
+	MOVQ x+16(FP), DX
+	MOVQ rows+24(FP), BX
+	MOVQ groups+32(FP), SI
+	MOVQ SI, DI
+	SHLQ $0x06, SI
+
+group:
+	VMOVUPS (AX), Z0
+	VMOVUPS (CX), Z1
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+
+row:
+	VMOVUPS (R8), Z2
+	VMAXPS  Z0, Z2, Z0
+	VMINPS  Z1, Z2, Z1
+	ADDQ    SI, R8
+	DECQ    R9
+	JNZ     row
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, (CX)
+	ADDQ    $0x40, DX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, CX
+	DECQ    DI
+	JNZ     group
+	VZEROUPPER
+	RET
+
+// func addMeans(sum *float64, comp *float64, x *float32, rows int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·addMeans(SB), NOSPLIT, $0-40
+	MOVQ sum+0(FP), AX
+	MOVQ comp+8(FP), CX
+	MOVQ x+16(FP), DX
+	MOVQ rows+24(FP), BX
+	MOVQ groups+32(FP), SI
+	MOVQ SI, DI
+	SHLQ $0x05, SI
+
+group:
+	VMOVUPD (AX), Z0
+	VMOVUPD (CX), Z1
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+
+row:
+	VCVTPS2PD   (R8), Z2
+	VADDPD      Z2, Z0, Z3
+	VPANDQ.BCST addMeansConstants<>+0(SB), Z0, Z4
+	VPANDQ.BCST addMeansConstants<>+0(SB), Z2, Z5
+	VCMPPD      $0x0d, Z5, Z4, K1
+	VMOVAPD     Z2, Z4
+	VMOVAPD     Z0, K1, Z4
+	VMOVAPD     Z0, Z5
+	VMOVAPD     Z2, K1, Z5
+	VSUBPD      Z3, Z4, Z4
+	VADDPD      Z5, Z4, Z4
+	VADDPD      Z4, Z1, Z1
+	VMOVAPD     Z3, Z0
+	ADDQ        SI, R8
+	DECQ        R9
+	JNZ         row
+	VMOVUPD     Z0, (AX)
+	VMOVUPD     Z1, (CX)
+	ADDQ        $0x20, DX
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	DECQ        DI
+	JNZ         group
+	VZEROUPPER
+	RET
+
+DATA addMeansConstants<>+0(SB)/8, $0x7fffffffffffffff
+GLOBL addMeansConstants<>(SB), RODATA|NOPTR, $8
+
+// func partition(list *uint8, codes *uint8, channels int, keys uint32, limit uint32)
+// Requires: AVX, AVX2, AVX512BW, AVX512F, AVX512VBMI2, AVX512VL, POPCNT
+TEXT ·partition(SB), NOSPLIT, $0-32
+	MOVQ         list+0(FP), AX
+	MOVQ         codes+8(FP), CX
+	MOVQ         channels+16(FP), DX
+	VMOVDQU      partitionConstants<>+0(SB), Y0
+	MOVL         $0x7f7f7f7f, BX
+	VPBROADCASTD BX, Y1
+	MOVL         limit+28(FP), BX
+	VPBROADCASTB BX, Y2
+	MOVL         keys+24(FP), BX
+	KMOVD        BX, K1
+
+channel:
+	VMOVDQU       (CX), Y3
+	VPAND         Y1, Y3, Y4
+	VPTESTMB      Y4, Y4, K1, K2
+	VPMOVB2M      Y3, K3
+	VPCMPUB       $0x05, Y2, Y4, K1, K5
+	KANDND        K2, K3, K4
+	KANDD         K2, K3, K3
+	KMOVD         K4, BX
+	POPCNTL       BX, BX
+	MOVB          BL, (AX)
+	VPCOMPRESSB.Z Y0, K4, Y3
+	VMOVDQU       Y3, 3(AX)
+	KMOVD         K3, BX
+	POPCNTL       BX, BX
+	MOVB          BL, 1(AX)
+	VPCOMPRESSB.Z Y0, K3, Y3
+	VMOVDQU       Y3, 36(AX)
+	KMOVD         K5, BX
+	POPCNTL       BX, BX
+	MOVB          BL, 2(AX)
+	ADDQ          $0x45, AX
+	ADDQ          $0x20, CX
+	DECQ          DX
+	JNZ           channel
+	VZEROUPPER
+	RET
+
+DATA partitionConstants<>+0(SB)/8, $0x0706050403020100
+DATA partitionConstants<>+8(SB)/8, $0x0f0e0d0c0b0a0908
+DATA partitionConstants<>+16(SB)/8, $0x1716151413121110
+DATA partitionConstants<>+24(SB)/8, $0x1f1e1d1c1b1a1918
+GLOBL partitionConstants<>(SB), RODATA|NOPTR, $32
+
 // func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
 TEXT ·finishFP16(SB), NOSPLIT, $0-44

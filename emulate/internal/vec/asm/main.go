@@ -59,6 +59,14 @@ func main() {
 	quantize("quantizeAway", false, true)
 	quantize("quantizeEven", false, false)
 	quantize("quantizeDivide", true, false)
+	encode("encodeE4M3Fused", false, e4m3)
+	encode("encodeE4M3Paper", true, e4m3)
+	encode("encodeE5M2Fused", false, e5m2)
+	encode("encodeE5M2Paper", true, e5m2)
+	finite()
+	extremes()
+	addMeans()
+	partition()
 	finish("finishFP16", roundFP16)
 	finish("finishBF16", roundBF16)
 	finish("finishFP32", nil)
@@ -1278,6 +1286,246 @@ func quantize(name string, divide, away bool) {
 	ADDQ(Imm(16), codes)
 	DECQ(groups)
 	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// fp8 describes the encoding of an FP8 format: the largest value and the smallest
+// normal one, as bits; the distance of a code from an FP32's exponent and fraction,
+// the number with the quantum of subnormal values as its ulp, and their mask.
+type fp8 struct {
+	largest, normal, shift, offset, magic, mask uint32
+}
+
+var (
+	e4m3 = fp8{0x43e00000, 0x3c800000, 20, 120 << 3, 0x46800000, 0xf}
+	e5m2 = fp8{0x47600000, 0x38800000, 21, 112 << 2, 0x43000000, 0x7}
+)
+
+// encode quantises rows of V: with paper by a division, otherwise by a multiplication
+// that flushes subnormal numbers.
+func encode(name string, paper bool, f fp8) {
+	TEXT(name, NOSPLIT, "func(codes *uint8, x, mean, factor *float32, rows, groups int) uint32")
+	op := "times"
+	if paper {
+		op = "divided by"
+	}
+	Doc(name+" writes the codes of x minus mean, "+op+" factor, for rows of 16*groups channels. Where a divisor is zero the code is",
+		"0. The result is not zero if a code is NaN.")
+	codes, x, mean, factor, n, groups := load("codes"), load("x"), load("mean"), load("factor"), load("rows"), load("groups")
+	c := newConstants(name + "Constants")
+	sign, abs, largest, normal := c.u32(1<<31), c.u32(1<<31-1), c.u32(f.largest), c.u32(f.normal)
+	half, one, offset := c.u32(1<<(f.shift-1)-1), c.u32(1), c.u32(f.offset)
+	magic, mask, nan := c.u32(f.magic), c.u32(f.mask), c.u32(0x7f)
+	bad, zero := K(), ZMM()
+	KXORW(bad, bad, bad)
+	VPXORD(zero, zero, zero)
+	Label("row")
+	m, by, g := GP64(), GP64(), GP64()
+	MOVQ(mean, m)
+	MOVQ(factor, by)
+	MOVQ(groups, g)
+	Label("group")
+	y, s, r, unordered, small := ZMM(), ZMM(), ZMM(), K(), K()
+	VMOVUPS(Mem{Base: x}, y)
+	if paper {
+		d, k := ZMM(), K()
+		VSUBPS(Mem{Base: m}, y, y)
+		VMOVUPS(Mem{Base: by}, d)
+		VCMPPS(Imm(4), zero, d, k)
+		VDIVPS(d, y, y)
+		VMOVAPS_Z(y, k, y)
+	} else {
+		flush(y, sign)
+		VSUBPS(Mem{Base: m}, y, y)
+		flush(y, sign)
+		VMULPS(Mem{Base: by}, y, y)
+		flush(y, sign)
+	}
+	VCMPPS(Imm(3), y, y, unordered)
+	KORW(unordered, bad, bad)
+	VPANDD_BCST(sign, y, s)
+	VPANDD_BCST(abs, y, y)
+	VMINPS_BCST(largest, y, y)
+	VCMPPS_BCST(Imm(1), normal, y, small)
+	// A normal value is rounded in its bits, a subnormal one by an addition.
+	VPSRLD(Imm(uint64(f.shift)), y, r)
+	VPANDD_BCST(one, r, r)
+	VPADDD_BCST(half, r, r)
+	VPADDD(y, r, r)
+	VPSRLD(Imm(uint64(f.shift)), r, r)
+	VPSUBD_BCST(offset, r, r)
+	VADDPS_BCST(magic, y, y)
+	VPANDD_BCST(mask, y, small, r)
+	VPSRLD(Imm(24), s, s)
+	VPORD(s, r, r)
+	VPBROADCASTD(nan, unordered, r)
+	VPMOVDB(r, Mem{Base: codes})
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(64), m)
+	ADDQ(Imm(64), by)
+	ADDQ(Imm(16), codes)
+	DECQ(g)
+	JNZ(LabelRef("group"))
+	DECQ(n)
+	JNZ(LabelRef("row"))
+	retMask(bad)
+}
+
+// finite looks for what is not.
+func finite() {
+	TEXT("finite", NOSPLIT, "func(x *float32, groups int) uint32")
+	Doc("finite returns zero if all of 16*groups elements are finite.")
+	x, groups := load("x"), load("groups")
+	bad := K()
+	KXORW(bad, bad, bad)
+	Label("group")
+	v := ZMM()
+	VMOVUPS(Mem{Base: x}, v)
+	raise(bad, classNaN|classInf, v)
+	ADDQ(Imm(64), x)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	retMask(bad)
+}
+
+// extremes keeps the extremes of 16 channels at a time in registers.
+func extremes() {
+	TEXT("extremes", NOSPLIT, "func(hi, lo, x *float32, rows, groups int)")
+	Doc("extremes raises hi and lowers lo, by channel, to the elements of rows of 16*groups channels, ignoring NaN.")
+	hi, lo, x, n, groups := load("hi"), load("lo"), load("x"), load("rows"), load("groups")
+	left, stride := GP64(), GP64()
+	MOVQ(groups, left)
+	MOVQ(groups, stride)
+	SHLQ(Imm(6), stride)
+	Label("group")
+	h, l, p, g := ZMM(), ZMM(), GP64(), GP64()
+	VMOVUPS(Mem{Base: hi}, h)
+	VMOVUPS(Mem{Base: lo}, l)
+	MOVQ(x, p)
+	MOVQ(n, g)
+	Label("row")
+	v := ZMM()
+	VMOVUPS(Mem{Base: p}, v)
+	VMAXPS(h, v, h) // v where v > h
+	VMINPS(l, v, l)
+	ADDQ(stride, p)
+	DECQ(g)
+	JNZ(LabelRef("row"))
+	VMOVUPS(h, Mem{Base: hi})
+	VMOVUPS(l, Mem{Base: lo})
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(64), hi)
+	ADDQ(Imm(64), lo)
+	DECQ(left)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// addMeans is a compensated sum (Neumaier), by channel.
+func addMeans() {
+	TEXT("addMeans", NOSPLIT, "func(sum, comp *float64, x *float32, rows, groups int)")
+	Doc("addMeans adds rows of 8*groups channels to sum, by channel, and what the additions lose to comp.")
+	sum, comp, x, n, groups := load("sum"), load("comp"), load("x"), load("rows"), load("groups")
+	c := newConstants("addMeansConstants")
+	abs := c.u64(1<<63 - 1)
+	left, stride := GP64(), GP64()
+	MOVQ(groups, left)
+	MOVQ(groups, stride)
+	SHLQ(Imm(5), stride)
+	Label("group")
+	s, lost, p, g := ZMM(), ZMM(), GP64(), GP64()
+	VMOVUPD(Mem{Base: sum}, s)
+	VMOVUPD(Mem{Base: comp}, lost)
+	MOVQ(x, p)
+	MOVQ(n, g)
+	Label("row")
+	f, t, a, b, larger := ZMM(), ZMM(), ZMM(), ZMM(), K()
+	VCVTPS2PD(Mem{Base: p}, f)
+	VADDPD(f, s, t)
+	VPANDQ_BCST(abs, s, a)
+	VPANDQ_BCST(abs, f, b)
+	VCMPPD(Imm(13), b, a, larger) // |s| >= |f|
+	// (larger - t) + smaller
+	VMOVAPD(f, a)
+	VMOVAPD(s, larger, a)
+	VMOVAPD(s, b)
+	VMOVAPD(f, larger, b)
+	VSUBPD(t, a, a)
+	VADDPD(b, a, a)
+	VADDPD(a, lost, lost)
+	VMOVAPD(t, s)
+	ADDQ(stride, p)
+	DECQ(g)
+	JNZ(LabelRef("row"))
+	VMOVUPD(s, Mem{Base: sum})
+	VMOVUPD(lost, Mem{Base: comp})
+	ADDQ(Imm(32), x)
+	ADDQ(Imm(64), sum)
+	ADDQ(Imm(64), comp)
+	DECQ(left)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// Layout of a channelKeys.
+const (
+	positiveKeys = 3
+	negativeKeys = positiveKeys + 33
+	keysSize     = negativeKeys + 33
+)
+
+// partition sorts the keys of a step by the sign of their elements, with VPCOMPRESSB,
+// which avo does not know.
+func partition() {
+	TEXT("partition", NOSPLIT, "func(list, codes *uint8, channels int, keys, limit uint32)")
+	Doc("partition fills a channelKeys for each channel from those of its 32 codes whose bits are in keys. Codes whose",
+		"magnitude is limit or more are bad.")
+	list, codes, channels := load("list"), load("codes"), load("channels")
+	c := newConstants("partitionConstants")
+	numbers := c.u64(0x0706050403020100)
+	for i := uint64(1); i < 4; i++ {
+		c.u64(0x0706050403020100 + i*0x0808080808080808)
+	}
+	index, abs, limit := YMM(), YMM(), YMM()
+	VMOVDQU(numbers, index)
+	r := GP32()
+	MOVL(U32(0x7f7f7f7f), r)
+	VPBROADCASTD(r, abs)
+	VPBROADCASTB(Load(Param("limit"), GP32()), limit)
+	keys := K()
+	KMOVD(Load(Param("keys"), GP32()), keys)
+	Label("channel")
+	x, size, there, sign, pos, bad := YMM(), YMM(), K(), K(), K(), K()
+	VMOVDQU(Mem{Base: codes}, x)
+	VPAND(abs, x, size)
+	VPTESTMB(size, size, keys, there)
+	VPMOVB2M(x, sign)
+	VPCMPUB(Imm(5), limit, size, keys, bad) // size >= limit
+	KANDND(there, sign, pos)
+	KANDD(there, sign, sign)
+	for i, k := range []Register{pos, sign, bad} {
+		n := GP32()
+		KMOVD(k, n)
+		POPCNTL(n, n)
+		MOVB(n.As8(), Mem{Base: list, Disp: i})
+		if i == 2 {
+			break
+		}
+		to := YMM()
+		Instruction(&ir.Instruction{
+			Opcode: "VPCOMPRESSB.Z", Operands: []Op{index, k, to},
+			Inputs: []Op{index, k}, Outputs: []Op{to},
+			ISA: []string{"AVX512VBMI2", "AVX512VL"},
+		})
+		VMOVDQU(to, Mem{Base: list, Disp: []int{positiveKeys, negativeKeys}[i]})
+	}
+	ADDQ(Imm(keysSize), list)
+	ADDQ(Imm(32), codes)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
 	VZEROUPPER()
 	RET()
 }

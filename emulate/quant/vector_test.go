@@ -1,0 +1,136 @@
+package quant
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
+)
+
+// hardRows are rows of d channels with values from every binade and of every kind.
+func hardRows(r *rand.Rand, rows, d int, finite bool) []float32 {
+	x := make([]float32, rows*d)
+	for i := range x {
+		switch r.IntN(8) {
+		case 0:
+			x[i] = math.Float32frombits(r.Uint32())
+		case 1:
+			x[i] = []float32{0, float32(math.Copysign(0, -1)), 1e-40, -1e-40, 3e38, -3e38, 1, 448, -464}[r.IntN(9)]
+		case 2:
+			x[i] = float32(r.IntN(2000)-1000) / 1024 // ties
+		default:
+			x[i] = float32(r.NormFloat64())
+		}
+		if finite && x[i]-x[i] != 0 {
+			x[i] = 1
+		}
+	}
+	return x
+}
+
+// sameFloats compares bits; any NaN equals any NaN.
+func sameFloats[T float32 | float64](a, b []T) bool {
+	return slices.EqualFunc(a, b, func(x, y T) bool {
+		return x == y && math.Signbit(float64(x)) == math.Signbit(float64(y)) || x != x && y != y
+	})
+}
+
+// What the levels do with rows of V and K is what the portable code does.
+func TestRowsAtLevels(t *testing.T) {
+	r := rand.New(rand.NewPCG(4, 5))
+	for _, level := range vec.Levels() {
+		for _, d := range []int{16, 64, 128, 20} {
+			for n := range 60 {
+				const rows = 48
+				x := hardRows(r, rows, d, n%2 == 0)
+				if n%5 == 0 {
+					for i := 3; i < len(x); i += d {
+						x[i] = 0 // a channel of zeros
+					}
+				}
+				if got, want := FiniteAt(level, x), FiniteAt(vec.Portable, x); got != want {
+					t.Fatalf("%s: FiniteAt = %v, want %v", level, got, want)
+				}
+				a, b := NewChannelMean(d), NewChannelMean(d)
+				a.Add(x)
+				b.AddAt(level, x)
+				if a.n != b.n || !sameFloats(a.sum, b.sum) || !sameFloats(a.comp, b.comp) {
+					t.Fatalf("%s: another mean of %d channels", level, d)
+				}
+				for _, style := range []Style{Fused, Paper} {
+					for _, dtype := range []PVType{E4M3, E5M2, INT8, FP16} {
+						for _, smooth := range []bool{false, true} {
+							what := fmt.Sprintf("%s: %d channels, style %d, %s, smooth %v", level, d, style, dtype, smooth)
+							v, w := NewValues(style, dtype, dtype.Max(), smooth, rows, d), NewValues(style, dtype, dtype.Max(), smooth, rows, d)
+							v.Scan(0, x)
+							v.Finish()
+							w.ScanAt(level, 0, x)
+							w.Finish()
+							if !sameFloats(v.Scale, w.Scale) || !sameFloats(v.Mean, w.Mean) {
+								t.Fatalf("%s: other scales or means", what)
+							}
+							encodeBoth(t, what, level, w, x)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// encodeBoth holds EncodeAt to Encode.
+func encodeBoth(t *testing.T, what string, level vec.Level, v *Values, x []float32) {
+	t.Helper()
+	got := make([]uint8, len(x))
+	ok := v.EncodeAt(level, got, x)
+	fast := !level.Narrow() && v.d%16 == 0 && (v.dtype == E4M3 || v.dtype == E5M2)
+	if ok && !fast {
+		t.Fatalf("%s: EncodeAt did what it has no instructions for", what)
+	}
+	nan := false
+	codes := make([]uint16, v.d)
+	for i := 0; i < len(x); i += v.d {
+		v.Encode(codes, x[i:i+v.d])
+		for c, code := range codes {
+			f := v.dtype.Decode(code)
+			nan = nan || f != f
+			if ok && got[i+c] != uint8(code) {
+				t.Fatalf("%s: %x of %g, want %x", what, got[i+c], x[i+c], code)
+			}
+		}
+	}
+	if fast && ok == nan {
+		t.Fatalf("%s: EncodeAt returned %v, but is there a NaN? %v", what, ok, nan)
+	}
+}
+
+// Every FP16 and BF16 value as an element of V, scaled as it is and by a half.
+func TestEncodeEveryValue(t *testing.T) {
+	const d = 16
+	for _, level := range vec.Levels() {
+		for _, dtype := range []format.DType{format.FP16, format.BF16} {
+			x := make([]float32, 0, 1<<16)
+			for b := range uint32(1 << 16) {
+				if f := dtype.FromBits(b); f-f == 0 {
+					x = append(x, f)
+				}
+			}
+			x = x[:len(x)/d*d]
+			for _, style := range []Style{Fused, Paper} {
+				for _, pv := range []PVType{E4M3, E5M2} {
+					for _, most := range []float32{pv.Max(), 1, 300} {
+						v := NewValues(style, pv, pv.Max(), false, 1, d)
+						row := slices.Repeat([]float32{most}, d)
+						v.Scan(0, row)
+						v.Finish()
+						encodeBoth(t, fmt.Sprintf("%s: %d, style %d, %s, %g", level, dtype, style, pv, most), level, v, x)
+					}
+				}
+			}
+		}
+	}
+}
