@@ -47,6 +47,8 @@ type Layer struct {
 	K       Tensor          `json:"k"`
 	V       Tensor          `json:"v"`
 	O       *Tensor         `json:"o,omitempty"`
+	// LSE is the log-sum-exp of the rows of O, one channel.
+	LSE *Tensor `json:"lse,omitempty"`
 	// Warnings say what is wrong with the layer, one line each.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -73,10 +75,10 @@ type Tensor struct {
 	// Subnormals counts the elements that are subnormal in the tensor's own
 	// dtype.
 	Subnormals int `json:"subnormals"`
-	// Smoothing is absent for o, which is not quantised, and where every head
+	// Smoothing is absent for o and lse, which are not quantised, and where every head
 	// has NaN or Inf.
 	Smoothing *Smoothing `json:"smoothing,omitempty"`
-	// Verdict says in a line whether smoothing helps; empty for o.
+	// Verdict says in a line whether smoothing helps; empty for o and lse.
 	Verdict string `json:"verdict,omitempty"`
 }
 
@@ -146,7 +148,7 @@ type Outlier struct {
 	Ratio jsonfloat.Float `json:"ratio"`
 }
 
-// Dump describes every layer of d. It holds one head in memory at a time, and
+// Dump describes every layer of d, with their log-sum-exp if d was opened for it. It holds one head in memory at a time, and
 // stops between heads when ctx is done.
 func Dump(ctx context.Context, d *layerdumps.Dump) (*Result, error) {
 	r := &Result{Schema: Schema, Layers: make([]Layer, 0, len(d.Layers)), Metadata: d.Metadata}
@@ -172,11 +174,14 @@ func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
 	if l.O != nil {
 		out.O = new(Tensor)
 	}
+	if l.LSE != nil {
+		out.LSE = new(Tensor)
+	}
 	for _, part := range []struct {
 		kind kind
 		src  *layerdumps.Tensor
 		dst  *Tensor
-	}{{kindQ, &l.Q, &out.Q}, {kindK, &l.K, &out.K}, {kindV, &l.V, &out.V}, {kindO, l.O, out.O}} {
+	}{{kindQ, &l.Q, &out.Q}, {kindK, &l.K, &out.K}, {kindV, &l.V, &out.V}, {kindO, l.O, out.O}, {kindLSE, l.LSE, out.LSE}} {
 		if part.src == nil {
 			continue
 		}
@@ -198,6 +203,8 @@ const (
 	kindK kind = "k"
 	kindV kind = "v"
 	kindO kind = "o"
+	// kindLSE is the log-sum-exp.
+	kindLSE kind = "lse"
 )
 
 // queryBlock is the rows of Q that share a mean in the kernels.
@@ -230,7 +237,7 @@ func inspectTensor(ctx context.Context, k kind, src *layerdumps.Tensor) (*Tensor
 		}
 	}
 	v.finish(t)
-	if k != kindO {
+	if k != kindO && k != kindLSE {
 		t.Smoothing, t.Verdict = s.finish()
 	}
 	return t, warnings(k, t, s), nil

@@ -89,18 +89,18 @@ type Options struct {
 	Seed                           uint64
 }
 
-// Validate reports sizes that make no dump.
+// Validate reports sizes that make no dump, by the names of the flags.
 func (o *Options) Validate() error {
 	for _, f := range []struct {
 		name   string
 		v, max int
 	}{{"layers", o.Layers, 1 << 12}, {"heads", o.Heads, 1 << 12}, {"tokens", o.Tokens, 1 << 20}, {"head-dim", o.HeadDim, 128}} {
 		if f.v < 1 || f.v > f.max {
-			return fmt.Errorf("%s is %d: want 1 to %d", f.name, f.v, f.max)
+			return fmt.Errorf("--%s is %d: want 1 to %d", f.name, f.v, f.max)
 		}
 	}
 	if n := o.Layers * o.Heads; n > (1<<33)/(6*o.Tokens*o.HeadDim) {
-		return fmt.Errorf("%d layers of %d heads x %d x %d are more than 8 GiB", o.Layers, o.Heads, o.Tokens, o.HeadDim)
+		return fmt.Errorf("--layers, --heads, --tokens, --head-dim: %d layers of %d heads x %d x %d are more than 8 GiB", o.Layers, o.Heads, o.Tokens, o.HeadDim)
 	}
 	return nil
 }

@@ -156,11 +156,11 @@ func TestErrors(t *testing.T) {
 	p, _ := synth.Named("flat")
 	good := synth.Options{Layers: 1, Heads: 1, Tokens: 4, HeadDim: 8}
 	for want, change := range map[string]func(*synth.Options){
-		"layers is 0":     func(o *synth.Options) { o.Layers = 0 },
-		"heads is -1":     func(o *synth.Options) { o.Heads = -1 },
-		"tokens is 0":     func(o *synth.Options) { o.Tokens = 0 },
-		"head-dim is 129": func(o *synth.Options) { o.HeadDim = 129 },
-		"more than 8 GiB": func(o *synth.Options) { o.Layers, o.Heads, o.Tokens = 4000, 4000, 1<<20 },
+		"--layers is 0":     func(o *synth.Options) { o.Layers = 0 },
+		"--heads is -1":     func(o *synth.Options) { o.Heads = -1 },
+		"--tokens is 0":     func(o *synth.Options) { o.Tokens = 0 },
+		"--head-dim is 129": func(o *synth.Options) { o.HeadDim = 129 },
+		"more than 8 GiB":   func(o *synth.Options) { o.Layers, o.Heads, o.Tokens = 4000, 4000, 1<<20 },
 	} {
 		o := good
 		change(&o)

@@ -52,7 +52,9 @@ func (f *gpuFlags) add(cmd *cobra.Command) {
 // those that choose the cases that kernels run on.
 var (
 	choiceFlags = []string{"kernel", "module", "manifest"}
-	caseFlags   = []string{"size", "shape", "dtype", "mask", "distribution", "layers", "layout", "causal", "sm-scale"}
+	matrixFlags = []string{"size", "shape", "dtype", "mask", "distribution"}
+	layerFlags  = []string{"layers", "layout", "causal", "sm-scale"}
+	caseFlags   = slices.Concat(matrixFlags, layerFlags)
 )
 
 // given reports whether any of the flags is on the command line.
@@ -121,11 +123,17 @@ func unique[T comparable](x []T) []T {
 // cases returns the cases, those of a dump if one is given.
 func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, func() error, error) {
 	if len(args) > 0 {
+		if err := refuse(cmd, "is for generated inputs, and a dump has its own", matrixFlags...); err != nil {
+			return nil, nil, err
+		}
 		d, err := f.dump.open(cmd, args)
 		if err != nil {
 			return nil, nil, err
 		}
 		return validate.LayerCases(d), d.Close, nil
+	}
+	if err := refuse(cmd, "is for a dump, and none is given", layerFlags...); err != nil {
+		return nil, nil, err
 	}
 	m := validate.Matrix{Seed: f.seed}
 	var err error

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/sageacc/sageacc/kernels/launch"
 )
 
@@ -50,6 +52,8 @@ func TestGPUCommandsBadInput(t *testing.T) {
 		{[]string{"validate", "--format", "csv"}, "--format"},
 		{[]string{"validate", "--jobs", "0"}, "--jobs"},
 		{[]string{"validate", "absent.safetensors"}, "absent.safetensors"},
+		{[]string{"validate", "absent.safetensors", "--shape", "1x1/1x5x5x64"}, "--shape is for generated inputs"},
+		{[]string{"validate", "--causal"}, "--causal is for a dump"},
 		{[]string{"validate", "--units", ".", "--shape", "1x2x3"}, "--shape is for kernels"},
 		{[]string{"validate", "--units", ".", "--dtype", "f16"}, "--dtype is for kernels"},
 		{[]string{"validate", "--units", ".", "--mask", "full"}, "--mask is for kernels"},
@@ -101,7 +105,7 @@ func TestGPUFlagsGivenTwice(t *testing.T) {
 	if want := []string{"sage2-8b-sm90", "sage2-4b"}; !slices.Equal(names, want) {
 		t.Errorf("kernels %v, want %v", names, want)
 	}
-	cases, _, err := f.cases(nil, nil)
+	cases, _, err := f.cases(&cobra.Command{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ var inspectWriters = map[string]func(io.Writer, *inspect.Result) error{
 }
 
 func newInspect(e *env) *cobra.Command {
-	var dump dumpFlags
+	dump := dumpFlags{lse: true}
 	var format string
 	cmd := &cobra.Command{
 		Use:   "inspect DUMP...",

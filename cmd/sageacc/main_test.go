@@ -503,6 +503,9 @@ func TestOneToken(t *testing.T) {
 func TestLSE(t *testing.T) {
 	lse := safetensors.Tensor{Name: "l.lse", DType: "F32", Shape: []int{1, 2, 20}, Data: make([]byte, 160)}
 	path := write(t, nil, append(layer(1, 2, 20, 8), lse)...)
+	if code, out, errs := sage(t, "inspect", path); code != exitOK || !strings.Contains(out, "  lse     1x2x20x1 FP32") || strings.Contains(out, "ignored") {
+		t.Errorf("inspect: exit %d, %s%s", code, out, errs)
+	}
 	for format, want := range map[string]string{
 		"table":    "lse: actual vs emulated",
 		"markdown": "| lse: emulated vs reference |",

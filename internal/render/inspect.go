@@ -19,7 +19,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		for _, part := range []struct {
 			name string
 			*inspect.Tensor
-		}{{"q", &l.Q}, {"k", &l.K}, {"v", &l.V}, {"o", l.O}} {
+		}{{"q", &l.Q}, {"k", &l.K}, {"v", &l.V}, {"o", l.O}, {"lse", l.LSE}} {
 			if part.Tensor == nil {
 				continue
 			}
@@ -55,8 +55,10 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		l := &r.Layers[i]
 		lines = append(lines, layerLine(l))
 		n := 3
-		if l.O != nil {
-			n = 4
+		for _, more := range []*inspect.Tensor{l.O, l.LSE} {
+			if more != nil {
+				n++
+			}
 		}
 		lines, rows = append(lines, rows[:n]...), rows[n:]
 		for _, warning := range l.Warnings {
@@ -64,7 +66,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		}
 	}
 	if len(r.Ignored) > 0 {
-		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v or .o:")
+		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o or .lse:")
 		for _, t := range r.Ignored {
 			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), t.File))
 		}

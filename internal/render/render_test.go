@@ -204,7 +204,7 @@ b: FP16, not causal, sm_scale 0.5 (synthetic: noise)
   k       1x2x3x4        -1    2       2  0.1235  0.25   1.5  k
   v       1x2x3x4        -1    2       2  0.1235  0.25   1.5  v
 
-ignored, because their names are not <layer>.q, .k, .v or .o:
+ignored, because their names are not <layer>.q, .k, .v, .o or .lse:
   mask in f.npz
 `)
 }
