@@ -34,7 +34,9 @@ class Call:
     """One call of an attention function: [batch, heads, tokens, head_dim] each.
 
     scale None stands for 1/sqrt(head_dim). o is None where the output is not what
-    the kernel computes of q, k and v.
+    the kernel computes of q, k and v. A mask, which broadcasts to [batch, heads,
+    queries, keys] as scaled_dot_product_attention's does, is looked at for the items and
+    heads that are kept: it must hide nothing there, or be the causal one.
     """
 
     q: torch.Tensor
@@ -43,6 +45,7 @@ class Call:
     o: torch.Tensor | None
     causal: bool = False
     scale: float | None = None
+    mask: torch.Tensor | None = None
 
 
 # An adapter makes a Call of a function's arguments and result; it returns None, or
@@ -55,15 +58,11 @@ def sdpa_call(args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Cal
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, args)) | kwargs
     q, k, v = given["query"], given["key"], given["value"]
-    causal = bool(given.get("is_causal", False))
-    mask = given.get("attn_mask")
-    if mask is not None:
-        causal = _mask_is_causal(mask, q.size(-2), k.size(-2))
     o = result
     if given.get("dropout_p", 0.0) > 0.0:
         warnings.warn("the output has dropout: left out", CaptureWarning, stacklevel=2)
         o = None
-    return Call(q, k, v, o, causal, given.get("scale"))
+    return Call(q, k, v, o, bool(given.get("is_causal", False)), given.get("scale"), given.get("attn_mask"))
 
 
 def _mask_is_causal(mask: torch.Tensor, queries: int, keys: int) -> bool:
@@ -74,9 +73,14 @@ def _mask_is_causal(mask: torch.Tensor, queries: int, keys: int) -> bool:
     hidden = ~visible if mask.dtype == torch.bool else mask <= torch.finfo(mask.dtype).min / 2
     if bool((visible | hidden).all()) and visible.shape[-2:] == (queries, keys):
         # As PyTorch and the kernels align it: query i sees keys 0 to i.
-        lower = torch.ones(queries, keys, dtype=torch.bool, device=mask.device).tril()
-        if bool((visible == lower).all()):
+        square = torch.ones(queries, keys, dtype=torch.bool, device=mask.device)
+        if bool((visible == square.tril()).all()):
             return True
+        if bool((visible == square.tril(keys - queries)).all()):
+            raise ValueError(
+                f"its causal mask lets the last of {queries} queries see all {keys} keys (cached decoding), "
+                "which a dump cannot say: it aligns the first query with the first key"
+            )
     raise ValueError("its mask is neither empty nor causal, which a dump cannot say")
 
 
@@ -173,7 +177,13 @@ class Capture:
         self._open = False
         self._restore()
         # Every layer that was captured is whole, also if the block failed.
-        self._flush()
+        try:
+            self._flush()
+        except OSError as e:
+            if error is None:
+                raise
+            # The block's own error is the one to tell.
+            warnings.warn(str(e), CaptureWarning, stacklevel=2)
 
     def _restore(self) -> None:
         while self._undo:
@@ -290,6 +300,10 @@ class Capture:
         batch = q.size(0) if self._batch is None else min(self._batch, q.size(0))
         group = q.size(1) // k.size(1)
         kv_heads = k.size(1) if self._heads is None else min(k.size(1), -(-self._heads // group))
+        causal = call.causal
+        if call.mask is not None:
+            mask = _kept(call.mask, q.size(0), batch, q.size(1), kv_heads * group)
+            causal = _mask_is_causal(mask, q.size(2), k.size(2)) or causal
         prefix = f"step{self._step}." if len(self._steps) > 1 else ""
         kept: dict[str, torch.Tensor] = {}
         for part, x, n in (("q", q, kv_heads * group), ("k", k, kv_heads), ("v", v, kv_heads), ("o", o, kv_heads * group)):
@@ -307,7 +321,7 @@ class Capture:
             return
         self._bytes += size
         self._part_bytes += size
-        self._parts.setdefault((call.causal, call.scale), {}).update(kept)
+        self._parts.setdefault((causal, call.scale), {}).update(kept)
         if self._part_bytes >= PART_BYTES:
             self._flush()
 
@@ -323,6 +337,8 @@ class Capture:
                 try:
                     temporary.write_bytes(save(tensors, metadata=meta))
                     os.replace(temporary, target)
+                except OSError as e:
+                    raise OSError(e.errno, f"layers are not written: {e.strerror or e}", str(target)) from e
                 finally:
                     temporary.unlink(missing_ok=True)
                 self.written.append(target)
@@ -335,3 +351,15 @@ def _four_d(x: torch.Tensor) -> torch.Tensor:
     if x.dim() < 3:
         raise ValueError(f"a tensor of it has {x.dim()} dimensions")
     return x[None] if x.dim() == 3 else x.flatten(0, -4) if x.dim() > 4 else x
+
+
+def _kept(mask: torch.Tensor, batch: int, items: int, heads: int, first: int) -> torch.Tensor:
+    """The mask of the first items of a batch and its first heads."""
+    if mask.dim() == 4:
+        if mask.size(0) == batch:
+            mask = mask[:items]
+        if mask.size(1) == heads:
+            mask = mask[:, :first]
+    elif mask.dim() == 3 and mask.size(0) == heads:
+        mask = mask[:first]
+    return mask

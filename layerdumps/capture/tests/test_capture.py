@@ -134,6 +134,57 @@ def test_masks(tmp_path):
     assert "attn.5 is not captured" in text and "attn.6 is not captured" in text and "dropout" in text
 
 
+def test_masks_of_what_is_kept(tmp_path):
+    q, k, v = (torch.randn(3, 4, 8, 16) for _ in range(3))
+    padded = torch.ones(3, 1, 1, 8, dtype=torch.bool)
+    padded[1, ..., 5:] = False  # the second item is shorter
+    one_head = torch.zeros(1, 4, 8, 8)
+    one_head[:, 3] = torch.randn(8, 8)
+    for folder, mask, options, taken in (
+        ("first", padded, {"batch": 1}, True),
+        ("both", padded, {"batch": 2}, False),
+        ("heads", one_head, {"heads": 2}, True),
+        ("all heads", one_head, {}, False),
+    ):
+        with Capture(tmp_path / folder, **options) as c, warnings.catch_warnings(record=True) as w:
+            warnings.simplefilter("always")
+            o = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        t, meta = read(c) if c.written else ({}, {})
+        assert bool(t) == taken and bool(w) != taken, folder
+        if taken:
+            assert meta["attn.0.q"]["causal"] == "false"
+            n = t["attn.0.o"].shape[1]
+            assert torch.equal(t["attn.0.o"], o[:1, :n])
+
+
+def test_cached_decoding(tmp_path):
+    q, k, v = torch.randn(1, 2, 3, 16), torch.randn(1, 2, 9, 16), torch.randn(1, 2, 9, 16)
+    end = torch.ones(3, 9, dtype=torch.bool).tril(6)
+    with Capture(tmp_path) as c, pytest.warns(CaptureWarning, match=r"attn.0 .* last of 3 queries see all 9 keys"):
+        F.scaled_dot_product_attention(q, k, v, attn_mask=end)
+        # A single query that sees every key is a layer without a mask.
+        F.scaled_dot_product_attention(q[:, :, :1], k, v, attn_mask=torch.ones(1, 9, dtype=torch.bool).tril(8))
+    t, meta = read(c)
+    assert set(t) == {f"attn.1.{p}" for p in "qkvo"} and meta["attn.1.q"]["causal"] == "false"
+
+
+def test_a_write_that_fails(tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    x = torch.randn(1, 2, 8, 16)
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match="layers are not written: No space left on device.*part-000.safetensors") as e:
+        with Capture(tmp_path):
+            F.scaled_dot_product_attention(x, x, x)
+    assert "\n" not in str(e.value) and not list(tmp_path.iterdir())
+    # The error of the block is not lost for it.
+    with pytest.raises(ZeroDivisionError), pytest.warns(CaptureWarning, match="layers are not written"):
+        with Capture(tmp_path):
+            F.scaled_dot_product_attention(x, x, x)
+            1 / 0
+
+
 def test_what_cannot_be_a_layer(tmp_path):
     shapes = [((1, 1, 4, 256),) * 3, ((1, 1, 4, 16), (1, 1, 4, 16), (1, 1, 4, 32))]
     with Capture(tmp_path) as c, pytest.warns(CaptureWarning, match="not captured"):
