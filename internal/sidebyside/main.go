@@ -1,4 +1,4 @@
-// Command sidebyside measures the emulator and the reference against PyTorch's
+// Command sidebyside measures the emulator, the reference and gonum against PyTorch's
 // scaled_dot_product_attention on the same cores, in turns, so that whatever
 // else slows the machine down slows all of them. It prints the median of the
 // rounds' ratios.
@@ -16,16 +16,22 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
+
+	"gonum.org/v1/gonum/blas"
+	"gonum.org/v1/gonum/blas/blas32"
 
 	"github.com/sageacc/sageacc/bench"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/internal/strictmath"
 	"github.com/sageacc/sageacc/reference"
 )
 
@@ -47,6 +53,7 @@ func main() {
 }
 
 func run(python string, threads, rounds, heads, tokens, dim int) error {
+	runtime.GOMAXPROCS(threads) // which is how gonum is told
 	cmd := exec.Command(python, "-c", script, strconv.Itoa(threads), strconv.Itoa(heads), strconv.Itoa(tokens), strconv.Itoa(dim))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -84,7 +91,10 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 		}
 		list = append(list, contender{cfg.Name, func() error { return h.Emulate(ctx, k, threads) }})
 	}
-	list = append(list, contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, threads) }})
+	list = append(list,
+		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, threads) }},
+		contender{"gonum blas32", func() error { gonumAttention(h); return nil }},
+	)
 	ratios := make([][]float64, len(list))
 	times := make([][]float64, len(list)+1)
 	for round := range rounds + 1 {
@@ -126,6 +136,40 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 	m := median(times[len(list)])
 	fmt.Printf("%-16s %9.4f %8.1f\n", "torch sdpa", m/float64(heads), macs/m/1e9)
 	return cmd.Wait()
+}
+
+// gonumAttention is plain attention in FP32: two products by gonum, which has its own
+// goroutines, and a softmax between them, a block of queries at a time.
+func gonumAttention(h *bench.Head) {
+	const rows = 256
+	n, d := h.Tokens, h.Dim
+	matrix := func(x []float32, rows, cols int) blas32.General {
+		return blas32.General{Rows: rows, Cols: cols, Stride: cols, Data: x}
+	}
+	k, v := matrix(h.K, n, d), matrix(h.V, n, d)
+	scores, out := make([]float32, rows*n), make([]float32, rows*d)
+	scale := float32(1 / math.Sqrt(float64(d)))
+	for lo := 0; lo < n; lo += rows {
+		m := min(rows, n-lo)
+		s := matrix(scores[:m*n], m, n)
+		blas32.Gemm(blas.NoTrans, blas.Trans, scale, matrix(h.Q[lo*d:(lo+m)*d], m, d), k, 0, s)
+		var wg sync.WaitGroup
+		for r := range m {
+			wg.Go(func() {
+				row := s.Data[r*n : (r+1)*n]
+				top, sum := slices.Max(row), float32(0)
+				for i, x := range row {
+					row[i] = float32(strictmath.Exp(float64(x - top)))
+					sum += row[i]
+				}
+				for i := range row {
+					row[i] /= sum
+				}
+			})
+		}
+		wg.Wait()
+		blas32.Gemm(blas.NoTrans, blas.NoTrans, 1, s, v, 0, matrix(out[:m*d], m, d))
+	}
 }
 
 func median(x []float64) float64 {
