@@ -261,7 +261,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	} else {
 		k.smoothKeys(kv, x[:n*d])
 	}
-	if k.level.Narrow() || !k.level.MeanDots(ss.delta, x, mean, qMean) {
+	if !k.level.MeanDots(ss.delta, x, mean, qMean) {
 		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}

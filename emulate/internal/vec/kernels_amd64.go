@@ -230,8 +230,8 @@ func (l Level) AddMeans(sum, comp []float64, x []float32) {
 	}
 }
 
-// Narrow says which kernels a level below AVX512 lacks: those of MeanDots,
-// Finish, AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
+// Narrow says which kernels a level below AVX512 lacks: those of Finish,
+// AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
 func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
@@ -240,6 +240,9 @@ func (l Level) Narrow() bool { return l < AVX512 }
 // subnormal.
 func (l Level) MeanDots(out, x, mean, q []float32) bool {
 	_, _ = x[len(out)*len(q)-1], mean[len(q)-1]
+	if l == AVX2 {
+		return meanDotsAVX2(&out[0], &x[0], &mean[0], &q[0], len(out)/8, len(q)) == 0
+	}
 	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/16, len(q)) == 0
 }
 

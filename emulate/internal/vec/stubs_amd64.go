@@ -192,3 +192,6 @@ func dot13HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float32, 
 
 // addTileAVX2 is addTile.
 func addTileAVX2(o *float32, tile *float32, rescale *float32, channels int) uint32
+
+// meanDotsAVX2 is meanDots for 8*groups keys.
+func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32

@@ -11323,3 +11323,147 @@ channel:
 	MOVL         AX, ret+32(FP)
 	VZEROUPPER
 	RET
+
+// func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·meanDotsAVX2(SB), NOSPLIT, $0-52
+	MOVQ  out+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  mean+16(FP), DX
+	MOVQ  q+24(FP), BX
+	MOVQ  groups+32(FP), SI
+	MOVQ  dim+40(FP), DI
+	VPXOR Y0, Y0, Y0
+	MOVQ  DI, R8
+	SHLQ  $0x02, R8
+
+group:
+	VPXOR Y1, Y1, Y1
+	XORQ  R10, R10
+
+channel:
+	MOVQ           CX, R9
+	VMOVUPS        (R9)(R10*4), X2
+	ADDQ           R8, R9
+	VMOVUPS        (R9)(R10*4), X3
+	ADDQ           R8, R9
+	VMOVUPS        (R9)(R10*4), X4
+	ADDQ           R8, R9
+	VMOVUPS        (R9)(R10*4), X5
+	ADDQ           R8, R9
+	VINSERTF128    $0x01, (R9)(R10*4), Y2, Y2
+	ADDQ           R8, R9
+	VINSERTF128    $0x01, (R9)(R10*4), Y3, Y3
+	ADDQ           R8, R9
+	VINSERTF128    $0x01, (R9)(R10*4), Y4, Y4
+	ADDQ           R8, R9
+	VINSERTF128    $0x01, (R9)(R10*4), Y5, Y5
+	ADDQ           R8, R9
+	VBROADCASTF128 (DX)(R10*4), Y6
+	VSUBPS         Y6, Y2, Y2
+	VSUBPS         Y6, Y3, Y3
+	VSUBPS         Y6, Y4, Y4
+	VSUBPS         Y6, Y5, Y5
+	VUNPCKLPS      Y3, Y2, Y6
+	VUNPCKHPS      Y3, Y2, Y8
+	VUNPCKLPS      Y5, Y4, Y9
+	VUNPCKHPS      Y5, Y4, Y10
+	VUNPCKLPD      Y9, Y6, Y7
+	VUNPCKHPD      Y9, Y6, Y6
+	VUNPCKLPD      Y10, Y8, Y9
+	VUNPCKHPD      Y10, Y8, Y8
+	VMOVAPS        Y7, Y10
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y11
+	VPAND          Y10, Y11, Y11
+	VPXOR          Y12, Y12, Y12
+	VPCMPEQD       Y12, Y11, Y11
+	VPSRLD         $0x01, Y11, Y11
+	VPANDN         Y10, Y11, Y10
+	VPXOR          Y7, Y10, Y10
+	VPOR           Y10, Y0, Y0
+	VPBROADCASTD   (BX)(R10*4), Y10
+	VFMADD231PS    Y10, Y7, Y1
+	VMOVAPS        Y1, Y7
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y10
+	VPAND          Y7, Y10, Y10
+	VPXOR          Y11, Y11, Y11
+	VPCMPEQD       Y11, Y10, Y10
+	VPSRLD         $0x01, Y10, Y10
+	VPANDN         Y7, Y10, Y7
+	VPXOR          Y1, Y7, Y7
+	VPOR           Y7, Y0, Y0
+	VMOVAPS        Y6, Y7
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y10
+	VPAND          Y7, Y10, Y10
+	VPXOR          Y11, Y11, Y11
+	VPCMPEQD       Y11, Y10, Y10
+	VPSRLD         $0x01, Y10, Y10
+	VPANDN         Y7, Y10, Y7
+	VPXOR          Y6, Y7, Y7
+	VPOR           Y7, Y0, Y0
+	VPBROADCASTD   4(BX)(R10*4), Y7
+	VFMADD231PS    Y7, Y6, Y1
+	VMOVAPS        Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
+	VPAND          Y6, Y7, Y7
+	VPXOR          Y10, Y10, Y10
+	VPCMPEQD       Y10, Y7, Y7
+	VPSRLD         $0x01, Y7, Y7
+	VPANDN         Y6, Y7, Y6
+	VPXOR          Y1, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VMOVAPS        Y9, Y6
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
+	VPAND          Y6, Y7, Y7
+	VPXOR          Y10, Y10, Y10
+	VPCMPEQD       Y10, Y7, Y7
+	VPSRLD         $0x01, Y7, Y7
+	VPANDN         Y6, Y7, Y6
+	VPXOR          Y9, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPBROADCASTD   8(BX)(R10*4), Y6
+	VFMADD231PS    Y6, Y9, Y1
+	VMOVAPS        Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
+	VPAND          Y6, Y7, Y7
+	VPXOR          Y9, Y9, Y9
+	VPCMPEQD       Y9, Y7, Y7
+	VPSRLD         $0x01, Y7, Y7
+	VPANDN         Y6, Y7, Y6
+	VPXOR          Y1, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VMOVAPS        Y8, Y6
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
+	VPAND          Y6, Y7, Y7
+	VPXOR          Y9, Y9, Y9
+	VPCMPEQD       Y9, Y7, Y7
+	VPSRLD         $0x01, Y7, Y7
+	VPANDN         Y6, Y7, Y6
+	VPXOR          Y8, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPBROADCASTD   12(BX)(R10*4), Y6
+	VFMADD231PS    Y6, Y8, Y1
+	VMOVAPS        Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
+	VPAND          Y6, Y7, Y7
+	VPXOR          Y8, Y8, Y8
+	VPCMPEQD       Y8, Y7, Y7
+	VPSRLD         $0x01, Y7, Y7
+	VPANDN         Y6, Y7, Y6
+	VPXOR          Y1, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	ADDQ           $0x04, R10
+	CMPQ           R10, DI
+	JNE            channel
+	VMOVUPS        Y1, (AX)
+	ADDQ           $0x20, AX
+	MOVQ           R9, CX
+	DECQ           SI
+	JNZ            group
+	VPXOR          Y1, Y1, Y1
+	VPCMPEQD       Y1, Y0, Y0
+	VMOVMSKPS      Y0, AX
+	XORL           $0xff, AX
+	MOVL           AX, ret+48(FP)
+	VZEROUPPER
+	RET
