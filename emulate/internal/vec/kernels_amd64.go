@@ -152,6 +152,10 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
+	if l == AVX2 {
+		dotIntegerAVX2(&acc[0], &codes[0], &values[0], &p[0], channels)
+		return
+	}
 	dotInteger(&acc[0], &codes[0], &values[0], &p[0], channels)
 }
 
@@ -177,7 +181,7 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 }
 
 // Has says whether the level has the kernels of a kind of unit.
-func (l Level) Has(k Kind) bool { return l == AVX512 || l == AVX2 && k == Truncated13 }
+func (l Level) Has(k Kind) bool { return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer) }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {

@@ -195,3 +195,6 @@ func addTileAVX2(o *float32, tile *float32, rescale *float32, channels int) uint
 
 // meanDotsAVX2 is meanDots for 8*groups keys.
 func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
+
+// dotIntegerAVX2 is dotInteger.
+func dotIntegerAVX2(acc *float32, codes *uint8, values *float32, p *float32, channels int)

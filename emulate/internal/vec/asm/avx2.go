@@ -24,6 +24,7 @@ func avx2() {
 	dot13AVX2("dot13HalfAVX2", c, true)
 	addTileAVX2(c)
 	meanDotsAVX2(c)
+	dotIntegerAVX2()
 }
 
 // splatY loads a constant into every lane.
@@ -662,4 +663,33 @@ func meanDotsAVX2(c *constants) {
 	DECQ(groups)
 	JNZ(LabelRef("group"))
 	retBad(bad)
+}
+
+func dotIntegerAVX2() {
+	TEXT("dotIntegerAVX2", NOSPLIT, "func(acc *float32, codes *uint8, values, p *float32, channels int)")
+	Doc("dotIntegerAVX2 is dotInteger.")
+	acc, codes, values, p, channels := load("acc"), load("codes"), load("values"), load("p"), load("channels")
+	Label("channel")
+	var a [yvecs]VecVirtual
+	for i := range a {
+		a[i] = YMM()
+		VMOVUPS(Mem{Base: acc, Disp: 32 * i}, a[i])
+	}
+	for key := range 32 {
+		code, v := GP64(), YMM()
+		MOVBQZX(Mem{Base: codes, Disp: key}, code)
+		VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v)
+		for i := range a {
+			VFMADD231PS(Mem{Base: p, Disp: key*row32 + 32*i}, v, a[i])
+		}
+	}
+	for i := range a {
+		VMOVUPS(a[i], Mem{Base: acc, Disp: 32 * i})
+	}
+	ADDQ(U32(row32), acc)
+	ADDQ(Imm(32), codes)
+	DECQ(channels)
+	JNZ(LabelRef("channel"))
+	VZEROUPPER()
+	RET()
 }
