@@ -125,6 +125,40 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// One workspace serves heads and kernels of every kind in turn.
+func TestWorkspaceServesAll(t *testing.T) {
+	for _, level := range emulate.Levels() {
+		var shared emulate.Workspace
+		for i, cfg := range slices.Concat(emulate.Presets(), emulate.Presets()) {
+			if i > 2 {
+				cfg.PVType = []quant.PVType{quant.FP16, quant.INT8, quant.E5M2}[i-3]
+			}
+			for _, d := range []int{16, 64, 20} {
+				for _, stream := range []bool{false, true} {
+					h := randomHead(uint64(i), 70, 1024+150, d, format.FP16)
+					k, err := emulate.NewAt(cfg, level)
+					if err != nil {
+						t.Fatal(err)
+					}
+					kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, d), V: matrix(h.v, d), Len: h.nk, Dim: d, DType: h.dtype, Stream: stream})
+					if err != nil {
+						t.Fatal(err)
+					}
+					var out [2][]float32
+					for j, ws := range []*emulate.Workspace{&shared, {}} {
+						out[j] = make([]float32, h.nq*d)
+						q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: h.nq, Scale: 0.2}, kv, ws)
+						if _, err := k.RunBlocks(t.Context(), q, ws, 0, k.Blocks(h.nq), out[j], nil); err != nil {
+							t.Fatal(err)
+						}
+					}
+					same(t, fmt.Sprintf("%s, %s, %s, head_dim %d, streamed %v", level, cfg.Name, cfg.PVType, d, stream), out[0], out[1])
+				}
+			}
+		}
+	}
+}
+
 // A run ends with its context.
 func TestRunBlocksEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())

@@ -43,11 +43,11 @@ func (kv *KV) window(i int, ws *Workspace) *window {
 		kv.kernel.fill(kv, w, i, nil)
 		return w
 	}
-	if ws.windowOf != kv || ws.window.first != i*windowKeys {
-		if ws.window == nil {
-			ws.window = &window{}
-		}
-		ws.windowOf = kv
+	switch {
+	case ws.windowOf != kv: // whose codes may be of another kind or size
+		ws.window, ws.windowOf = &window{}, kv
+		kv.kernel.fill(kv, ws.window, i, nil)
+	case ws.window.first != i*windowKeys:
 		kv.kernel.fill(kv, ws.window, i, nil)
 	}
 	return ws.window
