@@ -181,7 +181,9 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 }
 
 // Has says whether the level has the kernels of a kind of unit.
-func (l Level) Has(k Kind) bool { return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer) }
+func (l Level) Has(k Kind) bool {
+	return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer)
+}
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
