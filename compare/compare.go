@@ -12,10 +12,10 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/sageacc/sageacc/attribute"
+	"github.com/sageacc/sageacc/compare/attribute"
+	"github.com/sageacc/sageacc/compare/explain"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/explain"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"

@@ -380,7 +380,7 @@ func TestLSERecorded(t *testing.T) {
 		{"n17_d64_f16", "full/sage2-8b-sm90/per-thread/fp32+fp32/no-smooth-k", false, func(c *emulate.Config) { c.SmoothK = false }},
 		{"n17_d128_bf16", "full/sage2-8b-sm90/per-thread/fp32+fp32", false, func(*emulate.Config) {}},
 	} {
-		f, err := safetensors.Open("../conformance/testdata/h200/" + tc.file + ".safetensors")
+		f, err := safetensors.Open("../hardware/conformance/testdata/h200/" + tc.file + ".safetensors")
 		if err != nil {
 			t.Fatal(err)
 		}

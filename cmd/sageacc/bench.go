@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/bench"
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/bench"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
 )
 
 func newBench(e *env) *cobra.Command {

@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/compare"
-	"github.com/sageacc/sageacc/internal/render"
-	"github.com/sageacc/sageacc/internal/texttab"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"

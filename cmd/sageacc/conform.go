@@ -9,8 +9,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/conformance"
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/hardware/conformance"
 )
 
 func newConform(e *env) *cobra.Command {
@@ -25,7 +25,7 @@ it names. A case passes when every recorded element is reproduced bit for bit
 (any NaN equals any NaN). A case that there is no model for is skipped. The exit
 status is 1 if any case differs, and 2 if nothing was checked: no case at all, none
 that --filter matches, or all of them skipped.`,
-		Example: `  sageacc conform conformance/testdata/h200
+		Example: `  sageacc conform hardware/conformance/testdata/h200
   sageacc conform recordings --filter 'mma .*e4m3'
   sageacc conform recordings --by-unit --format markdown`,
 		Args: needArgs("folder"),

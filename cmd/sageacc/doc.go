@@ -111,7 +111,7 @@ one row, with every digit of the FP32 values; --tile adds every key of a tile.
 
 Conform runs recorded results of GPUs, ours or yours, through the emulator:
 
-	$ sageacc conform conformance/testdata/h200 --by-unit --filter '^mma .*e4m3'
+	$ sageacc conform hardware/conformance/testdata/h200 --by-unit --filter '^mma .*e4m3'
 	op   unit                                 arch   device       cases  results  differing
 	---  -----------------------------------  -----  -----------  -----  -------  ---------
 	mma  mma.sync.m16n8k32.f16.e4m3.e4m3.f16  sm_90  NVIDIA H200      1     6144          0

@@ -12,14 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/conformance"
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/hardware/conformance"
+	"github.com/sageacc/sageacc/hardware/probe"
+	"github.com/sageacc/sageacc/hardware/record"
+	"github.com/sageacc/sageacc/hardware/validate"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/launch"
 	"github.com/sageacc/sageacc/kernels/manifest"
-	"github.com/sageacc/sageacc/probe"
-	"github.com/sageacc/sageacc/record"
-	"github.com/sageacc/sageacc/validate"
 )
 
 // gpuFlags choose kernels and the cases that they run on.

@@ -7,8 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/inspect"
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/layerdumps/inspect"
 )
 
 var inspectWriters = map[string]func(io.Writer, *inspect.Result) error{

@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
 )
 
 func newKernels(e *env) *cobra.Command {

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
-	"github.com/sageacc/sageacc/trace"
 )
 
 const sample = "../../layerdumps/testdata/byte-lm-sample.safetensors"
@@ -178,7 +178,7 @@ func TestBadInput(t *testing.T) {
 		{"conform without a folder", []string{"conform"}, []string{"no folder given"}},
 		{"conform no set", []string{"conform", empty}, []string{empty, "cases.jsonl"}},
 		{"conform bad filter", []string{"conform", empty, "--filter", "["}, []string{"--filter"}},
-		{"conform nothing left", []string{"conform", "../../conformance/testdata/h200", "--filter", "zzz"}, []string{`--filter "zzz"`, "no case of ../../conformance/testdata/h200 matches"}},
+		{"conform nothing left", []string{"conform", "../../hardware/conformance/testdata/h200", "--filter", "zzz"}, []string{`--filter "zzz"`, "no case of ../../hardware/conformance/testdata/h200 matches"}},
 		{"conform no case", []string{"conform", set(t, "\n")}, []string{"the set holds no case"}},
 		{"conform misspelt", []string{"conform", set(t, `{"file":"f","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`)}, []string{"cases.jsonl", "line 1", `"attention f o"`, "per-tread"}},
 	} {
@@ -344,8 +344,8 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"inspect", sample, "--format", "json"}, {"kernels", "--format", "json"},
-		{"conform", "../../conformance/testdata/h200", "--filter", "n1_d64", "--format", "json"},
-		{"conform", "../../conformance/testdata/h200", "--filter", "n1_d64", "--by-unit", "--format", "json"}} {
+		{"conform", "../../hardware/conformance/testdata/h200", "--filter", "n1_d64", "--format", "json"},
+		{"conform", "../../hardware/conformance/testdata/h200", "--filter", "n1_d64", "--by-unit", "--format", "json"}} {
 		code, out, errs := sage(t, args...)
 		if code != exitOK || errs != "" || !json.Valid([]byte(out)) {
 			t.Errorf("%v: exit %d, stderr %q, stdout %.100s", args, code, errs, out)
@@ -460,7 +460,7 @@ func TestInspectRows(t *testing.T) {
 
 func TestConformFails(t *testing.T) {
 	// Recordings of Hopper under the name of Ada differ.
-	const set = "../../conformance/testdata/h200"
+	const set = "../../hardware/conformance/testdata/h200"
 	dir := t.TempDir()
 	data, err := os.ReadFile(filepath.Join(set, "sm90_mma_m16n8k32_f32_e4m3_e4m3_f32.safetensors"))
 	if err != nil {

@@ -8,10 +8,10 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare/recommend"
 	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/internal/render"
 	"github.com/sageacc/sageacc/metrics"
-	"github.com/sageacc/sageacc/recommend"
 	"github.com/sageacc/sageacc/reference"
 )
 

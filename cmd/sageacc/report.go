@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/report"
+	"github.com/sageacc/sageacc/cmd/sageacc/report"
 )
 
 func newReport(e *env) *cobra.Command {

@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
-	"github.com/sageacc/sageacc/tables"
+	"github.com/sageacc/sageacc/compare/tables"
 )
 
 func TestReport(t *testing.T) {

@@ -14,8 +14,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/internal/atomicfile"
-	"github.com/sageacc/sageacc/internal/texttab"
 )
 
 // Exit statuses.

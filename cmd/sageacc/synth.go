@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/synth"
+	"github.com/sageacc/sageacc/layerdumps/synth"
 )
 
 func newSynth(e *env) *cobra.Command {

@@ -10,11 +10,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare/tables"
+	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/kernels/launch"
-	"github.com/sageacc/sageacc/probe"
 	"github.com/sageacc/sageacc/reference"
-	"github.com/sageacc/sageacc/tables"
 )
 
 func newTable(e *env) *cobra.Command {

@@ -8,9 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/sageacc/sageacc/internal/render"
+	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/layerdumps"
-	"github.com/sageacc/sageacc/trace"
 )
 
 func newTrace(e *env) *cobra.Command {

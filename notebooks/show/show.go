@@ -29,7 +29,7 @@ import (
 	"gonum.org/v1/plot/vg/draw"
 	"gonum.org/v1/plot/vg/vgsvg"
 
-	"github.com/sageacc/sageacc/internal/texttab"
+	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 )
 
 // OutputEnv names the file that outputs are appended to outside a notebook.

@@ -1,0 +1,134 @@
+package render
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+
+	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
+	"github.com/sageacc/sageacc/compare/trace"
+	"github.com/sageacc/sageacc/internal/jsonfloat"
+)
+
+// TraceText writes what happens to a row as aligned text: the softmax tile by tile,
+// the sums of the given channels, every key of the given tiles, and the output.
+// Channels and tiles are in range.
+func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
+	mask := "not causal"
+	if r.Causal {
+		mask = "causal"
+	}
+	row := fmt.Sprintf("%s: batch %d, head %d (kv head %d), row %d of %d; %s, %s, sm_scale %s",
+		name(r.Layer), r.Batch, r.Head, r.KVHead, r.Row, r.Shape.Queries, r.Shape.DType, mask, general(jsonfloat.Float(r.SMScale), 6))
+	if r.Synthetic != "" {
+		row += fmt.Sprintf(" (synthetic: %s)", r.Synthetic)
+	}
+	head := append(kernelHead(r.Kernel),
+		pair{"row", texttab.Printable(row)},
+		pair{"q scale", single(r.QScale)})
+	for _, p := range head {
+		if _, err := fmt.Fprintf(w, "%-9s  %s\n", p.key, p.value); err != nil {
+			return err
+		}
+	}
+
+	section := func(title string) error {
+		_, err := fmt.Fprintf(w, "\n%s\n\n", title)
+		return err
+	}
+	if err := section("Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~."); err != nil {
+		return err
+	}
+	t := columns(">tile", ">keys", ">visible", ">m", ">rescale", ">d0", ">d1", ">d2", ">d3", ">P~", ">of key")
+	for _, x := range r.Tiles {
+		cells := []string{strconv.Itoa(x.Index), fmt.Sprintf("%d-%d", x.Key, x.Key+x.Keys-1), strconv.Itoa(x.Visible), single(x.RowMax), single(x.Rescale)}
+		for _, d := range x.Denominators {
+			cells = append(cells, single(d))
+		}
+		top := 0
+		for i, p := range x.P {
+			if p > x.P[top] || p != p {
+				top = i
+			}
+		}
+		t.Rows = append(t.Rows, append(cells, single(x.P[top]), strconv.Itoa(x.Key+top)))
+	}
+	if err := t.Text(w); err != nil {
+		return err
+	}
+
+	if err := section("O after each tile, in units of V's scale and not yet divided, and the tile's own P~V where the accumulator has two levels."); err != nil {
+		return err
+	}
+	var heads []string
+	if r.Tiles[0].TileSums != nil {
+		for _, c := range channels {
+			heads = append(heads, fmt.Sprintf(">P~V[%d]", c))
+		}
+	}
+	for _, c := range channels {
+		heads = append(heads, fmt.Sprintf(">O[%d]", c))
+	}
+	t = columns(append([]string{">tile"}, heads...)...)
+	for _, x := range r.Tiles {
+		cells := []string{strconv.Itoa(x.Index)}
+		for _, values := range [][]jsonfloat.Float32{x.TileSums, x.Output} {
+			if values == nil {
+				continue
+			}
+			for _, c := range channels {
+				cells = append(cells, single(values[c]))
+			}
+		}
+		t.Rows = append(t.Rows, cells)
+	}
+	if err := t.Text(w); err != nil {
+		return err
+	}
+
+	for _, i := range tiles {
+		x := r.Tiles[i]
+		if err := section(fmt.Sprintf("Tile %d, key by key.", i)); err != nil {
+			return err
+		}
+		t := columns(">key", ">int score", ">P~", "code", ">value")
+		for k := range x.P {
+			note := ""
+			if k >= x.Visible {
+				note = "masked"
+			}
+			t.Rows = append(t.Rows, []string{strconv.Itoa(x.Key + k), strconv.Itoa(int(x.IntScores[k])), single(x.P[k]), fmt.Sprintf("0x%02x", x.PCodes[k]), single(x.PDecoded[k]), note})
+		}
+		if slices.ContainsFunc(t.Rows, func(row []string) bool { return row[len(row)-1] != "" }) {
+			t.Header = append(t.Header, "")
+		} else {
+			for i := range t.Rows {
+				t.Rows[i] = t.Rows[i][:len(t.Header)]
+			}
+		}
+		if err := t.Text(w); err != nil {
+			return err
+		}
+	}
+
+	if err := section(fmt.Sprintf("The row's end: d = %s, 1/d = %s, base-2 log-sum-exp %s.", single(r.Denominator), single(r.Reciprocal), single(r.LSE))); err != nil {
+		return err
+	}
+	t = columns(">channel", ">O", ">output", "bits")
+	if r.Actual != nil {
+		t = columns(">channel", ">O", ">output", "bits", ">actual", "bits")
+	}
+	last := r.Tiles[len(r.Tiles)-1].Output
+	for _, c := range channels {
+		cells := []string{strconv.Itoa(c), single(last[c]), single(r.Output[c]), r.OutputBits[c]}
+		if r.Actual != nil {
+			cells = append(cells, single(r.Actual[c]), r.ActualBits[c])
+		}
+		t.Rows = append(t.Rows, cells)
+	}
+	return t.Text(w)
+}
+
+// single writes a float32 so that it reads back as the same.
+func single(x jsonfloat.Float32) string { return strconv.FormatFloat(float64(x), 'g', -1, 32) }

@@ -1,0 +1,306 @@
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+// The sets in the repository, recorded on an H200: units and released kernels, and
+// the project's own kernel.
+const (
+	recorded = "testdata/h200"
+	own      = "testdata/own"
+)
+
+func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
+	t.Helper()
+	cases, err := Load(dir, filter)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Run(t.Context(), cases, runtime.GOMAXPROCS(0), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rep
+}
+
+// TestRecorded holds the emulator to the hardware without a GPU.
+func TestRecorded(t *testing.T) {
+	dirs := []string{recorded, own}
+	const shared = "../../../shared/conformance"
+	if _, err := os.Stat(shared); err == nil {
+		dirs = append(dirs, shared)
+	} else {
+		t.Logf("no recorded set at %s", shared)
+	}
+	for _, dir := range dirs {
+		rep := mustRun(t, dir, nil)
+		for _, r := range rep.Cases {
+			if r.Status != Pass {
+				t.Errorf("%s: %s %s: %d of %d differ, first %+v %s", r.Status, r.File, r.Expect, r.Mismatched, r.Elements, r.First, r.Reason)
+			}
+		}
+		if rep.Passed == 0 {
+			t.Errorf("%s: no case passed", dir)
+		}
+		t.Logf("%s: %d passed, %d failed, %d skipped", dir, rep.Passed, rep.Failed, rep.Skipped)
+	}
+}
+
+// TestDifference: one bit changed in a recording is found, and where.
+func TestDifference(t *testing.T) {
+	const name = "sm90_mma_m16n8k32_f32_e4m3_e4m3_f32.safetensors"
+	f, err := safetensors.Open(filepath.Join(recorded, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var ts []safetensors.Tensor
+	for _, x := range f.Tensors {
+		if x.Name == "d" {
+			x.Data = append([]byte(nil), x.Data...)
+			// Element [1, 2, 3] of [t, 16, 8].
+			x.Data[4*((1*16+2)*8+3)] ^= 1
+		}
+		ts = append(ts, x)
+	}
+	dir := t.TempDir()
+	if err := safetensors.Write(filepath.Join(dir, name), f.Metadata, ts); err != nil {
+		t.Fatal(err)
+	}
+	line := `{"file":"` + name + `","op":"mma","instruction":"mma.sync.m16n8k32.f32.e4m3.e4m3.f32","arch":"sm_90","expect":"d"}`
+	if err := os.WriteFile(filepath.Join(dir, casesFile), []byte(line), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	rep := mustRun(t, dir, nil)
+	r := rep.Cases[0]
+	if rep.Failed != 1 || r.Mismatched != 1 || r.First == nil {
+		t.Fatalf("%+v", r)
+	}
+	if i := r.First.Index; len(i) != 3 || i[0] != 1 || i[1] != 2 || i[2] != 3 {
+		t.Errorf("first difference at %v, want [1 2 3]", i)
+	}
+	if r.First.Recorded == r.First.Emulated || len(r.First.Recorded) != 10 {
+		t.Errorf("patterns %s and %s", r.First.Recorded, r.First.Emulated)
+	}
+}
+
+// TestWrongModel: an emulation that is not the recorded one fails, so passing
+// means something.
+func TestWrongModel(t *testing.T) {
+	cases, err := Load(recorded, regexp.MustCompile(`^attention d40.*o/full/sage2-8b-sm89/per-thread/fp32\+fp32$`))
+	if err != nil || len(cases) != 1 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, change := range []func(*Case){
+		func(c *Case) { c.Arch = "sm_89" },
+		func(c *Case) { c.PVAccum = "fp32+fp16" },
+		func(c *Case) { c.Granularity = "per-warp" },
+		func(c *Case) { c.Causal = true },
+		func(c *Case) { c.SMScale = 0.3 },
+		func(c *Case) { f := false; c.SmoothK = &f },
+	} {
+		c := cases[0]
+		change(&c)
+		rep, err := Run(t.Context(), []Case{c}, 1, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.Failed != 1 {
+			t.Errorf("%+v passes", c)
+		}
+	}
+}
+
+func TestSkips(t *testing.T) {
+	cases, err := Load(recorded, regexp.MustCompile(`^(attention n1_d64.*o/|quantize n1_d64|mma sm90_mma_m16n8k32_f32_e4m3|arith)`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []func(*Case){
+		func(c *Case) { c.Op = "sparse" },
+		func(c *Case) { c.Instruction, c.Kernel, c.Tensor = "none", "none", "none" },
+	} {
+		for _, c := range cases {
+			change(&c)
+			rep, err := Run(t.Context(), []Case{c}, 1, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rep.Skipped != 1 || rep.Cases[0].Reason == "" {
+				t.Errorf("%+v", rep.Cases[0])
+			}
+		}
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	dir := t.TempDir()
+	one := func(name, dtype string, shape []int, size int) safetensors.Tensor {
+		return safetensors.Tensor{Name: name, DType: dtype, Shape: shape, Data: make([]byte, size)}
+	}
+	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{
+		one("x", "F32", []int{4}, 16), one("y", "F16", []int{4}, 8), one("short", "F32", []int{3}, 12),
+		one("a", "F8_E4M3", []int{1, 2, 16}, 32), one("q", "I8", []int{1, 1, 1, 1}, 1),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := safetensors.Write(filepath.Join(dir, "wide.safetensors"), nil, []safetensors.Tensor{
+		one("q", "F16", []int{1, 1, 1, 256}, 512), one("k", "F16", []int{1, 1, 1, 256}, 512), one("v", "F16", []int{1, 1, 1, 256}, 512),
+		one("y", "I8", []int{1, 1, 1, 256}, 256),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ lines, want string }{
+		{"", ""},
+		{"{", "line 1"},
+		{`{"op":"unary","expect":"y"}`, "needs file"},
+		{`{"file":"../f","op":"unary","expect":"y"}`, "not below"},
+		{`{"file":"none.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "none.safetensors"},
+		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"z"}`, `no tensor "z"`},
+		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "dtype F16, expected F32"},
+		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"short"}`, "shape [3]"},
+		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 16]"},
+		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim is 256"},
+		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
+		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`, `line 1: case "attention f.safetensors o": qk_granularity: unknown granularity "per-tread"`},
+		{`{"file":"f.safetensors","op":"quantize","kernel":"sage2-4b","pv_accum":"fp23","expect":"o"}`, `pv_accum: unknown accumulator "fp23"`},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, casesFile), []byte(tc.lines), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		cases, err := Load(dir, nil)
+		if err == nil {
+			_, err = Run(t.Context(), cases, 2, nil)
+		}
+		switch {
+		case tc.want == "" && err != nil:
+			t.Errorf("%s: %v", tc.lines, err)
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || strings.Contains(err.Error(), "\n")):
+			t.Errorf("%s: error %v, want one line with %q", tc.lines, err, tc.want)
+		}
+	}
+	if _, err := Load(filepath.Join(dir, "nowhere"), nil); err == nil {
+		t.Error("a set that is not there loads")
+	}
+}
+
+// TestPartOfV: a recording of codes that stops short of the last token is refused,
+// and not checked as far as it goes.
+func TestPartOfV(t *testing.T) {
+	const name = "n17_d64_f16.safetensors"
+	f, err := safetensors.Open(filepath.Join(recorded, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	dir := t.TempDir()
+	for _, tc := range []struct {
+		tokens int
+		want   string // "" for a case that passes
+	}{{16, "has 16 tokens a channel"}, {24, "has 24 tokens a channel"}, {32, ""}} {
+		var ts []safetensors.Tensor
+		for _, x := range f.Tensors {
+			if x.Name == "quant/v_fp8" {
+				old := x.Shape[3]
+				if old < 32 {
+					t.Fatalf("recorded with %d tokens", old)
+				}
+				x.Shape = []int{x.Shape[0], x.Shape[1], x.Shape[2], tc.tokens}
+				var data []byte
+				for row := 0; row < len(x.Data); row += old {
+					data = append(data, x.Data[row:row+tc.tokens]...)
+				}
+				x.Data = data
+			}
+			ts = append(ts, x)
+		}
+		if err := safetensors.Write(filepath.Join(dir, name), f.Metadata, ts); err != nil {
+			t.Fatal(err)
+		}
+		c := Case{dir: dir, File: name, Op: "quantize", Kernel: "sage2-8b-sm89", Arch: "sm_90", Tensor: "v_fp8", Expect: "quant/v_fp8"}
+		rep, err := Run(t.Context(), []Case{c}, 1, nil)
+		switch {
+		case tc.want == "" && (err != nil || rep.Passed != 1):
+			t.Errorf("%d tokens: %+v, %v", tc.tokens, rep, err)
+		case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+			t.Errorf("%d tokens: %v, want an error with %q", tc.tokens, err, tc.want)
+		}
+	}
+}
+
+// TestNoElement: a case without an element does not pass.
+func TestNoElement(t *testing.T) {
+	dir := t.TempDir()
+	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{
+		{Name: "x", DType: "F32", Shape: []int{0}}, {Name: "y", DType: "F32", Shape: []int{0}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Run(t.Context(), []Case{{dir: dir, File: "f.safetensors", Op: "unary", Instruction: "ex2.approx.ftz.f32", Expect: "y"}}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep.Skipped != 1 || rep.Cases[0].Reason != "no element to compare" {
+		t.Errorf("%+v", rep)
+	}
+}
+
+func TestCancelled(t *testing.T) {
+	cases, err := Load(recorded, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := Run(ctx, cases, 1, func(int) { cancel() }); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled run: %v", err)
+	}
+}
+
+func TestByUnit(t *testing.T) {
+	rep := mustRun(t, recorded, regexp.MustCompile("^mma|n1_d64"))
+	var results int64
+	for _, e := range rep.ByUnit() {
+		if e.Unit == "" || e.Device == "" || e.Cases == 0 || e.Results == 0 {
+			t.Errorf("%+v", e)
+		}
+		results += e.Results
+	}
+	var want int64
+	for _, c := range rep.Cases {
+		want += c.Elements
+	}
+	if results != want {
+		t.Errorf("%d results by unit, %d by case", results, want)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"file":"f.safetensors","op":"unary","expect":"y"}`))
+	f.Add([]byte("{}\n\n[]"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		cases, err := parse(bytes.NewReader(data), ".", nil)
+		if err != nil {
+			return
+		}
+		for _, c := range cases {
+			if !filepath.IsLocal(c.File) {
+				t.Errorf("file %q is outside the set", c.File)
+			}
+			if _, err := json.Marshal(c); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

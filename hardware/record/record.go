@@ -1,0 +1,179 @@
+// Package record writes what a GPU returns as a conformance set (package
+// conformance), so that evidence from any GPU can be kept, sent around and checked
+// without it: single units on chosen operands, and whole kernels on a matrix of
+// inputs.
+package record
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/hardware/conformance"
+	"github.com/sageacc/sageacc/hardware/probe"
+	"github.com/sageacc/sageacc/hardware/validate"
+	"github.com/sageacc/sageacc/kernels/manifest"
+	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
+)
+
+// Set is a set being written.
+type Set struct {
+	*conformance.Writer
+	// Device and Arch are the GPU's.
+	Device, Arch string
+	// Results counts what was recorded.
+	Results int64
+}
+
+var unsafeChars = regexp.MustCompile(`[^A-Za-z0-9._-]+`)
+
+// fileName makes a file name of parts.
+func fileName(parts ...string) string {
+	return unsafeChars.ReplaceAllString(strings.Join(parts, "_"), "-") + ".safetensors"
+}
+
+// newName makes a file name of parts, with a number behind them where another case
+// has the name: parts that differ may become the same ("a/b" and "a b").
+func (s *Set) newName(parts ...string) string {
+	name := fileName(parts...)
+	for i := 2; s.Has(name); i++ {
+		name = fileName(append(slices.Clip(parts), strconv.Itoa(i))...)
+	}
+	return name
+}
+
+// Unit records about results results of a unit.
+func (s *Set) Unit(p *probe.Probes, u *probe.Unit, results int, seed uint64) error {
+	n := (results + u.Results(&probe.Batch{N: 1}) - 1) / u.Results(&probe.Batch{N: 1})
+	b := u.Operands(n, rand.NewPCG(seed, 0), runtime.GOMAXPROCS(0))
+	if err := p.Run(u, b); err != nil {
+		return err
+	}
+	meta := map[string]string{
+		"device": s.Device, "arch": s.Arch, "instruction": u.Instruction, "source": "kernels/probes", "seed": fmt.Sprint(seed),
+	}
+	c := conformance.Case{Arch: s.Arch, Instruction: u.Instruction}
+	var ts []safetensors.Tensor
+	switch u.Kind {
+	case probe.MMA:
+		c.Op, c.Expect = "mma", "d"
+		a, bb, cc := u.Tensors(b)
+		ts = append(ts, a, bb, cc, u.ResultTensor("d", b))
+	case probe.Unary, probe.Arith:
+		c.Op, c.Expect = "unary", "y"
+		shape := []int{n}
+		if u.Kind == probe.Arith {
+			c.Op, shape = "arith", []int{n, 3}
+		}
+		raw := make([]byte, 4*len(b.X))
+		for i, x := range b.X {
+			binary.LittleEndian.PutUint32(raw[4*i:], math.Float32bits(x))
+		}
+		ts = append(ts, safetensors.Tensor{Name: "x", DType: "F32", Shape: shape, Data: raw}, u.ResultTensor("y", b))
+	}
+	s.Results += int64(u.Results(b))
+	return s.Add(s.newName(s.Arch, u.Instruction), meta, ts, c)
+}
+
+// claim is a case's description of a configuration; not every configuration has
+// one.
+func claim(cfg emulate.Config) (conformance.Case, error) {
+	smoothK := cfg.SmoothK
+	c := conformance.Case{
+		Op: "attention", Kernel: cfg.Name, Arch: cfg.Arch, Granularity: cfg.QKGranularity.String(), PVAccum: cfg.PVAccum.String(),
+		SmoothK: &smoothK, SmoothV: cfg.SmoothV,
+	}
+	plain, err := emulate.Preset(cfg.Name)
+	if err != nil {
+		return c, err
+	}
+	plain.Arch, plain.QKGranularity, plain.PVAccum, plain.SmoothK, plain.SmoothV = cfg.Arch, cfg.QKGranularity, cfg.PVAccum, cfg.SmoothK, cfg.SmoothV
+	if plain != cfg {
+		return c, errors.New("a conformance set has no words for this kernel's configuration: it knows kernel, arch, qk_granularity, pv_accum, and smoothing of K and V")
+	}
+	return c, nil
+}
+
+// Kernel records the outputs of a kernel on the cases; cases that the kernel does
+// not take are left out.
+func (s *Set) Kernel(ctx context.Context, r validate.Runner, m *manifest.Manifest, cases []validate.Case, progress func(part float64)) error {
+	cfg, err := m.Config(s.Arch)
+	if err != nil {
+		return fmt.Errorf("%s: emulates: %w", m.Name, err)
+	}
+	line, err := claim(cfg)
+	if err != nil {
+		return fmt.Errorf("%s: %w", m.Name, err)
+	}
+	if err := validate.CheckCases(m, s.Arch, cases); err != nil {
+		return err
+	}
+	for i := range cases {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.one(ctx, r, m, &cases[i], line); err != nil {
+			return fmt.Errorf("case %s: %w", cases[i].Name, err)
+		}
+		if progress != nil {
+			progress(float64(i+1) / float64(len(cases)))
+		}
+	}
+	return nil
+}
+
+func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, c *validate.Case, line conformance.Case) error {
+	l, release, err := c.Open()
+	if err != nil {
+		return err
+	}
+	defer release()
+	switch err := r.Check(l); {
+	case errors.Is(err, manifest.ErrUnsupported):
+		return nil
+	case err != nil:
+		return err
+	}
+	got, err := validate.Outputs(ctx, r, m, l, s.Arch, runtime.GOMAXPROCS(0))
+	if err != nil {
+		return err
+	}
+	line.Causal, line.SMScale = l.Causal, l.Scale()
+	line.Expect = "o/" + m.Name
+	ts := []safetensors.Tensor{tensor("q", &l.Q), tensor("k", &l.K), tensor("v", &l.V)}
+	o, err := layerdumps.NewTensor(line.Expect, l.Q.DType, l.Q.Shape(), got["o"])
+	if err != nil {
+		return err
+	}
+	ts = append(ts, tensor(line.Expect, &o))
+	lines := []conformance.Case{line}
+	s.Results += int64(len(got["o"]) / 2)
+	if lse, ok := got["lse"]; ok {
+		line.Expect = "lse_raw/" + m.Name
+		shape := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}
+		ts = append(ts, safetensors.Tensor{Name: line.Expect, DType: "F32", Shape: shape, Data: lse})
+		lines = append(lines, line)
+		s.Results += int64(len(lse) / 4)
+	}
+	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name}
+	if l.Synthetic != "" {
+		meta["synthetic"] = l.Synthetic
+	}
+	return s.Add(s.newName(m.Name, c.Name), meta, ts, lines...)
+}
+
+func tensor(name string, t *layerdumps.Tensor) safetensors.Tensor {
+	dtype := map[layerdumps.DType]string{layerdumps.F16: "F16", layerdumps.BF16: "BF16", layerdumps.F32: "F32"}[t.DType]
+	shape := t.Shape()
+	return safetensors.Tensor{Name: name, DType: dtype, Shape: shape[:], Data: t.Bytes()}
+}
