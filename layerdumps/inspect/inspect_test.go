@@ -71,7 +71,7 @@ func near(t *testing.T, what string, got jsonfloat.Float, want float64) {
 // TestSample compares with what NumPy computes from the definitions, in
 // float64, for layer 3 of the sample dump.
 func TestSample(t *testing.T) {
-	r, err := Dump(t.Context(), open(t, filepath.Join("..", "layerdumps", "testdata", "byte-lm-sample.safetensors")))
+	r, err := Dump(t.Context(), open(t, filepath.Join("..", "testdata", "byte-lm-sample.safetensors")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func TestDegenerate(t *testing.T) {
 func TestCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	r, err := Dump(ctx, open(t, filepath.Join("..", "layerdumps", "testdata", "video-dit-sample.safetensors")))
+	r, err := Dump(ctx, open(t, filepath.Join("..", "testdata", "video-dit-sample.safetensors")))
 	if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "layers.0.attn") {
 		t.Errorf("got %v, %v", r, err)
 	}
