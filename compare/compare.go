@@ -14,8 +14,10 @@ import (
 
 	"github.com/sageacc/sageacc/compare/attribute"
 	"github.com/sageacc/sageacc/compare/explain"
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
@@ -65,32 +67,54 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
-	// Variant lists the deviations from the program.
-	Variant string `json:"variant,omitempty"`
-	// PVUnit is the matrix instruction of P~V and what executes it.
+	// Variant lists the deviations from the kernel of that name, Changes those that only
+	// a change of the description can say.
+	Variant string           `json:"variant,omitempty"`
+	Changes []program.Change `json:"changes,omitempty"`
+	// PVUnit is the matrix instruction of PV and what executes it.
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
 	SpecialFunctions string `json:"special_functions"`
+	// Reported names what nobody recorded on such a GPU: models known from reports only.
+	Reported string `json:"reported,omitempty"`
+	// Portable is the choice of the description that keeps it from the vector paths.
+	Portable string `json:"portable,omitempty"`
+	// Description is the whole description of the kernel, with every choice.
+	Description program.Program `json:"description"`
 }
 
-// Describe returns the description of a configuration.
-func Describe(cfg emulate.Config) KernelInfo {
+// Describe returns the description of a kernel.
+func Describe(kernel *emulate.Kernel) KernelInfo {
+	p := kernel.Program()
 	k := KernelInfo{
-		Name: cfg.Name, Program: cfg.Program.String(), Arch: cfg.Arch,
-		QKBits: cfg.QKBits, QKGranularity: cfg.QKGranularity.String(), Smooth: cfg.Smooth(),
-		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(), Variant: cfg.Variant.String(),
-		SpecialFunctions: "MUFU, bit-exact (sm_90)",
+		Name: p.Name, Program: p.Shape(), Arch: p.Arch,
+		QKBits: p.Bits(), QKGranularity: p.QKCodes.Granularity, Smooth: p.Smooth(),
+		PVDType: p.VCodes.Format, PVAccum: p.Accum(), Portable: kernel.Portable(),
+		SpecialFunctions: "MUFU, bit-exact (sm_90)", Description: p,
 	}
-	switch v := cfg.Variant; {
-	case v.ExactExp2 && v.Rcp != emulate.UnitRcp:
+	base := program.Base(&p)
+	k.Variant = program.Variant(&base, &p)
+	named := base
+	if err := named.Apply(&base, k.Variant); err == nil {
+		k.Changes = program.Diff(&named, &p)
+	}
+	exp2, rcp := p.Exponent.Exp2 == "exact", p.Finish.Inverse == "exact" || p.Finish.Inverse == "divide"
+	switch {
+	case exp2 && rcp:
 		k.SpecialFunctions = "exp2 and reciprocals correctly rounded, log2 by MUFU (sm_90)"
-	case v.ExactExp2:
+	case exp2:
 		k.SpecialFunctions = "exp2 correctly rounded, others by MUFU (sm_90)"
-	case v.Rcp != emulate.UnitRcp:
+	case rcp:
 		k.SpecialFunctions = "reciprocals correctly rounded, others by MUFU (sm_90)"
 	}
-	if u, err := cfg.Unit(); err == nil {
+	q := p
+	if at, err := p.At(program.Case{HeadDim: 1, DType: p.DTypeList()[0]}); err == nil {
+		q = at
+	}
+	if u, err := q.PV.Unit.Lookup(q.Arch); err == nil && u != nil {
 		k.PVUnit = fmt.Sprintf("%s (%s on %s: %s)", u.Instruction, u.Executed, u.Arch, u.Out)
+	} else if err == nil {
+		k.PVUnit = "exact sums"
 	}
 	return k
 }
@@ -206,10 +230,15 @@ var _ = [...]struct{}{
 	[1]struct{}{}[int(layerdumps.F32)-int(format.FP32)], [1]struct{}{}[int(layerdumps.F32)-int(metrics.FP32)],
 }
 
-// chunkRows is how many query rows a goroutine takes at a time: a multiple of
-// every program's tile. It is a constant because the order in which sums are
-// merged depends on it.
-const chunkRows = 256
+// leastRows is how many query rows a goroutine takes at a time at least; it takes whole
+// tiles. It is a constant because the order in which sums are merged depends on it.
+const leastRows = 256
+
+// chunkRows returns the rows of a chunk for a kernel's tile.
+func chunkRows(k *emulate.Kernel) int {
+	rows := k.Tiling().BlockQ
+	return (leastRows + rows - 1) / rows * rows
+}
 
 // Of heads of more than streamed elements the codes are not kept but made for
 // runs of streamedChunks chunks, so that memory hardly grows with their length.
@@ -220,7 +249,7 @@ const (
 
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
-	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
+	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel), Reference: opt.Reference.String()}
 	prog := progress{report: opt.Progress}
 	for i := range d.Layers {
 		prog.total += work(&d.Layers[i])
@@ -248,7 +277,7 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	for n, i := range differ {
 		l := &d.Layers[i]
 		x, err := explain.Layer(ctx, l, explain.Options{
-			Config: opt.Kernel.Config(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
+			Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
 			Progress: func(part float64) {
 				if opt.Progress != nil {
 					opt.Progress((float64(n) + part) / float64(len(differ)))
@@ -268,7 +297,7 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 // of its steps causes.
 func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
 	layers, err := attribute.Run(ctx, d, attribute.Options{
-		Config: opt.Kernel.Config(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
+		Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
 	})
 	if err != nil {
 		return err
@@ -365,7 +394,13 @@ func (a *comparison) rows(actual bool) Rows {
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
 	defer l.Release()
-	group := l.Q.Heads / l.K.Heads
+	bound, err := heads.Bind(opt.Kernel, l)
+	if err != nil {
+		return nil, err
+	}
+	opt.Kernel = bound.Kernel
+	rows := chunkRows(opt.Kernel)
+	group := bound.Group()
 	var chunks []chunk
 	var kvs []*kvHead
 	for b := range l.Q.Batch {
@@ -373,8 +408,8 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 			kv := &kvHead{batch: b, head: kh}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
-				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
-					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+chunkRows, l.Q.Tokens)})
+				for lo := 0; lo < l.Q.Tokens; lo += rows {
+					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+rows, l.Q.Tokens)})
 					kv.left.Add(1)
 				}
 			}
@@ -387,7 +422,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	var wg sync.WaitGroup
 	for range max(1, min(opt.Jobs, len(tasks))) {
 		wg.Go(func() {
-			w := worker{opt: opt, layer: l}
+			w := worker{opt: opt, layer: bound}
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(tasks) || ctx.Err() != nil {
@@ -524,7 +559,7 @@ func describe(where string, c emulate.Count) string {
 // worker holds a goroutine's buffers.
 type worker struct {
 	opt   Options
-	layer *layerdumps.Layer
+	layer *heads.Layer
 	ws    emulate.Workspace
 	rws   reference.Workspace
 	q     []float32
@@ -552,12 +587,13 @@ func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
 	}
 	d := w.layer.Q.Dim
 	if w.q == nil {
-		w.q = make([]float32, chunkRows*d)
-		w.ref = make([]float64, chunkRows*d)
-		w.refLSE = make([]float64, chunkRows)
-		w.act = make([]float32, chunkRows*d)
-		w.bitsA = make([]uint32, chunkRows*d)
-		w.bitsE = make([]uint32, chunkRows*d)
+		n := chunkRows(w.opt.Kernel)
+		w.q = make([]float32, n*d)
+		w.ref = make([]float64, n*d)
+		w.refLSE = make([]float64, n)
+		w.act = make([]float32, n*d)
+		w.bitsA = make([]uint32, n*d)
+		w.bitsE = make([]uint32, n*d)
 	}
 	if rows := cs[len(cs)-1].hi - cs[0].lo; len(w.lse) < rows {
 		w.out, w.lse = make([]float32, rows*d), make([]float32, rows)
@@ -600,7 +636,7 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
-			lse[i] = emulate.NaturalLSE(x, q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
+			lse[i] = q.NaturalLSE(x, w.q[i*d:i*d+d])
 		}
 		w.compareLSE(c, lse, refLSE)
 	}
@@ -706,25 +742,24 @@ func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error
 	return q, err
 }
 
-func (kv *kvHead) prepare(l *layerdumps.Layer, opt Options) error {
+func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
-	kv.k = func(lo, hi int, dst []float32) { l.K.Rows(kv.batch, kv.head, lo, hi, dst) }
-	kv.v = func(lo, hi int, dst []float32) { l.V.Rows(kv.batch, kv.head, lo, hi, dst) }
+	in := l.KV(kv.batch, kv.head)
+	kv.k, kv.v = in.K, in.V
 	if nk*d <= cached {
 		kv.k, kv.v = decoded(kv.k, nk, d), decoded(kv.v, nk, d)
 	}
 	keys := kv.k
 	if opt.Transform != nil {
-		kv.transform = opt.Transform(l, kv.batch, kv.head)
+		kv.transform = opt.Transform(l.Layer, kv.batch, kv.head)
 		keys = func(lo, hi int, dst []float32) {
 			kv.k(lo, hi, dst)
 			kv.transform(dst[:(hi-lo)*d], false)
 		}
 	}
+	in.K, in.V, in.Jobs, in.Stream = keys, kv.v, opt.Jobs, nk*d > streamed
 	var err error
-	kv.kv, err = opt.Kernel.Prepare(emulate.KVInput{
-		K: keys, V: kv.v, Len: nk, Dim: d, DType: format.DType(l.Q.DType), Jobs: opt.Jobs, Stream: nk*d > streamed,
-	})
+	kv.kv, err = opt.Kernel.Prepare(in)
 	return err
 }
 
@@ -740,16 +775,15 @@ func decoded(rows func(lo, hi int, dst []float32), n, d int) func(lo, hi int, ds
 }
 
 // query prepares a query head of the group.
-func (kv *kvHead) query(k *emulate.Kernel, l *layerdumps.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{
-		Q: func(lo, hi int, dst []float32) {
-			l.Q.Rows(batch, head, lo, hi, dst)
-			if kv.transform != nil {
-				kv.transform(dst[:(hi-lo)*l.Q.Dim], true)
-			}
-		},
-		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
-	}, kv.kv, ws)
+func (kv *kvHead) query(k *emulate.Kernel, l *heads.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
+	in := l.Query(batch, head)
+	if read := in.Q; kv.transform != nil {
+		in.Q = func(lo, hi int, dst []float32) {
+			read(lo, hi, dst)
+			kv.transform(dst[:(hi-lo)*l.Q.Dim], true)
+		}
+	}
+	return k.Query(in, kv.kv, ws)
 }
 
 // drop lets go of the large buffers; the counts stay.

@@ -125,7 +125,6 @@ func TestBadInput(t *testing.T) {
 		{"too many changes", []string{"compare", good, "--explain", "--explain-changes", "4"}, []string{"--explain-changes is 4"}},
 		{"bad variant", []string{"compare", good, "--variant", "v-max=0"}, []string{"v-max=0", "above 0"}},
 		{"variant that does not apply", []string{"compare", good, "--variant", "delta-s=raw"}, []string{"delta-s", "does not smooth Q"}},
-		{"attribution of a variant", []string{"compare", good, "--variant", "exp2=exact", "--attribute"}, []string{"exp2=exact"}},
 		{"bad regex", []string{"compare", good, "--layers", "("}, []string{"--layers", "("}},
 		{"no layer matches", []string{"compare", good, "--layers", "zzz"}, []string{"zzz", "l"}},
 		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},

@@ -3,7 +3,7 @@
 //
 // [Layer] emulates a layer under hypotheses that differ from what the kernel is said
 // to do in as few points as possible, and names those that give the output bit for
-// bit. The points are the fields of emulate.Config and of emulate.Variant. A
+// bit. The points are choices of its description. A
 // hypothesis is tried on a few rows first; those that it gets right it must get
 // right on the whole layer.
 //
@@ -19,15 +19,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // Options control a search.
 type Options struct {
-	// Config is what the kernel is said to be.
-	Config emulate.Config
+	// Program is what the kernel is said to be.
+	Program program.Program
 	// MaxChanges is how many points a hypothesis may change; 0 stands for 2. The
 	// time grows with the power: about a hundred hypotheses of one change,
 	// thousands of two.
@@ -90,11 +90,13 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	if opt.MaxChanges == 0 {
 		opt.MaxChanges = 2
 	}
-	s := newSearch(l, opt)
+	s, err := newSearch(l, opt)
+	if err != nil {
+		return nil, err
+	}
 	res := &Result{Tried: 1}
-	var err error
 	if len(opt.Stages) > 0 {
-		if res.Stages, err = CompareStages(ctx, l, opt.Config, opt.Stages); err != nil {
+		if res.Stages, err = CompareStages(ctx, l, opt.Program, opt.Stages); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +108,7 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 		res.Exact = []Hypothesis{given.hypothesis}
 		return res, nil
 	}
-	kernel, err := emulate.New(opt.Config)
+	kernel, err := s.kernel(&s.base)
 	if err != nil {
 		return nil, err
 	}

@@ -172,7 +172,7 @@ func TestMalformed(t *testing.T) {
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "dtype F16, expected F32"},
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"short"}`, "shape [3]"},
 		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 16]"},
-		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim is 256"},
+		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim 256: kernel sage2-8b-sm90 supports 1 to 128"},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`, `line 1: case "attention f.safetensors o": qk_granularity: unknown granularity "per-tread"`},
 		{`{"file":"f.safetensors","op":"quantize","kernel":"sage2-4b","pv_accum":"fp23","expect":"o"}`, `pv_accum: unknown accumulator "fp23"`},
@@ -303,4 +303,13 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// must stops at an edit that a test cannot do without.
+func must(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			panic(err)
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -166,6 +167,7 @@ type problem struct {
 	q, k, v *safetensors.Tensor
 	mean    *safetensors.Tensor
 	dtype   format.DType
+	file    string
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
@@ -183,7 +185,7 @@ func rows(t *safetensors.Tensor, batch, head, dim int) emulate.Rows {
 }
 
 func (c *Case) problem(f file) (*problem, error) {
-	p := &problem{}
+	p := &problem{file: f.Name}
 	var err error
 	if p.q, err = f.tensor("q", -1, -1, -1, -1); err != nil {
 		return nil, err
@@ -192,7 +194,7 @@ func (c *Case) problem(f file) (*problem, error) {
 		return nil, fmt.Errorf("%s: %w", f.Name, err)
 	}
 	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
-		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; the kernels support 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
+		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; want 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
 	}
 	if p.k, err = f.tensor("k", p.q.Shape[0], -1, -1, p.q.Shape[3]); err != nil {
 		return nil, err
@@ -217,35 +219,63 @@ func (c *Case) problem(f file) (*problem, error) {
 	return p, nil
 }
 
-// config builds the kernel's configuration from the case's fields.
-func (c *Case) config() (emulate.Config, error) {
-	cfg, err := emulate.Preset(c.Kernel)
-	if err != nil {
-		return cfg, errSkip{err}
+// kernel builds the case's kernel, for its inputs.
+func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+	described := c.Description
+	if described == nil {
+		if _, err := program.Load(c.Kernel); err != nil {
+			return nil, errSkip{err}
+		}
+		q, err := c.selection().Program()
+		if err != nil {
+			return nil, errSkip{err}
+		}
+		described = &q
 	}
-	return cfg, c.options(&cfg)
+	k, err := emulate.New(*described)
+	if err != nil {
+		return nil, errSkip{err}
+	}
+	if k, err = k.For(p.q.Shape[3], p.dtype, c.Causal); err != nil {
+		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
+	}
+	return k, nil
 }
 
-// options sets what the case has in cfg. An error is a mistake in the case.
-func (c *Case) options(cfg *emulate.Config) (err error) {
-	if c.Arch != "" {
-		cfg.Arch = c.Arch
+// selection is what the case's fields say of its kernel.
+func (c *Case) selection() program.Selection {
+	s := program.Selection{
+		Kernel: c.Kernel, Arch: c.Arch, QKBits: c.QKBits, Granularity: c.Granularity, Smooth: c.Smooth,
+		PVType: c.PVType, PVAccum: c.PVAccum, Set: c.Set,
 	}
-	if c.Granularity != "" {
-		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
-			return fmt.Errorf("qk_granularity: %w", err)
-		}
+	if c.Variant != "" {
+		s.Variants = []string{c.Variant}
 	}
-	if c.PVAccum != "" {
-		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
-			return fmt.Errorf("pv_accum: %w", err)
-		}
+	if s.Smooth != "" || c.SmoothK == nil && !c.SmoothV {
+		return s
 	}
+	// The two switches leave Q as the kernel has it.
+	p, err := program.Load(c.Kernel)
+	if err != nil {
+		return s
+	}
+	k := p.Smoothing.K != "none"
 	if c.SmoothK != nil {
-		cfg.SmoothK = *c.SmoothK
+		k = *c.SmoothK
 	}
-	cfg.SmoothV = c.SmoothV
-	return nil
+	var list []string
+	for _, x := range []struct {
+		on   bool
+		name string
+	}{{p.Smoothing.Q != "none", "q"}, {k, "k"}, {c.SmoothV, "v"}} {
+		if x.on {
+			list = append(list, x.name)
+		}
+	}
+	if s.Smooth = strings.Join(list, ","); s.Smooth == "" {
+		s.Smooth = "none"
+	}
+	return s
 }
 
 // kv prepares a kv head of dim channels; the recording's own mean of K replaces
@@ -264,14 +294,11 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config()
+	k, err := c.kernel(p)
 	if err != nil {
 		return err
 	}
-	k, err := emulate.New(cfg)
-	if err != nil {
-		return errSkip{err}
-	}
+	smoothK := k.Bound().Smoothing.K != "none"
 	nq, d := p.q.Shape[2], p.q.Shape[3]
 	// Our own extension: an expected tensor below lse_raw/ is the kernel's base-2
 	// log-sum-exp of each row, one below lse/ what the released API makes of it.
@@ -306,7 +333,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.Name, err)
 			}
-			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: float32(scale)}, kv, &ws)
+			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: scale}, kv, &ws)
 			for blk := range k.Blocks(nq) {
 				if err := ctx.Err(); err != nil {
 					return err
@@ -317,9 +344,9 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 					for i, y := range lse[:n] {
 						if apiLSE {
 							var corr float32
-							if cfg.SmoothK && correction != nil {
+							if smoothK && correction != nil {
 								corr = valueAt(correction, row+i)
-							} else if cfg.SmoothK {
+							} else if smoothK {
 								first := blk*k.Tiling().BlockQ + i
 								rows(p.q, b, h, d)(first, first+1, x)
 								corr = q.LSECorrection(x)
@@ -344,13 +371,9 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config()
+	k, err := c.kernel(p)
 	if err != nil {
 		return err
-	}
-	k, err := emulate.New(cfg)
-	if err != nil {
-		return errSkip{err}
 	}
 	want := f.Tensor(c.Expect)
 	if want == nil {
@@ -460,7 +483,7 @@ func paddedDim(d int) int {
 	if d <= 64 {
 		return 64
 	}
-	return emulate.MaxHeadDim
+	return 128
 }
 
 // queryTensor returns the codes or scales of a query head.

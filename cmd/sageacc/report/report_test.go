@@ -18,6 +18,8 @@ import (
 	"testing"
 	"unicode"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/attribute"
 	"github.com/sageacc/sageacc/compare/tables"
@@ -35,11 +37,11 @@ var measured = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	defer d.Close()
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		return nil, err
 	}
-	cfg.PVAccum = emulate.AccumFP32
+	must(cfg.SetAccum("fp32"))
 	k, err := emulate.New(cfg)
 	if err != nil {
 		return nil, err
@@ -740,5 +742,14 @@ func TestLSE(t *testing.T) {
 	tab := parse(t, write(t, &Input{Compare: r})).id("layers").all("table")
 	if len(tab) != 2 || len(tab[1].all("tr")) != 2 || !strings.Contains(tab[1].allText(), "3 of 77") || !strings.Contains(tab[1].allText(), "layers.3.attn") {
 		t.Errorf("%d tables", len(tab))
+	}
+}
+
+// must stops at an edit that a test cannot do without.
+func must(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			panic(err)
+		}
 	}
 }
