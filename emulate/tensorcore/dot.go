@@ -29,19 +29,22 @@ const (
 type layout struct {
 	expBits, fracBits int
 	noInf             bool // E4M3: S.1111.111 is NaN, nothing else is special
+	unused            int  // low bits of a pattern that do not count
 }
 
 var layouts = [...]layout{
-	E4M3: {4, 3, true},
-	E5M2: {5, 2, false},
-	FP16: {5, 10, false},
-	BF16: {8, 7, false},
-	FP32: {8, 23, false},
+	E4M3: {expBits: 4, fracBits: 3, noInf: true},
+	E5M2: {expBits: 5, fracBits: 2},
+	FP16: {expBits: 5, fracBits: 10},
+	BF16: {expBits: 8, fracBits: 7},
+	TF32: {expBits: 8, fracBits: 10, unused: 13},
+	FP32: {expBits: 8, fracBits: 23},
 }
 
 // decode splits a bit pattern. A subnormal number keeps its format's smallest
 // exponent, as the hardware does.
 func (l layout) decode(b uint32) (term, class) {
+	b >>= l.unused
 	frac := int64(b) & (1<<l.fracBits - 1)
 	exp := int(b>>l.fracBits) & (1<<l.expBits - 1)
 	neg := b>>(l.fracBits+l.expBits)&1 != 0
