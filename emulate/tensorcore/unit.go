@@ -53,7 +53,7 @@ type Output uint8
 const (
 	// FP32Zero rounds toward zero to FP32.
 	FP32Zero Output = iota
-	// FP22Zero rounds toward zero to FP22 (E8M13).
+	// FP22Zero rounds toward zero to FP22 (E8M13): format.TruncateFP22 of FP32Zero.
 	FP22Zero
 	// FP16Nearest rounds to nearest even to FP16.
 	FP16Nearest
@@ -105,6 +105,58 @@ type Unit struct {
 // report of such a GPU.
 func (u *Unit) Reported() bool { return strings.HasPrefix(u.Evidence, "reported") }
 
+// Same says that v gives the results of u: everything but names and evidence is equal.
+// Whoever computes units in a way of his own matches them by all that it compares.
+func (u *Unit) Same(v *Unit) bool {
+	return u.A == v.A && u.C == v.C && u.K == v.K && u.FractionBits == v.FractionBits && u.Out == v.Out &&
+		u.SeparateAdd == v.SeparateAdd && slices.EqualFunc(u.Steps, v.Steps, slices.Equal)
+}
+
+// Validate reports a unit that no Dot is defined for, in one line that names the field.
+func (u *Unit) Validate() error {
+	fail := func(field, f string, args ...any) error {
+		return fmt.Errorf("unit %s: %s: %s", u.Instruction, field, fmt.Sprintf(f, args...))
+	}
+	switch integer := u.Out == Int32; {
+	case u.Out > FP22Nearest:
+		return fail("output", "there is no rule %d", u.Out)
+	case integer && (u.A != S8 && u.A != S4 || u.C != S32):
+		return fail("output", "%s is for s8 or s4 operands and s32 sums", u.Out)
+	case !integer && u.A > FP32:
+		return fail("operands", "%s with the output %s", operandName(u.A), u.Out)
+	case !integer && (u.Out == FP16Nearest) != (u.C == FP16), !integer && u.C != FP16 && u.C != FP32:
+		return fail("accumulator", "%s with the output %s", operandName(u.C), u.Out)
+	case u.K < 1 || u.K > MaxK:
+		return fail("k", "%d is not from 1 to %d", u.K, MaxK)
+	case u.FractionBits != Exact && (u.FractionBits < 1 || u.FractionBits > MaxFractionBits):
+		return fail("fraction bits", "%d is not from 1 to %d, nor exact", u.FractionBits, MaxFractionBits)
+	case integer && (u.FractionBits != Exact || u.SeparateAdd):
+		return fail("output", "%s truncates nothing and adds nothing apart", u.Out)
+	}
+	seen := make([]int, u.K)
+	for _, step := range u.Steps {
+		for _, k := range step {
+			if k < 0 || k >= u.K {
+				return fail("steps", "k = %d of %d", k, u.K)
+			}
+			seen[k]++
+		}
+	}
+	for k, n := range seen {
+		if n != 1 {
+			return fail("steps", "k = %d takes part %d times", k, n)
+		}
+	}
+	return nil
+}
+
+func operandName(o Operand) string {
+	if int(o) < len(operandNames) {
+		return o.String()
+	}
+	return fmt.Sprintf("operand %d", o)
+}
+
 // Arch names.
 const (
 	SM70  = "sm_70"
@@ -120,6 +172,9 @@ const (
 
 // Archs returns the architectures of the table, in order.
 func Archs() []string { return []string{SM70, SM80, SM86, SM89, SM90, SM100, SM120, SM121, Ideal} }
+
+// MaxK is the largest depth that a unit may have.
+const MaxK = 1024
 
 // MaxFractionBits is the largest FractionBits, but for Exact, that a unit may have.
 const MaxFractionBits = 30
