@@ -712,17 +712,22 @@ func (k *Kernel) rescale(ws *Workspace, rows, d int) {
 // unit's depth.
 func (k *Kernel) load(ws *Workspace, rows, d, lo, n int) {
 	bk := k.tiling.BlockK
-	if k.byValue() {
+	if k.p.exact {
 		ws.pPanel.LoadValues(ws.pValues[lo:], rows, n, bk)
-		ws.vPanel.LoadValues(ws.vValues[lo:], d, n, bk)
-		return
+	} else {
+		ws.pPanel.Load(k.pvUnit.A, ws.pCodes[lo:], rows, n, bk)
 	}
-	ws.pPanel.Load(k.pvUnit.A, ws.pCodes[lo:], rows, n, bk)
-	ws.vPanel.Load(k.pvUnit.A, ws.vCodes[lo:], d, n, bk)
+	if k.v.exact {
+		ws.vPanel.LoadValues(ws.vValues[lo:], d, n, bk)
+	} else {
+		ws.vPanel.Load(k.pvUnit.A, ws.vCodes[lo:], d, n, bk)
+	}
 }
 
+// tileProduct adds the product of the panels. Exact operands keep the exponents that they
+// have as FP32 numbers.
 func (k *Kernel) tileProduct(acc []float32, ws *Workspace) {
-	if k.byValue() {
+	if k.p.exact || k.v.exact {
 		k.pvUnit.TileValues(acc, &ws.pPanel, &ws.vPanel)
 		return
 	}

@@ -102,7 +102,7 @@ func operandDType(o tensorcore.Operand) string {
 		return "F16"
 	case tensorcore.BF16:
 		return "BF16"
-	case tensorcore.FP32:
+	case tensorcore.TF32, tensorcore.FP32:
 		return "F32"
 	case tensorcore.S32:
 		return "I32"
@@ -110,17 +110,26 @@ func operandDType(o tensorcore.Operand) string {
 	return "I8"
 }
 
+// mma checks one instruction. A recording may have fewer rows, columns and products
+// than the instruction: what it lacks was zero.
 func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 	u, err := tensorcore.Lookup(c.Arch, c.Instruction)
 	if err != nil {
 		return errSkip{err}
 	}
-	a, err := f.tensor("a", -1, -1, u.K)
+	return c.mmaOn(ctx, u, f, cmp)
+}
+
+func (c *Case) mmaOn(ctx context.Context, u *tensorcore.Unit, f file, cmp *comparison) error {
+	a, err := f.tensor("a", -1, -1, -1)
 	if err != nil {
 		return err
 	}
-	tiles, m := a.Shape[0], a.Shape[1]
-	b, err := f.tensor("b", tiles, -1, u.K)
+	tiles, m, depth := a.Shape[0], a.Shape[1], a.Shape[2]
+	if depth < 1 || depth > u.K {
+		return fmt.Errorf("%s: tensor %q has shape %v, expected 1 to %d products", f.Name, a.Name, a.Shape, u.K)
+	}
+	b, err := f.tensor("b", tiles, -1, depth)
 	if err != nil {
 		return err
 	}
@@ -141,21 +150,22 @@ func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 			return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, t.Name, t.DType, t.want)
 		}
 	}
-	ar, br := make([]uint32, m*u.K), make([]uint32, n*u.K)
+	// The operands of one result, zero beyond depth.
+	x, y := make([]uint32, u.K), make([]uint32, u.K)
 	for t := range tiles {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		for i := range ar {
-			ar[i] = bitsAt(a, t*len(ar)+i)
-		}
-		for i := range br {
-			br[i] = bitsAt(b, t*len(br)+i)
-		}
 		for i := range m {
+			for k := range depth {
+				x[k] = bitsAt(a, (t*m+i)*depth+k)
+			}
 			for j := range n {
+				for k := range depth {
+					y[k] = bitsAt(b, (t*n+j)*depth+k)
+				}
 				e := (t*m+i)*n + j
-				cmp.add(d, e, u.Dot(bitsAt(acc, e), ar[i*u.K:(i+1)*u.K], br[j*u.K:(j+1)*u.K]))
+				cmp.add(d, e, u.Dot(bitsAt(acc, e), x, y))
 			}
 		}
 	}

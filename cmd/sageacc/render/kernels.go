@@ -51,6 +51,8 @@ type Unit struct {
 	FractionBits   int    `json:"fraction_bits"` // -1: nothing is truncated
 	Output         string `json:"output"`
 	Evidence       string `json:"evidence"`
+	// Reported says that the evidence is others' report alone.
+	Reported bool `json:"reported"`
 }
 
 // ListKernels collects the presets and units.
@@ -72,7 +74,7 @@ func ListKernels() Kernels {
 			steps += ", then + c"
 		}
 		k.Units = append(k.Units, Unit{
-			u.Arch, u.Instruction, u.Executed, steps, u.Steps, u.SeparateAdd, u.FractionBits, u.Out.String(), u.Evidence,
+			u.Arch, u.Instruction, u.Executed, steps, u.Steps, u.SeparateAdd, u.FractionBits, u.Out.String(), u.Evidence, u.Reported(),
 		})
 	}
 	return k

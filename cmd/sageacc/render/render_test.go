@@ -252,7 +252,7 @@ func TestUnits(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"sm_90  mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
+		"sm_90   mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
 		"\n    *  k 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29; then 2 3 6 7 ",
 	} {
 		if !strings.Contains(got, want) {
