@@ -79,6 +79,7 @@ func appendFolder(files []string, dir string) ([]string, error) {
 
 // read opens one file of the dump and returns its tensors.
 func (d *Dump) read(path string) ([]rawTensor, error) {
+	d.Files = append(d.Files, path)
 	switch strings.ToLower(filepath.Ext(path)) {
 	case extSafetensors:
 		return d.readSafetensors(path)

@@ -113,6 +113,9 @@ type Dump struct {
 	Ignored []Ignored
 	// Metadata is that of each file that has any.
 	Metadata map[string]map[string]string
+	// Files are all files that were read, in this order, whether or not a layer
+	// has a tensor of them: nothing may be written in their place.
+	Files []string
 
 	closers []func() error
 }

@@ -117,7 +117,7 @@ with all others exact, and all others with that step exact.`,
 			if why && !actual {
 				return fmt.Errorf("--explain: no layer has an actual output (<layer>.o) to explain")
 			}
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

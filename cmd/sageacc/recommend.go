@@ -72,7 +72,7 @@ leave that layer as it is.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

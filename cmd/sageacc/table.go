@@ -76,7 +76,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

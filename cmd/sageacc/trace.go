@@ -63,7 +63,7 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 			if err != nil {
 				return err
 			}
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}
