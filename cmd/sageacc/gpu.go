@@ -214,8 +214,8 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
   sageacc validate --module mine.cubin --manifest mine.yaml --explain
   sageacc validate --units 'wgmma|ex2' --results 1000000000`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			if unitPattern != "" {
 				if len(args) > 0 {

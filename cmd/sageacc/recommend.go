@@ -64,8 +64,8 @@ leave that layer as it is.`,
 				}
 				opt.Kernels = append(opt.Kernels, cfg)
 			}
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			d, err := dump.open(cmd, args)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -202,6 +203,16 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 		}
 	})
 	return line
+}
+
+// checkJobs bounds the number of goroutines that --jobs asks for: beyond a few for
+// each core they only cost memory.
+func checkJobs(jobs *int) error {
+	if *jobs < 1 {
+		return fmt.Errorf("--jobs is %d: want at least 1", *jobs)
+	}
+	*jobs = min(*jobs, 8*runtime.GOMAXPROCS(0))
+	return nil
 }
 
 // needArgs is cobra.MinimumNArgs(1) with a message that names what is missing.

@@ -30,7 +30,18 @@ var unaryModels = map[string]struct {
 	"cvt.rn.bf16.f32":             {"BF16", func(x float32) uint32 { return uint32(format.BF16FromFloat32(x)) }},
 }
 
-func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
+// The largest sizes that a case may have, far above those of any instruction or
+// recording: what is allocated for a case is bounded by them, not by its file, which
+// may be as large as it claims and take no room on the disk.
+const (
+	maxTile = 1 << 12 // rows of a matrix instruction's operand
+	maxHead = 1 << 26 // elements of a head of Q, K or V
+)
+
+// pauseEvery is how many elements are checked between two looks at the context.
+const pauseEvery = 1 << 16
+
+func (c *Case) unary(ctx context.Context, f file, cmp *comparison) error {
 	model, ok := unaryModels[c.Instruction]
 	if !ok {
 		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
@@ -50,6 +61,9 @@ func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
 		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, y.Name, y.DType, model.dtype)
 	}
 	for i := range x.Shape[0] {
+		if i%pauseEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		cmp.add(y, i, model.f(valueAt(x, i)))
 	}
 	return nil
@@ -65,7 +79,7 @@ var arithModels = map[string]func(a, b, c float32) float32{
 	"div.approx.ftz.f32": func(a, b, _ float32) float32 { return mufu.DivApprox(a, b) },
 }
 
-func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
+func (c *Case) arith(ctx context.Context, f file, cmp *comparison) error {
 	model, ok := arithModels[c.Instruction]
 	if !ok {
 		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
@@ -85,6 +99,9 @@ func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
 		}
 	}
 	for i := range x.Shape[0] {
+		if i%pauseEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		cmp.add(y, i, math.Float32bits(model(valueAt(x, 3*i), valueAt(x, 3*i+1), valueAt(x, 3*i+2))))
 	}
 	return nil
@@ -124,6 +141,9 @@ func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 		return err
 	}
 	n := b.Shape[1]
+	if m > maxTile || n > maxTile {
+		return fmt.Errorf("%s: tensors \"a\" and \"b\" have %d and %d rows a tile; no instruction has more than %d", f.Name, m, n, maxTile)
+	}
 	acc, err := f.tensor("c", tiles, m, n)
 	if err != nil {
 		return err
@@ -193,6 +213,11 @@ func (c *Case) problem(f file) (*problem, error) {
 	}
 	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
 		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; the kernels support 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
+	}
+	for _, t := range []*safetensors.Tensor{p.q, f.Tensor("k")} {
+		if t != nil && len(t.Shape) == 4 && t.Shape[2] > maxHead/emulate.MaxHeadDim {
+			return nil, fmt.Errorf("%s: tensor %q has %d tokens; a case may have up to %d", f.Name, t.Name, t.Shape[2], maxHead/emulate.MaxHeadDim)
+		}
 	}
 	if p.k, err = f.tensor("k", p.q.Shape[0], -1, -1, p.q.Shape[3]); err != nil {
 		return nil, err

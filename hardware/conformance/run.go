@@ -58,10 +58,13 @@ type Report struct {
 // Schema is the version of Report's JSON form.
 const Schema = "sageacc/conform/v1"
 
-// errSkip marks a case that there is no model for.
+// errSkip marks a case that there is no model for, or nothing to check of.
 type errSkip struct{ error }
 
-// Run checks the cases, jobs of them at a time, and reports them in order.
+// errNoElement is why a case is skipped that has none.
+var errNoElement = errors.New("no element to compare")
+
+// Run checks the cases, up to jobs of them at a time, and reports them in order.
 // progress, if not nil, is called with the number of finished cases. A malformed
 // set is an error; a difference is a failed case.
 func Run(ctx context.Context, cases []Case, jobs int, progress func(done int)) (*Report, error) {
@@ -72,7 +75,7 @@ func Run(ctx context.Context, cases []Case, jobs int, progress func(done int)) (
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	done := 0
-	for range max(jobs, 1) {
+	for range max(1, min(jobs, len(cases))) {
 		wg.Go(func() {
 			for i := range next {
 				r, err := cases[i].run(ctx)
@@ -159,7 +162,7 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 	case r.Mismatched > 0:
 		r.Status = Fail
 	case r.Elements == 0:
-		r.Status, r.Reason = Skip, "no element to compare"
+		r.Status, r.Reason = Skip, errNoElement.Error()
 	default:
 		r.Status = Pass
 	}
