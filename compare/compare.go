@@ -227,6 +227,9 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	}
 	for i := range d.Layers {
 		l, err := runLayer(ctx, &d.Layers[i], opt, &prog)
+		if err == nil {
+			err = d.Layers[i].Check()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
 		}
@@ -255,11 +258,13 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 				}
 			},
 		})
+		if err == nil {
+			err = l.Check()
+		}
 		if err != nil {
 			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 		}
 		res.Layers[i].Explanation = x
-		l.Release()
 	}
 	return nil
 }
@@ -274,6 +279,9 @@ func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options
 		return err
 	}
 	for i := range layers {
+		if l := &d.Layers[i]; l.Check() != nil {
+			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, l.Check())
+		}
 		res.Layers[i].Attribution = &layers[i]
 	}
 	return nil
@@ -364,7 +372,6 @@ func (a *comparison) rows(actual bool) Rows {
 }
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
-	defer l.Release()
 	group := l.Q.Heads / l.K.Heads
 	var chunks []chunk
 	var kvs []*kvHead
@@ -540,6 +547,9 @@ type worker struct {
 
 // run does consecutive chunks of a head.
 func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
+	if err := w.layer.Err(); err != nil {
+		return err // what is read is zero now
+	}
 	kv := cs[0].kv
 	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
 	defer func() {

@@ -69,6 +69,9 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 			}
 			defer w.abort()
 			r, err := trace.Layer(cmd.Context(), k, l, at)
+			if err == nil {
+				err = l.Check()
+			}
 			if err != nil {
 				return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 			}

@@ -123,7 +123,6 @@ func variants() []Steps {
 }
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
-	defer l.Release()
 	if v := opt.Config.Variant; v != (emulate.Variant{}) {
 		return nil, fmt.Errorf("the steps of a variant (%s) cannot be told apart: attribute knows the programs as they are", v)
 	}

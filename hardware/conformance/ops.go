@@ -12,7 +12,6 @@ import (
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
-	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
 // unaryModels are the instructions of one FP32 argument.
@@ -93,7 +92,7 @@ func (c *Case) arith(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range []*safetensors.Tensor{x, y} {
+	for _, t := range []*tensor{x, y} {
 		if t.DType != "F32" {
 			return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, t.Name, t.DType)
 		}
@@ -153,7 +152,7 @@ func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 		return err
 	}
 	for _, t := range []struct {
-		*safetensors.Tensor
+		*tensor
 		want string
 	}{{a, operandDType(u.A)}, {b, operandDType(u.A)}, {acc, operandDType(u.C)}, {d, operandDType(u.C)}} {
 		if t.DType != t.want {
@@ -183,21 +182,26 @@ func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 
 // problem is the attention input of a recording.
 type problem struct {
-	q, k, v *safetensors.Tensor
-	mean    *safetensors.Tensor
+	q, k, v *tensor
+	mean    *tensor
 	dtype   format.DType
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
-func rows(t *safetensors.Tensor, batch, head, dim int) emulate.Rows {
+func rows(t *tensor, batch, head, dim int) emulate.Rows {
 	n, d := t.Shape[2], t.Shape[3]
 	base := (batch*t.Shape[1] + head) * n
+	w := width(t.DType)
 	return func(lo, hi int, dst []float32) {
 		clear(dst[:(hi-lo)*dim])
-		for r := range hi - lo {
-			for c := range d {
-				dst[r*dim+c] = valueAt(t, (base+lo+r)*d+c)
+		b := make([]byte, min(hi-lo, max(1, windowSize/(d*w)))*d*w)
+		for r := lo; r < hi; {
+			part := b[:min(hi-r, len(b)/(d*w))*d*w]
+			t.read(part, int64(base+r)*int64(d*w))
+			for i := range len(part) / w {
+				dst[(r-lo+i/d)*dim+i%d] = value(t.DType, pattern(t.DType, part[i*w:][:w]))
 			}
+			r += len(part) / (d * w)
 		}
 	}
 }
@@ -214,7 +218,7 @@ func (c *Case) problem(f file) (*problem, error) {
 	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
 		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; the kernels support 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
 	}
-	for _, t := range []*safetensors.Tensor{p.q, f.Tensor("k")} {
+	for _, t := range []*tensor{p.q, f.find("k")} {
 		if t != nil && len(t.Shape) == 4 && t.Shape[2] > maxHead/emulate.MaxHeadDim {
 			return nil, fmt.Errorf("%s: tensor %q has %d tokens; a case may have up to %d", f.Name, t.Name, t.Shape[2], maxHead/emulate.MaxHeadDim)
 		}
@@ -312,7 +316,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if o.DType != dtype {
 		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
 	}
-	correction := f.Tensor("quant/lse_correction")
+	correction := f.find("quant/lse_correction")
 	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
 		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
 	}
@@ -377,7 +381,7 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return errSkip{err}
 	}
-	want := f.Tensor(c.Expect)
+	want := f.find(c.Expect)
 	if want == nil {
 		return fmt.Errorf("%s: no tensor %q", f.Name, c.Expect)
 	}

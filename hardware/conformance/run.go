@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -149,7 +150,12 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 		return r, nil
 	}
 	cmp := &comparison{}
-	if err := check(ctx, file{f}, cmp); err != nil {
+	read := file{f, new(atomic.Pointer[error])}
+	err = check(ctx, read, cmp)
+	if fault := read.fault.Load(); fault != nil {
+		return r, *fault // what was checked since was made of zeros
+	}
+	if err != nil {
 		var skip errSkip
 		if errors.As(err, &skip) {
 			r.Status, r.Reason = Skip, skip.Error()
@@ -177,7 +183,7 @@ type comparison struct {
 }
 
 // add compares element i of the expected tensor with an emulated bit pattern.
-func (m *comparison) add(t *safetensors.Tensor, i int, emulated uint32) {
+func (m *comparison) add(t *tensor, i int, emulated uint32) {
 	m.elements++
 	want := bitsAt(t, i)
 	if want == emulated || isNaN(t.DType, want) && isNaN(t.DType, emulated) {
