@@ -256,6 +256,9 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	}
 	for i := range d.Layers {
 		l, err := runLayer(ctx, &d.Layers[i], opt, &prog)
+		if err == nil {
+			err = d.Layers[i].Check()
+		}
 		if err != nil {
 			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
 		}
@@ -284,11 +287,13 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 				}
 			},
 		})
+		if err == nil {
+			err = l.Check()
+		}
 		if err != nil {
 			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 		}
 		res.Layers[i].Explanation = x
-		l.Release()
 	}
 	return nil
 }
@@ -303,6 +308,9 @@ func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options
 		return err
 	}
 	for i := range layers {
+		if l := &d.Layers[i]; l.Check() != nil {
+			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, l.Check())
+		}
 		res.Layers[i].Attribution = &layers[i]
 	}
 	return nil
@@ -393,7 +401,6 @@ func (a *comparison) rows(actual bool) Rows {
 }
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
-	defer l.Release()
 	bound, err := heads.Bind(opt.Kernel, l)
 	if err != nil {
 		return nil, err
@@ -575,6 +582,9 @@ type worker struct {
 
 // run does consecutive chunks of a head.
 func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
+	if err := w.layer.Err(); err != nil {
+		return err // what is read is zero now
+	}
 	kv := cs[0].kv
 	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
 	defer func() {

@@ -392,7 +392,11 @@ func TestLSERecorded(t *testing.T) {
 			if x == nil {
 				t.Fatalf("%s has no %s", tc.file, name)
 			}
-			ts = append(ts, safetensors.Tensor{Name: as, DType: x.DType, Shape: x.Shape, Data: x.Data})
+			b, err := x.Bytes()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ts = append(ts, safetensors.Tensor{Name: as, DType: x.DType, Shape: x.Shape, Data: b})
 		}
 		path := filepath.Join(t.TempDir(), "dump.safetensors")
 		if err := errors.Join(safetensors.Write(path, nil, ts), f.Close()); err != nil {

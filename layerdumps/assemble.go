@@ -68,7 +68,7 @@ func (d *Dump) open(paths []string, opt Options) error {
 		if err != nil {
 			return err
 		}
-		if err := layer.addLSE(from, &p); err != nil {
+		if err := d.addLSE(&layer, from, &p); err != nil {
 			return err
 		}
 		d.Layers = append(d.Layers, layer)
@@ -247,7 +247,7 @@ func (s sums) without(found set) []Ignored {
 // addLSE finds the log-sum-exp that belongs to the layer's output: in its file, or
 // without an output in that of q, or in a file of its own if no other layer has
 // that name. It checks its shape against q.
-func (l *Layer) addLSE(found sums, p *parts) error {
+func (d *Dump) addLSE(l *Layer, found sums, p *parts) error {
 	beside := p[output]
 	if beside == nil {
 		beside = p[0]
@@ -270,10 +270,15 @@ func (l *Layer) addLSE(found sums, p *parts) error {
 	if want := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}; t.dtype != "F32" || !slices.Equal(t.shape, want) {
 		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 [batch, heads, tokens], %v", t.file, t.name, t.dtype, t.shape, want)
 	}
+	if t.load != nil {
+		if err := t.load(); err != nil {
+			return err
+		}
+	}
 	l.LSE = &Tensor{
 		File: t.file, Name: t.name, DType: F32,
 		Batch: l.Q.Batch, Heads: l.Q.Heads, Tokens: l.Q.Tokens, Dim: 1,
-		data: t.data, release: t.release,
+		bytes: t.bytes(d.source),
 	}
 	if !slices.Contains(strings.Split(l.Source, ", "), t.file) {
 		l.Source += ", " + t.file
@@ -358,12 +363,12 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 	used := []*rawTensor{q, k, v}
 	for i, dst := range []*Tensor{&l.Q, &l.K, &l.V} {
 		var err error
-		if *dst, err = used[i].tensor(layout); err != nil {
+		if *dst, err = d.tensor(used[i], layout); err != nil {
 			return Layer{}, err
 		}
 	}
 	if o != nil {
-		t, err := o.tensor(outputLayout)
+		t, err := d.tensor(o, outputLayout)
 		if err != nil {
 			return Layer{}, err
 		}
@@ -438,7 +443,7 @@ func checkScale(x float64) error {
 }
 
 // tensor checks what can be checked of one tensor alone.
-func (t *rawTensor) tensor(layout Layout) (Tensor, error) {
+func (d *Dump) tensor(t *rawTensor, layout Layout) (Tensor, error) {
 	dtype, err := parseDType(t.dtype)
 	switch {
 	case err != nil:
@@ -452,6 +457,11 @@ func (t *rawTensor) tensor(layout Layout) (Tensor, error) {
 	if err != nil {
 		return Tensor{}, fmt.Errorf("%s: tensor %q: %w", t.file, t.name, err)
 	}
+	if t.load != nil {
+		if err := t.load(); err != nil {
+			return Tensor{}, err
+		}
+	}
 	heads, tokens := t.shape[1], t.shape[2]
 	if layout == NHD {
 		heads, tokens = tokens, heads
@@ -459,7 +469,7 @@ func (t *rawTensor) tensor(layout Layout) (Tensor, error) {
 	return Tensor{
 		File: t.file, Name: t.name, DType: dtype,
 		Batch: t.shape[0], Heads: heads, Tokens: tokens, Dim: t.shape[3],
-		layout: layout, data: t.data, release: t.release,
+		layout: layout, bytes: t.bytes(d.source),
 	}, nil
 }
 

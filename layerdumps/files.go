@@ -2,10 +2,12 @@ package layerdumps
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/layerdumps/npy"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -14,8 +16,11 @@ import (
 type rawTensor struct {
 	file, name, dtype string
 	shape             []int
-	data              []byte
-	release           func()
+	size              int64
+	// Its bytes are those of src from offset on, once load, if there is one, has run.
+	src    io.ReaderAt
+	offset int64
+	load   func() error
 }
 
 // The endings of the files that a dump is made of.
@@ -79,6 +84,7 @@ func appendFolder(files []string, dir string) ([]string, error) {
 
 // read opens one file of the dump and returns its tensors.
 func (d *Dump) read(path string) ([]rawTensor, error) {
+	d.Files = append(d.Files, path)
 	switch strings.ToLower(filepath.Ext(path)) {
 	case extSafetensors:
 		return d.readSafetensors(path)
@@ -93,45 +99,65 @@ func (d *Dump) read(path string) ([]rawTensor, error) {
 	return nil, fmt.Errorf("%s: not a dump: the name ends in none of %s, %s and %s", path, extSafetensors, extNPZ, extNPY)
 }
 
+// openFile opens a file that the dump reads from until it is closed.
+func (d *Dump) openFile(path string) (*datafile.File, error) {
+	f, err := d.files.Open(path)
+	if err == nil {
+		d.source.opened[path] = f
+	}
+	return f, err
+}
+
 func (d *Dump) readSafetensors(path string) ([]rawTensor, error) {
-	f, err := safetensors.Open(path)
+	file, err := d.openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	d.closers = append(d.closers, f.Close)
+	f, err := safetensors.Read(path, file, file.Size())
+	if err != nil {
+		return nil, err
+	}
 	if f.Metadata != nil {
 		d.Metadata[path] = f.Metadata
 	}
-	var raw []rawTensor
-	for _, t := range f.Tensors {
-		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { f.Release(t.Data) }})
+	raw := make([]rawTensor, len(f.Tensors))
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		raw[i] = rawTensor{file: path, name: t.Name, dtype: t.DType, shape: t.Shape, size: t.Size(), src: file, offset: t.Offset}
 	}
 	return raw, nil
 }
 
 func (d *Dump) readNPZ(path string) ([]rawTensor, error) {
-	a, err := npy.OpenArchive(path)
+	file, err := d.openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	d.closers = append(d.closers, a.Close)
+	a, err := npy.ReadArchive(path, file, file.Size(), d.files.Spool)
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range a.Others {
 		d.Ignored = append(d.Ignored, Ignored{File: path, Name: name})
 	}
-	var raw []rawTensor
-	for i, t := range a.Arrays {
-		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { a.Release(i) }})
+	raw := make([]rawTensor, len(a.Arrays))
+	for i := range a.Arrays {
+		t := &a.Arrays[i]
+		raw[i] = rawTensor{file: path, name: t.Name, dtype: t.DType, shape: t.Shape, size: t.Size, src: t, load: func() error { return a.Load(i) }}
 	}
 	return raw, nil
 }
 
 func (d *Dump) readNPY(path string) ([]rawTensor, error) {
-	f, err := npy.Open(path)
+	file, err := d.openFile(path)
 	if err != nil {
 		return nil, err
 	}
-	d.closers = append(d.closers, f.Close)
+	a, err := npy.Read(path, file, file.Size())
+	if err != nil {
+		return nil, err
+	}
 	base := filepath.Base(path)
 	name := base[:len(base)-len(extNPY)]
-	return []rawTensor{{path, name, f.DType, f.Shape, f.Data, f.Release}}, nil
+	return []rawTensor{{file: path, name: name, dtype: a.DType, shape: a.Shape, size: a.Size, src: &a}}, nil
 }

@@ -17,7 +17,9 @@
 // number) and synthetic (free text: how the layer was made, if it was not
 // recorded). Options override the first three.
 //
-// Layers read from memory maps, so a dump's size is no concern:
+// Layers read from their files when they are asked for rows, so a dump's size is no
+// concern. What goes wrong then, such as a file that somebody truncates, is kept until
+// it is asked for:
 //
 //	dump, err := layerdumps.Open([]string{"dump.safetensors"}, layerdumps.Options{})
 //	if err != nil {
@@ -28,7 +30,9 @@
 //		layer := &dump.Layers[i]
 //		row := make([]float32, layer.Q.Dim)
 //		layer.Q.Rows(0, 0, 0, 1, row) // the first token of the first head
-//		layer.Release()
+//		if err := layer.Check(); err != nil {
+//			return err
+//		}
 //	}
 package layerdumps
 
@@ -36,6 +40,10 @@ import (
 	"errors"
 	"math"
 	"regexp"
+	"slices"
+	"sync/atomic"
+
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 // MaxHeadDim is the largest head dimension that a layer may have, because it is
@@ -72,15 +80,30 @@ func (l *Layer) Scale() float64 {
 	return 1 / math.Sqrt(float64(l.Q.Dim))
 }
 
-// Release tells the system that the layer's pages are not needed for now, so
-// that a pass over a large dump keeps one layer at a time in memory. The layer
-// stays readable.
-func (l *Layer) Release() {
+// Err returns what went wrong while a layer of the dump was read, nil for nothing. The
+// rows that could not be read are zero. It costs nothing to ask.
+func (l *Layer) Err() error {
+	if s := l.Q.bytes.source; s != nil {
+		return s.err()
+	}
+	return nil
+}
+
+// Check is Err, or else reports that one of the layer's files was changed since it was
+// opened: what was read of it need not belong together. It is to be asked when the
+// layer has been read.
+func (l *Layer) Check() error {
+	s := l.Q.bytes.source
+	if s == nil {
+		return nil
+	}
+	var files []string
 	for _, t := range []*Tensor{&l.Q, &l.K, &l.V, l.O, l.LSE} {
-		if t != nil && t.release != nil {
-			t.release()
+		if t != nil && !slices.Contains(files, t.File) {
+			files = append(files, t.File)
 		}
 	}
+	return s.check(files)
 }
 
 // Options select layers and override what the files say of them.
@@ -113,26 +136,67 @@ type Dump struct {
 	Ignored []Ignored
 	// Metadata is that of each file that has any.
 	Metadata map[string]map[string]string
+	// Files are all files that were read, in this order, whether or not a layer
+	// has a tensor of them: nothing may be written in their place.
+	Files []string
 
-	closers []func() error
+	files  *datafile.Pool
+	source *source
 }
+
+// descriptors is how many files of a dump are open at a time.
+const descriptors = 128
 
 // Open reads the dump in paths. Every error names the file and, where there is
 // one, the tensor that is at fault.
 func Open(paths []string, opt Options) (*Dump, error) {
-	d := &Dump{Metadata: make(map[string]map[string]string)}
+	d := &Dump{
+		Metadata: make(map[string]map[string]string),
+		files:    datafile.NewPool(descriptors),
+		source:   &source{opened: make(map[string]*datafile.File)},
+	}
 	if err := d.open(paths, opt); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-// Close unmaps the dump's files. No tensor of it may be used afterwards.
+// Close closes the dump's files. No tensor of it may be used afterwards.
 func (d *Dump) Close() error {
-	var errs []error
-	for _, c := range d.closers {
-		errs = append(errs, c())
+	if d.files == nil {
+		return nil
 	}
-	d.closers = nil
-	return errors.Join(errs...)
+	return d.files.Close()
+}
+
+// source is what the tensors of a dump are read from.
+type source struct {
+	opened map[string]*datafile.File // by path; only read once the dump is open
+	fault  atomic.Pointer[error]     // the first
+}
+
+// fail keeps the first error.
+func (s *source) fail(err error) { s.fault.CompareAndSwap(nil, &err) }
+
+func (s *source) err() error {
+	if p := s.fault.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+// check reports the first error, or else the first of the files that was changed.
+func (s *source) check(files []string) error {
+	if err := s.err(); err != nil {
+		return err
+	}
+	for _, path := range files {
+		if f := s.opened[path]; f != nil {
+			if err := f.Check(); err != nil {
+				s.fail(err)
+				return err
+			}
+		}
+	}
+	return nil
 }

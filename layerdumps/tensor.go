@@ -3,6 +3,7 @@ package layerdumps
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math"
 	"strings"
 	"sync"
@@ -89,17 +90,42 @@ func ParseLayout(s string) (Layout, error) {
 	}
 }
 
-// Tensor is one of a layer's q, k, v and o. It reads from its file's memory
-// map: it costs no memory, and it is invalid after the dump's Close. It is safe
-// for concurrent use.
+// Tensor is one of a layer's q, k, v and o. It reads from its file: it costs no
+// memory, and it is invalid after the dump's Close. It is safe for concurrent use.
 type Tensor struct {
 	File, Name                string
 	DType                     DType
 	Batch, Heads, Tokens, Dim int
 
-	layout  Layout
-	data    []byte
-	release func()
+	layout Layout
+	bytes  elements
+}
+
+// elements are a tensor's bytes, in memory or in a file.
+type elements struct {
+	data []byte // in memory; nil in a file
+
+	src    io.ReaderAt
+	offset int64
+	size   int64
+	source *source // for what goes wrong
+}
+
+// bytes says where the tensor's bytes are.
+func (t *rawTensor) bytes(s *source) elements {
+	return elements{src: t.src, offset: t.offset, size: t.size, source: s}
+}
+
+// readAt fills p with the bytes from off on; with zeros, if they cannot be read.
+func (e *elements) readAt(p []byte, off int64) {
+	if e.data != nil {
+		copy(p, e.data[off:])
+		return
+	}
+	if n, err := e.src.ReadAt(p, e.offset+off); n < len(p) {
+		clear(p)
+		e.source.fail(err)
+	}
 }
 
 // Shape returns the tensor's dimensions as [batch, heads, tokens, head_dim],
@@ -107,13 +133,15 @@ type Tensor struct {
 func (t *Tensor) Shape() [4]int { return [4]int{t.Batch, t.Heads, t.Tokens, t.Dim} }
 
 // Rows decodes the tokens [lo, hi) of one head to float32, as row-major
-// [hi-lo, Dim] at the start of dst. The result is exact for every DType. It
-// panics if the rows are not in the tensor or do not fit dst.
+// [hi-lo, Dim] at the start of dst. The result is exact for every DType; it is zero
+// where the file cannot be read, see [Layer.Err]. Rows panics if the rows are not in
+// the tensor or do not fit dst.
 func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
-	for row := lo; row < hi; row++ {
-		src, out := t.row(batch, head, row), dst[:t.Dim]
-		dst = dst[t.Dim:]
+	t.rows(batch, head, lo, hi, func(src []byte) {
+		n := len(src) / t.DType.width()
+		out := dst[:n]
+		dst = dst[n:]
 		switch t.DType {
 		case F16:
 			table := halves()
@@ -129,25 +157,65 @@ func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 				out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
 			}
 		}
-	}
+	})
 }
 
 // RowsBits is Rows for the elements' bit patterns; those of 16 bits are
 // zero-extended.
 func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
-	for row := lo; row < hi; row++ {
-		src, out := t.row(batch, head, row), dst[:t.Dim]
-		dst = dst[t.Dim:]
+	t.rows(batch, head, lo, hi, func(src []byte) {
+		n := len(src) / t.DType.width()
+		out := dst[:n]
+		dst = dst[n:]
 		if t.DType == F32 {
 			for i := range out {
 				out[i] = binary.LittleEndian.Uint32(src[4*i:])
 			}
-			continue
+			return
 		}
 		for i := range out {
 			out[i] = uint32(binary.LittleEndian.Uint16(src[2*i:]))
 		}
+	})
+}
+
+// blocks are buffers for what is read of a file at a time.
+var blocks = sync.Pool{New: func() any { return new([1 << 16]byte) }}
+
+// near is the largest distance of rows at which the bytes between them are read too:
+// up to there that takes less time than another read.
+const near = 2048
+
+// rows calls decode with the bytes of the rows [lo, hi) of a head, in order, several
+// whole rows at a time where they lie together.
+func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
+	n := t.Dim * t.DType.width()
+	stride := n // from one row of the head to the next
+	if t.layout == NHD {
+		stride *= t.Heads
+	}
+	if t.bytes.data != nil && stride == n {
+		decode(t.bytes.data[t.at(batch, head, lo)*n:][:(hi-lo)*n])
+		return
+	}
+	buf := blocks.Get().(*[1 << 16]byte)
+	defer blocks.Put(buf)
+	for lo < hi {
+		count := 1
+		if stride <= near || stride == n {
+			count = min(hi-lo, 1+(len(buf)-n)/stride)
+		}
+		src := buf[:(count-1)*stride+n]
+		t.bytes.readAt(src, int64(t.at(batch, head, lo))*int64(n))
+		if stride == n {
+			decode(src)
+		} else {
+			for r := range count {
+				decode(src[r*stride:][:n])
+			}
+		}
+		lo += count
 	}
 }
 
@@ -159,14 +227,12 @@ func (t *Tensor) check(batch, head, lo, hi int) int {
 	return (hi - lo) * t.Dim
 }
 
-// row returns the bytes of one token of one head.
-func (t *Tensor) row(batch, head, token int) []byte {
-	index := (batch*t.Heads+head)*t.Tokens + token
+// at returns the number of a token of a head among all rows of the tensor.
+func (t *Tensor) at(batch, head, token int) int {
 	if t.layout == NHD {
-		index = (batch*t.Tokens+token)*t.Heads + head
+		return (batch*t.Tokens+token)*t.Heads + head
 	}
-	n := t.Dim * t.DType.width()
-	return t.data[index*n:][:n]
+	return (batch*t.Heads+head)*t.Tokens + token
 }
 
 // halves returns the value of every binary16 bit pattern. A table makes the
@@ -193,22 +259,21 @@ func NewTensor(name string, dtype DType, shape [4]int, data []byte) (Tensor, err
 		return Tensor{}, fmt.Errorf("tensor %q: %s %v takes %d bytes, but there are %d", name, dtype, shape, n, len(data))
 	}
 	return Tensor{
-		Name: name, DType: dtype, Batch: shape[0], Heads: shape[1], Tokens: shape[2], Dim: shape[3], data: data,
+		Name: name, DType: dtype, Batch: shape[0], Heads: shape[1], Tokens: shape[2], Dim: shape[3], bytes: elements{data: data},
 	}, nil
 }
 
 // Bytes returns the elements of all heads in HND layout, little endian. It may
-// share memory with the tensor.
+// share memory with the tensor. They are zero where the file cannot be read, see
+// [Layer.Err].
 func (t *Tensor) Bytes() []byte {
-	if t.layout == HND {
-		return t.data
+	if t.layout == HND && t.bytes.data != nil {
+		return t.bytes.data
 	}
-	out := make([]byte, 0, len(t.data))
+	out := make([]byte, 0, t.Batch*t.Heads*t.Tokens*t.Dim*t.DType.width())
 	for b := range t.Batch {
 		for h := range t.Heads {
-			for i := range t.Tokens {
-				out = append(out, t.row(b, h, i)...)
-			}
+			t.rows(b, h, 0, t.Tokens, func(src []byte) { out = append(out, src...) })
 		}
 	}
 	return out

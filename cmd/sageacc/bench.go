@@ -38,10 +38,11 @@ tokens.`,
 				return fmt.Errorf("--tokens is %d: want 1 to %d", opt.Tokens, 1<<20)
 			case opt.HeadDim < 1 || opt.HeadDim > 128:
 				return fmt.Errorf("--head-dim is %d: want 1 to 128", opt.HeadDim)
-			case opt.Jobs < 1:
-				return fmt.Errorf("--jobs is %d: want at least 1", opt.Jobs)
 			case opt.MinTime < 0:
 				return fmt.Errorf("--min-time is %v: want at least 0", opt.MinTime)
+			}
+			if err := checkJobs(&opt.Jobs); err != nil {
+				return err
 			}
 			rows, err := bench.Run(cmd.Context(), opt, nil)
 			if err != nil {

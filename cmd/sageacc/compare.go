@@ -102,8 +102,8 @@ with all others exact, and all others with that step exact.`,
 			if changes < 1 || changes > 3 {
 				return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", changes)
 			}
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			d, err := dump.open(cmd, args)
 			if err != nil {
@@ -117,7 +117,7 @@ with all others exact, and all others with that step exact.`,
 			if why && !actual {
 				return fmt.Errorf("--explain: no layer has an actual output (<layer>.o) to explain")
 			}
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

@@ -51,8 +51,8 @@ that --filter matches, or all of them skipped.`,
 					return fmt.Errorf("--filter %q: %w", filter, err)
 				}
 			}
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			var cases []conformance.Case
 			for _, dir := range args {

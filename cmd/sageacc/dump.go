@@ -68,19 +68,3 @@ func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, 
 	}
 	return layerdumps.Open(paths, opt)
 }
-
-// inputs lists the files that the dump's layers are read from.
-func inputs(d *layerdumps.Dump) []string {
-	var files []string
-	for i := range d.Layers {
-		l := &d.Layers[i]
-		files = append(files, l.Q.File, l.K.File, l.V.File)
-		if l.O != nil {
-			files = append(files, l.O.File)
-		}
-		if l.LSE != nil {
-			files = append(files, l.LSE.File)
-		}
-	}
-	return files
-}

@@ -20,6 +20,7 @@ import (
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/launch"
 	"github.com/sageacc/sageacc/kernels/manifest"
+	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // gpuFlags choose kernels and the cases that they run on.
@@ -120,8 +121,8 @@ func unique[T comparable](x []T) []T {
 	return out
 }
 
-// cases returns the cases, those of a dump if one is given.
-func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, func() error, error) {
+// cases returns the cases, those of a dump if one is given, and then the dump.
+func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, *layerdumps.Dump, error) {
 	if len(args) > 0 {
 		if err := refuse(cmd, "is for generated inputs, and a dump has its own", matrixFlags...); err != nil {
 			return nil, nil, err
@@ -130,7 +131,7 @@ func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, fu
 		if err != nil {
 			return nil, nil, err
 		}
-		return validate.LayerCases(d), d.Close, nil
+		return validate.LayerCases(d), d, nil
 	}
 	if err := refuse(cmd, "is for a dump, and none is given", layerFlags...); err != nil {
 		return nil, nil, err
@@ -172,7 +173,7 @@ func (f *gpuFlags) cases(cmd *cobra.Command, args []string) ([]validate.Case, fu
 	if len(cases) == 0 {
 		return nil, nil, errors.New("no case to run: no distribution matches, or a list is empty")
 	}
-	return cases, func() error { return nil }, nil
+	return cases, new(layerdumps.Dump), nil
 }
 
 // units returns the units whose instruction matches.
@@ -213,8 +214,8 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
   sageacc validate --module mine.cubin --manifest mine.yaml --explain
   sageacc validate --units 'wgmma|ex2' --results 1000000000`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			if unitPattern != "" {
 				if len(args) > 0 {
@@ -239,17 +240,17 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			if err != nil {
 				return err
 			}
-			cases, closeCases, err := f.cases(cmd, args)
+			cases, dump, err := f.cases(cmd, args)
 			if err != nil {
 				return err
 			}
-			defer closeCases()
+			defer dump.Close()
 			dev, err := launch.Open()
 			if err != nil {
 				return err
 			}
 			defer dev.Close()
-			w, err := e.open(out, append(args, f.module, f.manifest))
+			w, err := e.open(out, append(dump.Files, f.module, f.manifest))
 			if err != nil {
 				return err
 			}
@@ -405,11 +406,11 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				if ks, named, err = f.chosen(); err != nil {
 					return err
 				}
-				var closeCases func() error
-				if cases, closeCases, err = f.cases(cmd, args); err != nil {
+				var dump *layerdumps.Dump
+				if cases, dump, err = f.cases(cmd, args); err != nil {
 					return err
 				}
-				defer closeCases()
+				defer dump.Close()
 			} else if err := refuse(cmd, "is for kernels: beside --units it needs --kernel, --module or a dump", caseFlags...); err != nil {
 				return err
 			}

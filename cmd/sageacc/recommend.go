@@ -64,15 +64,15 @@ leave that layer as it is.`,
 				}
 				opt.Kernels = append(opt.Kernels, p)
 			}
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			d, err := dump.open(cmd, args)
 			if err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

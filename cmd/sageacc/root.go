@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -204,6 +205,16 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	return line
 }
 
+// checkJobs bounds the number of goroutines that --jobs asks for: beyond a few for
+// each core they only cost memory.
+func checkJobs(jobs *int) error {
+	if *jobs < 1 {
+		return fmt.Errorf("--jobs is %d: want at least 1", *jobs)
+	}
+	*jobs = min(*jobs, 8*runtime.GOMAXPROCS(0))
+	return nil
+}
+
 // needArgs is cobra.MinimumNArgs(1) with a message that names what is missing.
 func needArgs(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -233,34 +244,54 @@ func pick[T any](format string, choices map[string]T) (T, error) {
 // appears when it is complete.
 type output struct {
 	io.Writer
-	file *atomicfile.File
+	file   *atomicfile.File
+	path   string
+	inputs []string
 }
 
 // open finds out whether path can be written before anything is computed. An
 // empty path and "-" are standard output.
 //
-// The output must not be one of the inputs: it would replace a dump.
+// The output must not be one of the inputs, which are all files that the command
+// reads, by whatever names and links: it would replace them.
 func (e *env) open(path string, inputs []string) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{Writer: e.stdout}, nil
 	}
-	if out, err := os.Stat(path); err == nil {
-		for _, in := range inputs {
-			if st, err := os.Stat(in); err == nil && os.SameFile(out, st) {
-				return nil, fmt.Errorf("cannot write %s: it is one of the inputs", path)
-			}
-		}
-	}
-	f, err := atomicfile.Create(path)
-	if err != nil {
+	o := &output{path: path, inputs: inputs}
+	if err := o.distinct(); err != nil {
 		return nil, err
 	}
-	return &output{f, f}, nil
+	var err error
+	if o.file, err = atomicfile.Create(path); err != nil {
+		return nil, err
+	}
+	o.Writer = o.file
+	return o, nil
 }
 
+// distinct reports an output that is one of the inputs.
+func (o *output) distinct() error {
+	out, err := os.Stat(o.path)
+	if err != nil {
+		return nil // writing it says what is wrong, if anything is
+	}
+	for _, in := range o.inputs {
+		if st, err := os.Stat(in); err == nil && os.SameFile(out, st) {
+			return fmt.Errorf("cannot write %s: it is one of the inputs", o.path)
+		}
+	}
+	return nil
+}
+
+// commit gives the file its name. What stands there now need not be what stood
+// there before the results were computed.
 func (o *output) commit() error {
 	if o.file == nil {
 		return nil
+	}
+	if err := o.distinct(); err != nil {
+		return err
 	}
 	return o.file.Commit()
 }

@@ -64,8 +64,8 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 			if err != nil {
 				return fmt.Errorf("--reference: %w", err)
 			}
-			if jobs < 1 {
-				return fmt.Errorf("--jobs is %d: want at least 1", jobs)
+			if err := checkJobs(&jobs); err != nil {
+				return err
 			}
 			names, dumps, err := splitTables(args)
 			if err != nil {
@@ -76,7 +76,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}

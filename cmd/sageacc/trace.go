@@ -63,12 +63,15 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 			if err != nil {
 				return err
 			}
-			w, err := e.open(out, inputs(d))
+			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}
 			defer w.abort()
 			r, err := trace.Layer(cmd.Context(), k, l, at)
+			if err == nil {
+				err = l.Check()
+			}
 			if err != nil {
 				return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
 			}

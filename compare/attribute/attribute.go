@@ -167,7 +167,6 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) 
 }
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
-	defer l.Release()
 	all := sets()
 	views := make([]*heads.Layer, len(all))
 	for i, steps := range all {

@@ -66,7 +66,11 @@ func TestBrokenKernels(t *testing.T) {
 				if x == nil {
 					t.Fatalf("no tensor %s.%s", mask, part)
 				}
-				y, err := layerdumps.NewTensor(x.Name, layerdumps.F16, [4]int(x.Shape), x.Data)
+				b, err := x.Bytes()
+				if err != nil {
+					t.Fatal(err)
+				}
+				y, err := layerdumps.NewTensor(x.Name, layerdumps.F16, [4]int(x.Shape), b)
 				if err != nil {
 					t.Fatal(err)
 				}

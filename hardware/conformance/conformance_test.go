@@ -3,14 +3,20 @@ package conformance
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -58,6 +64,16 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
+// inMemory is a tensor of a file as one to be written.
+func inMemory(t *testing.T, x safetensors.Tensor) safetensors.Tensor {
+	t.Helper()
+	b, err := x.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return safetensors.Tensor{Name: x.Name, DType: x.DType, Shape: x.Shape, Data: b}
+}
+
 // TestDifference: one bit changed in a recording is found, and where.
 func TestDifference(t *testing.T) {
 	const name = "sm90_mma_m16n8k32_f32_e4m3_e4m3_f32.safetensors"
@@ -69,7 +85,7 @@ func TestDifference(t *testing.T) {
 	var ts []safetensors.Tensor
 	for _, x := range f.Tensors {
 		if x.Name == "d" {
-			x.Data = append([]byte(nil), x.Data...)
+			x = inMemory(t, x)
 			// Element [1, 2, 3] of [t, 16, 8].
 			x.Data[4*((1*16+2)*8+3)] ^= 1
 		}
@@ -172,7 +188,6 @@ func TestMalformed(t *testing.T) {
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "dtype F16, expected F32"},
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"short"}`, "shape [3]"},
 		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 33], expected 1 to 32 products"},
-		{`{"file":"wide.safetensors","op":"mma","arch":"sm_80","instruction":"wmma.m16n16k16.f32.f16","expect":"d"}`, "shape [1 1 0], expected 1 to 16 products"},
 		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim 256: kernel sage2-8b-sm90 supports 1 to 128"},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`, `line 1: case "attention f.safetensors o": qk_granularity: unknown granularity "per-tread"`},
@@ -214,6 +229,7 @@ func TestPartOfV(t *testing.T) {
 		var ts []safetensors.Tensor
 		for _, x := range f.Tensors {
 			if x.Name == "quant/v_fp8" {
+				x = inMemory(t, x)
 				old := x.Shape[3]
 				if old < 32 {
 					t.Fatalf("recorded with %d tokens", old)
@@ -255,6 +271,121 @@ func TestNoElement(t *testing.T) {
 	}
 	if rep.Skipped != 1 || rep.Cases[0].Reason != "no element to compare" {
 		t.Errorf("%+v", rep)
+	}
+}
+
+// hostile writes a set of one file of tensors that are all zero bytes, however large,
+// without writing them: the file is cut to its size and takes no room.
+func hostile(t *testing.T, tensors map[string]string, line string) []Case {
+	t.Helper()
+	var header []string
+	end := 0
+	for _, name := range slices.Sorted(maps.Keys(tensors)) {
+		dtype, shape, _ := strings.Cut(tensors[name], " ")
+		size := width(dtype)
+		for s := range strings.SplitSeq(shape, ",") {
+			n, err := strconv.Atoi(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			size *= n
+		}
+		header = append(header, fmt.Sprintf(`%q:{"dtype":%q,"shape":[%s],"data_offsets":[%d,%d]}`, name, dtype, shape, end, end+size))
+		end += size
+	}
+	text := "{" + strings.Join(header, ",") + "}"
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f.safetensors")
+	if err := os.WriteFile(path, append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, int64(8+len(text)+end)); err != nil {
+		t.Skipf("no file of %d bytes: %v", end, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, casesFile), []byte(line), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cases, err := Load(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cases
+}
+
+// TestSizes: no size of a file is used before it is known to be bounded.
+func TestSizes(t *testing.T) {
+	const (
+		mma       = `{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`
+		attention = `{"file":"f.safetensors","op":"attention","kernel":"sage2-8b-sm90","expect":"o"}`
+		quantize  = `{"file":"f.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"o"}`
+	)
+	problem := func(q, kv string) map[string]string {
+		return map[string]string{"q": "F16 " + q, "k": "F16 " + kv, "v": "F16 " + kv, "o": "F16 " + q}
+	}
+	for _, tc := range []struct {
+		name    string
+		tensors map[string]string
+		line    string
+		want    string // of the error or the reason for skipping
+		skip    bool
+	}{
+		{"no rows of a", map[string]string{"a": "F8_E4M3 4,0,32", "b": "F8_E4M3 4,8,32", "c": "F32 4,0,8", "d": "F32 4,0,8"}, mma, "no element", true},
+		{"no rows of b", map[string]string{"a": "F8_E4M3 4,16,32", "b": "F8_E4M3 4,0,32", "c": "F32 4,16,0", "d": "F32 4,16,0"}, mma, "no element", true},
+		{"no tile, 2^33 rows", map[string]string{"a": "F8_E4M3 0,8589934592,32", "b": "F8_E4M3 0,8589934592,32", "c": "F32 0,8589934592,8589934592", "d": "F32 0,8589934592,8589934592"}, mma, "no element", true},
+		{"2^58 tiles of nothing", map[string]string{"a": "F8_E4M3 288230376151711744,0,32", "b": "F8_E4M3 288230376151711744,0,32", "c": "F32 288230376151711744,0,0", "d": "F32 288230376151711744,0,0"}, mma, "no element", true},
+		{"2^26 rows", map[string]string{"a": "F8_E4M3 1,67108864,32", "b": "F8_E4M3 1,1,32", "c": "F32 1,67108864,1", "d": "F32 1,67108864,1"}, mma, "67108864 and 1 rows", false},
+		{"2^50 heads of no token", problem("1,1125899906842624,0,64", "1,1125899906842624,0,64"), attention, "no element", true},
+		{"2^50 heads of no token, quantised", problem("1,1125899906842624,0,64", "1,1125899906842624,0,64"), quantize, "no element", true},
+		{"2^50 batches without heads", problem("1125899906842624,0,8,64", "1125899906842624,0,8,64"), attention, "no element", true},
+		{"no kv head", problem("1,2,8,64", "1,0,8,64"), attention, "no element", true},
+		{"2^28 keys", problem("1,1,8,64", "1,1,268435456,64"), attention, `tensor "k" has 268435456 tokens`, false},
+		{"2^28 queries", problem("1,1,268435456,64", "1,1,8,64"), quantize, `tensor "q" has 268435456 tokens`, false},
+		{"no channel", problem("1,1,8,0", "1,1,8,0"), attention, "no element", true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var before, after runtime.MemStats
+			cases := hostile(t, tc.tensors, tc.line)
+			runtime.ReadMemStats(&before)
+			rep, err := Run(t.Context(), cases, 5_000_000, nil)
+			runtime.ReadMemStats(&after)
+			switch {
+			case tc.skip && (err != nil || rep.Skipped != 1 || !strings.Contains(rep.Cases[0].Reason, tc.want)):
+				t.Errorf("%+v, %v", rep, err)
+			case !tc.skip && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("%+v, %v; want an error with %q", rep, err, tc.want)
+			}
+			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<20 {
+				t.Errorf("%d bytes were allocated", n)
+			}
+		})
+	}
+}
+
+// TestLoopsEnd: a case that would take for ever ends with its context.
+func TestLoopsEnd(t *testing.T) {
+	for name, cases := range map[string][]Case{
+		"unary": hostile(t, map[string]string{"x": "F32 1099511627776", "y": "F32 1099511627776"},
+			`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`),
+		"arith": hostile(t, map[string]string{"x": "F32 274877906944,3", "y": "F32 274877906944"},
+			`{"file":"f.safetensors","op":"arith","instruction":"fma.rn.ftz.f32","expect":"y"}`),
+		"mma": hostile(t, map[string]string{"a": "F8_E4M3 1073741824,16,32", "b": "F8_E4M3 1073741824,8,32", "c": "F32 1073741824,16,8", "d": "F32 1073741824,16,8"},
+			`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`),
+		"attention": hostile(t, map[string]string{"q": "F16 1,268435456,1,64", "k": "F16 1,268435456,1,64", "v": "F16 1,268435456,1,64", "o": "F16 1,268435456,1,64"},
+			`{"file":"f.safetensors","op":"attention","kernel":"sage2-8b-sm90","expect":"o"}`),
+		"quantize": hostile(t, map[string]string{"q": "F16 1,268435456,1,64", "k": "F16 1,268435456,1,64", "v": "F16 1,268435456,1,64", "o": "I8 1,268435456,1,64"},
+			`{"file":"f.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"o"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			start := time.Now()
+			if rep, err := Run(ctx, cases, 1, nil); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%+v, %v", rep, err)
+			}
+			if d := time.Since(start); d > 5*time.Second {
+				t.Errorf("ended after %v", d)
+			}
+		})
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/tensorcore"
@@ -54,7 +55,7 @@ func TestOtherGPUsDecide(t *testing.T) {
 				v := *u
 				change(&v)
 				cmp := &comparison{}
-				if err := c.mmaOn(context.Background(), &v, file{f}, cmp); err != nil {
+				if err := c.mmaOn(context.Background(), &v, file{f, new(atomic.Pointer[error])}, cmp); err != nil {
 					t.Fatal(err)
 				}
 				if cmp.mismatched == 0 {

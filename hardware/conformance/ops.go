@@ -13,7 +13,6 @@ import (
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
-	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
 // unaryModels are the instructions of one FP32 argument.
@@ -31,7 +30,18 @@ var unaryModels = map[string]struct {
 	"cvt.rn.bf16.f32":             {"BF16", func(x float32) uint32 { return uint32(format.BF16FromFloat32(x)) }},
 }
 
-func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
+// The largest sizes that a case may have, far above those of any instruction or
+// recording: what is allocated for a case is bounded by them, not by its file, which
+// may be as large as it claims and take no room on the disk.
+const (
+	maxTile = 1 << 12 // rows of a matrix instruction's operand
+	maxHead = 1 << 26 // elements of a head of Q, K or V
+)
+
+// pauseEvery is how many elements are checked between two looks at the context.
+const pauseEvery = 1 << 16
+
+func (c *Case) unary(ctx context.Context, f file, cmp *comparison) error {
 	model, ok := unaryModels[c.Instruction]
 	if !ok {
 		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
@@ -51,6 +61,9 @@ func (c *Case) unary(_ context.Context, f file, cmp *comparison) error {
 		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, y.Name, y.DType, model.dtype)
 	}
 	for i := range x.Shape[0] {
+		if i%pauseEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		cmp.add(y, i, model.f(valueAt(x, i)))
 	}
 	return nil
@@ -66,7 +79,7 @@ var arithModels = map[string]func(a, b, c float32) float32{
 	"div.approx.ftz.f32": func(a, b, _ float32) float32 { return mufu.DivApprox(a, b) },
 }
 
-func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
+func (c *Case) arith(ctx context.Context, f file, cmp *comparison) error {
 	model, ok := arithModels[c.Instruction]
 	if !ok {
 		return errSkip{fmt.Errorf("no model of instruction %q", c.Instruction)}
@@ -80,12 +93,15 @@ func (c *Case) arith(_ context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	for _, t := range []*safetensors.Tensor{x, y} {
+	for _, t := range []*tensor{x, y} {
 		if t.DType != "F32" {
 			return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, t.Name, t.DType)
 		}
 	}
 	for i := range x.Shape[0] {
+		if i%pauseEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
 		cmp.add(y, i, math.Float32bits(model(valueAt(x, 3*i), valueAt(x, 3*i+1), valueAt(x, 3*i+2))))
 	}
 	return nil
@@ -134,6 +150,9 @@ func (c *Case) mmaOn(ctx context.Context, u *tensorcore.Unit, f file, cmp *compa
 		return err
 	}
 	n := b.Shape[1]
+	if m > maxTile || n > maxTile {
+		return fmt.Errorf("%s: tensors \"a\" and \"b\" have %d and %d rows a tile; no instruction has more than %d", f.Name, m, n, maxTile)
+	}
 	acc, err := f.tensor("c", tiles, m, n)
 	if err != nil {
 		return err
@@ -143,7 +162,7 @@ func (c *Case) mmaOn(ctx context.Context, u *tensorcore.Unit, f file, cmp *compa
 		return err
 	}
 	for _, t := range []struct {
-		*safetensors.Tensor
+		*tensor
 		want string
 	}{{a, operandDType(u.A)}, {b, operandDType(u.A)}, {acc, operandDType(u.C)}, {d, operandDType(u.C)}} {
 		if t.DType != t.want {
@@ -174,22 +193,27 @@ func (c *Case) mmaOn(ctx context.Context, u *tensorcore.Unit, f file, cmp *compa
 
 // problem is the attention input of a recording.
 type problem struct {
-	q, k, v *safetensors.Tensor
-	mean    *safetensors.Tensor
+	q, k, v *tensor
+	mean    *tensor
 	dtype   format.DType
 	file    string
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
-func rows(t *safetensors.Tensor, batch, head, dim int) emulate.Rows {
+func rows(t *tensor, batch, head, dim int) emulate.Rows {
 	n, d := t.Shape[2], t.Shape[3]
 	base := (batch*t.Shape[1] + head) * n
+	w := width(t.DType)
 	return func(lo, hi int, dst []float32) {
 		clear(dst[:(hi-lo)*dim])
-		for r := range hi - lo {
-			for c := range d {
-				dst[r*dim+c] = valueAt(t, (base+lo+r)*d+c)
+		b := make([]byte, min(hi-lo, max(1, windowSize/(d*w)))*d*w)
+		for r := lo; r < hi; {
+			part := b[:min(hi-r, len(b)/(d*w))*d*w]
+			t.read(part, int64(base+r)*int64(d*w))
+			for i := range len(part) / w {
+				dst[(r-lo+i/d)*dim+i%d] = value(t.DType, pattern(t.DType, part[i*w:][:w]))
 			}
+			r += len(part) / (d * w)
 		}
 	}
 }
@@ -205,6 +229,11 @@ func (c *Case) problem(f file) (*problem, error) {
 	}
 	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
 		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; want 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
+	}
+	for _, t := range []*tensor{p.q, f.find("k")} {
+		if t != nil && len(t.Shape) == 4 && t.Shape[2] > maxHead/emulate.MaxHeadDim {
+			return nil, fmt.Errorf("%s: tensor %q has %d tokens; a case may have up to %d", f.Name, t.Name, t.Shape[2], maxHead/emulate.MaxHeadDim)
+		}
 	}
 	if p.k, err = f.tensor("k", p.q.Shape[0], -1, -1, p.q.Shape[3]); err != nil {
 		return nil, err
@@ -324,7 +353,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if o.DType != dtype {
 		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
 	}
-	correction := f.Tensor("quant/lse_correction")
+	correction := f.find("quant/lse_correction")
 	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
 		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
 	}
@@ -385,7 +414,7 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	want := f.Tensor(c.Expect)
+	want := f.find(c.Expect)
 	if want == nil {
 		return fmt.Errorf("%s: no tensor %q", f.Name, c.Expect)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -58,10 +59,13 @@ type Report struct {
 // Schema is the version of Report's JSON form.
 const Schema = "sageacc/conform/v1"
 
-// errSkip marks a case that there is no model for.
+// errSkip marks a case that there is no model for, or nothing to check of.
 type errSkip struct{ error }
 
-// Run checks the cases, jobs of them at a time, and reports them in order.
+// errNoElement is why a case is skipped that has none.
+var errNoElement = errors.New("no element to compare")
+
+// Run checks the cases, up to jobs of them at a time, and reports them in order.
 // progress, if not nil, is called with the number of finished cases. A malformed
 // set is an error; a difference is a failed case.
 func Run(ctx context.Context, cases []Case, jobs int, progress func(done int)) (*Report, error) {
@@ -72,7 +76,7 @@ func Run(ctx context.Context, cases []Case, jobs int, progress func(done int)) (
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	done := 0
-	for range max(jobs, 1) {
+	for range max(1, min(jobs, len(cases))) {
 		wg.Go(func() {
 			for i := range next {
 				r, err := cases[i].run(ctx)
@@ -146,7 +150,12 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 		return r, nil
 	}
 	cmp := &comparison{}
-	if err := check(ctx, file{f}, cmp); err != nil {
+	read := file{f, new(atomic.Pointer[error])}
+	err = check(ctx, read, cmp)
+	if fault := read.fault.Load(); fault != nil {
+		return r, *fault // what was checked since was made of zeros
+	}
+	if err != nil {
 		var skip errSkip
 		if errors.As(err, &skip) {
 			r.Status, r.Reason = Skip, skip.Error()
@@ -159,7 +168,7 @@ func (c *Case) run(ctx context.Context) (Result, error) {
 	case r.Mismatched > 0:
 		r.Status = Fail
 	case r.Elements == 0:
-		r.Status, r.Reason = Skip, "no element to compare"
+		r.Status, r.Reason = Skip, errNoElement.Error()
 	default:
 		r.Status = Pass
 	}
@@ -174,7 +183,7 @@ type comparison struct {
 }
 
 // add compares element i of the expected tensor with an emulated bit pattern.
-func (m *comparison) add(t *safetensors.Tensor, i int, emulated uint32) {
+func (m *comparison) add(t *tensor, i int, emulated uint32) {
 	m.elements++
 	want := bitsAt(t, i)
 	if want == emulated || isNaN(t.DType, want) && isNaN(t.DType, emulated) {

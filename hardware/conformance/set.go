@@ -19,6 +19,8 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"sync/atomic"
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
@@ -112,13 +114,60 @@ func parse(r io.Reader, dir string, filter *regexp.Regexp) ([]Case, error) {
 	return cases, scan.Err()
 }
 
-// file is an open recording.
-type file struct{ *safetensors.File }
+// file is an open recording. fault is the first error of reading it, which the end of
+// the case reports: until then what cannot be read is zero.
+type file struct {
+	*safetensors.File
+	fault *atomic.Pointer[error]
+}
+
+// tensor is a tensor of a recording, read by windows: single elements are asked for,
+// mostly one after the other.
+type tensor struct {
+	*safetensors.Tensor
+	fault  *atomic.Pointer[error]
+	window []byte
+	start  int64 // of the window
+}
+
+// windowSize is what is read of a tensor at a time.
+const windowSize = 1 << 16
+
+// find returns the named tensor, nil if there is none.
+func (f file) find(name string) *tensor {
+	t := f.Tensor(name)
+	if t == nil {
+		return nil
+	}
+	return &tensor{Tensor: t, fault: f.fault}
+}
+
+// read fills b with the bytes from off on.
+func (t *tensor) read(b []byte, off int64) {
+	if n, err := t.ReadAt(b, off); n < len(b) {
+		clear(b)
+		t.fault.CompareAndSwap(nil, &err)
+	}
+}
+
+// at returns the n bytes from off on.
+func (t *tensor) at(off int64, n int) []byte {
+	if off < t.start || off+int64(n) > t.start+int64(len(t.window)) {
+		size := int(min(windowSize, t.Size()-off))
+		if cap(t.window) < size {
+			t.window = make([]byte, size)
+		}
+		t.window, t.start = t.window[:size], off
+		t.read(t.window, off)
+	}
+	return t.window[off-t.start:][:n]
+}
 
 // tensor finds a tensor and checks its shape: want gives the length of each
-// dimension, or -1 for any.
-func (f file) tensor(name string, want ...int) (*safetensors.Tensor, error) {
-	t := f.Tensor(name)
+// dimension, or -1 for any. It skips the case of a tensor without elements: the other
+// sizes of such a shape are bounded by nothing, since they take no bytes.
+func (f file) tensor(name string, want ...int) (*tensor, error) {
+	t := f.find(name)
 	if t == nil {
 		return nil, fmt.Errorf("%s: no tensor %q", f.Name, name)
 	}
@@ -128,6 +177,9 @@ func (f file) tensor(name string, want ...int) (*safetensors.Tensor, error) {
 	}
 	if !ok {
 		return nil, fmt.Errorf("%s: tensor %q has shape %v, expected %v (-1: any)", f.Name, name, t.Shape, want)
+	}
+	if slices.Contains(t.Shape, 0) {
+		return nil, errSkip{errNoElement}
 	}
 	return t, nil
 }
@@ -146,18 +198,25 @@ func width(dtype string) int {
 	return 0
 }
 
-// bitsAt returns the bit pattern of element i; I8 is sign-extended.
-func bitsAt(t *safetensors.Tensor, i int) uint32 {
-	switch width(t.DType) {
+// bitsAt returns the bit pattern of element i; I8 is sign-extended. It is for one
+// goroutine at a time.
+func bitsAt(t *tensor, i int) uint32 {
+	n := width(t.DType)
+	return pattern(t.DType, t.at(int64(i)*int64(n), n))
+}
+
+// pattern is the bit pattern of an element's bytes.
+func pattern(dtype string, b []byte) uint32 {
+	switch len(b) {
 	case 1:
-		if t.DType == "I8" {
-			return uint32(int8(t.Data[i]))
+		if dtype == "I8" {
+			return uint32(int8(b[0]))
 		}
-		return uint32(t.Data[i])
+		return uint32(b[0])
 	case 2:
-		return uint32(binary.LittleEndian.Uint16(t.Data[2*i:]))
+		return uint32(binary.LittleEndian.Uint16(b))
 	}
-	return binary.LittleEndian.Uint32(t.Data[4*i:])
+	return binary.LittleEndian.Uint32(b)
 }
 
 // isNaN reports whether a bit pattern is a NaN of the dtype.
@@ -178,7 +237,7 @@ func isNaN(dtype string, b uint32) bool {
 }
 
 // dtypeOf maps a safetensors dtype to an input format.
-func dtypeOf(t *safetensors.Tensor) (format.DType, error) {
+func dtypeOf(t *tensor) (format.DType, error) {
 	switch t.DType {
 	case "F16":
 		return format.FP16, nil
@@ -191,9 +250,11 @@ func dtypeOf(t *safetensors.Tensor) (format.DType, error) {
 }
 
 // valueAt returns element i of an F16, BF16 or F32 tensor.
-func valueAt(t *safetensors.Tensor, i int) float32 {
-	b := bitsAt(t, i)
-	switch t.DType {
+func valueAt(t *tensor, i int) float32 { return value(t.DType, bitsAt(t, i)) }
+
+// value is what a bit pattern of F16, BF16 or F32 stands for.
+func value(dtype string, b uint32) float32 {
+	switch dtype {
 	case "F16":
 		return format.FP16ToFloat32(uint16(b))
 	case "BF16":

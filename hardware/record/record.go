@@ -122,11 +122,10 @@ func (s *Set) Kernel(ctx context.Context, r validate.Runner, m *manifest.Manifes
 }
 
 func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, c *validate.Case, line conformance.Case) error {
-	l, release, err := c.Open()
+	l, err := c.Open()
 	if err != nil {
 		return err
 	}
-	defer release()
 	switch err := r.Check(l); {
 	case errors.Is(err, manifest.ErrUnsupported):
 		return nil
@@ -157,6 +156,9 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name}
 	if l.Synthetic != "" {
 		meta["synthetic"] = l.Synthetic
+	}
+	if err := l.Check(); err != nil {
+		return err
 	}
 	return s.Add(s.newName(m.Name, c.Name), meta, ts, lines...)
 }

@@ -162,8 +162,8 @@ type Case struct {
 	Name string
 	// problem is the shape of the inputs, told without making them.
 	problem func() (manifest.Problem, error)
-	// open returns the inputs. The function it returns releases them.
-	open func() (*layerdumps.Layer, func(), error)
+	// open returns the inputs.
+	open func() (*layerdumps.Layer, error)
 }
 
 // Matrix says which generated cases to run: all combinations.
@@ -198,10 +198,7 @@ func (m *Matrix) Cases() []Case {
 					cases = append(cases, Case{
 						Name:    name,
 						problem: func() (manifest.Problem, error) { return p, nil },
-						open: func() (*layerdumps.Layer, func(), error) {
-							l, err := generate(name, s, d, causal, dtype, m.Seed)
-							return l, func() {}, err
-						},
+						open:    func() (*layerdumps.Layer, error) { return generate(name, s, d, causal, dtype, m.Seed) },
 					})
 				}
 			}
@@ -225,7 +222,7 @@ func layerCase(l *layerdumps.Layer) Case {
 	return Case{
 		Name:    l.Name,
 		problem: func() (manifest.Problem, error) { return problem(l) },
-		open:    func() (*layerdumps.Layer, func(), error) { return l, l.Release, nil },
+		open:    func() (*layerdumps.Layer, error) { return l, nil },
 	}
 }
 
@@ -290,5 +287,5 @@ func generate(name string, s Shape, dist Distribution, causal bool, dtype string
 	return l, err
 }
 
-// Open returns a case's inputs, and a function that releases them.
-func (c *Case) Open() (*layerdumps.Layer, func(), error) { return c.open() }
+// Open returns a case's inputs. When they have been read, their Check is to be asked.
+func (c *Case) Open() (*layerdumps.Layer, error) { return c.open() }

@@ -154,13 +154,17 @@ func Describe(p program.Program) string {
 	return text
 }
 
-func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel, c *Case, opt Options, search bool) (Result, error) {
-	res := Result{Name: c.Name}
-	l, release, err := c.open()
+func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel, c *Case, opt Options, search bool) (res Result, err error) {
+	res.Name = c.Name
+	l, err := c.open()
 	if err != nil {
 		return res, err
 	}
-	defer release()
+	defer func() {
+		if err == nil {
+			err = l.Check()
+		}
+	}()
 	switch err := r.Check(l); {
 	case errors.Is(err, manifest.ErrUnsupported):
 		res.Skipped = err.Error()

@@ -381,7 +381,7 @@ func TestStageShapes(t *testing.T) {
 						continue // no such kernel
 					}
 					for _, c := range cases(t, "2x4/2x70x150x32")[:2] {
-						l, _, err := c.Open()
+						l, err := c.Open()
 						if err != nil {
 							t.Fatal(err)
 						}
@@ -446,11 +446,11 @@ func TestInputsAreReproducible(t *testing.T) {
 	for _, seed := range []uint64{1, 2} {
 		m := Matrix{Shapes: []Shape{s}, DTypes: []string{"f16"}, Causal: []bool{false}, Seed: seed}
 		for _, c := range m.Cases() {
-			a, _, err := c.Open()
+			a, err := c.Open()
 			if err != nil {
 				t.Fatal(err)
 			}
-			b, _, err := c.Open()
+			b, err := c.Open()
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,8 +5,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func write(t *testing.T, path, content string) {
@@ -149,5 +151,184 @@ func TestUnwritable(t *testing.T) {
 		if got := err.Error(); !strings.HasPrefix(got, "cannot write "+path+": ") || runtime.GOOS != "windows" && !strings.HasSuffix(got, want) {
 			t.Errorf("%s: %s", path, got)
 		}
+	}
+}
+
+// TestNothingYet: there is no temporary file before there is something to write.
+func TestNothingYet(t *testing.T) {
+	dir := t.TempDir()
+	f, err := Create(filepath.Join(dir, "out.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(nil); err != nil {
+		t.Error(err)
+	}
+	if got := names(t, dir); got != "" {
+		t.Errorf("the folder holds %s", got)
+	}
+	f.Abort()
+	if _, err := f.Write([]byte("x")); err == nil {
+		t.Error("written after Abort")
+	}
+	if got := names(t, dir); got != "" {
+		t.Errorf("the folder holds %s", got)
+	}
+	// An empty file is a file.
+	write(t, filepath.Join(dir, "empty"), "")
+	check(t, filepath.Join(dir, "empty"), "")
+}
+
+func TestWriteAt(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "out")
+	f, err := Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Abort()
+	if err := f.Truncate(6); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt([]byte("ab"), 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	check(t, path, "\x00\x00\x00ab\x00")
+}
+
+// TestLinks: links are followed to where they lead, whether anything is there or not.
+func TestLinks(t *testing.T) {
+	root := t.TempDir()
+	for _, dir := range []string{"a/b", "far/away"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct{ link, to, file string }{
+		{"a/dangling", "target", "a/target"},
+		{"a/absolute", filepath.Join(root, "far/x"), "far/x"},
+		{"a/up", "../far/up", "far/up"},
+		{"a/twice", "dangling2", "a/end"},
+		{"a/dangling2", "end", "a/end"},
+		// b/link leads to far/away, so that .. from there is far.
+		{"a/b/link", filepath.Join(root, "far/away"), ""},
+		{"a/dots", "b/link/../dots", "far/dots"},
+	} {
+		if err := os.Symlink(tc.to, filepath.Join(root, tc.link)); err != nil {
+			t.Skip(err)
+		}
+	}
+	for link, file := range map[string]string{
+		"a/dangling": "a/target", "a/absolute": "far/x", "a/up": "far/up", "a/twice": "a/end", "a/dots": "far/dots", "a/b/link/../plain": "far/plain",
+	} {
+		path := root + string(filepath.Separator) + link // not cleaned
+		write(t, path, link)
+		check(t, filepath.Join(root, file), link)
+		if st, err := os.Lstat(path); err != nil || link != "a/b/link/../plain" && st.Mode()&os.ModeSymlink == 0 {
+			t.Errorf("%s: the link was replaced", link)
+		}
+	}
+	circle := filepath.Join(root, "circle")
+	if err := os.Symlink("circle", circle); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(circle); err == nil || !strings.Contains(err.Error(), "symbolic links") {
+		t.Errorf("a circle: %v", err)
+	}
+	nowhere := filepath.Join(root, "nowhere")
+	if err := os.Symlink("absent/out", nowhere); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Create(nowhere); err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Errorf("a link into a folder that is not there: %v", err)
+	}
+}
+
+func TestLongName(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, strings.Repeat("n", 255))
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Skip(err)
+	}
+	write(t, path, "long")
+	check(t, path, "long")
+}
+
+// TestSweep: what a killed process has left is removed by the next one, what is in use
+// or somebody else's is not.
+func TestSweep(t *testing.T) {
+	dir := t.TempDir()
+	long := time.Now().Add(-24 * time.Hour)
+	var want []string
+	for name, stays := range map[string]bool{
+		".out.txt.sageacc-1a2b3c.tmp": false,
+		".other.sageacc-0.tmp":        false,
+		".out.txt.sageacc-1A2B.tmp":   false,
+		".out.txt.sageacc-.tmp":       true,
+		".out.txt.sageacc-mine.x.tmp": true,
+		".out.txt.1a2b3c.tmp":         true,
+		"out.txt.sageacc-1a2b3c.tmp":  true,
+		".out.txt.sageacc-1a2b3c":     true,
+		".sageacc-1a2b3c.tmp":         true,
+		"notes":                       true,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte("half a f"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		os.Chtimes(path, long, long)
+		if stays {
+			want = append(want, name)
+		}
+	}
+	// A folder and a link are no files of ours.
+	folder, link := ".d.sageacc-1.tmp", ".l.sageacc-2.tmp"
+	if err := os.Mkdir(filepath.Join(dir, folder), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, folder)
+	if os.Symlink("notes", filepath.Join(dir, link)) == nil {
+		want = append(want, link)
+	}
+	busy, err := Create(filepath.Join(dir, "busy"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Abort()
+	if _, err := io.WriteString(busy, "in use"); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, filepath.Base(busy.f.Name()))
+	write(t, filepath.Join(dir, "out.txt"), "whole")
+	want = append(want, "out.txt")
+	slices.Sort(want)
+	if got := names(t, dir); got != strings.Join(want, " ") {
+		t.Errorf("the folder holds\n%s, want\n%s", got, strings.Join(want, " "))
+	}
+	if err := busy.Commit(); err != nil {
+		t.Error(err)
+	}
+	check(t, filepath.Join(dir, "busy"), "in use")
+}
+
+// TestFull: a device that takes nothing is an error of the one write or the other.
+func TestFull(t *testing.T) {
+	const full = "/dev/full"
+	if _, err := os.Stat(full); err != nil {
+		t.Skip(err)
+	}
+	f, err := Create(full)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Abort()
+	if _, err := io.WriteString(f, "text"); err == nil || !strings.Contains(err.Error(), "cannot write /dev/full: no space left") {
+		t.Error(err)
+	}
+	if err := f.Truncate(5); err == nil {
+		t.Error("a device was truncated")
 	}
 }

@@ -148,8 +148,9 @@ type Outlier struct {
 	Ratio jsonfloat.Float `json:"ratio"`
 }
 
-// Dump describes every layer of d, with their log-sum-exp if d was opened for it. It holds one head in memory at a time, and
-// stops between heads when ctx is done.
+// Dump describes every layer of d, with their log-sum-exp if d was opened for it. It
+// holds a block of rows in memory at a time, whatever the size of a head, and stops
+// between blocks when ctx is done.
 func Dump(ctx context.Context, d *layerdumps.Dump) (*Result, error) {
 	r := &Result{Schema: Schema, Layers: make([]Layer, 0, len(d.Layers)), Metadata: d.Metadata}
 	for _, t := range d.Ignored {
@@ -166,7 +167,6 @@ func Dump(ctx context.Context, d *layerdumps.Dump) (*Result, error) {
 }
 
 func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
-	defer l.Release()
 	out := &Layer{
 		Name: l.Name, Source: l.Source, Synthetic: l.Synthetic,
 		Causal: l.Causal, SMScale: jsonfloat.Float(l.Scale()),
@@ -192,7 +192,7 @@ func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
 		*part.dst = *t
 		out.Warnings = append(out.Warnings, warnings...)
 	}
-	return out, nil
+	return out, l.Check()
 }
 
 // kind is a tensor's part in the layer.
@@ -210,30 +210,48 @@ const (
 // queryBlock is the rows of Q that share a mean in the kernels.
 const queryBlock = 128
 
-// block returns how many of n tokens share the mean that smoothing subtracts.
-func (k kind) block(n int) int {
-	if k == kindQ {
-		return min(n, queryBlock)
-	}
-	return n
-}
+// blockRows is how many rows are in memory at a time: whole blocks of queries.
+const blockRows = 8 * queryBlock
 
 func inspectTensor(ctx context.Context, k kind, src *layerdumps.Tensor) (*Tensor, []string, error) {
 	t := &Tensor{Shape: src.Shape(), DType: src.DType.String()}
 	v := newValues(src.DType)
 	s := newSmoothness(k)
-	rows := make([]float32, src.Tokens*src.Dim)
+	buf := make([]float32, min(src.Tokens, blockRows)*src.Dim)
 	for b := range src.Batch {
 		for h := range src.Heads {
-			if err := ctx.Err(); err != nil {
+			// A head is read twice: what is left of its values without their means can
+			// only be found once these are known.
+			each := func(f func(first int, rows []float32)) error {
+				for lo := 0; lo < src.Tokens; lo += blockRows {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					hi := min(lo+blockRows, src.Tokens)
+					rows := buf[:(hi-lo)*src.Dim]
+					src.Rows(b, h, lo, hi, rows)
+					f(lo, rows)
+				}
+				return nil
+			}
+			s.begin(src.Tokens, src.Dim)
+			finite := true
+			err := each(func(first int, rows []float32) {
+				finite = v.add(t, Head{b, h}, first, rows, src.Dim) && finite
+				s.sum(rows)
+			})
+			if err != nil {
 				return nil, nil, err
 			}
-			src.Rows(b, h, 0, src.Tokens, rows)
-			if v.add(t, Head{b, h}, rows, src.Dim) {
-				s.add(Head{b, h}, rows, src.Dim)
-			} else {
+			if !finite {
 				s.skipped++
+				continue
 			}
+			s.means()
+			if err := each(s.add); err != nil {
+				return nil, nil, err
+			}
+			s.tally(Head{b, h})
 		}
 	}
 	v.finish(t)
@@ -278,19 +296,20 @@ func newValues(d layerdumps.DType) *values {
 	return v
 }
 
-// add takes in one head and reports whether all of it is finite.
-func (v *values) add(t *Tensor, head Head, rows []float32, dim int) bool {
+// add takes in rows of one head, from token first on, and reports whether all of them
+// are finite.
+func (v *values) add(t *Tensor, head Head, first int, rows []float32, dim int) bool {
 	before := t.NaN + t.Inf
 	for i, x := range rows {
 		switch {
 		case x != x:
 			if t.NaN++; t.FirstNaN == nil {
-				t.FirstNaN = &Position{head.Batch, head.Head, i / dim, i % dim}
+				t.FirstNaN = &Position{head.Batch, head.Head, first + i/dim, i % dim}
 			}
 			continue
 		case math.IsInf(float64(x), 0):
 			if t.Inf++; t.FirstInf == nil {
-				t.FirstInf = &Position{head.Batch, head.Head, i / dim, i % dim}
+				t.FirstInf = &Position{head.Batch, head.Head, first + i/dim, i % dim}
 			}
 			continue
 		case x == 0:

@@ -24,8 +24,10 @@ type smoothness struct {
 	sumAfter          float64 // magnitude
 	constant          int     // channels
 	firstConstant     Position
-	tokens            int
 	channels, scratch []channel
+	// Of the head at hand.
+	tokens   int
+	residual float64 // the sum of its squares less the means
 }
 
 // channel is one channel of one head, over some of its tokens.
@@ -33,6 +35,7 @@ type channel struct {
 	mean   float64
 	absmax float64
 	after  float64 // absmax less the mean that smoothing subtracts
+	first  float32
 	varies bool
 }
 
@@ -40,59 +43,79 @@ func newSmoothness(k kind) *smoothness {
 	return &smoothness{kind: k, gainMin: math.Inf(1)}
 }
 
-// add takes in one head of finite values.
-func (s *smoothness) add(head Head, rows []float32, dim int) {
-	s.tokens = len(rows) / dim
+// begin starts a head.
+func (s *smoothness) begin(tokens, dim int) {
 	if s.channels == nil {
 		s.channels, s.scratch = make([]channel, dim), make([]channel, dim)
 	}
 	clear(s.channels)
-	means(s.channels, rows)
-	var residual float64
+	s.tokens, s.residual = tokens, 0
+}
+
+// sum takes in rows for the head's means.
+func (s *smoothness) sum(rows []float32) {
+	for row := range slices.Chunk(rows, len(s.channels)) {
+		for i, x := range row {
+			s.channels[i].mean += float64(x)
+		}
+	}
+}
+
+// means makes means of the sums.
+func (s *smoothness) means() {
+	for i := range s.channels {
+		s.channels[i].mean /= float64(s.tokens)
+	}
+}
+
+// add takes in rows of finite values, from token first on, whose means are known.
+func (s *smoothness) add(first int, rows []float32) {
+	dim := len(s.channels)
+	if first == 0 {
+		for i := range s.channels {
+			s.channels[i].first = rows[i]
+		}
+	}
 	for row := range slices.Chunk(rows, dim) {
 		for i, x := range row {
 			c := &s.channels[i]
 			r := float64(x) - c.mean
-			residual += float64(r * r)
+			s.residual += float64(r * r)
 			c.absmax = max(c.absmax, math.Abs(float64(x)))
-			c.varies = c.varies || x != rows[i]
+			c.varies = c.varies || x != c.first
 		}
 	}
-	block := s.kind.block(s.tokens) * dim
-	for lo := 0; lo < len(rows); lo += block {
-		s.subtract(rows[lo:min(lo+block, len(rows))])
+	if s.kind != kindQ {
+		s.subtract(rows, s.channels)
+		return
 	}
-	s.tally(head, math.Sqrt(residual/float64(len(rows))))
+	for block := range slices.Chunk(rows, queryBlock*dim) {
+		clear(s.scratch)
+		for row := range slices.Chunk(block, dim) {
+			for i, x := range row {
+				s.scratch[i].mean += float64(x)
+			}
+		}
+		for i := range s.scratch {
+			s.scratch[i].mean /= float64(len(block) / dim)
+		}
+		s.subtract(block, s.scratch)
+	}
 }
 
-// subtract takes the channel means of one block from it and notes in channels
-// what remains.
-func (s *smoothness) subtract(rows []float32) {
-	clear(s.scratch)
-	means(s.scratch, rows)
+// subtract takes the means from rows and notes in the head's channels what remains.
+func (s *smoothness) subtract(rows []float32, means []channel) {
 	for row := range slices.Chunk(rows, len(s.channels)) {
 		for i, x := range row {
 			c := &s.channels[i]
-			c.after = max(c.after, math.Abs(float64(x)-s.scratch[i].mean))
+			c.after = max(c.after, math.Abs(float64(x)-means[i].mean))
 		}
-	}
-}
-
-// means sets the channels' means over rows.
-func means(channels []channel, rows []float32) {
-	dim := len(channels)
-	for row := range slices.Chunk(rows, dim) {
-		for i, x := range row {
-			channels[i].mean += float64(x)
-		}
-	}
-	for i := range channels {
-		channels[i].mean /= float64(len(rows) / dim)
 	}
 }
 
 // tally adds the channels of one head to the totals.
-func (s *smoothness) tally(head Head, residualRMS float64) {
+func (s *smoothness) tally(head Head) {
+	residualRMS := math.Sqrt(s.residual / float64(s.tokens*len(s.channels)))
 	var meanSq, before, after float64
 	largest := 0
 	absmax := make([]float64, len(s.channels))

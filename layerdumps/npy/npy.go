@@ -3,10 +3,10 @@
 // It reads the arrays that dumps are made of: versions 1, 2 and 3 of the
 // format, little-endian numbers in C order, and bfloat16 as NumPy's ml_dtypes
 // extension saves it. Everything else is refused with one error that names the
-// file and the array. Data is mapped, not copied; compressed archive entries
-// are inflated into unnamed temporary files, so they do not fill the heap
-// either, and only after their header, their directory entry and what deflate
-// can possibly yield agree on the size.
+// file and the array. Elements are read where they are asked for; compressed
+// archive entries are inflated into a temporary file when they are loaded, so that
+// they do not fill the memory either, and only after their header, their directory
+// entry and what deflate can possibly yield agree on the size.
 //
 // The format: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html
 package npy
@@ -21,7 +21,7 @@ import (
 	"math/bits"
 	"strings"
 
-	"github.com/sageacc/sageacc/internal/mapfile"
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 const (
@@ -39,9 +39,34 @@ type Array struct {
 	DType string
 	// Shape is empty for a scalar.
 	Shape []int
-	// Data holds the elements, little-endian and row-major. It is read-only,
-	// of any alignment, and invalid after the file's Close.
-	Data []byte
+	// Size is the bytes that the elements take.
+	Size int64
+
+	data *io.SectionReader // nil for an archive's array that is not loaded
+}
+
+// errNotLoaded is what reading an array of an archive gives before it is loaded.
+var errNotLoaded = errors.New("npy: the array is not loaded")
+
+// ReadAt implements [io.ReaderAt] over the elements' bytes, little-endian and
+// row-major. An archive's array must have been loaded.
+func (a *Array) ReadAt(p []byte, off int64) (int, error) {
+	if a.data == nil {
+		return 0, errNotLoaded
+	}
+	return a.data.ReadAt(p, off)
+}
+
+// Bytes returns the elements' bytes; see ReadAt.
+func (a *Array) Bytes() ([]byte, error) {
+	if a.Size > math.MaxInt {
+		return nil, fmt.Errorf("array %q: %d bytes do not fit this system's address space", a.Name, a.Size)
+	}
+	b := make([]byte, a.Size)
+	if n, err := a.ReadAt(b, 0); n < len(b) || err == errNotLoaded {
+		return nil, err
+	}
+	return b, nil
 }
 
 // File is an open .npy file.
@@ -49,71 +74,69 @@ type File struct {
 	// Name is the path given to Open.
 	Name string
 	Array
-	m *mapfile.File
+	close func() error
 }
 
-// Open maps the .npy file at path and checks its header.
+// Open opens the .npy file at path and checks its header.
 func Open(path string) (*File, error) {
-	m, err := mapfile.Open(path)
+	p := datafile.NewPool(1)
+	f, err := p.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	a, err := Parse(path, m.Bytes())
+	a, err := Read(path, f, f.Size())
 	if err != nil {
-		return nil, errors.Join(err, m.Close())
+		return nil, errors.Join(err, p.Close())
 	}
-	return &File{Name: path, Array: a, m: m}, nil
+	return &File{Name: path, Array: a, close: p.Close}, nil
 }
 
-// Release tells the system that the array's bytes are not needed for now; they
-// stay readable.
-func (f *File) Release() { f.m.Release(f.Data) }
-
-// Close unmaps the file. Its Data must not be used afterwards.
+// Close closes the file. Its elements must not be read afterwards.
 func (f *File) Close() error {
-	if err := f.m.Close(); err != nil {
+	if err := f.close(); err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	return nil
 }
 
-// Parse reads a .npy file held in memory. The array refers to data; name
-// appears in errors only.
+// Parse reads a .npy file held in memory. The array reads from data; name appears in
+// errors only.
 func Parse(name string, data []byte) (Array, error) {
-	a, err := parse(data)
+	return Read(name, bytes.NewReader(data), int64(len(data)))
+}
+
+// Read reads the header of a .npy file of size bytes. The array reads from r; name
+// appears in errors only.
+func Read(name string, r io.ReaderAt, size int64) (Array, error) {
+	a, err := read(io.NewSectionReader(r, 0, size))
 	if err != nil {
 		return Array{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return a, nil
 }
 
-func parse(data []byte) (Array, error) {
-	if len(data) == 0 {
+// read reads a .npy file, or an entry that is one.
+func read(r *io.SectionReader) (Array, error) {
+	if r.Size() == 0 {
 		return Array{}, errors.New("the file is empty")
 	}
-	text, err := readHeader(bytes.NewReader(data))
+	text, err := readHeader(r)
 	if err != nil {
 		return Array{}, err
 	}
-	a, size, err := parseHeader(text)
+	a, err := parseHeader(text)
 	if err != nil {
 		return Array{}, err
 	}
-	body := data[prefixSize(data)+len(text):]
-	if len(body) != size {
-		return Array{}, fmt.Errorf("%s %v takes %d bytes, but %d follow the header", a.DType, a.Shape, size, len(body))
+	start, err := r.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return Array{}, err
 	}
-	a.Data = body[:size:size]
+	if rest := r.Size() - start; rest != a.Size {
+		return Array{}, fmt.Errorf("%s %v takes %d bytes, but %d follow the header", a.DType, a.Shape, a.Size, rest)
+	}
+	a.data = io.NewSectionReader(r, start, a.Size)
 	return a, nil
-}
-
-// prefixSize returns the length of magic, version and header length, given a
-// file that readHeader accepted.
-func prefixSize(data []byte) int {
-	if data[len(magic)] == 1 {
-		return len(magic) + 2 + 2
-	}
-	return len(magic) + 2 + 4
 }
 
 // readHeader reads up to the array's bytes and returns the header's text.
@@ -151,29 +174,28 @@ func readHeader(r io.Reader) (string, error) {
 	return string(text), nil
 }
 
-// parseHeader reads the header's dict and returns the array, without its data,
-// and the bytes the data takes.
-func parseHeader(text string) (Array, int, error) {
+// parseHeader reads the header's dict and returns the array, without its data.
+func parseHeader(text string) (Array, error) {
 	h, err := parseDict(text)
 	if err != nil {
-		return Array{}, 0, fmt.Errorf("header: %w", err)
+		return Array{}, fmt.Errorf("header: %w", err)
 	}
 	dtype, width, err := elementType(h.descr)
 	if err != nil {
-		return Array{}, 0, err
+		return Array{}, err
 	}
 	if h.fortran {
-		return Array{}, 0, errors.New("the array is in Fortran order; only C order is supported (numpy.ascontiguousarray converts)")
+		return Array{}, errors.New("the array is in Fortran order; only C order is supported (numpy.ascontiguousarray converts)")
 	}
 	total := uint64(width)
 	for _, n := range h.shape {
 		hi, lo := bits.Mul64(total, uint64(n))
-		if hi != 0 || lo > math.MaxInt {
-			return Array{}, 0, fmt.Errorf("the shape %v overflows", h.shape)
+		if hi != 0 || lo > math.MaxInt64 {
+			return Array{}, fmt.Errorf("the shape %v overflows", h.shape)
 		}
 		total = lo
 	}
-	return Array{DType: dtype, Shape: h.shape}, int(total), nil
+	return Array{DType: dtype, Shape: h.shape, Size: int64(total)}, nil
 }
 
 // elementType turns a descr into a safetensors dtype name and its bytes.

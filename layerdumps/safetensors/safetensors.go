@@ -2,9 +2,9 @@
 // little-endian header length, a JSON header that maps tensor names to a dtype,
 // a shape and a byte range, and the tensors' bytes.
 //
-// Open maps the file, so a tensor's Data costs no heap memory. Reading is
-// strict, as the format asks: the byte ranges must cover the data exactly, with
-// no overlap and no hole. A file that breaks a rule is refused with one error
+// Open reads the header alone; a tensor's bytes are read where they are asked for.
+// Reading is strict, as the format asks: the byte ranges must cover the data exactly,
+// with no overlap and no hole. A file that breaks a rule is refused with one error
 // that names the file and, where there is one, the tensor; it never panics and
 // never makes the reader allocate more than the file itself justifies.
 //
@@ -12,19 +12,18 @@
 package safetensors
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/bits"
 	"slices"
-	"unicode/utf8"
 
-	"github.com/sageacc/sageacc/internal/mapfile"
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 const (
@@ -32,11 +31,13 @@ const (
 	lengthSize = 8
 	// maxHeader is the format's own limit for the JSON header, in bytes.
 	maxHeader = 100_000_000
+	// maxDims is the most dimensions of a tensor, as in PyTorch.
+	maxDims = 64
 	// metadataKey is the one header key that is not a tensor name.
 	metadataKey = "__metadata__"
 )
 
-// Tensor is one tensor of a file.
+// Tensor is one tensor, of a file or in memory.
 type Tensor struct {
 	// Name is unique within the file.
 	Name string
@@ -44,43 +45,98 @@ type Tensor struct {
 	DType string
 	// Shape is empty for a scalar.
 	Shape []int
-	// Data holds the elements, little-endian and row-major. It is a part of
-	// the file's map: read-only, of any alignment, and invalid after Close.
+	// Data holds the elements, little-endian and row-major, of a tensor to be
+	// written. It is nil for a tensor of a file: see ReadAt and Bytes.
 	Data []byte
+	// Offset is the position of the elements in the tensor's file.
+	Offset int64
+
+	file *File // nil in memory
+	size int64
+}
+
+// Size returns the bytes that the elements take.
+func (t *Tensor) Size() int64 {
+	if t.file == nil {
+		return int64(len(t.Data))
+	}
+	return t.size
+}
+
+// ReadAt implements [io.ReaderAt] over the elements' bytes. The error of a file that
+// was truncated after it was opened names it.
+func (t *Tensor) ReadAt(p []byte, off int64) (int, error) {
+	if t.file == nil {
+		return bytes.NewReader(t.Data).ReadAt(p, off)
+	}
+	if off < 0 || off > t.size {
+		return 0, fmt.Errorf("%s: tensor %q has no byte %d", t.file.Name, t.Name, off)
+	}
+	if int64(len(p)) <= t.size-off {
+		return t.file.r.ReadAt(p, t.Offset+off)
+	}
+	n, err := t.file.r.ReadAt(p[:t.size-off], t.Offset+off)
+	if err == nil {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// Bytes returns the elements' bytes. Those of a tensor in memory are Data.
+func (t *Tensor) Bytes() ([]byte, error) {
+	if t.file == nil {
+		return t.Data, nil
+	}
+	if t.size > math.MaxInt {
+		return nil, fmt.Errorf("%s: tensor %q: %d bytes do not fit this system's address space", t.file.Name, t.Name, t.size)
+	}
+	b := make([]byte, t.size)
+	if n, err := t.ReadAt(b, 0); n < len(b) {
+		return nil, err
+	}
+	return b, nil
 }
 
 // File is an open safetensors file.
 type File struct {
-	// Name is the path given to Open, or the name given to Parse.
+	// Name is the path given to Open, or the name given to Read.
 	Name string
 	// Metadata is the header's free-form string map; nil if there is none.
 	Metadata map[string]string
 	// Tensors are in the order of their bytes in the file.
 	Tensors []Tensor
 
-	byName map[string]int
-	m      *mapfile.File // nil after Parse
+	r      io.ReaderAt
+	byName map[string]int32
+	close  func() error
 }
 
-// Open maps the file at path and checks its header.
+// Open opens the file at path and checks its header.
 func Open(path string) (*File, error) {
-	m, err := mapfile.Open(path)
+	p := datafile.NewPool(1)
+	f, err := p.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	f, err := Parse(path, m.Bytes())
+	out, err := Read(path, f, f.Size())
 	if err != nil {
-		return nil, errors.Join(err, m.Close())
+		return nil, errors.Join(err, p.Close())
 	}
-	f.m = m
-	return f, nil
+	out.close = p.Close
+	return out, nil
 }
 
-// Parse reads a file held in memory. The result's tensors refer to data; name
+// Parse reads a file held in memory. The result's tensors read from data; name
 // appears in errors only.
 func Parse(name string, data []byte) (*File, error) {
-	f := &File{Name: name}
-	if err := f.parse(data); err != nil {
+	return Read(name, bytes.NewReader(data), int64(len(data)))
+}
+
+// Read reads the header of a file of size bytes. The result's tensors read from r;
+// name appears in errors only.
+func Read(name string, r io.ReaderAt, size int64) (*File, error) {
+	f := &File{Name: name, r: r}
+	if err := f.read(size); err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return f, nil
@@ -95,20 +151,12 @@ func (f *File) Tensor(name string) *Tensor {
 	return &f.Tensors[i]
 }
 
-// Release tells the system that data, the Data of one of the file's tensors, is
-// not needed for now; it stays readable.
-func (f *File) Release(data []byte) {
-	if f.m != nil {
-		f.m.Release(data)
-	}
-}
-
-// Close unmaps the file. Its tensors' Data must not be used afterwards.
+// Close closes the file. Its tensors must not be read afterwards.
 func (f *File) Close() error {
-	if f.m == nil {
+	if f.close == nil {
 		return nil
 	}
-	if err := f.m.Close(); err != nil {
+	if err := f.close(); err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	return nil
@@ -122,8 +170,8 @@ type entry struct {
 	begin, end int
 }
 
-func (f *File) parse(data []byte) error {
-	header, body, err := split(data)
+func (f *File) read(size int64) error {
+	header, length, err := f.header(size)
 	if err != nil {
 		return err
 	}
@@ -137,10 +185,11 @@ func (f *File) parse(data []byte) error {
 		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.end, b.end), cmp.Compare(a.name, b.name))
 	})
 	f.Tensors = make([]Tensor, 0, len(entries))
-	f.byName = make(map[string]int, len(entries))
+	start := lengthSize + length
+	body := size - start
 	covered, last := 0, ""
 	for _, e := range entries {
-		if err := e.check(len(body)); err != nil {
+		if err := e.check(body); err != nil {
 			return fmt.Errorf("tensor %q: %w", e.name, err)
 		}
 		switch {
@@ -150,53 +199,89 @@ func (f *File) parse(data []byte) error {
 			return fmt.Errorf("tensor %q: its bytes start at %d and leave a hole of %d bytes before it", e.name, e.begin, e.begin-covered)
 		}
 		covered, last = e.end, e.name
-		f.byName[e.name] = len(f.Tensors)
-		f.Tensors = append(f.Tensors, Tensor{Name: e.name, DType: e.dtype, Shape: e.shape, Data: body[e.begin:e.end:e.end]})
+		f.byName[e.name] = int32(len(f.Tensors))
+		f.Tensors = append(f.Tensors, Tensor{
+			Name: e.name, DType: e.dtype, Shape: e.shape,
+			Offset: start + int64(e.begin), size: int64(e.end - e.begin), file: f,
+		})
 	}
-	if covered != len(body) {
-		return fmt.Errorf("%d bytes after the last tensor belong to none", len(body)-covered)
+	if int64(covered) != body {
+		return fmt.Errorf("%d bytes after the last tensor belong to none", body-int64(covered))
 	}
 	return nil
 }
 
-// split finds the header and the tensor bytes.
-func split(data []byte) (header, body []byte, err error) {
-	if len(data) == 0 {
-		return nil, nil, errors.New("the file is empty")
+// header finds the header and returns a reader of it and its length.
+func (f *File) header(size int64) (io.Reader, int64, error) {
+	if size == 0 {
+		return nil, 0, errors.New("the file is empty")
 	}
-	if len(data) < lengthSize {
-		return nil, nil, fmt.Errorf("not a safetensors file: %d bytes cannot hold a header length", len(data))
+	if size < lengthSize {
+		return nil, 0, fmt.Errorf("not a safetensors file: %d bytes cannot hold a header length", size)
 	}
-	n := binary.LittleEndian.Uint64(data)
-	rest := data[lengthSize:]
+	var length [lengthSize]byte
+	if err := f.readAt(length[:], 0); err != nil {
+		return nil, 0, err
+	}
+	n := binary.LittleEndian.Uint64(length[:])
 	// Any other kind of file gives an arbitrary length here, so both messages
 	// say what the cause is likely to be.
-	switch {
+	switch rest := size - lengthSize; {
 	case n > maxHeader:
-		return nil, nil, fmt.Errorf("not a safetensors file: a header of %d bytes is over the format's limit of %d", n, maxHeader)
-	case n > uint64(len(rest)):
-		return nil, nil, fmt.Errorf("truncated, or not a safetensors file: the header is %d bytes long but only %d follow its length", n, len(rest))
+		return nil, 0, fmt.Errorf("not a safetensors file: a header of %d bytes is over the format's limit of %d", n, maxHeader)
+	case n > uint64(rest):
+		return nil, 0, fmt.Errorf("truncated, or not a safetensors file: the header is %d bytes long but only %d follow its length", n, rest)
 	}
-	header, body = rest[:n], rest[n:]
-	if len(header) == 0 || header[0] != '{' {
-		return nil, nil, errors.New("not a safetensors file: the header does not start with '{'")
+	first := []byte{0}
+	if n > 0 {
+		if err := f.readAt(first, lengthSize); err != nil {
+			return nil, 0, err
+		}
 	}
-	if !utf8.Valid(header) {
-		return nil, nil, errors.New("the header is not UTF-8")
+	if first[0] != '{' {
+		return nil, 0, errors.New("not a safetensors file: the header does not start with '{'")
 	}
-	return header, body, nil
+	return io.NewSectionReader(f.r, lengthSize, int64(n)), int64(n), nil
 }
 
-func (f *File) parseHeader(header []byte) ([]entry, error) {
+// readAt reads all of b.
+func (f *File) readAt(b []byte, off int64) error {
+	n, err := f.r.ReadAt(b, off)
+	if n == len(b) {
+		return nil
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (f *File) parseHeader(header io.Reader) ([]entry, error) {
 	var entries []entry
-	d := json.NewDecoder(bytes.NewReader(header))
-	err := object(d, func(key string) error {
-		if key == metadataKey {
-			return f.parseMetadata(d)
+	// Shapes are cut from blocks: most are of a few numbers.
+	var block []int
+	f.byName = make(map[string]int32)
+	s := &scanner{r: bufio.NewReaderSize(header, 1<<16)}
+	hasMetadata := false
+	err := s.object(func(key []byte) error {
+		name := string(key)
+		if name == metadataKey {
+			if hasMetadata {
+				return fmt.Errorf("%q occurs twice", name)
+			}
+			hasMetadata = true
+			return f.parseMetadata(s)
 		}
-		e, err := parseEntry(d, key)
+		if _, ok := f.byName[name]; ok {
+			return fmt.Errorf("%q occurs twice", name)
+		}
+		f.byName[name] = 0
+		if cap(block)-len(block) < maxDims {
+			block = make([]int, 0, 4096)
+		}
+		e, err := parseEntry(s, name, &block)
 		if err != nil {
-			return fmt.Errorf("tensor %q: %w", key, err)
+			return fmt.Errorf("tensor %q: %w", name, err)
 		}
 		entries = append(entries, e)
 		return nil
@@ -204,23 +289,21 @@ func (f *File) parseHeader(header []byte) ([]entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, errors.New("the header has more than one JSON value")
-	}
-	return entries, nil
+	return entries, s.end()
 }
 
-func (f *File) parseMetadata(d *json.Decoder) error {
+func (f *File) parseMetadata(s *scanner) error {
 	f.Metadata = make(map[string]string)
-	err := object(d, func(key string) error {
-		var value *string
-		if err := decode(d, &value); err != nil {
+	err := s.object(func(b []byte) error {
+		key := string(b)
+		if _, ok := f.Metadata[key]; ok {
+			return fmt.Errorf("%q occurs twice", key)
+		}
+		value, err := s.text(maxValue)
+		if err != nil {
 			return fmt.Errorf("%q: %w", key, err)
 		}
-		if value == nil {
-			return fmt.Errorf("%q: the value is null, not a string", key)
-		}
-		f.Metadata[key] = *value
+		f.Metadata[key] = string(value)
 		return nil
 	})
 	if err != nil {
@@ -229,28 +312,49 @@ func (f *File) parseMetadata(d *json.Decoder) error {
 	return nil
 }
 
-func parseEntry(d *json.Decoder, name string) (entry, error) {
+// parseEntry reads a tensor's record. Its shape is taken from the end of block, which
+// has room for one.
+func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
 	e := entry{name: name}
 	var hasType, hasShape, hasOffsets bool
-	err := object(d, func(key string) error {
-		switch key {
+	var others map[string]bool
+	twice := func(has *bool, key string) error {
+		if *has {
+			return fmt.Errorf("%q occurs twice", key)
+		}
+		*has = true
+		return nil
+	}
+	err := s.object(func(key []byte) error {
+		switch string(key) {
 		case "dtype":
-			hasType = true
-			if err := decode(d, &e.dtype); err != nil {
+			if err := twice(&hasType, "dtype"); err != nil {
+				return err
+			}
+			text, err := s.text(maxName)
+			if err != nil {
 				return fmt.Errorf("dtype: %w", err)
 			}
+			e.dtype = known(text)
 			return nil
 		case "shape":
-			hasShape = true
-			shape, err := decodeSizes(d)
+			if err := twice(&hasShape, "shape"); err != nil {
+				return err
+			}
+			n := len(*block)
+			shape, err := s.sizes((*block)[n:n:cap(*block)])
 			if err != nil {
 				return fmt.Errorf("shape: %w", err)
 			}
-			e.shape = shape
+			*block = (*block)[:n+len(shape)]
+			e.shape = shape[:len(shape):len(shape)]
 			return nil
 		case "data_offsets":
-			hasOffsets = true
-			offsets, err := decodeSizes(d)
+			if err := twice(&hasOffsets, "data_offsets"); err != nil {
+				return err
+			}
+			var pair [2]int
+			offsets, err := s.sizes(pair[:0])
 			if err != nil {
 				return fmt.Errorf("data_offsets: %w", err)
 			}
@@ -259,11 +363,17 @@ func parseEntry(d *json.Decoder, name string) (entry, error) {
 			}
 			e.begin, e.end = offsets[0], offsets[1]
 			return nil
-		default:
-			// The reference reader skips what it does not know, too.
-			var skipped json.RawMessage
-			return decode(d, &skipped)
 		}
+		// The reference reader skips what it does not know, too.
+		if others[string(key)] {
+			return fmt.Errorf("%q occurs twice", key)
+		}
+		if others == nil {
+			others = make(map[string]bool)
+		}
+		others[string(key)] = true
+		_, err := s.skip(0)
+		return err
 	})
 	switch {
 	case err != nil:
@@ -280,14 +390,14 @@ func parseEntry(d *json.Decoder, name string) (entry, error) {
 
 // check holds the entry's dtype, shape and range against each other and against
 // the size of the data.
-func (e *entry) check(bodySize int) error {
+func (e *entry) check(bodySize int64) error {
 	size, err := byteSize(e.dtype, e.shape)
 	switch {
 	case err != nil:
 		return err
 	case e.begin > e.end:
 		return fmt.Errorf("its bytes end at %d, before they start at %d", e.end, e.begin)
-	case e.end > bodySize:
+	case int64(e.end) > bodySize:
 		return fmt.Errorf("its bytes [%d, %d) are out of the file's %d bytes of data", e.begin, e.end, bodySize)
 	case e.end-e.begin != size:
 		return fmt.Errorf("%s %v takes %d bytes, but its range [%d, %d) has %d", e.dtype, e.shape, size, e.begin, e.end, e.end-e.begin)
@@ -321,99 +431,35 @@ func byteSize(dtype string, shape []int) (int, error) {
 	return int(total), nil
 }
 
+// widths are the bits of an element by dtype.
+var widths = []struct {
+	dtype string
+	bits  int
+}{
+	{"F16", 16}, {"BF16", 16}, {"F32", 32},
+	{"F4", 4}, {"F6_E2M3", 6}, {"F6_E3M2", 6},
+	{"BOOL", 8}, {"U8", 8}, {"I8", 8}, {"F8_E4M3", 8}, {"F8_E5M2", 8}, {"F8_E8M0", 8}, {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8},
+	{"U16", 16}, {"I16", 16},
+	{"U32", 32}, {"I32", 32},
+	{"U64", 64}, {"I64", 64}, {"F64", 64}, {"C64", 64},
+}
+
+// known returns the dtype of that name, or a copy of the name of none.
+func known(name []byte) string {
+	for i := range widths {
+		if widths[i].dtype == string(name) {
+			return widths[i].dtype
+		}
+	}
+	return string(name)
+}
+
 // bitWidth returns the bits of one element, or 0 for an unknown dtype.
 func bitWidth(dtype string) int {
-	switch dtype {
-	case "F4":
-		return 4
-	case "F6_E2M3", "F6_E3M2":
-		return 6
-	case "BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ":
-		return 8
-	case "U16", "I16", "F16", "BF16":
-		return 16
-	case "U32", "I32", "F32":
-		return 32
-	case "U64", "I64", "F64", "C64":
-		return 64
-	default:
-		return 0
-	}
-}
-
-// object reads a JSON object key by key; value must consume the key's value.
-// Unlike decoding into a map, it sees a key that occurs twice.
-func object(d *json.Decoder, value func(key string) error) error {
-	token, err := d.Token()
-	if err != nil {
-		return jsonError(err)
-	}
-	if token != json.Delim('{') {
-		return errors.New("not a JSON object")
-	}
-	seen := make(map[string]bool)
-	for d.More() {
-		token, err := d.Token()
-		if err != nil {
-			return jsonError(err)
-		}
-		key, ok := token.(string)
-		if !ok {
-			return jsonError(errors.New("a key is not a string"))
-		}
-		if seen[key] {
-			return fmt.Errorf("%q occurs twice", key)
-		}
-		seen[key] = true
-		if err := value(key); err != nil {
-			return err
+	for i := range widths {
+		if widths[i].dtype == dtype {
+			return widths[i].bits
 		}
 	}
-	if _, err := d.Token(); err != nil {
-		return jsonError(err)
-	}
-	return nil
-}
-
-// decode reads one JSON value into v.
-func decode(d *json.Decoder, v any) error {
-	err := d.Decode(v)
-	var mismatch *json.UnmarshalTypeError
-	if errors.As(err, &mismatch) {
-		return fmt.Errorf("the value is a JSON %s, which does not fit", mismatch.Value)
-	}
-	if err != nil {
-		return jsonError(err)
-	}
-	return nil
-}
-
-// decodeSizes reads an array of integers that are not negative.
-func decodeSizes(d *json.Decoder) ([]int, error) {
-	// Pointers tell a null, which the decoder would otherwise skip, from a 0.
-	var values []*int
-	if err := decode(d, &values); err != nil {
-		return nil, err
-	}
-	if values == nil {
-		return nil, errors.New("the value is null")
-	}
-	sizes := make([]int, len(values))
-	for i, v := range values {
-		switch {
-		case v == nil:
-			return nil, errors.New("holds a null")
-		case *v < 0:
-			return nil, fmt.Errorf("holds the negative number %d", *v)
-		}
-		sizes[i] = *v
-	}
-	return sizes, nil
-}
-
-func jsonError(err error) error {
-	if err == io.EOF {
-		err = io.ErrUnexpectedEOF
-	}
-	return fmt.Errorf("the header is not valid JSON: %w", err)
+	return 0
 }

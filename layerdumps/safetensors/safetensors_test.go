@@ -3,10 +3,12 @@ package safetensors
 import (
 	"bytes"
 	"encoding/binary"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -108,23 +110,40 @@ func TestParse(t *testing.T) {
 	if f.Metadata != nil {
 		t.Errorf("metadata %v, want nil", f.Metadata)
 	}
-	want := []Tensor{
-		{"a", "F8_E4M3", []int{2, 2}, []byte{0, 1, 2, 3}},
-		{"b", "F32", []int{0, 3}, []byte{}},
-		{"c", "I64", []int{}, []byte{4, 5, 6, 7, 8, 9, 10, 11}},
-	}
-	if !reflect.DeepEqual(f.Tensors, want) {
-		t.Errorf("got %+v\nwant %+v", f.Tensors, want)
-	}
+	checkTensors(t, f.Tensors, []Tensor{
+		{Name: "a", DType: "F8_E4M3", Shape: []int{2, 2}, Data: []byte{0, 1, 2, 3}},
+		{Name: "b", DType: "F32", Shape: []int{0, 3}, Data: []byte{}},
+		{Name: "c", DType: "I64", Shape: []int{}, Data: []byte{4, 5, 6, 7, 8, 9, 10, 11}},
+	})
 	if got := f.Tensor("c"); got != &f.Tensors[2] {
 		t.Errorf("Tensor(c) = %v", got)
 	}
 	if got := f.Tensor("d"); got != nil {
 		t.Errorf("Tensor(d) = %v, want nil", got)
 	}
-	f.Release(f.Tensors[0].Data)
 	if err := f.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// checkTensors compares tensors that were read with those in memory.
+func checkTensors(t *testing.T, got, want []Tensor) {
+	t.Helper()
+	if len(got) != len(want) {
+		t.Fatalf("got %d tensors, want %d", len(got), len(want))
+	}
+	for i := range got {
+		x, y := &got[i], &want[i]
+		if b, err := x.Bytes(); err != nil || x.Name != y.Name || x.DType != y.DType || !reflect.DeepEqual(x.Shape, y.Shape) || !bytes.Equal(b, y.Data) || x.Size() != int64(len(b)) {
+			t.Errorf("got %s %s %v %v, %v\nwant %s %s %v %v", x.Name, x.DType, x.Shape, b, err, y.Name, y.DType, y.Shape, y.Data)
+		}
+		for off := range x.Size() + 1 {
+			b := make([]byte, 2)
+			n, err := x.ReadAt(b, off)
+			if rest := y.Data[off:]; n != min(2, len(rest)) || !bytes.Equal(b[:n], rest[:n]) || (err == io.EOF) != (len(rest) < 2) {
+				t.Errorf("%s: ReadAt(%d) = %v, %d, %v", x.Name, off, b, n, err)
+			}
+		}
 	}
 }
 
@@ -133,11 +152,11 @@ func TestWriteOpen(t *testing.T) {
 	path := filepath.Join(dir, "dump.safetensors")
 	metadata := map[string]string{"causal": "true", "quote\"": "line\nbreak, ünï, <&>"}
 	tensors := []Tensor{
-		{"z", "I8", []int{3}, []byte{1, 2, 3}},
-		{`odd "name" <é>`, "F16", []int{1, 2}, []byte{4, 5, 6, 7}}, // not aligned
-		{"scalar", "BF16", []int{}, []byte{8, 9}},
-		{"empty", "F64", []int{4, 0}, []byte{}},
-		{"six", "F6_E2M3", []int{4}, []byte{10, 11, 12}},
+		{Name: "z", DType: "I8", Shape: []int{3}, Data: []byte{1, 2, 3}},
+		{Name: `odd "name" <é>`, DType: "F16", Shape: []int{1, 2}, Data: []byte{4, 5, 6, 7}}, // not aligned
+		{Name: "scalar", DType: "BF16", Shape: []int{}, Data: []byte{8, 9}},
+		{Name: "empty", DType: "F64", Shape: []int{4, 0}, Data: []byte{}},
+		{Name: "six", DType: "F6_E2M3", Shape: []int{4}, Data: []byte{10, 11, 12}},
 	}
 	for range 2 { // the second time over the first file
 		if err := Write(path, metadata, tensors); err != nil {
@@ -152,10 +171,7 @@ func TestWriteOpen(t *testing.T) {
 		t.Errorf("metadata %q, want %q", f.Metadata, metadata)
 	}
 	// The empty tensor shares its position with "six" and sorts by its end.
-	if !reflect.DeepEqual(f.Tensors, tensors) {
-		t.Errorf("got %+v\nwant %+v", f.Tensors, tensors)
-	}
-	f.Release(f.Tensors[0].Data)
+	checkTensors(t, f.Tensors, tensors)
 	for range 2 {
 		if err := f.Close(); err != nil {
 			t.Error(err)
@@ -194,11 +210,11 @@ func TestWriteErrors(t *testing.T) {
 		tensors []Tensor
 		want    string
 	}{
-		{"size", []Tensor{{"t", "F16", []int{3}, make([]byte, 4)}}, `tensor "t": F16 [3] takes 6 bytes, but there are 4`},
-		{"dtype", []Tensor{{"t", "FP16", []int{2}, make([]byte, 4)}}, `tensor "t": unknown dtype "FP16"`},
-		{"negative", []Tensor{{"t", "F16", []int{-1}, nil}}, `tensor "t": negative size in the shape [-1]`},
-		{"twice", []Tensor{{"t", "U8", []int{0}, nil}, {"t", "U8", []int{0}, nil}}, `tensor "t": the name is taken`},
-		{"reserved", []Tensor{{metadataKey, "U8", []int{0}, nil}}, `tensor "__metadata__": the name is taken`},
+		{"size", []Tensor{{Name: "t", DType: "F16", Shape: []int{3}, Data: make([]byte, 4)}}, `tensor "t": F16 [3] takes 6 bytes, but there are 4`},
+		{"dtype", []Tensor{{Name: "t", DType: "FP16", Shape: []int{2}, Data: make([]byte, 4)}}, `tensor "t": unknown dtype "FP16"`},
+		{"negative", []Tensor{{Name: "t", DType: "F16", Shape: []int{-1}, Data: nil}}, `tensor "t": negative size in the shape [-1]`},
+		{"twice", []Tensor{{Name: "t", DType: "U8", Shape: []int{0}, Data: nil}, {Name: "t", DType: "U8", Shape: []int{0}, Data: nil}}, `tensor "t": the name is taken`},
+		{"reserved", []Tensor{{Name: metadataKey, DType: "U8", Shape: []int{0}, Data: nil}}, `tensor "__metadata__": the name is taken`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := filepath.Join(dir, "f")
@@ -259,9 +275,9 @@ func FuzzParse(f *testing.F) {
 	dir := f.TempDir()
 	path := filepath.Join(dir, "seed")
 	err := Write(path, map[string]string{"causal": "true"}, []Tensor{
-		{"layers.0.q", "F16", []int{1, 1, 2, 2}, make([]byte, 8)},
-		{"layers.0.k", "BF16", []int{1, 1, 2, 2}, make([]byte, 8)},
-		{"scalar", "U8", []int{}, make([]byte, 1)},
+		{Name: "layers.0.q", DType: "F16", Shape: []int{1, 1, 2, 2}, Data: make([]byte, 8)},
+		{Name: "layers.0.k", DType: "BF16", Shape: []int{1, 1, 2, 2}, Data: make([]byte, 8)},
+		{Name: "scalar", DType: "U8", Shape: []int{}, Data: make([]byte, 1)},
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -284,30 +300,25 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		// The tensors must tile the end of the file, in order.
-		total := 0
-		for i := range parsed.Tensors {
-			x := &parsed.Tensors[i]
+		at := int64(len(data))
+		for _, x := range slices.Backward(parsed.Tensors) {
 			size, err := byteSize(x.DType, x.Shape)
-			if err != nil || size != len(x.Data) || cap(x.Data) != size {
-				t.Fatalf("tensor %q: %d bytes of data (capacity %d), %d by its shape, %v", x.Name, len(x.Data), cap(x.Data), size, err)
+			if err != nil || int64(size) != x.Size() || x.Offset+x.Size() != at {
+				t.Fatalf("tensor %q: %d bytes at %d, %d by its shape, %v; the next is at %d", x.Name, x.Size(), x.Offset, size, err, at)
 			}
-			if parsed.Tensor(x.Name) != x {
+			at = x.Offset
+			b, err := x.Bytes()
+			if err != nil || !bytes.Equal(b, data[x.Offset:x.Offset+x.Size()]) {
+				t.Fatalf("tensor %q: other bytes, %v", x.Name, err)
+			}
+		}
+		for i := range parsed.Tensors {
+			if x := &parsed.Tensors[i]; parsed.Tensor(x.Name) != x {
 				t.Fatalf("tensor %q is not found by its name", x.Name)
 			}
-			total += size
-		}
-		if total > len(data) {
-			t.Fatalf("%d bytes of tensors in a file of %d", total, len(data))
-		}
-		body := data[len(data)-total:]
-		for _, x := range parsed.Tensors {
-			if len(x.Data) > 0 && &x.Data[0] != &body[0] {
-				t.Fatalf("tensor %q does not start where the one before ends", x.Name)
-			}
-			body = body[len(x.Data):]
 		}
 		// What was read can be written, and reads the same again.
-		header, err := encodeHeader(parsed.Metadata, parsed.Tensors)
+		header, _, err := encodeHeader(parsed.Metadata, parsed.Tensors)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -324,8 +335,12 @@ func FuzzParse(f *testing.F) {
 		}
 		for i := range parsed.Tensors {
 			x, y := again.Tensor(parsed.Tensors[i].Name), &parsed.Tensors[i]
-			if x == nil || x.DType != y.DType || !reflect.DeepEqual(x.Shape, y.Shape) || !bytes.Equal(x.Data, y.Data) {
+			if x == nil || x.DType != y.DType || !reflect.DeepEqual(x.Shape, y.Shape) {
 				t.Fatalf("rewritten: %+v\nwas: %+v", x, y)
+			}
+			a, _ := x.Bytes()
+			if b, _ := y.Bytes(); !bytes.Equal(a, b) {
+				t.Fatalf("rewritten: %v\nwas: %v", a, b)
 			}
 		}
 	})
