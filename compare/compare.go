@@ -17,6 +17,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -185,9 +186,15 @@ type Summary struct {
 	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
 }
 
+// Tool is the build of this module that computed a result: its version, and the
+// commit and date where they are known.
+type Tool = version.Info
+
 // Result is the result of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Tool is what computed the result; nil in those of versions that did not say.
+	Tool *Tool `json:"tool,omitempty"`
 	// Args is the command that gave the result, as far as it bears on it; Run leaves
 	// it nil.
 	Args      []string   `json:"args,omitempty"`
@@ -220,7 +227,8 @@ const (
 
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
-	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
+	tool := version.Get()
+	res := &Result{Schema: Schema, Tool: &tool, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
 	prog := progress{report: opt.Progress}
 	for i := range d.Layers {
 		prog.total += work(&d.Layers[i])

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/tables"
+	"github.com/sageacc/sageacc/internal/version"
 )
 
 func TestReport(t *testing.T) {
@@ -101,6 +102,9 @@ func TestArgs(t *testing.T) {
 		if want := append([]string{"sageacc", "compare", dump}, tc.want...); !slices.Equal(r.Args, want) {
 			t.Errorf("args %q, want %q", r.Args, want)
 		}
+		if r.Tool == nil || *r.Tool != version.Get() {
+			t.Errorf("the result is of %v, want %v", r.Tool, version.Get())
+		}
 		code, again, errs := sage(t, append(slices.Clone(r.Args[1:]), "--format", "json")...)
 		if code != exitOK || again != out {
 			t.Errorf("%q gives another result; exit %d, %s", r.Args, code, errs)
@@ -113,6 +117,9 @@ func TestArgs(t *testing.T) {
 	}
 	if want := []string{"sageacc", "table", "smooth-v", dump}; !slices.Equal(r.Args, want) {
 		t.Errorf("args %q, want %q", r.Args, want)
+	}
+	if r.Tool == nil || *r.Tool != version.Get() {
+		t.Errorf("the result is of %v, want %v", r.Tool, version.Get())
 	}
 }
 

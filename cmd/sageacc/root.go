@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/internal/atomicfile"
+	"github.com/sageacc/sageacc/internal/version"
 )
 
 // Exit statuses.
@@ -79,7 +79,7 @@ and what a GPU returned (actual).`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99'
   sageacc inspect dump.safetensors`,
-		Version:       version(),
+		Version:       version.Line(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -153,22 +153,14 @@ func describeCompletion(c *cobra.Command) {
 func newVersion(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version",
+		Short:   "Print the version, the commit and its date",
 		Example: "  sageacc version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(e.stdout, "sageacc", version())
+			_, err := fmt.Fprintln(e.stdout, "sageacc", version.Line())
 			return err
 		},
 	}
-}
-
-// version is the module's, as the build recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }
 
 // commandLine is the command as it would be typed to get the same result again:
