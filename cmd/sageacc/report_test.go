@@ -32,6 +32,13 @@ func TestReport(t *testing.T) {
 	if !bytes.HasPrefix(html, []byte("<!doctype html>")) || !bytes.Contains(html, []byte("sageacc compare "+dump+" --per-head")) {
 		t.Errorf("the page begins %.100s, and may not say how to repeat it", html)
 	}
+	over := filepath.Join(dir, "over.html")
+	if code, out, errs := sage(t, "report", result, result, "-o", over); code != exitOK || out != "" || errs != "" {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	if html, err := os.ReadFile(over); err != nil || !bytes.Contains(html, []byte("two results over each other")) {
+		t.Errorf("a page of two results begins %.100s, %v", html, err)
+	}
 	if code, out, _ := sage(t, "report", result, "-o", "-"); code != exitOK || out != string(html) {
 		t.Errorf("exit %d, the page on standard output differs", code)
 	}
@@ -55,12 +62,16 @@ func TestReportBadInput(t *testing.T) {
 	}
 	page := file("page.html", "as it was")
 	bad := file("bad\n.json", "{")
+	good := file("first.json", `{"schema":"sageacc/compare/v1","layers":[{"emulated_vs_reference":{}}]}`)
+	tab := file("table.json", `{"schema":"sageacc/table/v1","tables":[{"rows":[{}]}]}`)
 	for _, tc := range []struct {
 		args []string
 		want string
 	}{
 		{[]string{"report"}, "want one result"},
-		{[]string{"report", "a", "b", "-o", page}, "want one result"},
+		{[]string{"report", "a", "b", "c", "-o", page}, "want one result, RESULT.json, or two, not 3"},
+		{[]string{"report", good, tab, "-o", page}, "table.json: only results of compare can be laid over each other"},
+		{[]string{"report", good, filepath.Join(dir, "nowhere.json"), "-o", page}, "nowhere.json"},
 		{[]string{"report", bad}, "-o FILE.html"},
 		{[]string{"report", filepath.Join(dir, "nowhere.json"), "-o", page}, "nowhere.json"},
 		{[]string{"report", dir, "-o", page}, dir},

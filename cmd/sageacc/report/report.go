@@ -1,12 +1,14 @@
 // Package report makes one HTML page of a result: of a comparison (schema
 // sageacc/compare/v1) or of the paper's tables (sageacc/table/v1).
 //
-// The page holds everything it needs. It loads nothing, runs no script, and its
-// Content-Security-Policy forbids both. Charts are SVG whose colours come from the
-// page's style sheet, light or dark as the reader's device is set; each has a label
-// in words, and the figures stand in tables too. Names of layers and whatever else a
-// result says are untrusted: they are escaped, and control and formatting characters
-// are shown as Go escapes.
+// The page holds everything it needs and loads nothing. Verdict and table are plain
+// HTML. A script of our own, the only one that its Content-Security-Policy lets run,
+// draws the maps, sorts and filters the table and shows a layer's details, from JSON in
+// the page; it works for 5 layers and for 5,000. Colours come from the style sheet,
+// light or dark as the reader's device is set or the reader chooses. Names of layers
+// and whatever else a result says are untrusted: they are escaped, the script makes
+// text of them and nothing else, and control and formatting characters are shown as Go
+// escapes.
 //
 // The same result gives the same bytes.
 package report
@@ -18,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/sageacc/sageacc/compare"
@@ -26,14 +29,45 @@ import (
 	"github.com/sageacc/sageacc/metrics"
 )
 
-// Input is a result that a page is made of: one of the two.
+// Input is what a page is made of: a comparison, alone or with a second one laid over
+// it, or tables.
 type Input struct {
 	Compare *compare.Result
-	Tables  *tables.Result
+	// Over is laid over Compare; nil where there is one result.
+	Over *compare.Result
+	// Names are what the page calls Compare and Over, beside A and B.
+	Names  [2]string
+	Tables *tables.Result
 }
 
-// Open reads the JSON result in a file.
-func Open(path string) (*Input, error) {
+// Open reads the JSON result in a file, or two of them to lay over each other, which
+// must both be of compare.
+func Open(paths ...string) (*Input, error) {
+	if len(paths) < 1 || len(paths) > 2 {
+		return nil, fmt.Errorf("want one result or two, not %d", len(paths))
+	}
+	in, err := open(paths[0])
+	if err != nil || len(paths) == 1 {
+		return in, err
+	}
+	over, err := open(paths[1])
+	if err != nil {
+		return nil, err
+	}
+	for i, r := range []*Input{in, over} {
+		if r.Compare == nil {
+			return nil, fmt.Errorf("%s: only results of compare can be laid over each other, this is one of table", paths[i])
+		}
+	}
+	in.Over = over.Compare
+	in.Names = [2]string{filepath.Base(paths[0]), filepath.Base(paths[1])}
+	if in.Names[0] == in.Names[1] {
+		in.Names = [2]string{paths[0], paths[1]}
+	}
+	return in, nil
+}
+
+func open(path string) (*Input, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -141,17 +175,16 @@ func decodeTables(data []byte) (*Input, error) {
 // Write writes the page of a result that [Read] has returned, or one like it.
 func Write(w io.Writer, r *Input) error {
 	var p *page
-	var err error
 	switch {
 	case r.Compare != nil:
-		p, err = comparePage(r.Compare)
+		var err error
+		if p, err = comparePage(r); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
 	case r.Tables != nil:
-		p, err = tablesPage(r.Tables)
+		p = tablesPage(r.Tables)
 	default:
 		return errors.New("report: there is no result to show")
-	}
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
 	}
 	if err := pageTemplate.Execute(w, p); err != nil {
 		return fmt.Errorf("report: %w", err)
