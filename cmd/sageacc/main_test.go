@@ -224,9 +224,9 @@ func TestChecks(t *testing.T) {
 		want string
 	}{
 		{[]string{"--fail-if", "cos<0.9", "--fail-if", "rel_l1>0.5"}, exitOK, ""},
-		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: cos_sim is 0.99954"},
-		{[]string{"--expect-bit-exact"}, exitOK, ""},
-		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements differ, first difference at batch 0, head 0"},
+		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: emulated.cos_sim is 0.99954"},
+		{[]string{"--expect-bit-exact"}, exitOK, "sageacc: --expect-bit-exact: checked 1 of 1 layers, 1 of them bit-exact\n"},
+		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements (44.8%) differ, first at batch 0, head 0"},
 		{[]string{"--expect-bit-exact", "--arch", "ideal"}, exitCheckFailed, "actual 0x"},
 	} {
 		code, out, errs := sage(t, append([]string{"compare", sample, "--layers", `layers\.0`}, tc.args...)...)
