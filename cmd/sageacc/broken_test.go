@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/diff"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -238,6 +239,20 @@ func TestBrokenOutputs(t *testing.T) {
 					}
 				}
 			}
+			// The right output was there before.
+			for _, bound := range []*float64{nil, new(float64), ptr(1000.0)} {
+				d := diff.Compare(right, r)
+				worse := slices.ContainsFunc(d.Check(bound), func(c diff.Check) bool { return c.Failed })
+				if bound != nil && !worse {
+					t.Errorf("passes diff with --max-growth %g", 100**bound)
+				}
+				if bound == nil && strings.HasPrefix(b.verdict, "not finite") && !worse {
+					t.Error("passes diff")
+				}
+				if d.Judge(d.Check(bound), bound).Failed != worse {
+					t.Error("the verdict of diff is another")
+				}
+			}
 			if nonFinite := strings.HasPrefix(b.verdict, "not finite"); failed(r, gatesOf(nil)) != nonFinite {
 				t.Errorf("fails without a gate: %t", !nonFinite)
 			}
@@ -297,6 +312,8 @@ func TestBrokenOutputsExit(t *testing.T) {
 		}
 	}
 }
+
+func ptr[T any](x T) *T { return &x }
 
 func read(t testing.TB, path string) string {
 	t.Helper()

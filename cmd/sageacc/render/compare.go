@@ -165,7 +165,7 @@ func CompareMarkdown(w io.Writer, c *Compared) error {
 }
 
 // more says how many layers are not shown.
-func (c *Compared) more() string { return fmt.Sprintf("… %d more (--top 0 shows all)", c.Left) }
+func (c *Compared) more() string { return fmt.Sprintf(moreLayers, c.Left) }
 
 // verdictHead says the verdict, a line each.
 func verdictHead(v *compare.Verdict) []pair {
