@@ -99,8 +99,8 @@ func TestArgs(t *testing.T) {
 	o := write(t, nil, tensor("l.o", 1, 2, 20, 8))
 	for _, tc := range []struct{ args, want []string }{
 		{[]string{"--jobs", "1"}, nil},
-		{[]string{"--jobs", "2", "--fail-if", "cos<0", "--per-head", "--causal=false", "--smooth", "none", "--actual", o, "--sm-scale", "0.5"},
-			[]string{"--actual", o, "--causal=false", "--per-head", "--sm-scale", "0.5", "--smooth", "none"}},
+		{[]string{"--jobs", "2", "--fail-if", "cos<0", "--per-head", "--junit", os.DevNull, "--causal=false", "--smooth", "none", "--actual", o, "--sm-scale", "0.5"},
+			[]string{"--actual", o, "--causal=false", "--fail-if", "cos<0", "--per-head", "--sm-scale", "0.5", "--smooth", "none"}},
 	} {
 		code, out, errs := sage(t, append([]string{"compare", dump, "--format", "json"}, tc.args...)...)
 		if code != exitOK {

@@ -175,7 +175,7 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "output", "format", "jobs", "paper", "fail-if", "expect-bit-exact":
+		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing":
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
