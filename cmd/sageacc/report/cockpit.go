@@ -37,8 +37,11 @@ type cockpit struct {
 	// Runs are the names of the results.
 	Runs []string `json:"runs"`
 	// Axis is what Label of the layers is.
-	Axis   string            `json:"axis"`
-	States map[string]string `json:"states"`
+	Axis string `json:"axis"`
+	// States are keys and words, worst first; Rank is from which of them on they are
+	// told apart by errors.
+	States [][2]string `json:"states"`
+	Rank   int         `json:"rank"`
 	// Steps are the names of all steps that cause errors.
 	Steps  []string `json:"steps"`
 	Layers []row    `json:"layers"`
@@ -112,6 +115,7 @@ type step struct {
 type detail struct {
 	// Facts are pairs of words.
 	Facts    [][2]string `json:"facts"`
+	Findings []string    `json:"findings,omitempty"`
 	Warnings []string    `json:"warnings,omitempty"`
 	// Why says where an actual output differs, and which numerics give it.
 	Why    []string   `json:"why,omitempty"`
@@ -149,30 +153,42 @@ type sumsOnly struct {
 	Bits     *bits `json:"b,omitempty"`
 }
 
-// States of a layer, worst first.
+// States of a layer, worst first: the kinds of findings, and what there is beside them.
 var states = []state{
-	{"nan", "not finite"},
-	{"differs", "differs"},
+	{string(compare.NotFinite), compare.NotFinite.Words()},
+	{string(compare.NotThisKernel), compare.NotThisKernel.Words()},
+	{string(compare.Differs), compare.Differs.Words()},
+	{string(compare.BeyondBound), compare.BeyondBound.Words()},
+	{string(compare.WrongLayout), compare.WrongLayout.Words()},
+	{string(compare.SuspiciousInput), compare.SuspiciousInput.Words()},
 	{"warn", "warning"},
 	{"exact", "bit-exact"},
 	{"none", "no actual output"},
 }
 
-// stateOf tells what a layer is.
-func stateOf(l *compare.Layer) string {
-	odd := func(v metrics.Values) bool {
-		for _, x := range []jsonfloat.Float{v.CosSim, v.RelL1, v.RMSE, v.MaxAbs} {
-			if f := float64(x); math.IsNaN(f) || math.IsInf(f, 0) {
-				return true
-			}
+// rank is a state's place among those that are worse than others; the last three are
+// told apart by their errors.
+func rank(key string) int {
+	return min(slices.IndexFunc(states, func(s state) bool { return s.Key == key }), 6)
+}
+
+// finite reports whether all figures are.
+func finite(v metrics.Values) bool {
+	for _, x := range []jsonfloat.Float{v.CosSim, v.RelL1, v.RMSE, v.MaxAbs} {
+		if x-x != 0 {
+			return false
 		}
-		return false
 	}
+	return true
+}
+
+// ownState tells what a layer is by its figures.
+func ownState(l *compare.Layer) string {
 	switch b := l.ActualVsEmulated; {
-	case odd(l.EmulatedVsReference) || l.ActualVsReference != nil && odd(*l.ActualVsReference) || l.ActualNonFinite != nil:
-		return "nan"
+	case !finite(l.EmulatedVsReference) || l.ActualVsReference != nil && !finite(*l.ActualVsReference) || l.ActualNonFinite != nil:
+		return string(compare.NotFinite)
 	case b != nil && !b.Exact():
-		return "differs"
+		return string(compare.Differs)
 	case len(l.Warnings) > 0:
 		return "warn"
 	case b != nil:
@@ -181,80 +197,105 @@ func stateOf(l *compare.Layer) string {
 	return "none"
 }
 
-// badness orders layers: by state, and then by their larger relative L1 error.
-func badness(l *compare.Layer) (rank int, err float64) {
-	switch stateOf(l) {
-	case "nan":
-	case "differs":
-		rank = 1
-	default:
-		rank = 2
-	}
-	err = float64(l.EmulatedVsReference.RelL1)
-	if l.ActualVsReference != nil {
-		err = max(err, float64(l.ActualVsReference.RelL1)) // NaN if one is
-	}
-	return rank, err
+// seen is a layer of a result, with what the verdict finds.
+type seen struct {
+	*compare.Layer
+	state    string
+	findings []compare.Finding
 }
 
-// pair is a layer in one or both results, nil where it is not.
-type pair [2]*compare.Layer
-
-// first returns the layer, of the first result that has it.
-func (p pair) first() *compare.Layer {
-	if p[0] != nil {
-		return p[0]
+// worse orders layers, worst first: by state, and then by their larger relative L1
+// error.
+func worse(a, b *seen) bool {
+	if x, y := rank(a.state), rank(b.state); x != y {
+		return x < y
 	}
-	return p[1]
+	err := func(l *seen) float64 {
+		e := float64(l.EmulatedVsReference.RelL1)
+		if l.ActualVsReference != nil {
+			e = max(e, float64(l.ActualVsReference.RelL1)) // NaN if one is
+		}
+		return e
+	}
+	p, q := err(a), err(b)
+	if math.IsNaN(p) || math.IsNaN(q) {
+		return math.IsNaN(p) && !math.IsNaN(q)
+	}
+	return p > q
 }
 
-// join pairs the layers of results by name, those of the first in front.
-func join(in *Input) []pair {
-	var out []pair
+// joined is a layer in each of the results, nil where one has it not.
+type joined []*seen
+
+// any returns the layer, of the first result that has it.
+func (p joined) any() *seen {
+	return p[slices.IndexFunc(p, func(l *seen) bool { return l != nil })]
+}
+
+// last returns the layer, of the last result that has it, which is the newest.
+func (p joined) last() *seen {
+	for i := len(p) - 1; i > 0; i-- {
+		if p[i] != nil {
+			return p[i]
+		}
+	}
+	return p.any()
+}
+
+// join puts the layers of results together by name, those of the first in front.
+func join(results []*compare.Result) []joined {
+	var out []joined
 	at := map[string]int{}
-	for i := range in.Compare.Layers {
-		l := &in.Compare.Layers[i]
-		at[l.Name] = len(out)
-		out = append(out, pair{l})
-	}
-	if in.Over == nil {
-		return out
-	}
-	for i := range in.Over.Layers {
-		l := &in.Over.Layers[i]
-		if k, ok := at[l.Name]; ok {
-			out[k][1] = l
-		} else {
-			out = append(out, pair{nil, l})
+	for k, r := range results {
+		found := map[string][]compare.Finding{}
+		if r.Verdict != nil {
+			for _, f := range r.Verdict.Findings {
+				found[f.Layer] = append(found[f.Layer], f)
+			}
+		}
+		for i := range r.Layers {
+			l := &seen{Layer: &r.Layers[i], state: ownState(&r.Layers[i]), findings: found[r.Layers[i].Name]}
+			for _, f := range l.findings {
+				if n := rank(string(f.Kind)); n >= 0 && n < rank(l.state) {
+					l.state = string(f.Kind)
+				}
+			}
+			n, ok := at[l.Name]
+			if !ok {
+				n = len(out)
+				at[l.Name] = n
+				out = append(out, make(joined, len(results)))
+			}
+			out[n][k] = l
 		}
 	}
 	return out
 }
 
-// results are the one or two results.
-func (in *Input) results() []*compare.Result {
-	if in.Over == nil {
-		return []*compare.Result{in.Compare}
-	}
-	return []*compare.Result{in.Compare, in.Over}
-}
+// several reports whether results are laid over each other.
+func (in *Input) several() bool { return len(in.Results) > 1 }
+
+// letter is what a result is called for short.
+func letter(k int) string { return string(rune('A' + k)) }
 
 // names are what the results are called.
 func (in *Input) names() []string {
-	out := []string{"A", "B"}[:len(in.results())]
-	for i := range out {
-		if n := clean(in.Names[i]); n != "" {
-			out[i] += ": " + n
+	var out []string
+	for k := range in.Results {
+		n := letter(k)
+		if k < len(in.Names) && in.Names[k] != "" {
+			n += ": " + clean(in.Names[k])
 		}
+		out = append(out, n)
 	}
 	return out
 }
 
 // overview makes what maps and table are drawn from.
-func overview(in *Input, layers []pair) *cockpit {
-	c := &cockpit{Runs: in.names(), States: map[string]string{}, Steps: []string{}, Docs: docsURL}
+func overview(in *Input, layers []joined) *cockpit {
+	c := &cockpit{Runs: in.names(), Rank: rank("none"), Steps: []string{}, Docs: docsURL}
 	for _, s := range states {
-		c.States[s.Key] = s.Text
+		c.States = append(c.States, [2]string{s.Key, s.Text})
 	}
 	steps := map[string]int{}
 	index := func(name string) int {
@@ -269,12 +310,11 @@ func overview(in *Input, layers []pair) *cockpit {
 	}
 	var names []string
 	for _, p := range layers {
-		l := p.first()
-		r := row{Name: clean(l.Name), Shape: shape(l)}
-		for k := range in.results() {
+		r := row{Name: clean(p.any().Name), Shape: shape(p.any().Layer)}
+		for _, l := range p {
 			var f *figures
-			if p[k] != nil {
-				f = figuresOf(p[k], index)
+			if l != nil {
+				f = figuresOf(l, index)
 			}
 			r.Runs = append(r.Runs, f)
 		}
@@ -289,14 +329,14 @@ func overview(in *Input, layers []pair) *cockpit {
 	return c
 }
 
-func figuresOf(l *compare.Layer, index func(step string) int) *figures {
-	f := &figures{State: stateOf(l), Warnings: len(l.Warnings), Emulated: fourOf(l.EmulatedVsReference)}
+func figuresOf(l *seen, index func(step string) int) *figures {
+	f := &figures{State: l.state, Warnings: len(l.Warnings), Emulated: fourOf(l.EmulatedVsReference)}
 	if l.ActualVsReference != nil && l.ActualVsEmulated != nil {
 		a, b := fourOf(*l.ActualVsReference), bitsOf(l.ActualVsEmulated)
 		f.Actual, f.Bits = &a, &b
 	}
 	if len(l.Heads) > 0 {
-		f.Heads = headsOf(l)
+		f.Heads = headsOf(l.Layer)
 	}
 	if a := l.Attribution; a != nil {
 		f.Causes = &cause{Kernel: threeOf(a.Kernel), Rest: threeOf(a.Rest), Remainder: figure(a.Remainder), Steps: []step{}}
@@ -379,14 +419,17 @@ const (
 )
 
 // detailOf is what is shown of a layer alone; cells is how many a map may have.
-func detailOf(l *compare.Layer, cells int) *detail {
+func detailOf(l *seen, cells int) *detail {
 	d := &detail{RMS: figure(l.ReferenceRMS)}
+	for _, f := range l.findings {
+		d.Findings = append(d.Findings, clean(f.Kind.Words()+": "+f.Text))
+	}
 	add := func(key, value string) {
 		if value != "" {
 			d.Facts = append(d.Facts, [2]string{key, clean(value)})
 		}
 	}
-	add("Shape", shape(l))
+	add("Shape", shape(l.Layer))
 	if l.SMScale != 0 {
 		add("Softmax scale", digits(l.SMScale, 6))
 	}
@@ -413,7 +456,7 @@ func detailOf(l *compare.Layer, cells int) *detail {
 		d.Actual = histogramOf(h)
 	}
 	if l.DifferenceMap != nil {
-		d.Map = placeOf(l, cells)
+		d.Map = placeOf(l.Layer, cells)
 	}
 	var stages []string
 	for stage := range l.Counts {

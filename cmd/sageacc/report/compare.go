@@ -14,25 +14,21 @@ import (
 )
 
 func comparePage(in *Input) (*page, error) {
-	layers := join(in)
+	layers := join(in.Results)
 	p := &page{
 		assets: common,
 		Kind:   "sageacc: quantised attention against full precision",
-		Title:  fmt.Sprintf("%s, %s", kernelName(in.Compare), plural(len(layers), "layer", "layers")),
+		Title:  fmt.Sprintf("%s, %s", kernelName(in.Results[0]), plural(len(layers), "layer", "layers")),
 		Facts:  facts(in),
 	}
-	if in.Over != nil {
-		p.Kind = "sageacc: two results over each other"
-		a, b := kernelName(in.Compare), kernelName(in.Over)
-		if n := in.names(); a == b {
-			p.Title = fmt.Sprintf("%s, %s against %s", a, n[1], n[0])
-		} else {
-			p.Title = fmt.Sprintf("B, %s, against A, %s", b, a)
-		}
+	if in.several() {
+		p.Kind = "sageacc: results over each other"
+		p.Title = fmt.Sprintf("%d results over each other, %s", len(in.Results), plural(len(layers), "layer", "layers"))
 		p.Verdict = overVerdict(in, layers)
 	} else {
-		p.Verdict = verdict(in.Compare)
+		p.Verdict = verdict(in.Results[0], layers)
 	}
+	p.Verdict, p.Notes = split(p.Verdict)
 	if len(layers) > 1 {
 		p.Sections = append(p.Sections, overviewSection(in, layers))
 	}
@@ -40,9 +36,9 @@ func comparePage(in *Input) (*page, error) {
 	if s := warningsSection(in, layers); s != nil {
 		p.Sections = append(p.Sections, *s)
 	}
-	for k, r := range in.results() {
+	for k, r := range in.Results {
 		s := repeat(r.Args)
-		if in.Over != nil {
+		if in.several() {
 			s.ID, s.Title = fmt.Sprintf("repeat-%d", k+1), "How to repeat "+in.names()[k]
 		}
 		var sources []string
@@ -66,21 +62,33 @@ func comparePage(in *Input) (*page, error) {
 	if p.Data, err = encode(overview(in, layers)); err != nil {
 		return nil, err
 	}
-	cells := max(mapCells/len(layers), 1)
-	for _, l := range layers {
-		var d [2]*detail
-		for k := range in.results() {
-			if l[k] != nil {
-				d[k] = detailOf(l[k], cells)
+	cells := max(mapCells/len(layers)/len(in.Results), 1)
+	for _, of := range layers {
+		d := make([]*detail, len(of))
+		for k, l := range of {
+			if l != nil {
+				d[k] = detailOf(l, cells)
 			}
 		}
-		js, err := encode(d[:len(in.results())])
+		js, err := encode(d)
 		if err != nil {
 			return nil, err
 		}
 		p.Details = append(p.Details, js)
 	}
 	return p, nil
+}
+
+// split parts what is wrong, or right, from what is only worth to know.
+func split(all []finding) (verdict, notes []finding) {
+	for _, f := range all {
+		if f.Severity == "note" {
+			notes = append(notes, f)
+		} else {
+			verdict = append(verdict, f)
+		}
+	}
+	return verdict, notes
 }
 
 func kernelName(r *compare.Result) string {
@@ -117,34 +125,100 @@ func facts(in *Input) []fact {
 		}
 		return out
 	}
-	a := of(in.Compare)
-	if in.Over != nil {
-		b := of(in.Over)
-		n := in.names()
-		both := []fact{{"A", n[0]}, {"B", n[1]}}
-		for i := range a {
-			switch k := slices.IndexFunc(b, func(f fact) bool { return f.Key == a[i].Key }); {
-			case k < 0:
-				both = append(both, fact{a[i].Key, "A: " + a[i].Value})
-			case b[k].Value == a[i].Value:
-				both = append(both, a[i])
-			default:
-				both = append(both, fact{a[i].Key, "A: " + a[i].Value}, fact{"", "B: " + b[k].Value})
-			}
-		}
-		for _, f := range b {
-			if !slices.ContainsFunc(a, func(x fact) bool { return x.Key == f.Key }) {
-				both = append(both, fact{f.Key, "B: " + f.Value})
-			}
-		}
-		a = both
+	if !in.several() {
+		return slices.DeleteFunc(of(in.Results[0]), func(f fact) bool { return f.Value == "" })
 	}
-	return slices.DeleteFunc(a, func(f fact) bool { return f.Value == "" || f.Value == "A: " || f.Value == "B: " })
+	// What all share is said once.
+	var out []fact
+	var all [][]fact
+	var keys []string
+	for k, r := range in.Results {
+		out = append(out, fact{letter(k), strings.TrimPrefix(in.names()[k], letter(k)+": ")})
+		all = append(all, of(r))
+		for _, f := range all[k] {
+			if !slices.Contains(keys, f.Key) {
+				keys = append(keys, f.Key)
+			}
+		}
+	}
+	for _, key := range keys {
+		values := make([]string, len(all))
+		same := true
+		for k, fs := range all {
+			if i := slices.IndexFunc(fs, func(f fact) bool { return f.Key == key }); i >= 0 {
+				values[k] = fs[i].Value
+			}
+			same = same && values[k] == values[0]
+		}
+		if same {
+			out = append(out, fact{key, values[0]})
+			continue
+		}
+		for k, v := range values {
+			if v != "" {
+				out = append(out, fact{key, letter(k) + ": " + v})
+			}
+		}
+	}
+	return slices.DeleteFunc(out, func(f fact) bool { return f.Value == "" })
+}
+
+// severity of the lines that tell of a kind of finding.
+func severity(k compare.Kind) string {
+	switch k {
+	case compare.AllFine:
+		return "good"
+	case compare.SuspiciousInput:
+		return "warn"
+	}
+	return "bad"
+}
+
+// told are the lines of a verdict that a result holds, each with the layer that it
+// names.
+func told(v *compare.Verdict, numbers map[string]int) []finding {
+	if v.Status == compare.AllFine {
+		var out []finding
+		for _, l := range v.Lines {
+			out = append(out, finding{Severity: "good", Text: sentence(l)})
+		}
+		return out
+	}
+	// The lines have a kind each, in the order of the findings, which are sorted by kind.
+	var first []compare.Finding
+	for _, f := range v.Findings {
+		if len(first) == 0 || first[len(first)-1].Kind != f.Kind {
+			first = append(first, f)
+		}
+	}
+	var out []finding
+	for i, l := range v.Lines {
+		f := finding{Severity: "bad", Text: sentence(l)}
+		if i < len(first) {
+			f.Severity = severity(first[i].Kind)
+			if n := numbers[first[i].Layer]; n > 0 {
+				f.Layer, f.Name = n, "look at "+clean(first[i].Layer)
+			}
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// numbersOf are the layers' numbers in the page, from 1; 0 for one that is not there.
+func numbersOf(layers []joined) map[string]int {
+	out := map[string]int{}
+	if len(layers) > 1 {
+		for i, p := range layers {
+			out[p.any().Name] = i + 1
+		}
+	}
+	return out
 }
 
 // verdict says in words what is wrong, worst first, whether an actual output is the
 // emulated one, how accurate the kernel is, and where it is worst.
-func verdict(r *compare.Result) []finding {
+func verdict(r *compare.Result, layers []joined) []finding {
 	var out []finding
 	add := func(severity, format string, args ...any) {
 		out = append(out, finding{Severity: severity, Text: fmt.Sprintf(format, args...)})
@@ -152,14 +226,20 @@ func verdict(r *compare.Result) []finding {
 	at := func(severity string, i int, format string, args ...any) {
 		out = append(out, finding{severity, fmt.Sprintf(format, args...), i + 1, clean(r.Layers[i].Name)})
 	}
+	if r.Verdict != nil {
+		out = append(out, told(r.Verdict, numbersOf(layers))...)
+		if n := r.Verdict.FailedChecks; n > 0 {
+			add("bad", "%d of %d checks failed.", n, r.Verdict.Checks)
+		}
+	}
 	var emulated []metrics.Values
 	have, exact, odd, warned := 0, 0, 0, 0
-	firstOdd, worst := -1, -1
+	firstOdd, most := -1, -1
 	var elements, mismatched int64
 	for i := range r.Layers {
 		l := &r.Layers[i]
 		emulated = append(emulated, l.EmulatedVsReference)
-		if stateOf(l) == "nan" {
+		if ownState(l) == string(compare.NotFinite) {
 			odd++
 			if firstOdd < 0 {
 				firstOdd = i
@@ -174,36 +254,40 @@ func verdict(r *compare.Result) []finding {
 			mismatched += b.Mismatched
 			if b.Exact() {
 				exact++
-			} else if worst < 0 || worse(l, &r.Layers[worst]) {
-				worst = i
+			} else if most < 0 || b.Share() > r.Layers[most].ActualVsEmulated.Share() {
+				most = i
 			}
 		}
 	}
-	switch {
-	case odd == 1 && len(r.Layers) == 1:
-		add("bad", "It has NaN or infinite values.")
-	case odd == 1:
-		at("bad", firstOdd, "One layer has NaN or infinite values:")
-	case odd > 1:
-		at("bad", firstOdd, "%d of %d layers have NaN or infinite values, the first is", odd, len(r.Layers))
-	}
-	of := "the one layer"
-	if len(r.Layers) > 1 {
-		of = fmt.Sprintf("%d of %d layers", have, len(r.Layers))
-	}
-	switch {
-	case have == 0:
-	case exact == have:
-		add("good", "There is an actual output for %s, and it equals the emulated one bit for bit: none of %d elements differs.", of, elements)
-	case exact == 0:
-		add("bad", "There is an actual output for %s. It is not the emulated one: %d of %d elements differ (%s).", of, mismatched, elements, percent(ratio(mismatched, elements)))
-	default:
-		add("bad", "There is an actual output for %s. It equals the emulated one bit for bit in %d of these and differs in %d: %d of %d elements (%s).",
-			of, exact, have-exact, mismatched, elements, percent(ratio(mismatched, elements)))
-	}
-	if worst >= 0 && len(r.Layers) > 1 {
-		b := r.Layers[worst].ActualVsEmulated
-		at("bad", worst, "%s of elements differ, by %s in relative L1, in", percent(ratio(b.Mismatched, b.Elements)), number(b.RelL1))
+	if r.Verdict == nil {
+		// An older result: what its figures show.
+		switch {
+		case odd == 1 && len(r.Layers) == 1:
+			add("bad", "It has NaN or infinite values.")
+		case odd == 1:
+			at("bad", firstOdd, "One layer has NaN or infinite values:")
+		case odd > 1:
+			at("bad", firstOdd, "%d of %d layers have NaN or infinite values, the first is", odd, len(r.Layers))
+		}
+		of := "the one layer"
+		if len(r.Layers) > 1 {
+			of = fmt.Sprintf("%d of %d layers", have, len(r.Layers))
+		}
+		switch {
+		case have == 0:
+		case exact == have:
+			add("good", "There is an actual output for %s, and it equals the emulated one bit for bit: none of %d elements differs.", of, elements)
+		case exact == 0:
+			add("bad", "There is an actual output for %s. It is not the emulated one: %d of %d elements differ (%s).", of, mismatched, elements, percent(ratio(mismatched, elements)))
+		default:
+			add("bad", "There is an actual output for %s. It equals the emulated one bit for bit in %d of these and differs in %d: %d of %d elements (%s).",
+				of, exact, have-exact, mismatched, elements, percent(ratio(mismatched, elements)))
+		}
+		if most >= 0 && len(r.Layers) > 1 {
+			at("bad", most, "The largest part of them, %s, is in", percent(r.Layers[most].ActualVsEmulated.Share()))
+		}
+	} else if exact < have && len(r.Layers) > 1 {
+		add("note", "Of %d actual outputs %d equal the emulated ones bit for bit; %d of %d elements differ (%s).", have, exact, mismatched, elements, percent(ratio(mismatched, elements)))
 	}
 	if len(r.Layers) == 1 {
 		v := emulated[0]
@@ -221,7 +305,7 @@ func verdict(r *compare.Result) []finding {
 			at("note", w.RelL1At, "The highest relative L1 error, %s, is that of", number(w.RelL1))
 		}
 	}
-	if have == 0 {
+	if have == 0 && r.Verdict == nil {
 		add("note", "There is no actual output of a GPU to compare with.")
 	}
 	if warned > 0 {
@@ -230,121 +314,122 @@ func verdict(r *compare.Result) []finding {
 	return out
 }
 
-// worse orders layers, worst first.
-func worse(a, b *compare.Layer) bool {
-	x, p := badness(a)
-	y, q := badness(b)
-	if x != y {
-		return x < y
+// bound is the growth from which on an error counts as larger.
+const bound = 0.01
+
+// overVerdict says what became of the layers from the first result to each other one,
+// and what is wrong with each by itself.
+func overVerdict(in *Input, layers []joined) []finding {
+	var out []finding
+	numbers := numbersOf(layers)
+	if in.Verdict != nil {
+		out = append(out, told(in.Verdict, numbers)...)
 	}
-	if math.IsNaN(p) || math.IsNaN(q) {
-		return math.IsNaN(p) && !math.IsNaN(q)
+	for k, r := range in.Results[1:] {
+		to := letter(k + 1)
+		d := diff.Compare(in.Results[0], r)
+		growth := bound
+		checks := d.Check(&growth)
+		v := d.Judge(checks, &growth)
+		// Kernels on the same layers are not one before and after a change.
+		if in.Verdict == nil {
+			failed := map[string]int{}
+			for _, c := range checks {
+				if c.Failed && numbers[c.Layer] > 0 {
+					failed["worse: "+c.Layer+": "+c.Text] = numbers[c.Layer]
+				}
+			}
+			for _, l := range v.Lines {
+				f := finding{Severity: "good", Text: fmt.Sprintf("From A to %s: %s", to, sentence(l))}
+				switch {
+				case strings.HasPrefix(l, "worse: "):
+					f.Severity = "bad"
+					// The line may go on after the check's own words.
+					for text, n := range failed {
+						if rest, ok := strings.CutPrefix(l, text); ok && (rest == "" || strings.HasPrefix(rest, ", and ")) {
+							f.Layer, f.Name = n, "look at "+clean(layers[n-1].any().Name)
+							break
+						}
+					}
+				case strings.HasPrefix(l, "layers: "), strings.HasPrefix(l, "nothing "):
+					f.Severity = "warn"
+				}
+				out = append(out, f)
+			}
+		}
+		if len(d.Settings) > 0 {
+			for i := range d.Settings {
+				d.Settings[i] = clean(d.Settings[i])
+			}
+			out = append(out, finding{Severity: "note", Text: fmt.Sprintf("From A to %s changed: %s.", to, strings.Join(d.Settings, "; "))})
+		}
+		out = append(out, counted(in, layers, k+1)...)
 	}
-	return p > q
+	for k, r := range in.Results {
+		if r.Verdict != nil && in.Verdict == nil && len(r.Verdict.Lines) > 0 {
+			f := told(r.Verdict, numbers)[0]
+			f.Text = letter(k) + " by itself: " + f.Text
+			out = append(out, f)
+		}
+		var emulated []metrics.Values
+		for _, l := range r.Layers {
+			emulated = append(emulated, l.EmulatedVsReference)
+		}
+		v := metrics.Average(emulated)
+		out = append(out, finding{Severity: "note", Text: fmt.Sprintf("%s, %s: on average over %s a cosine similarity of %s and a relative L1 error of %s against full precision.",
+			letter(k), kernelName(r), plural(len(r.Layers), "layer", "layers"), cosine(v.CosSim), number(v.RelL1))})
+	}
+	return out
 }
 
-// overVerdict says what became of the layers that both results have.
-func overVerdict(in *Input, layers []pair) []finding {
+// counted says in how many layers the error of result k is larger than that of the
+// first, and where it changed most.
+func counted(in *Input, layers []joined, k int) []finding {
 	var out []finding
-	at := func(severity string, i int, format string, args ...any) {
-		out = append(out, finding{severity, fmt.Sprintf(format, args...), i + 1, clean(layers[i].first().Name)})
-	}
-	const bound = 0.01
-	common, alone := 0, [2]int{}
-	broke, brokeAt := 0, 0
-	type change struct {
-		grew, fell, same int
-		most, least      float64
-		mostAt, leastAt  int
-	}
-	var emulated, actual change
-	count := func(c *change, i int, a, b metrics.Values) {
-		g := relative(float64(a.RelL1), float64(b.RelL1))
-		switch {
-		case g > bound:
-			c.grew++
-		case g < -bound:
-			c.fell++
-		default:
-			c.same++
-		}
-		if g > c.most {
-			c.most, c.mostAt = g, i
-		}
-		if g < c.least {
-			c.least, c.leastAt = g, i
-		}
-	}
-	differ := [2]int64{}
-	haveBits := false
-	for i, p := range layers {
-		a, b := p[0], p[1]
-		switch {
-		case b == nil:
-			alone[0]++
-			continue
-		case a == nil:
-			alone[1]++
-			continue
-		}
-		common++
-		if stateOf(b) == "nan" && stateOf(a) != "nan" {
-			if broke == 0 {
-				brokeAt = i
+	for _, o := range []struct {
+		what string
+		of   func(l *seen) *metrics.Values
+	}{
+		{"actual output", func(l *seen) *metrics.Values { return l.ActualVsReference }},
+		{"emulated kernel", func(l *seen) *metrics.Values { return &l.EmulatedVsReference }},
+	} {
+		var grew, fell, same, mostAt, leastAt int
+		var most, least float64
+		for i, p := range layers {
+			if p[0] == nil || p[k] == nil || o.of(p[0]) == nil || o.of(p[k]) == nil {
+				continue
 			}
-			broke++
+			g := relative(float64(o.of(p[0]).RelL1), float64(o.of(p[k]).RelL1))
+			switch {
+			case g > bound:
+				grew++
+			case g < -bound:
+				fell++
+			default:
+				same++
+			}
+			if g > most {
+				most, mostAt = g, i
+			}
+			if g < least {
+				least, leastAt = g, i
+			}
 		}
-		count(&emulated, i, a.EmulatedVsReference, b.EmulatedVsReference)
-		if a.ActualVsReference != nil && b.ActualVsReference != nil {
-			count(&actual, i, *a.ActualVsReference, *b.ActualVsReference)
-			haveBits = true
-			differ[0] += a.ActualVsEmulated.Mismatched
-			differ[1] += b.ActualVsEmulated.Mismatched
-		}
-	}
-	if broke > 0 {
-		at("bad", brokeAt, "In B %s NaN or infinite values that A has not, the first is", map[bool]string{true: "one layer has", false: fmt.Sprintf("%d layers have", broke)}[broke == 1])
-	}
-	say := func(what string, c change) {
-		n := c.grew + c.fell + c.same
+		n := grew + fell + same
 		if n == 0 {
-			return
+			continue
 		}
-		severity := "good"
-		if c.grew > 0 {
-			severity = "bad"
+		f := finding{Severity: "note", Text: fmt.Sprintf("From A to %s the relative L1 error of the %s grew by more than 1%% in %d of %s, fell in %d and stayed in %d.",
+			letter(k), o.what, grew, plural(n, "layer", "layers"), fell, same)}
+		name := func(i int) string { return clean(layers[i].any().Name) }
+		if least < -bound {
+			f.Text += fmt.Sprintf(" It fell most, %s, in %s.", growth(least), name(leastAt))
 		}
-		text := fmt.Sprintf("%s: in B the relative L1 error is larger than in A by more than 1%% in %d of %d layers, smaller in %d, about the same in %d.", what, c.grew, n, c.fell, c.same)
-		out = append(out, finding{Severity: severity, Text: text})
-		if c.most > bound {
-			at("bad", c.mostAt, "It grew most, %s, in", growth(c.most))
+		if most > bound {
+			f.Text += fmt.Sprintf(" It grew most, %s, in", growth(most))
+			f.Layer, f.Name = mostAt+1, name(mostAt)
 		}
-		if c.least < -bound {
-			at("note", c.leastAt, "It fell most, %s, in", growth(c.least))
-		}
-	}
-	say("Actual output", actual)
-	say("Emulated kernel", emulated)
-	if haveBits {
-		severity := "note"
-		if differ[1] > differ[0] {
-			severity = "bad"
-		}
-		out = append(out, finding{Severity: severity, Text: fmt.Sprintf("Elements that differ from the emulated output: %d in A, %d in B.", differ[0], differ[1])})
-	}
-	for k, n := range alone {
-		if n > 0 {
-			out = append(out, finding{Severity: "warn", Text: fmt.Sprintf("%s only in %s.", map[bool]string{true: "One layer is", false: fmt.Sprintf("%d layers are", n)}[n == 1], in.names()[k])})
-		}
-	}
-	if common == 0 {
-		out = append(out, finding{Severity: "warn", Text: "The results have no layer in common."})
-	}
-	if s := diff.Compare(in.Compare, in.Over).Settings; len(s) > 0 {
-		for i := range s {
-			s[i] = clean(s[i])
-		}
-		out = append(out, finding{Severity: "note", Text: "From A to B changed: " + strings.Join(s, "; ") + "."})
+		out = append(out, f)
 	}
 	return out
 }
@@ -380,22 +465,21 @@ func hasActual(r *compare.Result) bool {
 }
 
 // overviewSection is drawn by the script alone.
-func overviewSection(in *Input, layers []pair) section {
+func overviewSection(in *Input, layers []joined) section {
 	c := &controls{Layers: len(layers)}
 	used := map[string]bool{}
-	actual, heads, causes := 0, false, false
-	for _, r := range in.results() {
-		if hasActual(r) {
-			actual++
-		}
-		for i := range r.Layers {
-			l := &r.Layers[i]
-			used[stateOf(l)] = true
-			heads = heads || len(l.Heads) > 0
-			causes = causes || l.Attribution != nil
+	heads, causes := false, false
+	for _, p := range layers {
+		for _, l := range p {
+			if l != nil {
+				used[l.state] = true
+				heads = heads || len(l.Heads) > 0
+				causes = causes || l.Attribution != nil
+			}
 		}
 	}
-	c.Actual, c.Outputs = actual > 0, actual > 0 && in.Over != nil
+	c.Actual = slices.ContainsFunc(in.Results, hasActual)
+	c.Outputs = c.Actual && in.several()
 	for _, s := range states {
 		if used[s.Key] {
 			c.States = append(c.States, s)
@@ -414,7 +498,7 @@ func overviewSection(in *Input, layers []pair) section {
 
 // layersSection is the table, worst layers first. The script draws it anew, to be
 // sorted and filtered.
-func layersSection(in *Input, layers []pair) section {
+func layersSection(in *Input, layers []joined) section {
 	s := section{ID: "layers", Title: "Layers", Mount: "table"}
 	if len(layers) == 1 {
 		s.Title = "The layer"
@@ -423,15 +507,8 @@ func layersSection(in *Input, layers []pair) section {
 	for i := range order {
 		order[i] = i
 	}
-	// Of two results the second is the newer.
-	last := func(p pair) *compare.Layer {
-		if p[1] != nil {
-			return p[1]
-		}
-		return p[0]
-	}
 	slices.SortStableFunc(order, func(a, b int) int {
-		switch x, y := last(layers[a]), last(layers[b]); {
+		switch x, y := layers[a].last(), layers[b].last(); {
 		case worse(x, y):
 			return -1
 		case worse(y, x):
@@ -444,39 +521,42 @@ func layersSection(in *Input, layers []pair) section {
 		text[x.Key] = x.Text
 	}
 	t := table{Caption: "Layers, worst first, against full precision", Static: true}
-	if in.Over != nil {
-		t.Columns = columns("#", "~layer", "state in A", "in B", ">emulated: rel. L1 in A", ">in B", ">actual: rel. L1 in A", ">in B", ">differing in A", ">in B")
+	if in.several() {
+		t.Columns = columns("#", "~layer")
+		for _, head := range []string{"state in ", ">emulated: rel. L1 in ", ">actual: rel. L1 in ", ">differing in "} {
+			for k := range in.Results {
+				t.Columns = append(t.Columns, columns(head+letter(k))...)
+			}
+		}
 		for _, i := range order {
-			line := []string{strconv.Itoa(i + 1), clean(layers[i].first().Name)}
-			var parts [4][2]string
+			line := []string{strconv.Itoa(i + 1), clean(layers[i].any().Name)}
+			parts := make([]string, 4*len(in.Results))
 			for k, l := range layers[i] {
+				at := func(n int) *string { return &parts[n*len(in.Results)+k] }
 				if l == nil {
-					parts[0][k] = "not there"
+					*at(0) = "not there"
 					continue
 				}
-				parts[0][k] = text[stateOf(l)]
-				parts[1][k] = number(l.EmulatedVsReference.RelL1)
+				*at(0) = text[l.state]
+				*at(1) = number(l.EmulatedVsReference.RelL1)
 				if l.ActualVsReference != nil {
-					parts[2][k] = number(l.ActualVsReference.RelL1)
-					parts[3][k] = percent(ratio(l.ActualVsEmulated.Mismatched, l.ActualVsEmulated.Elements))
+					*at(2) = number(l.ActualVsReference.RelL1)
+					*at(3) = percent(ratio(l.ActualVsEmulated.Mismatched, l.ActualVsEmulated.Elements))
 				}
 			}
-			for _, p := range parts {
-				line = append(line, p[:]...)
-			}
-			t.Rows = append(t.Rows, tableRow{ID: fmt.Sprintf("layer-%d", i+1), Text: line})
+			t.Rows = append(t.Rows, tableRow{ID: fmt.Sprintf("layer-%d", i+1), Text: append(line, parts...)})
 		}
 		s.Tables = []table{t}
 		return s
 	}
-	both := hasActual(in.Compare)
+	both := hasActual(in.Results[0])
 	t.Columns = columns("#", "~layer", "state", "shape", ">cos", ">rel. L1", ">RMSE", ">max. error")
 	if both {
 		t.Columns = append(t.Columns, columns(">actual: cos", ">rel. L1", ">RMSE", ">max. error", ">differing from emulated", ">max. ulp")...)
 	}
 	for _, i := range order {
 		l := layers[i][0]
-		line := append([]string{strconv.Itoa(i + 1), clean(l.Name), text[stateOf(l)], shape(l)}, fourCells(l.EmulatedVsReference)...)
+		line := append([]string{strconv.Itoa(i + 1), clean(l.Name), text[l.state], shape(l.Layer)}, fourCells(l.EmulatedVsReference)...)
 		if v, b := l.ActualVsReference, l.ActualVsEmulated; both && v != nil && b != nil {
 			line = append(append(line, fourCells(*v)...), fmt.Sprintf("%d of %d", b.Mismatched, b.Elements), strconv.FormatUint(uint64(b.MaxULP), 10))
 		}
@@ -509,7 +589,7 @@ func shape(l *compare.Layer) string {
 const mostWarnings = 30
 
 // warningsSection is nil where there are none.
-func warningsSection(in *Input, layers []pair) *section {
+func warningsSection(in *Input, layers []joined) *section {
 	s := &section{ID: "warnings", Title: "Warnings", Docs: []link{{"What they mean", "report.md#warnings"}}}
 	n := 0
 	for i, p := range layers {
@@ -522,8 +602,8 @@ func warningsSection(in *Input, layers []pair) *section {
 					continue
 				}
 				which := ""
-				if in.Over != nil {
-					which = ", in " + []string{"A", "B"}[k]
+				if in.several() {
+					which = ", in " + letter(k)
 				}
 				s.Notes = append(s.Notes, fmt.Sprintf("Layer %d, %s%s: %s", i+1, clean(l.Name), which, clean(w)))
 			}

@@ -67,6 +67,7 @@ type page struct {
 	Kind     string
 	Facts    []fact
 	Verdict  []finding
+	Notes    []finding
 	Sections []section
 	// Data is what the script draws from, as JSON, nil where there is no script, and
 	// Details what it reads when a layer is looked at, one for each.
@@ -79,7 +80,7 @@ type fact struct{ Key, Value string }
 
 // finding is a line of the verdict.
 type finding struct {
-	// Severity is "bad", "warn", "good" or "note".
+	// Severity is "bad", "warn", "good" or "note", which is worth to know and no more.
 	Severity string
 	Text     string
 	// Layer is the number of the layer to look at, from 1, and Name its name; 0 where
@@ -87,6 +88,9 @@ type finding struct {
 	Layer int
 	Name  string
 }
+
+// Folded reports whether the notes are more than fit before the rest.
+func (p *page) Folded() bool { return len(p.Notes) > 3 }
 
 // Mark is what stands before a finding, for those who do not see its colour.
 func (f finding) Mark() string {

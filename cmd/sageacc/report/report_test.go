@@ -75,8 +75,10 @@ func sample(t testing.TB) *compare.Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return in.Compare
+	return in.Results[0]
 }
+
+func results(r ...*compare.Result) *Input { return &Input{Results: r} }
 
 func write(t testing.TB, in *Input) string {
 	t.Helper()
@@ -141,14 +143,21 @@ func (n *node) count(name, class string) int {
 // block is a script of a page: its attributes and its text.
 type block struct{ attributes, text string }
 
-var scriptTag = regexp.MustCompile(`(?s)<script([^>]*)>(.*?)</script>`)
-
-// blocks takes the scripts out of a page, as a browser would find them.
-func blocks(page string) (rest string, found []block) {
-	for _, m := range scriptTag.FindAllStringSubmatch(page, -1) {
-		found = append(found, block{m[1], m[2]})
+// blocks takes the elements of a name out of a page, as a browser would find those that
+// hold text alone.
+func blocks(page, name string) (rest string, found []block) {
+	var b strings.Builder
+	for {
+		before, after, ok := strings.Cut(page, "<"+name)
+		b.WriteString(before)
+		if !ok {
+			return b.String(), found
+		}
+		attributes, after, _ := strings.Cut(after, ">")
+		text, after, _ := strings.Cut(after, "</"+name+">")
+		found = append(found, block{attributes, text})
+		page = after
 	}
-	return scriptTag.ReplaceAllString(page, ""), found
 }
 
 // parse reads a page and checks what holds for every page: elements are closed, nothing
@@ -156,7 +165,7 @@ func blocks(page string) (rest string, found []block) {
 func parse(t testing.TB, page string) *node {
 	t.Helper()
 	whole := page
-	page, scripts := blocks(page)
+	page, scripts := blocks(page, "script")
 	for _, b := range scripts {
 		switch {
 		case b.text == string(common.Script) || b.text == early:
@@ -168,12 +177,10 @@ func parse(t testing.TB, page string) *node {
 			t.Errorf("the page has a script%s: %.100s", b.attributes, b.text)
 		}
 	}
-	style := regexp.MustCompile(`(?s)<style>(.*?)</style>`)
-	styles := style.FindAllStringSubmatch(page, -1)
-	if len(styles) != 1 || styles[0][1] != string(common.Style) {
+	page, styles := blocks(page, "style")
+	if len(styles) != 1 || styles[0].text != string(common.Style) {
 		t.Error("the page has another style sheet")
 	}
-	page = style.ReplaceAllString(page, "")
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
 	root := &node{attr: map[string]string{}}
@@ -257,7 +264,7 @@ func hash(s string) string {
 // embedded reads what the script is given.
 func embedded(t testing.TB, page string) (c cockpit, details [][]*detail) {
 	t.Helper()
-	_, scripts := blocks(page)
+	_, scripts := blocks(page, "script")
 	for _, b := range scripts {
 		var err error
 		switch {
@@ -293,7 +300,7 @@ func near(got figure, want float64) bool {
 // TestCompare: every layer, head and figure is there, in plain HTML and for the script.
 func TestCompare(t *testing.T) {
 	r := sample(t)
-	page := write(t, &Input{Compare: r})
+	page := write(t, results(r))
 	root := parse(t, page)
 	text := root.allText()
 	for _, want := range []string{
@@ -363,7 +370,7 @@ func TestCompare(t *testing.T) {
 			t.Errorf("the layer does not say %q: %s", want, why)
 		}
 	}
-	if again := write(t, &Input{Compare: sample(t)}); again != page {
+	if again := write(t, results(sample(t))); again != page {
 		t.Error("the same result gives another page")
 	}
 }
@@ -376,7 +383,7 @@ func TestLess(t *testing.T) {
 		l := &r.Layers[i]
 		l.ActualVsReference, l.ActualVsEmulated, l.Heads, l.Attribution, l.ErrorHistogram, l.ActualErrorHistogram, l.DifferenceMap, l.Explanation = nil, nil, nil, nil, metrics.HistogramValues{}, nil, nil, nil
 	}
-	page := write(t, &Input{Compare: r})
+	page := write(t, results(r))
 	root := parse(t, page)
 	for id, want := range map[string]bool{"overview": true, "layers": true, "warnings": false, "repeat": true, "meaning": true} {
 		if got := root.id(id) != nil; got != want {
@@ -394,7 +401,7 @@ func TestLess(t *testing.T) {
 	}
 	// A single layer has no maps to choose from.
 	r.Layers = r.Layers[:1]
-	if root := parse(t, write(t, &Input{Compare: r})); root.id("overview") != nil || root.id("layer-1") == nil {
+	if root := parse(t, write(t, results(r))); root.id("overview") != nil || root.id("layer-1") == nil {
 		t.Error("a page of one layer has an overview, or no layer")
 	}
 }
@@ -405,7 +412,7 @@ func TestExact(t *testing.T) {
 	b := r.Layers[0].ActualVsEmulated
 	b.Mismatched, b.First, b.MaxULP = 0, nil, 0
 	r.Layers[0].DifferenceMap, r.Layers[0].Explanation = nil, nil
-	page := write(t, &Input{Compare: r})
+	page := write(t, results(r))
 	root := parse(t, page)
 	v := root.id("verdict").all("li")[0]
 	if s := v.allText(); !strings.Contains(s, "it equals the emulated one bit for bit: none of 131072 elements differs") || v.attr["class"] != "good" {
@@ -430,7 +437,7 @@ func TestHostileNames(t *testing.T) {
 	r.Layers[0].ActualVsEmulated.First.Actual = hostile
 	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile}
 	r.Reference, r.Args = hostile, []string{hostile, ""}
-	for _, in := range []*Input{{Compare: r}, {Compare: r, Over: r, Names: [2]string{hostile, hostile}}} {
+	for _, in := range []*Input{results(r), {Results: []*compare.Result{r, r}, Names: []string{hostile, hostile}}} {
 		page := write(t, in)
 		root := parse(t, page)
 		if s := root.id("layers").allText(); !strings.Contains(s, `<script>alert('1')</script>`) || !strings.Contains(s, `\u202ecod.exe`) {
@@ -472,7 +479,7 @@ func TestNonFinite(t *testing.T) {
 		t.Errorf("verdict %s", v.allText())
 	}
 	c, _ := embedded(t, page)
-	if f := c.Layers[0].Runs[0]; !math.IsNaN(float64(f.Emulated[0])) || !math.IsInf(float64(f.Emulated[1]), 1) || !math.IsInf(float64(f.Emulated[3]), -1) || !math.IsNaN(float64(f.Heads.Emulated[1][1])) || f.State != "nan" {
+	if f := c.Layers[0].Runs[0]; !math.IsNaN(float64(f.Emulated[0])) || !math.IsInf(float64(f.Emulated[1]), 1) || !math.IsInf(float64(f.Emulated[3]), -1) || !math.IsNaN(float64(f.Heads.Emulated[1][1])) || f.State != "not-finite" {
 		t.Errorf("%+v", f)
 	}
 }
@@ -515,7 +522,7 @@ func TestSize(t *testing.T) {
 		{"100 layers of 64 heads that all differ", all(demo.Result(100, 64, 1)), 1e6, 2e6, 32, 64},
 		{"2000 layers that all differ", all(demo.Result(2000, 16, 1)), 5e6, 12e6, 8, 16},
 	} {
-		page := write(t, &Input{Compare: tc.r})
+		page := write(t, results(tc.r))
 		if n := len(page); n < tc.least || n > tc.most {
 			t.Errorf("the page of %s has %d bytes", tc.name, n)
 		}
@@ -558,17 +565,18 @@ func TestOver(t *testing.T) {
 	b.Layers[4].EmulatedVsReference.RelL1 /= 2
 	b.Layers[5].ActualVsReference.RelL1 = jsonfloat.Float(math.NaN())
 	a.Layers[8].Name, b.Layers[9].Name = "only a", "only b"
-	page := write(t, &Input{Compare: a, Over: b, Names: [2]string{"old.json", "new.json"}})
+	page := write(t, &Input{Results: []*compare.Result{a, b}, Names: []string{"old.json", "new.json"}})
 	root := parse(t, page)
-	verdict := root.id("verdict").allText()
+	verdict := root.id("verdict").allText() + root.id("numbers").allText()
 	for _, want := range []string{
-		"In B one layer has NaN or infinite values that A has not, the first is blocks.5.attn",
-		"Emulated kernel: in B the relative L1 error is larger than in A by more than 1% in 1 of 8 layers, smaller in 1, about the same in 6.",
-		"Actual output: in B the relative L1 error is larger than in A by more than 1% in 1 of 8 layers",
-		"It grew most, +200.0%, in blocks.2.attn",
-		"It fell most, -50.0%, in blocks.4.attn",
-		"2 layers are only in A: old.json.", "2 layers are only in B: new.json.",
+		"From A to B: Worse: blocks.5.attn: the actual output, or a figure of it, became NaN or infinite. look at blocks.5.attn",
+		"From A to B: Worse: blocks.2.attn: the emulated error grew by 200.00% (rel_l1). look at blocks.2.attn",
+		"From A to B: Layers: 2 vanished (only a, blocks.9.attn), 2 appeared (blocks.8.attn, only b).",
 		"From A to B changed: pv_accum: fp32+fp32 -> fp32.",
+		"the relative L1 error of the emulated kernel grew by more than 1% in 1 of 8 layers, fell in 1 and stayed in 6. It fell most, -50.0%, in blocks.4.attn. It grew most, +200.0%, in blocks.2.attn",
+		"the relative L1 error of the actual output grew by more than 1% in 1 of 8 layers",
+		"A by itself: Not finite: blocks.6.attn",
+		"A, sage2-8b-sm90 on sm_90: on average over 10 layers",
 	} {
 		if got := strings.Join(strings.Fields(verdict), " "); !strings.Contains(got, want) {
 			t.Errorf("the verdict does not say %q: %s", want, got)
@@ -589,11 +597,47 @@ func TestOver(t *testing.T) {
 		t.Errorf("%d rows", n)
 	}
 	// A result over itself has not changed.
-	same := parse(t, write(t, &Input{Compare: a, Over: a})).id("verdict")
-	for _, li := range same.all("li") {
-		if li.attr["class"] == "bad" {
-			t.Errorf("a result over itself: %s", li.allText())
-		}
+	if v := parse(t, write(t, results(a, a))).id("verdict").all("li")[0]; v.attr["class"] != "good" || !strings.Contains(v.allText(), "All fine: of 10 layers in both results") {
+		t.Errorf("a result over itself: %s", v.allText())
+	}
+	// One layer in many results.
+	one := demo.Result(1, 4, 1)
+	if c, d := embedded(t, write(t, results(one, one, one))); len(c.Layers) != 1 || len(c.Layers[0].Runs) != 3 || len(d[0]) != 3 {
+		t.Errorf("%d layers", len(c.Layers))
+	}
+}
+
+// TestSet: the results of several kernels are laid over each other.
+func TestSet(t *testing.T) {
+	a, b := demo.Result(5, 4, 1), demo.Result(5, 4, 1)
+	b.Kernel.Name = "sage2-4b"
+	set := compare.Set{Schema: compare.SetSchema, Args: []string{"sageacc", "compare", "d"}, Verdict: compare.Judge([]*compare.Result{a, b}, nil), Results: []*compare.Result{a, b}}
+	js, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "set.json")
+	if err := os.WriteFile(path, js, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := write(t, in)
+	root := parse(t, page)
+	if c, _ := embedded(t, page); !slices.Equal(c.Runs, []string{"A: sage2-8b-sm90", "B: sage2-4b"}) {
+		t.Errorf("runs %q", c.Runs)
+	}
+	v := root.id("verdict").all("li")
+	if s := v[0].allText(); !strings.Contains(s, "Not finite: blocks.3.attn") || v[0].all("a")[0].attr["href"] != "#layer-4" {
+		t.Errorf("verdict %s", s)
+	}
+	if in, err = Open(path, path, path); err != nil || len(in.Results) != 6 || in.Names[5] != path+": sage2-4b" {
+		t.Errorf("%v, %v", in, err)
+	}
+	if _, err := Open(path, path, path, path, path); err == nil || err.Error() != "10 results: at most 8 can be laid over each other" {
+		t.Errorf("error %v", err)
 	}
 }
 
@@ -615,7 +659,7 @@ func TestRelative(t *testing.T) {
 // TestOrder: the worst layer is the first, whatever its number.
 func TestOrder(t *testing.T) {
 	r := demo.Result(30, 4, 1)
-	rows := parse(t, write(t, &Input{Compare: r})).id("layers").all("tbody")[0].all("tr")
+	rows := parse(t, write(t, results(r))).id("layers").all("tbody")[0].all("tr")
 	rank := map[string]int{"not finite": 0, "differs": 1, "warning": 2, "bit-exact": 2, "no actual output": 2}
 	last, lastErr := -1, math.Inf(1)
 	for _, row := range rows {
@@ -715,21 +759,25 @@ func TestRead(t *testing.T) {
 		"<html>":                          "not a result",
 		"[]":                              "not a result",
 		"{}":                              `schema is ""`,
-		`{"schema":"x/v1"}`:               `schema is "x/v1", want "sageacc/compare/v1" or "sageacc/table/v1"`,
+		`{"schema":"x/v1"}`:               `schema is "x/v1", want "sageacc/compare/v1", "sageacc/compare-set/v1" or "sageacc/table/v1"`,
 		`{"schema":"sageacc/compare/v1"}`: "no layers",
-		`{"schema":"sageacc/compare/v1","layers":[{"name":"l"}]}`:                                  `layer "l" has no figures`,
-		`{"schema":"sageacc/compare/v1","layers":7}`:                                               "not a result",
-		layer(`,"actual_vs_reference":{}`):                                                         "only one of",
-		layer(`,"shape":{"heads":-1}`):                                                             "negative size",
-		layer(`,"error_histogram":{"counts":[-1]}`):                                                "error histogram",
-		layer(`,"error_histogram":{"min_exponent":99999}`):                                         "error histogram",
-		layer(`,"difference_map":{"block_tokens":0}`):                                              "difference map",
-		layer(`,"difference_map":{"block_tokens":64,"blocks":[[1],[-2]]}`):                         "difference map",
-		`{"schema":"sageacc/compare/v1","layers":[` + l("a") + `,` + l("a") + `]}`:                 "twice",
-		string(good) + "{}":                                                                        "not a result",
-		`{"schema":"sageacc/table/v1"}`:                                                            "no tables",
-		`{"schema":"sageacc/table/v1","tables":[{"name":"t"}]}`:                                    `table "t" has no methods`,
-		`{"schema":"sageacc/table/v1","tables":3}`:                                                 "not a result",
+		`{"schema":"sageacc/compare-set/v1","results":[]}`:                                "the set has no results",
+		`{"schema":"sageacc/compare-set/v1","results":7}`:                                 "not a result",
+		`{"schema":"sageacc/compare-set/v1","results":[{"schema":"sageacc/compare/v1"}]}`: "result 1 of the set: the result has no layers",
+		`{"schema":"sageacc/compare-set/v1","results":[{},{},{},{},{},{},{},{},{}]}`:      "9 results: at most 8",
+		`{"schema":"sageacc/compare/v1","layers":[{"name":"l"}]}`:                         `layer "l" has no figures`,
+		`{"schema":"sageacc/compare/v1","layers":7}`:                                      "not a result",
+		layer(`,"actual_vs_reference":{}`):                                                "only one of",
+		layer(`,"shape":{"heads":-1}`):                                                    "negative size",
+		layer(`,"error_histogram":{"counts":[-1]}`):                                       "error histogram",
+		layer(`,"error_histogram":{"min_exponent":99999}`):                                "error histogram",
+		layer(`,"difference_map":{"block_tokens":0}`):                                     "difference map",
+		layer(`,"difference_map":{"block_tokens":64,"blocks":[[1],[-2]]}`):                "difference map",
+		`{"schema":"sageacc/compare/v1","layers":[` + l("a") + `,` + l("a") + `]}`:        "twice",
+		string(good) + "{}":                                     "not a result",
+		`{"schema":"sageacc/table/v1"}`:                         "no tables",
+		`{"schema":"sageacc/table/v1","tables":[{"name":"t"}]}`: `table "t" has no methods`,
+		`{"schema":"sageacc/table/v1","tables":3}`:              "not a result",
 		`{"schema":"sageacc/compare/v1","layers":[{"emulated_vs_reference":{"rmse":"Infinity"}}]}`: "not a result",
 	} {
 		if in, err := Read(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
@@ -862,6 +910,9 @@ func FuzzRead(f *testing.F) {
 		"difference_map":{"block_tokens":9223372036854775807,"blocks":[[],[9223372036854775807,1,2]],"channels":[0,1]},
 		"attribution":{"steps":[{"name":"s","alone":{"mse":-1}},{"name":"s","alone":{"mse":"+Inf"}}]},"explanation":{"nearest":[{}]},"counts":{"q":{"nan":1}}},
 		{"name":"b","emulated_vs_reference":{"rel_l1":1e-300}}]}`))
+	f.Add([]byte(`{"schema":"sageacc/compare-set/v1","verdict":{"status":"differs","lines":["differs in bits: b: \u202e"],"findings":[{"kind":"differs","layer":"b","place":{}},{"kind":"<x>"}]},"results":[
+		{"schema":"sageacc/compare/v1","verdict":{"status":"ok","findings":[{"kind":"beyond-bound","layer":"b"}]},"layers":[{"name":"b","emulated_vs_reference":{},"differing":{},"spoiled":{"most":[]}}]},
+		{"schema":"sageacc/compare/v1","verdict":{"lines":["x"]},"layers":[{"name":"c","emulated_vs_reference":{"rel_l1":"NaN"}}]}]}`))
 	f.Add([]byte(`{"schema":"sageacc/table/v1","layers":["\u202e"],"tables":[{"rows":[{"method":"\n","average":{"rel_l1":"-Inf"},"paper":{"average":{"rel_l1":1e308}}},{"method":"字","average":{"rel_l1":1e-308}}]}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in, err := Read(bytes.NewReader(data))
@@ -870,14 +921,20 @@ func FuzzRead(f *testing.F) {
 		}
 		page := write(t, in)
 		root := parse(t, page)
-		if in.Compare == nil {
+		if in.Tables != nil {
 			return
 		}
-		if len(root.id("layers").all("tbody")[0].all("tr")) != len(in.Compare.Layers) {
+		names := map[string]bool{}
+		for _, r := range in.Results {
+			for _, l := range r.Layers {
+				names[l.Name] = true
+			}
+		}
+		if len(root.id("layers").all("tbody")[0].all("tr")) != len(names) {
 			t.Error("a layer is missing")
 		}
 		embedded(t, page)
-		parse(t, write(t, &Input{Compare: in.Compare, Over: in.Compare}))
+		parse(t, write(t, results(in.Results[0], in.Results[0])))
 	})
 }
 
@@ -935,12 +992,12 @@ func FuzzWrite(f *testing.F) {
 // TestLSE: where the log-sum-exp was compared its figures are there.
 func TestLSE(t *testing.T) {
 	r := sample(t)
-	if _, d := embedded(t, write(t, &Input{Compare: r})); d[1][0].LSE != nil {
+	if _, d := embedded(t, write(t, results(r))); d[1][0].LSE != nil {
 		t.Error("there are figures of a log-sum-exp that was not compared")
 	}
 	v := metrics.Values{RelL1: 0.125, RMSE: 0.25}
 	r.Layers[1].LSE = &compare.Rows{EmulatedVsReference: v, ActualVsReference: &v, ActualVsEmulated: &compare.BitValues{Bits: metrics.Bits{Elements: 77, Mismatched: 3}}}
-	_, d := embedded(t, write(t, &Input{Compare: r}))
+	_, d := embedded(t, write(t, results(r)))
 	if l := d[1][0].LSE; l == nil || l.Emulated[1] != 0.125 || l.Actual[2] != 0.25 || l.Bits[0] != 3 || l.Bits[1] != 77 {
 		t.Errorf("%+v", l)
 	}

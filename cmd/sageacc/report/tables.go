@@ -44,8 +44,8 @@ func tablesPage(r *tables.Result) *page {
 	return p
 }
 
-// finite is x, or 0 where it is NaN or infinite.
-func finite(x float64) float64 {
+// orZero is x, or 0 where it is NaN or infinite.
+func orZero(x float64) float64 {
 	if math.IsNaN(x) || math.IsInf(x, 0) {
 		return 0
 	}
@@ -68,9 +68,9 @@ func tableSection(i int, t *tables.Table) *section {
 	}
 	top := 0.0
 	for _, row := range t.Rows {
-		top = max(top, finite(float64(row.Average.RelL1)))
+		top = max(top, orZero(float64(row.Average.RelL1)))
 		if row.Paper != nil {
-			top = max(top, finite(row.Paper.Average.RelL1))
+			top = max(top, orZero(row.Paper.Average.RelL1))
 		}
 	}
 	for _, row := range t.Rows {
@@ -86,7 +86,7 @@ func tableSection(i int, t *tables.Table) *section {
 			}
 		}
 		if row.Paper != nil {
-			mark = finite(row.Paper.Average.RelL1)
+			mark = orZero(row.Paper.Average.RelL1)
 		}
 		out.Rows = append(out.Rows, tableRow{Text: line, Bars: []template.HTML{bar(float64(row.Average.RelL1), mark, top)}})
 	}

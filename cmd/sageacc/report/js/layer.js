@@ -22,29 +22,30 @@ function layerView(i) {
       out.push(el('p', {}, 'This result has no such layer.'));
       return;
     }
-    out.push(...runView(l, run, details[k], over ? runName[k] + ': ' : ''));
+    out.push(...runView(l, run, details[k], over ? letter(k) + ': ' : ''));
   });
-  if (over && l.r[0] && l.r[1]) out.unshift(changes(l));
+  if (over && l.r.filter((r) => r).length > 1) out.unshift(changes(l));
   return out;
 }
 
 function changes(l) {
   const rows = [];
   for (const [output, word] of [['e', 'emulated'], ['a', 'actual']]) {
-    if (!l.r[0][output] && !l.r[1][output]) continue;
+    if (!l.r.some((r) => r && r[output])) continue;
     measures.forEach((m, k) => {
       if (k === 4 && output === 'e') return;
-      const a = figure(l.r[0], output, k), b = figure(l.r[1], output, k);
-      rows.push([word, m.name, a === undefined ? '' : m.write(a), b === undefined ? '' : m.write(b), change(a, b)]);
+      const values = l.r.map((r) => figure(r, output, k));
+      rows.push([word, m.name, ...values.flatMap((v, n) => [v === undefined ? '' : m.write(v), ...(n === 0 ? [] : [change(values[0], v)])])]);
     });
   }
-  return table('From A to B', [['output'], ['measure'], ['A', 'num'], ['B', 'num'], ['change', 'num']], rows);
+  return table('All over each other', [['output'], ['measure'], ...l.r.flatMap((_, n) => [[letter(n), 'num'], ...(n === 0 ? [] : [['change', 'num']])])], rows);
 }
 
 function runView(l, run, d, prefix) {
   const out = [];
   const add = (...x) => out.push(...x.filter((e) => e !== null));
-  add(el('p', {}, el('span', { class: 'chip ' + run.k }, data.states[run.k])));
+  add(el('p', {}, el('span', { class: 'chip ' + run.k }, stateText[run.k])));
+  if (d.findings) add(el('ul', { class: 'notes found' }, ...d.findings.map((w) => el('li', {}, w))));
   if (d.warnings) add(el('ul', { class: 'notes warned' }, ...d.warnings.map((w) => el('li', {}, w))));
   const lines = [['emulated against full precision', ...[0, 1, 2, 3].map((k) => num4(run.e, k)), '', '']];
   if (run.a) lines.push(['actual against full precision', ...[0, 1, 2, 3].map((k) => num4(run.a, k)), run.b[0] + ' of ' + run.b[1], String(run.b[2])]);

@@ -13,24 +13,25 @@ function columnsOf() {
     { key: '#', title: '#', class: 'num', of: (l) => l.i, text: (l) => String(l.i + 1) },
     { key: 'name', title: 'layer', class: 'name', of: (l) => l.n, link: true, text: (l) => l.n },
   ];
-  const stateColumn = (k, title) => ({ key: 'state' + k, title, class: 'state', of: (l) => (l.r[k] ? -ranks[l.r[k].k] : -9), state: (l) => l.r[k], text: (l) => (l.r[k] ? data.states[l.r[k].k] : 'not there') });
+  const stateColumn = (k, title) => ({ key: 'state' + k, title, class: 'state', of: (l) => (l.r[k] ? data.states.findIndex(([key]) => key === l.r[k].k) : undefined), state: (l) => l.r[k], text: (l) => (l.r[k] ? stateText[l.r[k].k] : 'not there') });
   const some = (k, f) => data.layers.some((l) => l.r[k] && f(l.r[k]));
   if (over) {
-    cols.push(stateColumn(0, 'state in A'), stateColumn(1, 'in B'));
+    cols.push(...data.runs.map((_, k) => stateColumn(k, 'state in ' + letter(k))));
     for (const output of view.measure === 4 ? ['a'] : ['e', 'a']) {
-      if (output === 'a' && !some(0, (r) => r.a) && !some(1, (r) => r.a)) continue;
+      if (output === 'a' && !data.runs.some((_, k) => some(k, (r) => r.a))) continue;
       const word = output === 'a' ? 'actual' : 'emulated';
-      cols.push(
-        figureColumn(output + 'A', word + ': ' + m.unit + ' in A', 0, output, view.measure, m.write),
-        figureColumn(output + 'B', 'in B', 1, output, view.measure, m.write),
-        {
-          key: output + 'C', title: 'change', class: 'num',
+      data.runs.forEach((_, k) => {
+        cols.push(figureColumn(output + k, (k === 0 ? word + ': ' + m.unit + ' in ' : 'in ') + letter(k), k, output, view.measure, m.write));
+        if (k === 0) return;
+        cols.push({
+          key: output + 'change' + k, title: 'change', class: 'num',
           of: (l) => {
-            const a = figure(l.r[0], output, view.measure), b = figure(l.r[1], output, view.measure);
+            const a = figure(l.r[0], output, view.measure), b = figure(l.r[k], output, view.measure);
             return a === undefined || b === undefined ? undefined : a === b ? 1 : Number.isFinite(b) ? b / a : NaN;
           },
-          text: (l) => change(figure(l.r[0], output, view.measure), figure(l.r[1], output, view.measure)),
+          text: (l) => change(figure(l.r[0], output, view.measure), figure(l.r[k], output, view.measure)),
         });
+      });
     }
     return cols;
   }

@@ -22,9 +22,9 @@ function drawMaps(layers) {
   const series = [];
   data.runs.forEach((name, k) => {
     for (const output of measure === 4 ? ['a'] : outputs) {
-      const first = over ? k === 0 : output === 'e';
+      const n = over ? k : output === 'e' ? 0 : 1;
       series.push({
-        name: over ? name : word[output], class: first ? 's1' : 's2', mark: first ? 'line' : 'ring',
+        name: over ? name : word[output], class: 's' + (n + 1), mark: n === 1 ? 'ring' : 'line',
         value: (i) => figure(layers[i].r[k], output, measure),
       });
     }
@@ -52,16 +52,16 @@ function drawMaps(layers) {
     });
     const shade = shading(maps.flatMap((x) => x.values), measure === 4 ? percent : short);
     const lines = [];
-    let prior = null;
+    const drawn = [];
     for (const x of maps) {
       const title = capital(m.unit) + ' by layer and head, ' + x.name;
       if (!x.values.some((v) => v !== undefined)) continue;
-      const same = prior !== null && x.values.every((v, i) => v === prior.values[i] || (Number.isNaN(v) && Number.isNaN(prior.values[i])));
+      const same = drawn.find((y) => x.values.every((v, i) => v === y.values[i] || (Number.isNaN(v) && Number.isNaN(y.values[i]))));
       if (same) {
-        lines.push(capital(x.name) + ': the same as ' + prior.name + ' in every head.');
+        lines.push(title + ': the same as ' + same.name + ' in every head.');
         continue;
       }
-      prior = x;
+      drawn.push(x);
       const line = uniform(x.values, shade, m);
       if (line !== null) {
         lines.push(title + ': ' + line);
@@ -72,21 +72,25 @@ function drawMaps(layers) {
         say: (at, cols) => where(cols) + layers[at.column].n + ', ' + headName(layers[at.column].r[x.k], at.row) + ': ' + m.unit + ' ' + m.write(at.value),
       }));
     }
-    if (over && maps.length === 2) {
+    for (let k = 1; over && k < maps.length; k++) {
+      const from = maps[0].value, to = maps[k].value, title = 'From A to ' + letter(k);
       const value = (i, h) => {
-        const a = maps[0].value(i, h), b = maps[1].value(i, h);
+        const a = from(i, h), b = to(i, h);
         if (a === undefined || b === undefined) return undefined;
         return a === b || (Number.isNaN(a) && Number.isNaN(b)) ? 1 : Number.isFinite(b) ? (Number.isFinite(a) ? (a === 0 ? Infinity : b / a) : 0) : NaN;
       };
       const values = all(layers.length, most, value).filter((v) => v !== undefined);
-      if (values.some((v) => !(v > 0.99 && v < 1.01))) {
+      const alike = uniform(values, ratios(), { write: (v) => digits(v, 3) + ' times' });
+      if (values.some((v) => !(v > 0.99 && v < 1.01)) && alike !== null) {
+        lines.push(title + ' the ' + m.name + ' of the heads grew to ' + alike);
+      } else if (values.some((v) => !(v > 0.99 && v < 1.01))) {
         out.push(chart({
-          class: 'whole', widest: 56, title: 'From A to B, by layer and head', note: 'The ' + m.name + ' in B by that in A.', columns, rows, value, shade: ratios(), left: room, open, label: plural(layers.length, 'layer', 'layers') + '.',
+          class: 'whole', widest: 56, title: title + ', by layer and head', note: 'The ' + m.name + ' in ' + letter(k) + ' by that in A.', columns, rows, value, shade: ratios(), left: room, open, label: plural(layers.length, 'layer', 'layers') + '.',
           stands: (v) => (Number.isNaN(v) ? v : Math.abs(Math.log(v))),
-          say: (at, cols) => where(cols) + layers[at.column].n + ', ' + headName(last(layers[at.column]), at.row) + ': ' + m.unit + ' ' + m.write(maps[0].value(at.column, at.row)) + ' → ' + m.write(maps[1].value(at.column, at.row)) + ' (' + change(maps[0].value(at.column, at.row), maps[1].value(at.column, at.row)) + ')',
+          say: (at, cols) => where(cols) + layers[at.column].n + ', ' + headName(last(layers[at.column]), at.row) + ': ' + m.unit + ' ' + m.write(from(at.column, at.row)) + ' → ' + m.write(to(at.column, at.row)) + ' (' + change(from(at.column, at.row), to(at.column, at.row)) + ')',
         }));
       } else if (values.length > 0) {
-        lines.push('From A to B the ' + m.name + ' is the same within 1% in every head.');
+        lines.push(title + ' the ' + m.name + ' is the same within 1% in every head.');
       }
     }
     for (const l of lines) out.push({ root: el('p', { class: 'uniform' }, l) });

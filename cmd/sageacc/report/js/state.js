@@ -2,7 +2,8 @@
 
 const data = JSON.parse(byID('data').textContent);
 const over = data.runs.length > 1;
-const runName = ['A', 'B'];
+const letter = (k) => String.fromCharCode(65 + k);
+const stateText = Object.fromEntries(data.states);
 
 data.layers.forEach((l, i) => {
   l.i = i;
@@ -55,15 +56,16 @@ function share(run, s) {
   return num(step.a[2]) / whole;
 }
 
-const ranks = { nan: 0, differs: 1, warn: 2, exact: 2, none: 2 };
+// rank is a state's place among those that are worse than others.
+const rank = (r) => Math.min(data.states.findIndex(([k]) => k === r.k), data.rank);
 
-// last is the newer result of a layer.
-const last = (l) => l.r[l.r.length - 1] || l.r[0];
+// last is the newest result of a layer.
+const last = (l) => l.r.findLast((r) => r !== null);
 
 // worstFirst orders layers as the page's table does without a script.
 function worstFirst(x, y) {
   const a = last(x), b = last(y);
-  if (ranks[a.k] !== ranks[b.k]) return ranks[a.k] - ranks[b.k];
+  if (rank(a) !== rank(b)) return rank(a) - rank(b);
   const err = (r) => (r.a && !(r.e[1] > r.a[1]) && !Number.isNaN(r.e[1]) ? r.a[1] : r.e[1]);
   const p = err(a), q = err(b);
   if (Number.isNaN(p) || Number.isNaN(q)) return Number.isNaN(p) && Number.isNaN(q) ? x.i - y.i : Number.isNaN(p) ? -1 : 1;

@@ -100,7 +100,15 @@ func Result(layers, heads int, seed uint64) *compare.Result {
 		q := 0.3 + 0.5*rnd.Float64()
 		l.Attribution = &attribute.Layer{Name: l.Name, Kernel: step("", 1).Alone, Rest: step("", 1e-9).Alone, Remainder: f(-0.01 * mse),
 			Steps: []attribute.Step{step("Q, K codes", q), step("P codes", 0.9-q), step("V codes", 0.1), step("accumulator", 1e-4), step("exp2", 1e-9), step("output", 1e-5)}}
+		if wrong > 0 {
+			l.Differing = &compare.Extent{Elements: wrong, First: b.First.Position, FirstToken: 64, LastToken: 4095, Heads: heads, Most: []compare.HeadExtent{{Head: 1, Elements: wrong, FirstToken: 64, LastToken: 4095}}}
+		}
+		if broken {
+			l.Spoiled = &compare.Extent{Elements: 128, FirstToken: 320, LastToken: 320, Heads: 1, Most: []compare.HeadExtent{{Head: 2, Elements: 128, FirstToken: 320, LastToken: 320}}}
+		}
 		r.Layers = append(r.Layers, l)
 	}
+	r.QueryTile = 64
+	r.Verdict = compare.Judge([]*compare.Result{r}, nil)
 	return r
 }
