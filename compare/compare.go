@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -119,6 +121,15 @@ func Describe(kernel *emulate.Kernel) KernelInfo {
 	return k
 }
 
+// queryTile is how many rows of queries make a tile, 0 where that depends on the layer.
+func queryTile(k *emulate.Kernel) int {
+	p := k.Program()
+	if len(p.Tiles.Shapes) > 1 {
+		return 0
+	}
+	return p.Tiling().BlockQ
+}
+
 // Shape is a layer's shape.
 type Shape struct {
 	Batch   int    `json:"batch"`
@@ -178,6 +189,18 @@ type Layer struct {
 	Counts map[string]emulate.Count `json:"counts,omitempty"`
 	// Actual output's own NaN and infinities.
 	ActualNonFinite *emulate.Count `json:"actual_non_finite,omitempty"`
+	// ActualRMS is the root mean square of an actual output; 0 without one.
+	ActualRMS jsonfloat.Float `json:"actual_rms,omitempty"`
+	// Spoiled says where the actual output is NaN or infinite and the emulated one is
+	// not; nil if nowhere.
+	Spoiled *Extent `json:"spoiled,omitempty"`
+	// Differing says where the bits of the actual output are not the emulated one's;
+	// nil if nowhere.
+	Differing *Extent `json:"differing,omitempty"`
+	// Misplaced says that the actual output holds the right values in another order.
+	Misplaced string `json:"misplaced,omitempty"`
+	// Suspicious says what is odd about the inputs.
+	Suspicious []string `json:"suspicious,omitempty"`
 	// Warnings say in words what Counts hold and what else is odd.
 	Warnings []string `json:"warnings,omitempty"`
 	Heads    []Head   `json:"heads,omitempty"`
@@ -209,17 +232,44 @@ type Summary struct {
 	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
 }
 
+// Tool is the build of this module that computed a result: its version, and the
+// commit and date where they are known.
+type Tool = version.Info
+
 // Result is the result of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Tool is what computed the result; nil in those of versions that did not say.
+	Tool *Tool `json:"tool,omitempty"`
 	// Args is the command that gave the result, as far as it bears on it; Run leaves
 	// it nil.
-	Args      []string   `json:"args,omitempty"`
+	Args []string `json:"args,omitempty"`
+	// Verdict says what is wrong; Run leaves it nil, Judge makes it.
+	Verdict   *Verdict   `json:"verdict,omitempty"`
 	Kernel    KernelInfo `json:"kernel"`
 	Reference string     `json:"reference"`
-	Layers    []Layer    `json:"layers"`
-	Average   Summary    `json:"average"`
-	Worst     Summary    `json:"worst"`
+	// QueryTile is how many rows of queries make a tile of the kernel.
+	QueryTile int     `json:"query_tile,omitempty"`
+	Layers    []Layer `json:"layers"`
+	Average   Summary `json:"average"`
+	Worst     Summary `json:"worst"`
+	// WorstLayers names the layers that Worst stems from.
+	WorstLayers WorstLayers `json:"worst_layers"`
+}
+
+// WorstLayers names, for each comparison, the layers of the worst figures.
+type WorstLayers struct {
+	EmulatedVsReference *FigureLayers `json:"emulated_vs_reference,omitempty"`
+	ActualVsReference   *FigureLayers `json:"actual_vs_reference,omitempty"`
+	ActualVsEmulated    *FigureLayers `json:"actual_vs_emulated,omitempty"`
+}
+
+// FigureLayers names the layer of each figure.
+type FigureLayers struct {
+	CosSim string `json:"cos_sim"`
+	RelL1  string `json:"rel_l1"`
+	RMSE   string `json:"rmse"`
+	MaxAbs string `json:"max_abs"`
 }
 
 // The three packages number the formats alike, so a conversion of the type is one
@@ -249,7 +299,11 @@ const (
 
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
-	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel), Reference: opt.Reference.String()}
+	tool := version.Get()
+	res := &Result{
+		Schema: Schema, Tool: &tool, Kernel: Describe(opt.Kernel),
+		Reference: opt.Reference.String(), QueryTile: queryTile(opt.Kernel),
+	}
 	prog := progress{report: opt.Progress}
 	for i := range d.Layers {
 		prog.total += work(&d.Layers[i])
@@ -353,6 +407,7 @@ type kvHead struct {
 	left        atomic.Int64 // chunks to come
 	err         error
 	kv          *emulate.KV
+	inK, inV    headInputs
 	transform   func(x []float32, query bool)
 	k, v        func(lo, hi int, dst []float32)
 }
@@ -367,6 +422,10 @@ type accumulators struct {
 	// Differing elements by block of mapTokens rows of the chunk, and by channel; nil
 	// where there are none.
 	blocks, channels []int64
+	// Where an actual output differs, and where it alone is not finite; nil if nowhere.
+	differing, spoiled *span
+	// Of the chunk's rows of Q.
+	inQ headInputs
 }
 
 func (a *accumulators) merge(b *accumulators) {
@@ -483,12 +542,21 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		return r
 	}
 	var all accumulators
+	var inQ, inK, inV inputs
 	for i := 0; i < len(chunks); {
 		var head accumulators
+		var differing, spoiled span
 		b, h := chunks[i].batch, chunks[i].head
 		for ; i < len(chunks) && chunks[i].batch == b && chunks[i].head == h; i++ {
-			head.merge(chunks[i].acc)
+			c := chunks[i].acc
+			head.merge(c)
+			differing.merge(c.differing)
+			spoiled.merge(c.spoiled)
+			head.inQ.merge(&c.inQ)
 		}
+		out.Differing = out.Differing.add(b, h, &differing)
+		out.Spoiled = out.Spoiled.add(b, h, &spoiled)
+		inQ.addHead(&head.inQ, l.Q.Tokens)
 		if opt.PerHead {
 			out.Heads = append(out.Heads, Head{b, h, rows(&head)})
 		}
@@ -496,13 +564,17 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 	}
 	for _, kv := range kvs {
 		all.counts.Merge(&kv.kv.Counts)
+		inK.addHead(&kv.inK, l.K.Tokens)
+		inV.addHead(&kv.inV, l.V.Tokens)
 	}
+	out.Suspicious = slices.Concat(inQ.describe("q"), inK.describe("k"), inV.describe("v"))
 	out.Rows = rows(&all)
 	out.ReferenceRMS = jsonfloat.Float(all.emulated.RefRMS())
 	out.ErrorHistogram = all.errors.Values()
 	if actual {
 		h := all.actErrors.Values()
 		out.ActualErrorHistogram = &h
+		out.ActualRMS = jsonfloat.Float(all.actual.OutRMS())
 	}
 	if actual && all.bits.Mismatched > 0 {
 		out.DifferenceMap = differenceMap(l, chunks)
@@ -570,6 +642,7 @@ type worker struct {
 	ws    emulate.Workspace
 	rws   reference.Workspace
 	q     []float32
+	first []float32 // row of the head
 	ref   []float64
 	// Of the rows' log-sum-exp.
 	refLSE []float64
@@ -599,6 +672,7 @@ func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
 	if w.q == nil {
 		n := chunkRows(w.opt.Kernel)
 		w.q = make([]float32, n*d)
+		w.first = make([]float32, d)
 		w.ref = make([]float64, n*d)
 		w.refLSE = make([]float64, n)
 		w.act = make([]float32, n*d)
@@ -633,6 +707,8 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	d := l.Q.Dim
 	n := (c.hi - c.lo) * d
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
+	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
+	c.acc.inQ.add(w.q[:n], w.first[:d], d)
 	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
 	var refLSE []float64
 	if w.opt.LSE {
@@ -666,7 +742,10 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
 	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
 	if c.acc.bits.Mismatched > 0 {
-		c.acc.mapDifferences(f, d, w.bitsA[:n], w.bitsE[:n])
+		c.acc.mapDifferences(f, d, c.lo, w.bitsA[:n], w.bitsE[:n])
+	}
+	if bad := c.acc.actual.NonFinite(); bad.OutNaN+bad.OutInf > 0 {
+		c.acc.findSpoiled(f, d, c.lo, w.act[:n], w.bitsE[:n])
 	}
 	return nil
 }
@@ -674,8 +753,9 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 // mapTokens is how many rows of queries a difference map sums up at the least.
 const mapTokens = 64
 
-// mapDifferences counts a chunk's differing elements by place.
-func (a *accumulators) mapDifferences(f format.DType, d int, actual, emulated []uint32) {
+// mapDifferences counts a chunk's differing elements by place; its first row is lo.
+func (a *accumulators) mapDifferences(f format.DType, d, lo int, actual, emulated []uint32) {
+	a.differing = new(span)
 	a.blocks, a.channels = make([]int64, (len(actual)/d+mapTokens-1)/mapTokens), make([]int64, d)
 	for i, x := range actual {
 		y := emulated[i]
@@ -687,6 +767,20 @@ func (a *accumulators) mapDifferences(f format.DType, d int, actual, emulated []
 		}
 		a.blocks[i/d/mapTokens]++
 		a.channels[i%d]++
+		a.differing.add(lo+i/d, i%d)
+	}
+}
+
+// findSpoiled finds a chunk's elements that are not finite in the actual output alone.
+func (a *accumulators) findSpoiled(f format.DType, d, lo int, actual []float32, emulated []uint32) {
+	var s span
+	for i, x := range actual {
+		if y := f.FromBits(emulated[i]); x-x != 0 && y-y == 0 {
+			s.add(lo+i/d, i%d)
+		}
+	}
+	if s.elements > 0 {
+		a.spoiled = &s
 	}
 }
 
@@ -759,6 +853,8 @@ func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	if nk*d <= cached {
 		kv.k, kv.v = decoded(kv.k, nk, d), decoded(kv.v, nk, d)
 	}
+	look(&kv.inK, kv.k, nk, d)
+	look(&kv.inV, kv.v, nk, d)
 	keys := kv.k
 	if opt.Transform != nil {
 		kv.transform = opt.Transform(l.Layer, kv.batch, kv.head)
@@ -771,6 +867,17 @@ func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	var err error
 	kv.kv, err = opt.Kernel.Prepare(in)
 	return err
+}
+
+// look finds what is odd about a head of an input.
+func look(in *headInputs, rows func(lo, hi int, dst []float32), n, d int) {
+	x, first := make([]float32, min(n, leastRows)*d), make([]float32, d)
+	rows(0, 1, first)
+	for lo := 0; lo < n; lo += leastRows {
+		hi := min(lo+leastRows, n)
+		rows(lo, hi, x[:(hi-lo)*d])
+		in.add(x[:(hi-lo)*d], first, d)
+	}
 }
 
 // cached is the size, in elements, up to which a head's K and V are decoded once
@@ -805,31 +912,29 @@ func (kv *kvHead) drop() {
 }
 
 func (r *Result) summarise() {
+	var names, actualNames []string
 	var emu, act, both []metrics.Values
 	for _, l := range r.Layers {
-		emu = append(emu, l.EmulatedVsReference)
+		names, emu = append(names, l.Name), append(emu, l.EmulatedVsReference)
 		if l.ActualVsReference != nil {
+			actualNames = append(actualNames, l.Name)
 			act = append(act, *l.ActualVsReference)
 			both = append(both, l.ActualVsEmulated.Values)
 		}
 	}
-	r.Average.EmulatedVsReference = metrics.Average(emu)
-	r.Worst.EmulatedVsReference = metrics.WorstOf(emu).Values
+	if emu == nil {
+		r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference = metrics.Average(nil), metrics.WorstOf(nil).Values
+		return
+	}
+	sum := func(rows []metrics.Values, names []string) (average, worst *metrics.Values, layers *FigureLayers) {
+		a, w := metrics.Average(rows), metrics.WorstOf(rows)
+		return &a, &w.Values, &FigureLayers{names[w.CosSimAt], names[w.RelL1At], names[w.RMSEAt], names[w.MaxAbsAt]}
+	}
+	average, worst, layers := sum(emu, names)
+	r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, r.WorstLayers.EmulatedVsReference = *average, *worst, layers
 	if act == nil {
 		return
 	}
-	for _, s := range []struct {
-		dst  **metrics.Values
-		rows []metrics.Values
-	}{{&r.Average.ActualVsReference, act}, {&r.Average.ActualVsEmulated, both}} {
-		v := metrics.Average(s.rows)
-		*s.dst = &v
-	}
-	for _, s := range []struct {
-		dst  **metrics.Values
-		rows []metrics.Values
-	}{{&r.Worst.ActualVsReference, act}, {&r.Worst.ActualVsEmulated, both}} {
-		v := metrics.WorstOf(s.rows).Values
-		*s.dst = &v
-	}
+	r.Average.ActualVsReference, r.Worst.ActualVsReference, r.WorstLayers.ActualVsReference = sum(act, actualNames)
+	r.Average.ActualVsEmulated, r.Worst.ActualVsEmulated, r.WorstLayers.ActualVsEmulated = sum(both, actualNames)
 }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -17,6 +16,7 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/internal/atomicfile"
+	"github.com/sageacc/sageacc/internal/version"
 )
 
 // Exit statuses.
@@ -80,7 +80,7 @@ and what a GPU returned (actual).`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99'
   sageacc inspect dump.safetensors`,
-		Version:       version(),
+		Version:       version.Line(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.NoArgs,
@@ -154,22 +154,14 @@ func describeCompletion(c *cobra.Command) {
 func newVersion(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version",
+		Short:   "Print the version, the commit and its date",
 		Example: "  sageacc version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(e.stdout, "sageacc", version())
+			_, err := fmt.Fprintln(e.stdout, "sageacc", version.Line())
 			return err
 		},
 	}
-}
-
-// version is the module's, as the build recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }
 
 // commandLine is the command as it would be typed to get the same result again:
@@ -184,7 +176,7 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "output", "format", "jobs", "paper", "fail-if", "expect-bit-exact":
+		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing":
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); ok {

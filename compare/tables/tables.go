@@ -18,6 +18,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -60,6 +61,8 @@ type Table struct {
 // Result is the outcome of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Tool is what computed the result; nil in those of versions that did not say.
+	Tool *compare.Tool `json:"tool,omitempty"`
 	// Args is the command that gave the result, as far as it bears on it; Run leaves
 	// it nil.
 	Args []string `json:"args,omitempty"`
@@ -194,7 +197,8 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 		defs = append(defs, all[i])
 		methods += len(all[i].methods)
 	}
-	res := &Result{Schema: Schema, Reference: opt.Reference.String()}
+	tool := version.Get()
+	res := &Result{Schema: Schema, Tool: &tool, Reference: opt.Reference.String()}
 	for _, l := range d.Layers {
 		res.Layers = append(res.Layers, l.Name)
 		if l.Synthetic != "" && !slices.Contains(res.Synthetic, l.Synthetic) {

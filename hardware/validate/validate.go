@@ -15,6 +15,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -36,7 +37,9 @@ type Options struct {
 // Report is what became of the cases.
 type Report struct {
 	Schema string `json:"schema"`
-	Kernel string `json:"kernel"`
+	// Tool is the build of the emulator that the kernel was compared with.
+	Tool   version.Info `json:"tool"`
+	Kernel string       `json:"kernel"`
 	// Config is the emulated program, as flags would say it.
 	Config string `json:"config"`
 	// Description is the whole description of the kernel that was emulated.
@@ -113,7 +116,7 @@ func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch strin
 	if err := checkCases(m, k, cases); err != nil {
 		return nil, err
 	}
-	rep := &Report{Schema: Schema, Kernel: m.Name, Config: Describe(k.Program()), Description: k.Program(), Device: device, Arch: arch}
+	rep := &Report{Schema: Schema, Tool: version.Get(), Kernel: m.Name, Config: Describe(k.Program()), Description: k.Program(), Device: device, Arch: arch}
 	explained := false
 	for i := range cases {
 		if err := ctx.Err(); err != nil {

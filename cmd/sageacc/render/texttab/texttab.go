@@ -205,6 +205,10 @@ func Shorten(s string, width int) string {
 
 func escape(s string) string { return Printable(markdown.Replace(s)) }
 
+// Markdown returns s as one line of running Markdown text, in which no character of
+// s means anything but itself.
+func Markdown(s string) string { return Printable(running.Replace(s)) }
+
 // Printable replaces control characters, which names in files may hold and a
 // terminal would obey, by Go escapes, and bytes that are not UTF-8 by U+FFFD.
 func Printable(s string) string {
@@ -226,5 +230,7 @@ func Printable(s string) string {
 // The replacers are safe for concurrent use and never change.
 var (
 	lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
-	markdown   = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ")
+	running    = strings.NewReplacer(`\`, `\\`, "`", "\\`", "*", `\*`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "|", `\|`, "~", `\~`,
+		"\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
+	markdown = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ")
 )
