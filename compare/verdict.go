@@ -380,6 +380,8 @@ func (l *Layer) resemblance() string {
 	switch cos := float64(v.CosSim); {
 	case l.Spoiled != nil:
 		return "many of them not finite"
+	case l.Misplaced != "":
+		return fmt.Sprintf("cos_sim to the reference %.3g", cos)
 	case l.ActualRMS == 0:
 		return "all of the actual output is zero"
 	case cos > 0.9:

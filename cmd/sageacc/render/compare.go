@@ -401,6 +401,9 @@ func (c *Compared) notes() []string {
 					notes = append(notes, fmt.Sprintf("%s: suspicious: %s", name(l.Name), w))
 				}
 			}
+			if k == 0 && l.Misplaced != "" {
+				notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), l.Misplaced))
+			}
 			if b := l.ActualVsEmulated; b != nil && b.First != nil {
 				notes = append(notes, fmt.Sprintf("%s: %s", of, Mismatch(b.First)))
 			}
