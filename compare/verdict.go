@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sageacc/sageacc/emulate"
 )
 
 // Kind is a kind of finding.
@@ -349,6 +351,11 @@ func (l *Layer) findings(tile int) []Finding {
 	}
 	if l.Misplaced != "" {
 		add(WrongLayout, 0, nil, "%s", l.Misplaced)
+	}
+	for _, name := range []string{"q", "k", "v"} {
+		if c := l.Counts[name]; c.NaN+c.Inf > 0 {
+			add(SuspiciousInput, 1, nil, "%s", describe(name, emulate.Count{NaN: c.NaN, Inf: c.Inf}))
+		}
 	}
 	for _, s := range l.Suspicious {
 		add(SuspiciousInput, 0, nil, "%s", s)

@@ -566,17 +566,18 @@ func TestExplainUnrelated(t *testing.T) {
 		return out
 	}
 	r := rand.New(rand.NewPCG(1, 2))
-	for name, tc := range map[string]struct {
+	for _, tc := range []struct {
+		name string
 		o    func(i int) uint16
 		want string
 	}{
 		// As of a kernel that rounds elsewhere.
-		"attention": {func(i int) uint16 { return uint16(format.FP16.Bits(float32(exact[i] * (1 + 0.02*r.NormFloat64())))) }, "l: yet it is much like it: the output is likely of another family of kernels"},
-		"noise":     {func(i int) uint16 { return uint16(r.IntN(0x3c00)) | uint16(r.IntN(2))<<15 }, "l: nor is it much like it: the output is likely not of these inputs, or in another order"},
+		{"attention", func(i int) uint16 { return uint16(format.FP16.Bits(float32(exact[i] * (1 + 0.02*r.NormFloat64())))) }, "l: yet it is much like it: the output is likely of another family of kernels"},
+		{"noise", func(i int) uint16 { return uint16(r.IntN(0x3c00)) | uint16(r.IntN(2))<<15 }, "l: nor is it much like it: the output is likely not of these inputs, or in another order"},
 	} {
 		code, out, errs := sage(t, "compare", write(t, map[string]string{"causal": "true"}, ts(tc.o)...), "--explain", "--explain-changes", "1")
 		if code != exitOK || errs != "" || !strings.Contains(out, tc.want) || !strings.Contains(out, " hypotheses comes near the actual output: even of ") || strings.Contains(out, "on some of its rows") {
-			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", name, code, errs, out)
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", tc.name, code, errs, out)
 		}
 	}
 }
