@@ -178,12 +178,7 @@ func Judge(results []*Result, checks []Check) *Verdict {
 			v.Findings = append(v.Findings, f)
 		}
 	}
-	gates := map[string]int{}
-	for _, c := range checks {
-		if _, ok := gates[c.Gate]; !ok {
-			gates[c.Gate] = len(gates)
-		}
-	}
+	gates := gateOrder(checks)
 	slices.SortStableFunc(v.Findings, func(a, b Finding) int {
 		return cmp.Or(
 			cmp.Compare(a.Kind.severity(), b.Kind.severity()),

@@ -188,6 +188,13 @@ func TestVerdictOrder(t *testing.T) {
 	if v.Status != compare.NotFinite || !v.Failed || v.FailedChecks != 3 || v.Checks != 14 || v.Layers != 7 || v.Actual != 7 || v.Exact != 3 {
 		t.Errorf("%+v", v)
 	}
+	var failed []string
+	for _, c := range compare.Failures(checks) {
+		failed = append(failed, c.Layer)
+	}
+	if !slices.Equal(failed, []string{"nan", "lower", "low"}) {
+		t.Errorf("failures %q", failed)
+	}
 	if p := v.Findings[2].Place; p == nil || p.Tokens != [2]int{70, 90} || *p.Tiles != [2]int{1, 1} {
 		t.Errorf("place %+v", p)
 	}

@@ -136,7 +136,7 @@ func CompareMarkdown(w io.Writer, c *Compared) error {
 		if p.key == "" {
 			key = " " // the item goes on
 		}
-		if _, err := fmt.Fprintf(w, "%s %s\n", key, p.value); err != nil {
+		if _, err := fmt.Fprintf(w, "%s %s\n", key, texttab.Markdown(p.value)); err != nil {
 			return err
 		}
 	}

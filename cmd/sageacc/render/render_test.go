@@ -145,7 +145,7 @@ func TestCompareMarkdown(t *testing.T) {
 	}
 	got := text(t, CompareMarkdown, compared(r))
 	for _, want := range []string{
-		"\n- verdict: not finite: c: worst\n  differs in bits: a|b: next\n- kernel: k on sm_90: p\n",
+		"\n- verdict: not finite: c: worst\n  differs in bits: a\\|b: next\n- kernel: k on sm_90: p\n",
 		"\n- input: c (synthetic: noise)\n\n| layer ",
 		"\n| a\\|b    | 1x2x6x8 kv 1x9 FP16 causal | emulated vs reference | 0.999950 |",
 		"\n| average |",
