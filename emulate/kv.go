@@ -200,7 +200,7 @@ func (k *Kernel) keyScale(kv *KV, group int) quant.Scale {
 
 // plainV says that V is converted to a dtype, or not at all, instead of quantised.
 func (k *Kernel) plainV() bool {
-	return !k.v.typed || k.prog.VCodes.Scale == "descale" || k.prog.Smoothing.V == "input-mean"
+	return !k.v.typed || k.prog.VCodes.Scale == "descale" || k.prog.Smoothing.V == "input-mean" || k.prog.VCodes.Beyond != "zeros"
 }
 
 // scanV finds V's scales and mean.

@@ -102,6 +102,9 @@ func (p *Program) validateCodes(bad report) {
 	case v.Format != "exact" && v.Round == "none":
 		bad("v_codes.round", "%s V is rounded", v.Format)
 	}
+	if v.Beyond != "zeros" && !plain {
+		bad("v_codes.beyond", "%s: quantised V has zeros beyond the end", v.Beyond)
+	}
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
 	}
