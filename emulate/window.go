@@ -267,9 +267,11 @@ func (k *Kernel) loadValues(w *window, codes []uint16, values []float32, d, at, 
 			switch {
 			case w.vRaw == nil:
 				codes[c*keys+i] = w.code(c, t, d)
+				continue
 			case values != nil:
 				values[c*keys+i] = w.vRaw[t*d+c]
-			default:
+			}
+			if !k.v.exact {
 				codes[c*keys+i] = k.v.encode(w.vRaw[t*d+c], false)
 			}
 		}
