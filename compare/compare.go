@@ -40,6 +40,12 @@ type Options struct {
 	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool
+	// NoReference leaves the reference out, which takes about as long as the emulation:
+	// the figures against it are then those of nothing, and so for Outputs alone.
+	NoReference bool
+	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
+	// time, each row once, from several goroutines at once.
+	Outputs func(Outputs)
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
 	Jobs int
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
@@ -47,6 +53,21 @@ type Options struct {
 	Progress func(part float64)
 	// MaxChanges is how many changes Explain combines; 0 stands for 2.
 	MaxChanges int
+}
+
+// Outputs are what a run computed for the rows [Row, Row+n) of a head of a layer.
+// The slices are the run's own: they must not be changed, nor kept after the call.
+type Outputs struct {
+	Layer            *layerdumps.Layer
+	Batch, Head, Row int
+	// Emulated is [n, head_dim], row-major; every value is one of the output's format.
+	Emulated []float32
+	// LSE is [n], the natural log-sum-exp of the scaled scores as the released API
+	// returns it; nil without Options.LSE.
+	LSE []float32
+	// Reference is [n, head_dim] and ReferenceLSE [n], nil as LSE is; both are nil
+	// with Options.NoReference. A reference in FP32 holds float32 values.
+	Reference, ReferenceLSE []float64
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -587,29 +608,43 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	d := l.Q.Dim
 	n := (c.hi - c.lo) * d
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
-	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	var refLSE []float64
-	if w.opt.LSE {
-		refLSE = w.refLSE[:c.hi-c.lo]
+	ref, refLSE := w.ref[:n], []float64(nil)
+	if w.opt.NoReference {
+		ref = nil
+	} else {
+		if w.opt.LSE {
+			refLSE = w.refLSE[:c.hi-c.lo]
+		}
+		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
+			return err
+		}
+		c.acc.emulated.Add64(out, ref)
+		c.acc.errors.Add64(out, ref)
 	}
-	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
-		return err
-	}
-	c.acc.emulated.Add64(out, w.ref[:n])
-	c.acc.errors.Add64(out, w.ref[:n])
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
 			lse[i] = emulate.NaturalLSE(x, q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
 		}
+	} else {
+		lse = nil
+	}
+	if w.opt.Outputs != nil {
+		w.opt.Outputs(Outputs{l, c.batch, c.head, c.lo, out, lse, ref, refLSE})
+	}
+	if w.opt.NoReference {
+		return nil
+	}
+	if w.opt.LSE {
 		w.compareLSE(c, lse, refLSE)
 	}
 	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
-	c.acc.actual.Add64(w.act[:n], w.ref[:n])
-	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
+	c.acc.actual.Add64(w.act[:n], ref)
+	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)

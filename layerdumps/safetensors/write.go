@@ -28,6 +28,15 @@ func Write(path string, metadata map[string]string, tensors []Tensor) error {
 	return f.Commit()
 }
 
+// WriteTo writes what Write puts into a file.
+func WriteTo(w io.Writer, metadata map[string]string, tensors []Tensor) error {
+	header, err := encodeHeader(metadata, tensors)
+	if err != nil {
+		return err
+	}
+	return writeAll(w, header, tensors)
+}
+
 func writeAll(w io.Writer, header []byte, tensors []Tensor) error {
 	if _, err := w.Write(header); err != nil {
 		return err
