@@ -1,0 +1,60 @@
+"""sageacc: does your quantised attention kernel compute what you think it computes?
+
+    import sageacc
+
+    o = my_attention(q, k, v)                                    # any kernel, NumPy or PyTorch
+    c = sageacc.compare(q, k, v, actual=o, kernel="sage2-8b-sm90")
+    print(c.verdict())                                           # bit for bit, or where not
+    print(c.explain())                                           # and why
+
+The kernels are emulated on the CPU, bit for bit, by the program that the wheel
+bundles; it is also the command `sageacc`. NumPy is all that is needed; arrays in BF16
+or FP8 need ml_dtypes or PyTorch. `check` and the pytest plugin ask the question in a
+test, `Capture`, `Monitor` and `find_nonfinite` ask it of a running PyTorch model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:
+    from ._api import Comparison as Comparison
+    from ._api import Difference as Difference
+    from ._api import Figures as Figures
+    from ._api import HeadFigures as HeadFigures
+    from ._api import compare as compare
+    from ._api import emulate as emulate
+    from ._api import reference as reference
+    from ._binary import SageaccError as SageaccError
+    from ._binary import binary as binary
+    from ._kernel import Kernel as Kernel
+
+# Names are looked up when they are first used: the command line need not wait for NumPy,
+# nor emulation for PyTorch.
+_HOME = {
+    "Comparison": "_api",
+    "Difference": "_api",
+    "Figures": "_api",
+    "HeadFigures": "_api",
+    "compare": "_api",
+    "emulate": "_api",
+    "reference": "_api",
+    "SageaccError": "_binary",
+    "binary": "_binary",
+    "Kernel": "_kernel",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sageacc' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted(set(globals()) | set(_HOME))
