@@ -28,7 +28,17 @@ if TYPE_CHECKING:
     from ._api import reference as reference
     from ._binary import SageaccError as SageaccError
     from ._binary import binary as binary
+    from ._cases import DISTRIBUTIONS as DISTRIBUTIONS
+    from ._cases import MASKS as MASKS
+    from ._cases import Case as Case
+    from ._cases import Shape as Shape
+    from ._cases import cases as cases
+    from ._check import CaseResult as CaseResult
+    from ._check import CheckFailed as CheckFailed
+    from ._check import Report as Report
+    from ._check import check as check
     from ._kernel import Kernel as Kernel
+    from ._record import recorded as recorded
 
 # Names are looked up when they are first used: the command line need not wait for NumPy,
 # nor emulation for PyTorch.
@@ -42,7 +52,17 @@ _HOME = {
     "reference": "_api",
     "SageaccError": "_binary",
     "binary": "_binary",
+    "DISTRIBUTIONS": "_cases",
+    "MASKS": "_cases",
+    "Case": "_cases",
+    "Shape": "_cases",
+    "cases": "_cases",
+    "CaseResult": "_check",
+    "CheckFailed": "_check",
+    "Report": "_check",
+    "check": "_check",
     "Kernel": "_kernel",
+    "recorded": "_record",
 }
 
 __all__ = sorted(_HOME)  # noqa: PLE0605

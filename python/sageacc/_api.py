@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional
 import numpy as np
 import numpy.typing as npt
 
+from . import _safetensors
 from ._arrays import Array, Like, dtype_name, is_torch, raw_of
 from ._kernel import Kernel, KernelLike, resolve
 from ._memory import Workspace, load
@@ -343,6 +344,14 @@ class Comparison:
         if path is not None:
             Path(path).write_text(out, encoding="utf-8")
         return out
+
+    def save_dump(self, path: Union[str, "os.PathLike[str]"], name: Optional[str] = None) -> None:
+        """Writes the call as a dump that every command reads (`sageacc compare`, `trace`, ...),
+        as a layer of that name."""
+        own = f"{self._inputs.name}."
+        tensors = {f"{name}.{n[len(own):]}" if name else n: t for n, t in self._inputs.tensors.items()}
+        with Path(path).open("wb") as f:
+            _safetensors.write(f, tensors, self._inputs.metadata)
 
     def verdict(self) -> str:
         """One line: whether the actual output is the emulated one, or else where and how far
