@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ._api import reference as reference
     from ._binary import SageaccError as SageaccError
     from ._binary import binary as binary
+    from ._capture import Adapter as Adapter
+    from ._capture import Call as Call
+    from ._capture import Capture as Capture
+    from ._capture import CaptureWarning as CaptureWarning
     from ._cases import DISTRIBUTIONS as DISTRIBUTIONS
     from ._cases import MASKS as MASKS
     from ._cases import Case as Case
@@ -52,6 +56,10 @@ _HOME = {
     "reference": "_api",
     "SageaccError": "_binary",
     "binary": "_binary",
+    "Adapter": "_capture",
+    "Call": "_capture",
+    "Capture": "_capture",
+    "CaptureWarning": "_capture",
     "DISTRIBUTIONS": "_cases",
     "MASKS": "_cases",
     "Case": "_cases",
