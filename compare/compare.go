@@ -43,6 +43,10 @@ type Options struct {
 	// NoReference leaves the reference out, which takes about as long as the emulation:
 	// the figures against it are then those of nothing, and so for Outputs alone.
 	NoReference bool
+	// Rows, if not zero, are the queries [Rows[0], Rows[1]) to which a run is confined, in
+	// whole chunks of 256: figures, counts and outputs are then theirs alone. A layer
+	// that has none of them is an error.
+	Rows [2]int
 	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
 	// time, each row once, from several goroutines at once.
 	Outputs func(Outputs)
@@ -386,6 +390,13 @@ func (a *comparison) rows(actual bool) Rows {
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
 	defer l.Release()
+	first, end := 0, l.Q.Tokens
+	if opt.Rows != [2]int{} {
+		first, end = opt.Rows[0]/chunkRows*chunkRows, min((opt.Rows[1]+chunkRows-1)/chunkRows*chunkRows, end)
+		if opt.Rows[0] < 0 || opt.Rows[0] >= end {
+			return nil, fmt.Errorf("it has no queries %d to %d: they are 0 to %d", opt.Rows[0], opt.Rows[1]-1, l.Q.Tokens-1)
+		}
+	}
 	group := l.Q.Heads / l.K.Heads
 	var chunks []chunk
 	var kvs []*kvHead
@@ -394,7 +405,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 			kv := &kvHead{batch: b, head: kh}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
-				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
+				for lo := first; lo < end; lo += chunkRows {
 					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+chunkRows, l.Q.Tokens)})
 					kv.left.Add(1)
 				}

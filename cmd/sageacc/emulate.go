@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -23,6 +25,7 @@ func newEmulate(e *env) *cobra.Command {
 		kernel kernelFlags
 		ref    string
 		out    string
+		rows   string
 		jobs   int
 	)
 	cmd := &cobra.Command{
@@ -55,6 +58,11 @@ bear on the result.`,
 			if ref != "" {
 				if opt.Reference, err = reference.ParsePrecision(ref); err != nil {
 					return fmt.Errorf("--reference: %w", err)
+				}
+			}
+			if rows != "" {
+				if opt.Rows, err = parseRows(rows); err != nil {
+					return fmt.Errorf("--rows: %w", err)
 				}
 			}
 			if jobs < 1 {
@@ -107,8 +115,20 @@ bear on the result.`,
 	fs.StringVar(&ref, "reference", "", "write full-precision attention too, `fp32|fp64`")
 	fs.BoolVar(&dump.lse, "lse", false, "write the rows' log-sum-exp too")
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&rows, "rows", "", "only the queries `LO:HI`, in whole chunks of 256; the other rows are zeros")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
+}
+
+// parseRows reads LO:HI.
+func parseRows(s string) ([2]int, error) {
+	lo, hi, ok := strings.Cut(s, ":")
+	a, err1 := strconv.Atoi(lo)
+	b, err2 := strconv.Atoi(hi)
+	if !ok || err1 != nil || err2 != nil || a < 0 || b <= a {
+		return [2]int{}, fmt.Errorf("%q is not LO:HI, two rising numbers as in 0:256", s)
+	}
+	return [2]int{a, b}, nil
 }
 
 // nothingIgnored is an error if a tensor belongs to no layer.

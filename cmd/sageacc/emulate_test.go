@@ -86,12 +86,43 @@ func TestEmulateRefuses(t *testing.T) {
 	for _, tc := range []struct{ name, flag, want string }{
 		{"l.something", "--lse", `tensor "l.something" is no part of a layer`},
 		{"l.o", "--jobs=0", "--jobs is 0"},
+		{"l.o", "--rows=3", `"3" is not LO:HI`},
+		{"l.o", "--rows=8:4", `"8:4" is not LO:HI`},
+		{"l.o", "--rows=8:20", "it has no queries 8 to 19: they are 0 to 7"},
 		{"l.o", "--reference=fp16", `unknown precision "fp16"`},
 	} {
 		dump := write(t, nil, append(layer(1, 1, 8, 16), tensor(tc.name, 1, 1, 8, 16))...)
 		code, stdout, errs := sage(t, "emulate", dump, tc.flag)
 		if code != exitCannotRun || stdout != "" || !strings.Contains(errs, tc.want) || strings.Count(errs, "\n") != 1 {
 			t.Errorf("%v: exit %d, stdout %.50q, stderr %q", tc, code, stdout, errs)
+		}
+	}
+}
+
+// TestEmulateRows: the rows asked for are those of the whole, the others zeros, and
+// the figures are theirs.
+func TestEmulateRows(t *testing.T) {
+	dump := write(t, map[string]string{"causal": "true"}, layer(1, 2, 700, 16)...)
+	data := func(flags ...string) []byte {
+		code, stdout, errs := sage(t, append([]string{"emulate", dump}, flags...)...)
+		if code != exitOK {
+			t.Fatal(errs)
+		}
+		f, err := safetensors.Parse("stdout", []byte(stdout))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.Tensors[0].Data
+	}
+	all, some := data(), data("--rows", "300:310")
+	const row = 2 * 16
+	for i := range 2 * 700 {
+		want := make([]byte, row)
+		if n := i % 700; n >= 256 && n < 512 {
+			want = all[i*row : (i+1)*row]
+		}
+		if got := some[i*row : (i+1)*row]; string(got) != string(want) {
+			t.Fatalf("row %d of head %d: %x, want %x", i%700, i/700, got, want)
 		}
 	}
 }
