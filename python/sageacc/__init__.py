@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ._check import Report as Report
     from ._check import check as check
     from ._kernel import Kernel as Kernel
+    from ._monitor import Monitor as Monitor
+    from ._monitor import Sample as Sample
+    from ._nonfinite import NonFinite as NonFinite
+    from ._nonfinite import find_nonfinite as find_nonfinite
     from ._record import recorded as recorded
 
 # Names are looked up when they are first used: the command line need not wait for NumPy,
@@ -70,6 +74,10 @@ _HOME = {
     "Report": "_check",
     "check": "_check",
     "Kernel": "_kernel",
+    "Monitor": "_monitor",
+    "Sample": "_monitor",
+    "NonFinite": "_nonfinite",
+    "find_nonfinite": "_nonfinite",
     "recorded": "_record",
 }
 

@@ -238,6 +238,16 @@ def _difference(x: Optional[Mapping[str, Any]]) -> Optional[Difference]:
     return Difference(x["elements"], x["mismatched"], x["max_ulp"], first)
 
 
+def figures_of(layer: Mapping[str, Any]) -> Tuple[Optional[Figures], Optional[Figures], Optional[Difference]]:
+    """Actual against reference, emulated against reference, and actual against emulated in bits,
+    of a layer of a result."""
+    return (
+        _figures(layer.get("actual_vs_reference")),
+        _figures(layer.get("emulated_vs_reference")),
+        _difference(layer.get("actual_vs_emulated")),
+    )
+
+
 class Comparison:
     """The result of `compare`: what the kernel costs, what the actual output costs, and
     whether the two are the same. It prints as the command line's table.

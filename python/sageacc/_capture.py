@@ -191,7 +191,7 @@ class Selection:
 
     def __init__(self, layers: Union[str, Collection[str], None], steps: Union[int, Collection[int]]) -> None:
         self.layers = layers
-        self.steps: Collection[int] = range(steps) if isinstance(steps, int) else frozenset(steps)
+        self.steps: Collection[int] = range(steps) if isinstance(steps, int) else steps
         self._pattern = re.compile(layers) if isinstance(layers, str) else None
 
     def names(self, name: str) -> bool:
