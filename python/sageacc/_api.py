@@ -79,6 +79,11 @@ class Inputs:
     def _put(self, role: str, x: Array) -> None:
         self.tensors[f"{self.name}.{role}"] = raw_of(x, role)
 
+    def own(self) -> Inputs:
+        """Copies the bytes, so that what happens to the arrays does not matter; returns itself."""
+        self.tensors = {n: t._replace(data=t.data.copy()) for n, t in self.tensors.items()}
+        return self
+
     @property
     def tokens(self) -> Tuple[int, int]:
         """Queries and keys."""

@@ -192,7 +192,7 @@ def check_case(
     q, k, v = case.inputs(framework, layout, device)
     mask = case.mask_tensor(framework, device)
     # The bytes are taken first: a kernel may change its inputs.
-    x = Inputs(q, k, v, causal=case.causal, sm_scale=case.sm_scale, layout=layout, mask=mask, name=str(case))
+    x = Inputs(q, k, v, causal=case.causal, sm_scale=case.sm_scale, layout=layout, mask=mask, name=str(case)).own()
     group = case.shape.heads // case.shape.kv_heads
     o = caller(q, k, v, causal=case.causal, sm_scale=case.sm_scale, layout=layout, mask=mask, group=group)
     if not (is_torch(o) or isinstance(o, np.ndarray)):
