@@ -81,7 +81,7 @@ _HOME = {
     "recorded": "_record",
 }
 
-__all__ = sorted(_HOME)  # noqa: PLE0605
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

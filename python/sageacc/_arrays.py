@@ -15,6 +15,7 @@ from ._safetensors import Raw
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import TypeGuard
 
     Array = Union["npt.NDArray[Any]", "torch.Tensor"]
 else:
@@ -39,7 +40,7 @@ _NUMPY = {
 _NAMES: Dict[str, str] = {v: k for k, v in _NUMPY.items()}
 
 
-def is_torch(x: object) -> bool:
+def is_torch(x: object) -> "TypeGuard[torch.Tensor]":
     """Whether x is a PyTorch tensor."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(x, torch.Tensor)
@@ -51,7 +52,7 @@ def dtype_name(x: Array) -> str:
 
 
 def raw_of(x: Array, what: str) -> Raw:
-    """x's elements as bytes; copies only what is not contiguous or not on the CPU.
+    """X's elements as bytes; copies only what is not contiguous or not on the CPU.
 
     Raises:
         TypeError: x, which the message calls what, is no array of a type that the

@@ -237,9 +237,8 @@ class Part:
             raise ValueError(f"its {q.size(1)} query heads do not divide into {k.size(1)} kv heads")
         if not reads_head_dim(q.size(-1)):
             raise ValueError(f"its head_dim is {q.size(-1)}, and the kernels take up to 128")
-        if q.dtype not in READ or not (q.dtype == k.dtype == v.dtype):
-            if dtype is None:
-                raise ValueError(f"its dtypes are {q.dtype}, {k.dtype}, {v.dtype}; pass dtype= to convert")
+        if dtype is None and (q.dtype not in READ or not (q.dtype == k.dtype == v.dtype)):
+            raise ValueError(f"its dtypes are {q.dtype}, {k.dtype}, {v.dtype}; pass dtype= to convert")
         items, heads, kv, rows = self.sizes(call)
         causal = call.causal
         mask: Optional[torch.Tensor] = None

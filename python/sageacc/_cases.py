@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
-import numpy.typing as npt
 
 __all__ = ["Case", "Shape", "cases", "DISTRIBUTIONS", "MASKS"]
 

@@ -90,7 +90,8 @@ def _golden() -> List[Finding]:
         _, mask, kernel, granularity, accum = role.split("/")
         k = Kernel(kernel, arch="sm_90", qk_granularity=granularity, pv_accum=accum)
         c = compare_inputs(_inputs({r: tensors[f"{file}:{r}"] for r in "qkv"}, want, mask == "causal"), k)
-        out.append(Finding(f"emulator, {k}, {mask}", c.exact, f"{c.verdict()}; recorded: {meta['device']}, {meta['kernels']}"))
+        text = f"every bit of {c.difference.elements}" if c.exact and c.difference else c.verdict()
+        out.append(Finding(f"emulator, {k}, {mask}", c.exact, f"{text} recorded on {meta['device']} ({meta['kernels']})"))
     return out
 
 
@@ -175,13 +176,12 @@ def _subjects(capability: Tuple[int, int]) -> Tuple[List[Subject], List[Finding]
             if fn is None or (name.endswith("sm90") and capability != (9, 0)):
                 continue
             for accum in accums:
-                call = lambda q, k, v, c, fn=fn, accum=accum: fn(q, k, v, is_causal=c, pv_accum_dtype=accum)
+                call = _sage_call(fn, pv_accum_dtype=accum)
                 # The other programs run on whatever units the GPU has.
                 kernel = Kernel(preset, arch=arch if preset == "sage2-8b-sm89" else None, pv_accum=accum)
                 out.append(Subject(f"sageattention {version}: {name}, {accum}", call, [kernel]))
         if (fn := getattr(m, "sageattn_qk_int8_pv_fp16_triton", None)) is not None:
-            call = lambda q, k, v, c, fn=fn: fn(q, k, v, is_causal=c)
-            out.append(Subject(f"sageattention {version}: sageattn_qk_int8_pv_fp16_triton", call, [Kernel("sage-fp16-triton")]))
+            out.append(Subject(f"sageattention {version}: sageattn_qk_int8_pv_fp16_triton", _sage_call(fn), [Kernel("sage-fp16-triton")]))
 
     def flash(kernel: str) -> Callable[[Any], None]:
         def add(m: Any) -> None:
@@ -209,6 +209,10 @@ def _subjects(capability: Tuple[int, int]) -> Tuple[List[Subject], List[Finding]
 
         out.append(Subject(f"torch {torch.__version__}: {backend.name}", call, [Kernel(kernel)]))
     return out, missing
+
+
+def _sage_call(fn: Callable[..., Any], **options: Any) -> Callable[[Any, Any, Any, bool], Any]:
+    return lambda q, k, v, causal: fn(q, k, v, is_causal=causal, **options)
 
 
 def _examine(s: Subject, known: Sequence[str], quick: bool) -> Finding:

@@ -143,7 +143,7 @@ def _sage_kernel(name: str, given: Given, q: torch.Tensor) -> Optional[Kernel]:
 
 
 def _sage(name: str, given: Given) -> List[Call]:
-    """sageattn and the functions that it chooses from."""
+    """Sageattn and the functions that it chooses from."""
     q, k, v = _qkv(given)
     order = _heads_first if str(given.get("tensor_layout") or "HND").upper() == "NHD" else _four_d
     return [
@@ -197,6 +197,10 @@ def _varlen(name: str, given: Given) -> List[Call]:
         what = "K's mean is over all sequences"
     kernel = _sage_kernel(name, given, q) if sage else Kernel("fa3" if "fa3" in name else "fa2")
     calls = []
+
+    def rows_of(lo: int, hi: int) -> Callable[[Any], Optional[torch.Tensor]]:
+        return lambda result: _heads_first(_first(result)[lo:hi])
+
     for i in range(n):
         rows, keys = slice(lo_q[i], lo_q[i + 1]), slice(lo_k[i], lo_k[i + 1])
         if lo_q[i] == lo_q[i + 1] or lo_k[i] == lo_k[i + 1]:
@@ -205,14 +209,14 @@ def _varlen(name: str, given: Given) -> List[Call]:
             Call(
                 _heads_first(q[rows]), _heads_first(k[keys]), _heads_first(v[keys]), None, bool(_pick(given, "causal", "is_causal")),
                 _float(_pick(given, "softmax_scale", "sm_scale")), bottom_right=not sage, kernel=kernel, suffix=f"seq{i}" if n > 1 else "",
-                output=None if what else lambda r, rows=rows: _heads_first(_first(r)[rows]), note=what,
+                output=None if what else rows_of(lo_q[i], lo_q[i + 1]), note=what,
             )
         )
     return calls
 
 
 def _xformers(name: str, given: Given) -> List[Call]:
-    """xformers' memory_efficient_attention, [batch, tokens, heads, head_dim] or without heads."""
+    """Xformers' memory_efficient_attention, [batch, tokens, heads, head_dim] or without heads."""
     q, k, v = _qkv(given)
     if q.dim() == 5:
         raise ValueError("its five dimensions (groups of heads) are not read")
@@ -235,7 +239,7 @@ def _xformers(name: str, given: Given) -> List[Call]:
 
 
 def _diffusers(name: str, given: Given) -> List[Call]:
-    """diffusers' dispatch, [batch, tokens, heads, head_dim]."""
+    """Diffusers' dispatch, [batch, tokens, heads, head_dim]."""
     q, k, v = _qkv(given)
     dropout = (given.get("dropout_p") or 0.0) > 0
     return [
@@ -247,7 +251,7 @@ def _diffusers(name: str, given: Given) -> List[Call]:
 
 
 def _transformers(name: str, given: Given) -> List[Call]:
-    """transformers' attention interface: tensors [batch, heads, tokens, head_dim], the result
+    """Transformers' attention interface: tensors [batch, heads, tokens, head_dim], the result
     [batch, tokens, heads, head_dim]."""
     q, k, v = _qkv(given)
     if given.get("softcap"):
@@ -347,7 +351,7 @@ def read(function: Function, original: Callable[..., Any], args: Tuple[Any, ...]
 
 
 def transformers_functions() -> Iterator[Tuple[Any, str, Function]]:
-    """transformers' attention interface and the models' own eager functions: what holds each
+    """Transformers' attention interface and the models' own eager functions: what holds each
     (a dict or a module), by which name, and how it is read."""
     utils = sys.modules.get("transformers.modeling_utils")
     registry = getattr(utils, "ALL_ATTENTION_FUNCTIONS", None)

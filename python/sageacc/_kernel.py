@@ -85,10 +85,10 @@ def resolve(kernel: KernelLike, *tensors: Array) -> Kernel:
     if k.name != "auto":
         return k
     for x in tensors:
-        if is_torch(x) and x.is_cuda:  # type: ignore[union-attr]
+        if is_torch(x) and x.is_cuda:
             import torch
 
-            named = sageattn(torch.cuda.get_device_capability(x.device))  # type: ignore[union-attr]
+            named = sageattn(torch.cuda.get_device_capability(x.device))
             given = {f.name: getattr(k, f.name) for f in dataclasses.fields(k) if f.name != "name"}
             return dataclasses.replace(named, **{n: v for n, v in given.items() if v})
     raise ValueError("kernel 'auto' is what sageattn runs on the tensors' GPU, and these are on none: name the kernel")

@@ -96,7 +96,7 @@ class Workspace:
         if _MEMFD:
             f = os.fdopen(os.memfd_create("sageacc-output"), "w+b")
         else:
-            f = tempfile.TemporaryFile(prefix="sageacc-")  # noqa: SIM115
+            f = tempfile.TemporaryFile(prefix="sageacc-")
         self._files.append(f)
         return f  # type: ignore[no-any-return]
 

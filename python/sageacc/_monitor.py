@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import warnings
+import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +147,13 @@ class Monitor(Watcher):
         q = q if q.dim() == 4 else q[None] if q.dim() == 3 else q.flatten(0, -4)
         all_heads, blocks = q.size(0) * q.size(1), -(-q.size(2) // BLOCK)
         n = (self._count.get(event.name, 1) - 1) // self._every
-        # The middle of each part, then elsewhere: the golden ratio visits all without a pattern.
+        # Additive recurrences with two irrational numbers visit heads and blocks evenly, without
+        # a pattern; layers begin at other places.
+        phase = zlib.crc32(event.name.encode()) / 2**32
         chosen = []
         for i in range(min(self._heads, all_heads)):
-            at = (i * all_heads // self._heads + int(all_heads * 0.6180339887 * (n + 1))) % all_heads
-            block = int(blocks * (0.6180339887 * (n + i + 1) % 1))
+            at = (int(all_heads * ((phase + 0.7548776662 * n) % 1)) + i * all_heads // self._heads) % all_heads
+            block = int(blocks * ((phase + 0.5698402910 * n + 0.6180339887 * (i + 1)) % 1))
             chosen.append((at // q.size(1), at % q.size(1), (block * BLOCK, min((block + 1) * BLOCK, q.size(2)))))
         return chosen
 
@@ -257,7 +260,7 @@ def _worst(samples: List[Sample]) -> Sample:
 
 def _one_head(call: Call, batch: int, head: int) -> Call:
     """A head of a call, with the kv head that it shares."""
-    from ._capture import four_d, kept_mask  # noqa: PLC0415
+    from ._capture import four_d, kept_mask
     from ._functions import replaced
 
     q, k, v = four_d(call.q), four_d(call.k), four_d(call.v)

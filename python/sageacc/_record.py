@@ -39,7 +39,7 @@ class Recorded:
             self.__name__ = self.path.stem
 
     def __call__(self, q: Any, k: Any, v: Any, **kwargs: Any) -> Any:
-        """fn's output for these arguments, live or as it was recorded.
+        """Fn's output for these arguments, live or as it was recorded.
 
         Raises:
             LookupError: it was not recorded.
@@ -71,7 +71,7 @@ class Recorded:
 
 
 def recorded(path: Union[str, "os.PathLike[str]"], fn: Optional[Callable[..., Any]] = None, *, live: Optional[bool] = None) -> Recorded:
-    """fn where there is a GPU, and elsewhere what it returned when it was recorded.
+    """Fn where there is a GPU, and elsewhere what it returned when it was recorded.
 
         attention = sageacc.recorded("outputs.safetensors", my_kernel)
         sageacc.check(attention, kernel=...)

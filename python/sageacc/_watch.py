@@ -19,6 +19,7 @@ __all__ = ["CaptureWarning", "Event", "Watcher"]
 UserFunctions = Collection[Union[Tuple[Any, str], Tuple[Any, str, Adapter]]]
 
 
+_NONE = torch.empty(0)
 _BY_NAME = {f.name: f for f in reversed(FUNCTIONS)}
 
 
@@ -248,7 +249,7 @@ class Watcher:
             text = f"{f.name}({_arguments(args, kwargs)})"
             if adapter is not None:
                 # A user's adapter wants the result too.
-                return [Event(name, step, Call(*([torch.empty(0)] * 3)), f.name, text)]
+                return [Event(name, step, Call(_NONE, _NONE, _NONE), f.name, text)]
             events = []
             for call in self._guarded(name, lambda: read(f, original, args, kwargs)) or ():
                 event = Event(f"{name}.{call.suffix}" if call.suffix else name, step, call, str(f), text)
@@ -276,7 +277,7 @@ class Watcher:
                 self._guarded(event.name, lambda event=event: self.after(event, event.call.output(result) if event.call.output else None))  # type: ignore[misc]
 
     def _specialise(self, event: Event) -> None:
-        """sageattn's own choice is known once it has called what it chose."""
+        """Sageattn's own choice is known once it has called what it chose."""
         for f, original, args, kwargs in getattr(self._local, "inner", ()):
             if f.name.startswith("sageattn_"):
                 try:
