@@ -44,6 +44,16 @@ type Options struct {
 	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool
+	// NoReference leaves the reference out, which takes about as long as the emulation:
+	// the figures against it are then those of nothing, and so for Outputs alone.
+	NoReference bool
+	// Rows, if not zero, are the queries [Rows[0], Rows[1]) to which a run is confined, in
+	// whole chunks: 256 queries, or as many more as whole tiles take. Figures, counts and
+	// outputs are then theirs alone. A layer that has none of them is an error.
+	Rows [2]int
+	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
+	// time, each row once, from several goroutines at once.
+	Outputs func(Outputs)
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
 	Jobs int
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
@@ -51,6 +61,21 @@ type Options struct {
 	Progress func(part float64)
 	// MaxChanges is how many changes Explain combines; 0 stands for 2.
 	MaxChanges int
+}
+
+// Outputs are what a run computed for the rows [Row, Row+n) of a head of a layer.
+// The slices are the run's own: they must not be changed, nor kept after the call.
+type Outputs struct {
+	Layer            *layerdumps.Layer
+	Batch, Head, Row int
+	// Emulated is [n, head_dim], row-major; every value is one of the output's format.
+	Emulated []float32
+	// LSE is [n], the natural log-sum-exp of the scaled scores as the released API
+	// returns it; nil without Options.LSE.
+	LSE []float32
+	// Reference is [n, head_dim] and ReferenceLSE [n], nil as LSE is; both are nil
+	// with Options.NoReference. A reference in FP32 holds float32 values.
+	Reference, ReferenceLSE []float64
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -297,6 +322,19 @@ const (
 	streamedChunks = 16
 )
 
+// queries returns the queries [first, end) of a layer that a run is confined to, in whole
+// chunks of that many rows.
+func (o *Options) queries(l *layerdumps.Layer, rows int) (first, end int, err error) {
+	if o.Rows == [2]int{} {
+		return 0, l.Q.Tokens, nil
+	}
+	lo, hi := o.Rows[0], min(o.Rows[1], l.Q.Tokens)
+	if lo < 0 || lo >= hi {
+		return 0, 0, fmt.Errorf("it has no queries %d to %d: they are 0 to %d", o.Rows[0], o.Rows[1]-1, l.Q.Tokens-1)
+	}
+	return lo / rows * rows, min((hi+rows-1)/rows*rows, l.Q.Tokens), nil
+}
+
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
 	tool := version.Get()
@@ -318,8 +356,10 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		}
 		res.Layers = append(res.Layers, *l)
 	}
-	if err := findMisplaced(ctx, d, res); err != nil {
-		return nil, err
+	if !opt.NoReference {
+		if err := findMisplaced(ctx, d, res); err != nil {
+			return nil, err
+		}
 	}
 	res.summarise()
 	return res, nil
@@ -493,6 +533,11 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	}
 	opt.Kernel = bound.Kernel
 	rows := chunkRows(opt.Kernel)
+	first, end, err := opt.queries(l, rows)
+	if err != nil {
+		return nil, err
+	}
+	prog.add(float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens-(end-first)) * float64(l.K.Tokens) * float64(l.Q.Dim)))
 	group := bound.Group()
 	var chunks []chunk
 	var kvs []*kvHead
@@ -501,8 +546,8 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 			kv := &kvHead{batch: b, head: kh}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
-				for lo := 0; lo < l.Q.Tokens; lo += rows {
-					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+rows, l.Q.Tokens)})
+				for lo := first; lo < end; lo += rows {
+					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+rows, end)})
 					kv.left.Add(1)
 				}
 			}
@@ -736,29 +781,43 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
 	c.acc.inQ.add(w.q[:n], w.first[:d], d)
-	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	var refLSE []float64
-	if w.opt.LSE {
-		refLSE = w.refLSE[:c.hi-c.lo]
+	ref, refLSE := w.ref[:n], []float64(nil)
+	if w.opt.NoReference {
+		ref = nil
+	} else {
+		if w.opt.LSE {
+			refLSE = w.refLSE[:c.hi-c.lo]
+		}
+		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
+			return err
+		}
+		c.acc.emulated.Add64(out, ref)
+		c.acc.errors.Add64(out, ref)
 	}
-	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
-		return err
-	}
-	c.acc.emulated.Add64(out, w.ref[:n])
-	c.acc.errors.Add64(out, w.ref[:n])
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
 			lse[i] = q.NaturalLSE(x, w.q[i*d:i*d+d])
 		}
+	} else {
+		lse = nil
+	}
+	if w.opt.Outputs != nil {
+		w.opt.Outputs(Outputs{l.Layer, c.batch, c.head, c.lo, out, lse, ref, refLSE})
+	}
+	if w.opt.NoReference {
+		return nil
+	}
+	if w.opt.LSE {
 		w.compareLSE(c, lse, refLSE)
 	}
 	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
-	c.acc.actual.Add64(w.act[:n], w.ref[:n])
-	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
+	c.acc.actual.Add64(w.act[:n], ref)
+	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)

@@ -100,6 +100,7 @@ and what a GPU returned (actual).`,
 	})
 	root.AddCommand(
 		newCompare(e),
+		newEmulate(e),
 		newInspect(e),
 		newTrace(e),
 		newKernels(e),

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, BertModel
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from sageacc_capture import Capture  # noqa: E402
+from sageacc import Capture  # noqa: E402
 
 
 def weights() -> pathlib.Path:

@@ -1,0 +1,28 @@
+"""Without an installation the tests run from a checkout, with a program that Go builds."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "python"))
+pytest_plugins = ["pytester"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def program(tmp_path_factory):
+    import sageacc
+
+    try:
+        return sageacc.binary()
+    except sageacc.SageaccError:
+        if shutil.which("go") is None:
+            pytest.skip("there is neither a program in the package nor Go to build one")
+        path = tmp_path_factory.mktemp("bin") / ("sageacc.exe" if os.name == "nt" else "sageacc")
+        subprocess.run(["go", "build", "-o", str(path), "./cmd/sageacc"], cwd=ROOT, check=True, env={**os.environ, "CGO_ENABLED": "0"})
+        os.environ["SAGEACC_BIN"] = str(path)
+        return str(path)
