@@ -4,6 +4,6 @@ from triton_attention import KERNEL, attention
 import sageacc
 
 
-@pytest.mark.parametrize("case", sageacc.cases(["1x2/1x333x333x64", "1x2/2x200x333x64"], ["float16"]), ids=str)
+@pytest.mark.parametrize("case", sageacc.cases(["1x2/1x333x333x64"], ["float16"]), ids=str)
 def test_attention(case):
     sageacc.check(attention, kernel=KERNEL, mode="budget", only=[case])

@@ -52,7 +52,7 @@ def dtype_name(x: Array) -> str:
 
 
 def raw_of(x: Array, what: str) -> Raw:
-    """X's elements as bytes; copies only what is not contiguous or not on the CPU.
+    """The elements of x as bytes; copies only what is not contiguous or not on the CPU.
 
     Raises:
         TypeError: x, which the message calls what, is no array of a type that the

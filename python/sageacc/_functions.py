@@ -143,7 +143,7 @@ def _sage_kernel(name: str, given: Given, q: torch.Tensor) -> Optional[Kernel]:
 
 
 def _sage(name: str, given: Given) -> List[Call]:
-    """Sageattn and the functions that it chooses from."""
+    """SageAttention: sageattn and the functions that it chooses from."""
     q, k, v = _qkv(given)
     order = _heads_first if str(given.get("tensor_layout") or "HND").upper() == "NHD" else _four_d
     return [
@@ -216,7 +216,7 @@ def _varlen(name: str, given: Given) -> List[Call]:
 
 
 def _xformers(name: str, given: Given) -> List[Call]:
-    """Xformers' memory_efficient_attention, [batch, tokens, heads, head_dim] or without heads."""
+    """The memory_efficient_attention of xformers, [batch, tokens, heads, head_dim] or without heads."""
     q, k, v = _qkv(given)
     if q.dim() == 5:
         raise ValueError("its five dimensions (groups of heads) are not read")
@@ -239,7 +239,7 @@ def _xformers(name: str, given: Given) -> List[Call]:
 
 
 def _diffusers(name: str, given: Given) -> List[Call]:
-    """Diffusers' dispatch, [batch, tokens, heads, head_dim]."""
+    """The dispatch of diffusers, [batch, tokens, heads, head_dim]."""
     q, k, v = _qkv(given)
     dropout = (given.get("dropout_p") or 0.0) > 0
     return [
@@ -251,7 +251,7 @@ def _diffusers(name: str, given: Given) -> List[Call]:
 
 
 def _transformers(name: str, given: Given) -> List[Call]:
-    """Transformers' attention interface: tensors [batch, heads, tokens, head_dim], the result
+    """The attention interface of transformers: tensors [batch, heads, tokens, head_dim], the result
     [batch, tokens, heads, head_dim]."""
     q, k, v = _qkv(given)
     if given.get("softcap"):
@@ -351,7 +351,7 @@ def read(function: Function, original: Callable[..., Any], args: Tuple[Any, ...]
 
 
 def transformers_functions() -> Iterator[Tuple[Any, str, Function]]:
-    """Transformers' attention interface and the models' own eager functions: what holds each
+    """The attention interface of transformers and the models' own eager functions: what holds each
     (a dict or a module), by which name, and how it is read."""
     utils = sys.modules.get("transformers.modeling_utils")
     registry = getattr(utils, "ALL_ATTENTION_FUNCTIONS", None)

@@ -60,7 +60,7 @@ class NonFinite:
     def __str__(self) -> str:
         bad, of = self.count
         where = f"batch {self.batch}, head {self.head}, token {self.token}, channel {self.channel}" if self.attention else f"element {self.token}"
-        lines = [f"step {self.step}, layer {self.layer}: {self.function} returned {bad} of {of} values that are not finite, and its inputs are", f"first at {where}"]
+        lines = [f"step {self.step}, layer {self.layer}: {self.function} returned {bad} of {of} values that are not finite, from inputs that are", f"first at {where}"]
         if self.tile is not None:
             lines[-1] += f"; it begins with the keys {self.tile[0]} to {self.tile[1]}"
         lines += self.stages

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import _safetensors
 from ._arrays import Like, is_torch, raw_of
+from ._call import CAUSAL, LAYOUT, MASK, SCALE
 from ._safetensors import Raw
 
 __all__ = ["Recorded", "recorded"]
@@ -39,7 +40,7 @@ class Recorded:
             self.__name__ = self.path.stem
 
     def __call__(self, q: Any, k: Any, v: Any, **kwargs: Any) -> Any:
-        """Fn's output for these arguments, live or as it was recorded.
+        """The output for these arguments, fn's or as it was recorded.
 
         Raises:
             LookupError: it was not recorded.
@@ -71,7 +72,7 @@ class Recorded:
 
 
 def recorded(path: Union[str, "os.PathLike[str]"], fn: Optional[Callable[..., Any]] = None, *, live: Optional[bool] = None) -> Recorded:
-    """Fn where there is a GPU, and elsewhere what it returned when it was recorded.
+    """The function itself where there is a GPU, and elsewhere what it returned when it was recorded.
 
         attention = sageacc.recorded("outputs.safetensors", my_kernel)
         sageacc.check(attention, kernel=...)
@@ -101,13 +102,15 @@ def _gpu() -> bool:
 
 
 def _digest(q: Any, k: Any, v: Any, kwargs: Mapping[str, Any]) -> str:
+    """A digest of a call, whatever its parameters are called: with fn and without are the same."""
     h = hashlib.sha256()
     plain: Dict[str, Any] = {}
     arrays = {"q": q, "k": k, "v": v}
     for name, value in kwargs.items():
+        name = next((names[-1] for names in (CAUSAL, SCALE, MASK, LAYOUT) if name in names), name)
         if is_torch(value) or isinstance(value, np.ndarray):
             arrays[name] = value
-        else:
+        elif value not in (None, False) and (name, value) != ("tensor_layout", "HND") and name != "enable_gqa":
             plain[name] = value
     for name, x in sorted(arrays.items()):
         raw = raw_of(x, name)

@@ -277,7 +277,7 @@ class Watcher:
                 self._guarded(event.name, lambda event=event: self.after(event, event.call.output(result) if event.call.output else None))  # type: ignore[misc]
 
     def _specialise(self, event: Event) -> None:
-        """Sageattn's own choice is known once it has called what it chose."""
+        """What sageattn chose is known once it has called it."""
         for f, original, args, kwargs in getattr(self._local, "inner", ()):
             if f.name.startswith("sageattn_"):
                 try:

@@ -1,5 +1,6 @@
-"""Without an installation the tests run from a checkout, with a program that Go builds."""
+"""Where the package is not installed the tests run from the checkout, with a program that Go builds."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "python"))
+# What processes that tests start need on their path.
+PATH = "" if importlib.util.find_spec("sageacc") else str(ROOT / "python")
+if PATH:
+    sys.path.insert(0, PATH)
 pytest_plugins = ["pytester"]
 
 

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import PATH, ROOT
 
 import sageacc
 from sageacc import _safetensors
@@ -192,7 +192,7 @@ def test_without_memfd(sample, monkeypatch):
 
 
 def test_command_line(program):
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "python"), "SAGEACC_BIN": program}
+    env = {**os.environ, "PYTHONPATH": PATH, "SAGEACC_BIN": program}
 
     def run(*args):
         return subprocess.run([sys.executable, "-m", "sageacc", *args], capture_output=True, text=True, env=env)
@@ -207,7 +207,7 @@ def test_command_line(program):
 
 def test_imports_are_lazy():
     code = "import sys, sageacc; assert 'numpy' not in sys.modules; sageacc.emulate; assert 'torch' not in sys.modules; print(len(sageacc.__all__))"
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "python")}
+    env = {**os.environ, "PYTHONPATH": PATH}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     with pytest.raises(AttributeError, match="no attribute 'emulat'"):

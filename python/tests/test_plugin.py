@@ -3,7 +3,7 @@
 import xml.etree.ElementTree as ET
 
 import pytest
-from conftest import ROOT
+from conftest import PATH
 
 SUITE = """
     import pytest, sageacc
@@ -27,7 +27,7 @@ SUITE = """
 
 @pytest.fixture
 def suite(pytester, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "python"))
+    monkeypatch.setenv("PYTHONPATH", PATH)
     pytester.makepyfile(test_mine=SUITE)
     # As where the package is installed, and only once where it is.
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
