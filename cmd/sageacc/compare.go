@@ -179,7 +179,7 @@ func (e *env) check(res *compare.Result, checks []metrics.Expr, bitExact bool) e
 	failed := false
 	fail := func(layer, format string, args ...any) {
 		failed = true
-		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", texttab.Printable(layer), fmt.Sprintf(format, args...))
+		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", texttab.Cut(layer, 200), fmt.Sprintf(format, args...))
 	}
 	for _, l := range res.Layers {
 		for _, x := range checks {

@@ -38,7 +38,7 @@ func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 
 // open reads the dump; flags that were not given leave the files' word standing.
 func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, error) {
-	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse}
+	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse, Failed: failure(cmd.Context())}
 	if f.layers != "" {
 		re, err := regexp.Compile(f.layers)
 		if err != nil {

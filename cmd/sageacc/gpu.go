@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"regexp"
 	"runtime"
 	"slices"
@@ -17,6 +17,7 @@ import (
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/hardware/record"
 	"github.com/sageacc/sageacc/hardware/validate"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/launch"
 	"github.com/sageacc/sageacc/kernels/manifest"
@@ -81,11 +82,16 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		if len(f.kernels) > 0 {
 			return nil, false, errors.New("--kernel and --module exclude each other")
 		}
-		image, err := os.ReadFile(f.module)
+		const largest = 1 << 28
+		image, err := datafile.ReadAll(f.module, largest)
 		if err != nil {
 			return nil, false, err
 		}
-		m, err := manifest.Open(f.manifest)
+		text, err := datafile.ReadAll(f.manifest, largest) // which a manifest bounds further
+		if err != nil {
+			return nil, false, err
+		}
+		m, err := manifest.Read(f.manifest, bytes.NewReader(text))
 		if err != nil {
 			return nil, false, err
 		}

@@ -22,21 +22,21 @@ func newKernels(e *env) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			k := render.ListKernels()
-			text := k.Text
+			text := render.Kernels.Text
 			if units {
-				text = k.UnitsText
+				text = render.Kernels.UnitsText
 			}
 			if variants {
-				text = k.VariantsText
+				text = render.Kernels.VariantsText
 			}
-			write, err := pick(format, map[string]func(io.Writer) error{
-				"table": text,
-				"json":  func(w io.Writer) error { return render.JSON(w, k) },
+			write, err := pick(format, map[string]func(io.Writer, render.Kernels) error{
+				"table": func(w io.Writer, k render.Kernels) error { return text(k, w) },
+				"json":  func(w io.Writer, k render.Kernels) error { return render.JSON(w, k) },
 			})
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
-			return write(e.stdout)
+			return write(e.stdout, k)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "table", "output format, `table|json`")

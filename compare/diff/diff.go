@@ -3,14 +3,15 @@
 package diff
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"strings"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/metrics"
 )
@@ -64,14 +65,17 @@ type Result struct {
 	Layers   []Layer  `json:"layers"`
 }
 
+// MaxSize is the size of the largest result that is read, in bytes: that of a million
+// heads.
+const MaxSize = 1 << 30
+
 // Read reads a result of compare --format json.
 func Read(path string) (*compare.Result, error) {
-	f, err := os.Open(path)
+	data, err := datafile.ReadAll(path, MaxSize)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	r, err := Decode(f)
+	r, err := Decode(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -105,18 +109,18 @@ func Decode(r io.Reader) (*compare.Result, error) {
 // result, added ones after them.
 func Compare(old, new *compare.Result) *Result {
 	res := &Result{Schema: Schema, Settings: settings(old, new)}
-	find := func(r *compare.Result, name string) *compare.Layer {
+	byName := func(r *compare.Result) map[string]*compare.Layer {
+		m := make(map[string]*compare.Layer, len(r.Layers))
 		for i := range r.Layers {
-			if r.Layers[i].Name == name {
-				return &r.Layers[i]
-			}
+			m[r.Layers[i].Name] = &r.Layers[i]
 		}
-		return nil
+		return m
 	}
+	inOld, inNew := byName(old), byName(new)
 	for i := range old.Layers {
 		a := &old.Layers[i]
 		l := Layer{Name: a.Name, Status: "removed", Old: &a.EmulatedVsReference, OldMismatched: mismatched(a)}
-		if b := find(new, a.Name); b != nil {
+		if b := inNew[a.Name]; b != nil {
 			l.Status, l.New, l.NewMismatched = "both", &b.EmulatedVsReference, mismatched(b)
 			l.Growth = &Growth{
 				OneMinusCos: growth(1-l.Old.CosSim, 1-l.New.CosSim),
@@ -127,7 +131,7 @@ func Compare(old, new *compare.Result) *Result {
 		res.Layers = append(res.Layers, l)
 	}
 	for i := range new.Layers {
-		if b := &new.Layers[i]; find(old, b.Name) == nil {
+		if b := &new.Layers[i]; inOld[b.Name] == nil {
 			res.Layers = append(res.Layers, Layer{Name: b.Name, Status: "added", New: &b.EmulatedVsReference, NewMismatched: mismatched(b)})
 		}
 	}

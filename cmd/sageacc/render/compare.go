@@ -86,7 +86,7 @@ func CompareText(w io.Writer, r *compare.Result) error {
 // CompareMarkdown is CompareText in GitHub Flavored Markdown.
 func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	for _, p := range compareHead(r) {
-		if _, err := fmt.Fprintf(w, "- %s: %s\n", p.key, p.value); err != nil {
+		if _, err := fmt.Fprintf(w, "- %s: %s\n", p.key, texttab.Markdown(p.value)); err != nil {
 			return err
 		}
 	}
@@ -97,14 +97,13 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	if err := t.Markdown(w); err != nil {
 		return err
 	}
-	var notes []string
-	for i, n := range compareNotes(r) {
-		if i == 0 {
-			notes = append(notes, "")
+	notes := compareNotes(r)
+	if len(notes) > 0 {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
 		}
-		notes = append(notes, "- "+n)
 	}
-	if err := list(w, notes); err != nil {
+	if err := items(w, notes); err != nil {
 		return err
 	}
 	return writeAttribution(w, r, (*texttab.Table).Markdown)
@@ -141,10 +140,10 @@ func compareHead(r *compare.Result) []pair {
 		if i > 0 && r.Layers[i-1].Synthetic == l.Synthetic {
 			continue
 		}
-		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", name(l.Name), l.Synthetic))
+		synthetic = append(synthetic, name(l.Name)+" "+origin(l.Synthetic))
 	}
 	if len(synthetic) == 1 && allSynthetic(r.Layers) {
-		synthetic[0] = fmt.Sprintf("(synthetic: %s)", r.Layers[0].Synthetic)
+		synthetic[0] = origin(r.Layers[0].Synthetic)
 	}
 	for _, s := range synthetic {
 		head = append(head, pair{"input", s})

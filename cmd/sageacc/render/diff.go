@@ -14,7 +14,7 @@ import (
 // DiffText writes what changed between two results.
 func DiffText(w io.Writer, r *diff.Result) error {
 	if len(r.Settings) > 0 {
-		if err := list(w, append(append([]string{}, r.Settings...), "")); err != nil {
+		if err := list(w, append(settings(r), "")); err != nil {
 			return err
 		}
 	}
@@ -23,10 +23,8 @@ func DiffText(w io.Writer, r *diff.Result) error {
 
 // DiffMarkdown is DiffText in GitHub Flavored Markdown.
 func DiffMarkdown(w io.Writer, r *diff.Result) error {
-	for _, s := range r.Settings {
-		if _, err := fmt.Fprintf(w, "- %s\n", s); err != nil {
-			return err
-		}
+	if err := items(w, settings(r)); err != nil {
+		return err
 	}
 	if len(r.Settings) > 0 {
 		if _, err := fmt.Fprintln(w); err != nil {
@@ -34,6 +32,17 @@ func DiffMarkdown(w io.Writer, r *diff.Result) error {
 		}
 	}
 	return diffTable(r).Markdown(w)
+}
+
+// settings are the lines of what the two runs did differently: the names in them are
+// those of files.
+func settings(r *diff.Result) []string {
+	const longest = 300
+	var lines []string
+	for _, s := range r.Settings {
+		lines = append(lines, texttab.Cut(s, longest))
+	}
+	return lines
 }
 
 func diffTable(r *diff.Result) *texttab.Table {
