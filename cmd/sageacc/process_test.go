@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
 // asProgram in the environment makes the test's own binary the program, so that a
@@ -412,5 +414,53 @@ func TestPipes(t *testing.T) {
 	// A device that takes everything is fine.
 	if code, _, errs := sage(t, "compare", sample, "-o", os.DevNull); code != exitOK || errs != "" {
 		t.Errorf("-o %s: exit %d, %q", os.DevNull, code, errs)
+	}
+}
+
+// TestNaNOfAnyCPU: what is printed of a NaN does not depend on the CPU, nor does
+// anything else.
+func TestNaNOfAnyCPU(t *testing.T) {
+	for dtype, tc := range map[string]struct {
+		one []byte
+		nan string
+	}{
+		"F16": {[]byte{0, 0x3c}, "0x7fff"}, "BF16": {[]byte{0x80, 0x3f}, "0x7fff"}, "F32": {[]byte{0, 0, 0x80, 0x3f}, "0x7fffffff"},
+	} {
+		var ts []safetensors.Tensor
+		for _, role := range []string{"q", "k", "v", "o"} {
+			data := bytes.Repeat(tc.one, 70*64)
+			if role == "v" {
+				// A channel of zeros, which the released kernels divide by its largest
+				// magnitude.
+				for token := range 70 {
+					clear(data[token*64*len(tc.one):][:len(tc.one)])
+				}
+			}
+			ts = append(ts, safetensors.Tensor{Name: "l." + role, DType: dtype, Shape: []int{1, 1, 70, 64}, Data: data})
+		}
+		path := write(t, nil, ts...)
+		for _, kernel := range [][]string{{"sage2-8b-sm90"}, {"sage2-8b-sm89", "--pv-accum", "fp32+fp16"}, {"sage2-8b-sm89", "--pv-accum", "fp32"}} {
+			var first string
+			for _, features := range []string{"", "cpu.avx512f=off", "cpu.all=off"} {
+				p := program(append([]string{"compare", path, "--lse", "--format", "json", "--kernel"}, kernel...)...)
+				p.Env = append(p.Env, "GODEBUG="+features)
+				p.launch(t)
+				if code := p.end(t); code != exitOK {
+					t.Fatalf("exit %d, %s", code, &p.errs)
+				}
+				out := p.out.String()
+				if first == "" {
+					first = out
+				}
+				if out != first {
+					t.Errorf("%s, %s, %v: the result differs", dtype, features, kernel)
+				}
+				for _, want := range []string{`"emulated": "` + tc.nan + `"`, `"emulated_value": "NaN"`} {
+					if !strings.Contains(out, want) {
+						t.Errorf("%s, %s, %v: no %s", dtype, features, kernel, want)
+					}
+				}
+			}
+		}
 	}
 }

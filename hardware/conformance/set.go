@@ -233,6 +233,17 @@ func isNaN(dtype string, b uint32) bool {
 	return false
 }
 
+// nan is the pattern of the dtype's NaN that emulated results have: a GPU's.
+func nan(dtype string) uint32 {
+	switch dtype {
+	case "F8_E4M3", "F8_E5M2":
+		return uint32(format.E4M3NaN)
+	case "F32":
+		return format.NaN32
+	}
+	return format.NaN16
+}
+
 // dtypeOf maps a safetensors dtype to an input format.
 func dtypeOf(t *tensor) (format.DType, error) {
 	switch t.DType {
