@@ -7,15 +7,19 @@ package compare
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
 	"github.com/sageacc/sageacc/compare/attribute"
 	"github.com/sageacc/sageacc/compare/explain"
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -64,34 +68,65 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
-	// Variant lists the deviations from the program.
-	Variant string `json:"variant,omitempty"`
-	// PVUnit is the matrix instruction of P~V and what executes it.
+	// Variant lists the deviations from the kernel of that name, Changes those that only
+	// a change of the description can say.
+	Variant string           `json:"variant,omitempty"`
+	Changes []program.Change `json:"changes,omitempty"`
+	// PVUnit is the matrix instruction of PV and what executes it.
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
 	SpecialFunctions string `json:"special_functions"`
+	// Reported names what nobody recorded on such a GPU: models known from reports only.
+	Reported string `json:"reported,omitempty"`
+	// Portable is the choice of the description that keeps it from the vector paths.
+	Portable string `json:"portable,omitempty"`
+	// Description is the whole description of the kernel, with every choice.
+	Description program.Program `json:"description"`
 }
 
-// Describe returns the description of a configuration.
-func Describe(cfg emulate.Config) KernelInfo {
+// Describe returns the description of a kernel.
+func Describe(kernel *emulate.Kernel) KernelInfo {
+	p := kernel.Program()
 	k := KernelInfo{
-		Name: cfg.Name, Program: cfg.Program.String(), Arch: cfg.Arch,
-		QKBits: cfg.QKBits, QKGranularity: cfg.QKGranularity.String(), Smooth: cfg.Smooth(),
-		PVDType: cfg.PVType.String(), PVAccum: cfg.PVAccum.String(), Variant: cfg.Variant.String(),
-		SpecialFunctions: "MUFU, bit-exact (sm_90)",
+		Name: p.Name, Program: p.Shape(), Arch: p.Arch,
+		QKBits: p.Bits(), QKGranularity: p.QKCodes.Granularity, Smooth: p.Smooth(),
+		PVDType: p.VCodes.Format, PVAccum: p.Accum(), Portable: kernel.Portable(),
+		SpecialFunctions: "MUFU, bit-exact (sm_90)", Description: p,
 	}
-	switch v := cfg.Variant; {
-	case v.ExactExp2 && v.Rcp != emulate.UnitRcp:
+	base := program.Base(&p)
+	k.Variant = program.Variant(&base, &p)
+	named := base
+	if err := named.Apply(&base, k.Variant); err == nil {
+		k.Changes = program.Diff(&named, &p)
+	}
+	exp2, rcp := p.Exponent.Exp2 == "exact", p.Finish.Inverse == "exact" || p.Finish.Inverse == "divide"
+	switch {
+	case exp2 && rcp:
 		k.SpecialFunctions = "exp2 and reciprocals correctly rounded, log2 by MUFU (sm_90)"
-	case v.ExactExp2:
+	case exp2:
 		k.SpecialFunctions = "exp2 correctly rounded, others by MUFU (sm_90)"
-	case v.Rcp != emulate.UnitRcp:
+	case rcp:
 		k.SpecialFunctions = "reciprocals correctly rounded, others by MUFU (sm_90)"
 	}
-	if u, err := cfg.Unit(); err == nil {
+	q := p
+	if at, err := p.At(program.Case{HeadDim: 1, DType: p.DTypeList()[0]}); err == nil {
+		q = at
+	}
+	if u, err := q.PV.Unit.Lookup(q.Arch); err == nil && u != nil {
 		k.PVUnit = fmt.Sprintf("%s (%s on %s: %s)", u.Instruction, u.Executed, u.Arch, u.Out)
+	} else if err == nil {
+		k.PVUnit = "exact sums"
 	}
 	return k
+}
+
+// queryTile is how many rows of queries make a tile, 0 where that depends on the layer.
+func queryTile(k *emulate.Kernel) int {
+	p := k.Program()
+	if len(p.Tiles.Shapes) > 1 {
+		return 0
+	}
+	return p.Tiling().BlockQ
 }
 
 // Shape is a layer's shape.
@@ -153,6 +188,18 @@ type Layer struct {
 	Counts map[string]emulate.Count `json:"counts,omitempty"`
 	// Actual output's own NaN and infinities.
 	ActualNonFinite *emulate.Count `json:"actual_non_finite,omitempty"`
+	// ActualRMS is the root mean square of an actual output; 0 without one.
+	ActualRMS jsonfloat.Float `json:"actual_rms,omitempty"`
+	// Spoiled says where the actual output is NaN or infinite and the emulated one is
+	// not; nil if nowhere.
+	Spoiled *Extent `json:"spoiled,omitempty"`
+	// Differing says where the bits of the actual output are not the emulated one's;
+	// nil if nowhere.
+	Differing *Extent `json:"differing,omitempty"`
+	// Misplaced says that the actual output holds the right values in another order.
+	Misplaced string `json:"misplaced,omitempty"`
+	// Suspicious says what is odd about the inputs.
+	Suspicious []string `json:"suspicious,omitempty"`
 	// Warnings say in words what Counts hold and what else is odd.
 	Warnings []string `json:"warnings,omitempty"`
 	Heads    []Head   `json:"heads,omitempty"`
@@ -184,17 +231,44 @@ type Summary struct {
 	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
 }
 
+// Tool is the build of this module that computed a result: its version, and the
+// commit and date where they are known.
+type Tool = version.Info
+
 // Result is the result of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Tool is what computed the result; nil in those of versions that did not say.
+	Tool *Tool `json:"tool,omitempty"`
 	// Args is the command that gave the result, as far as it bears on it; Run leaves
 	// it nil.
-	Args      []string   `json:"args,omitempty"`
+	Args []string `json:"args,omitempty"`
+	// Verdict says what is wrong; Run leaves it nil, Judge makes it.
+	Verdict   *Verdict   `json:"verdict,omitempty"`
 	Kernel    KernelInfo `json:"kernel"`
 	Reference string     `json:"reference"`
-	Layers    []Layer    `json:"layers"`
-	Average   Summary    `json:"average"`
-	Worst     Summary    `json:"worst"`
+	// QueryTile is how many rows of queries make a tile of the kernel.
+	QueryTile int     `json:"query_tile,omitempty"`
+	Layers    []Layer `json:"layers"`
+	Average   Summary `json:"average"`
+	Worst     Summary `json:"worst"`
+	// WorstLayers names the layers that Worst stems from.
+	WorstLayers WorstLayers `json:"worst_layers"`
+}
+
+// WorstLayers names, for each comparison, the layers of the worst figures.
+type WorstLayers struct {
+	EmulatedVsReference *FigureLayers `json:"emulated_vs_reference,omitempty"`
+	ActualVsReference   *FigureLayers `json:"actual_vs_reference,omitempty"`
+	ActualVsEmulated    *FigureLayers `json:"actual_vs_emulated,omitempty"`
+}
+
+// FigureLayers names the layer of each figure.
+type FigureLayers struct {
+	CosSim string `json:"cos_sim"`
+	RelL1  string `json:"rel_l1"`
+	RMSE   string `json:"rmse"`
+	MaxAbs string `json:"max_abs"`
 }
 
 // The three packages number the formats alike, so a conversion of the type is one
@@ -205,10 +279,15 @@ var _ = [...]struct{}{
 	[1]struct{}{}[int(layerdumps.F32)-int(format.FP32)], [1]struct{}{}[int(layerdumps.F32)-int(metrics.FP32)],
 }
 
-// chunkRows is how many query rows a goroutine takes at a time: a multiple of
-// every program's tile. It is a constant because the order in which sums are
-// merged depends on it.
-const chunkRows = 256
+// leastRows is how many query rows a goroutine takes at a time at least; it takes whole
+// tiles. It is a constant because the order in which sums are merged depends on it.
+const leastRows = 256
+
+// chunkRows returns the rows of a chunk for a kernel's tile.
+func chunkRows(k *emulate.Kernel) int {
+	rows := k.Tiling().BlockQ
+	return (leastRows + rows - 1) / rows * rows
+}
 
 // Of heads of more than streamed elements the codes are not kept but made for
 // runs of streamedChunks chunks, so that memory hardly grows with their length.
@@ -219,7 +298,11 @@ const (
 
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
-	res := &Result{Schema: Schema, Kernel: Describe(opt.Kernel.Config()), Reference: opt.Reference.String()}
+	tool := version.Get()
+	res := &Result{
+		Schema: Schema, Tool: &tool, Kernel: Describe(opt.Kernel),
+		Reference: opt.Reference.String(), QueryTile: queryTile(opt.Kernel),
+	}
 	prog := progress{report: opt.Progress}
 	for i := range d.Layers {
 		prog.total += work(&d.Layers[i])
@@ -234,8 +317,35 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		}
 		res.Layers = append(res.Layers, *l)
 	}
+	if err := findMisplaced(ctx, d, res); err != nil {
+		return nil, err
+	}
 	res.summarise()
 	return res, nil
+}
+
+// findMisplaced looks for the right values of outputs that are far off, in a few layers:
+// what is wrong with one is most often wrong with all.
+func findMisplaced(ctx context.Context, d *layerdumps.Dump, res *Result) error {
+	const most = 8
+	n := 0
+	for i := range res.Layers {
+		l := &res.Layers[i].Rows
+		if l.ActualVsEmulated == nil || l.ActualVsEmulated.Share() < nearlyAll || n == most {
+			continue
+		}
+		// Another kernel's output is about as accurate.
+		if now, usual := 1-l.ActualVsReference.CosSim, 1-l.EmulatedVsReference.CosSim; !(float64(now) > float64(4*usual)+1e-3) {
+			continue
+		}
+		n++
+		text, err := misplaced(ctx, d, &d.Layers[i])
+		if err != nil {
+			return fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
+		}
+		res.Layers[i].Misplaced = text
+	}
+	return nil
 }
 
 // Explain searches, for every layer whose actual output differs from the emulated
@@ -250,7 +360,7 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	for n, i := range differ {
 		l := &d.Layers[i]
 		x, err := explain.Layer(ctx, l, explain.Options{
-			Config: opt.Kernel.Config(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
+			Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
 			Progress: func(part float64) {
 				if opt.Progress != nil {
 					opt.Progress((float64(n) + part) / float64(len(differ)))
@@ -272,7 +382,7 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 // of its steps causes.
 func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
 	layers, err := attribute.Run(ctx, d, attribute.Options{
-		Config: opt.Kernel.Config(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
+		Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
 	})
 	if err != nil {
 		return err
@@ -323,6 +433,7 @@ type kvHead struct {
 	left        atomic.Int64 // chunks to come
 	err         error
 	kv          *emulate.KV
+	inK, inV    headInputs
 	transform   func(x []float32, query bool)
 	k, v        func(lo, hi int, dst []float32)
 }
@@ -337,6 +448,10 @@ type accumulators struct {
 	// Differing elements by block of mapTokens rows of the chunk, and by channel; nil
 	// where there are none.
 	blocks, channels []int64
+	// Where an actual output differs, and where it alone is not finite; nil if nowhere.
+	differing, spoiled *span
+	// Of the chunk's rows of Q.
+	inQ headInputs
 }
 
 func (a *accumulators) merge(b *accumulators) {
@@ -371,7 +486,13 @@ func (a *comparison) rows(actual bool) Rows {
 }
 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
-	group := l.Q.Heads / l.K.Heads
+	bound, err := heads.Bind(opt.Kernel, l)
+	if err != nil {
+		return nil, err
+	}
+	opt.Kernel = bound.Kernel
+	rows := chunkRows(opt.Kernel)
+	group := bound.Group()
 	var chunks []chunk
 	var kvs []*kvHead
 	for b := range l.Q.Batch {
@@ -379,8 +500,8 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 			kv := &kvHead{batch: b, head: kh}
 			kvs = append(kvs, kv)
 			for h := kh * group; h < (kh+1)*group; h++ {
-				for lo := 0; lo < l.Q.Tokens; lo += chunkRows {
-					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+chunkRows, l.Q.Tokens)})
+				for lo := 0; lo < l.Q.Tokens; lo += rows {
+					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+rows, l.Q.Tokens)})
 					kv.left.Add(1)
 				}
 			}
@@ -393,7 +514,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	var wg sync.WaitGroup
 	for range max(1, min(opt.Jobs, len(tasks))) {
 		wg.Go(func() {
-			w := worker{opt: opt, layer: l}
+			w := worker{opt: opt, layer: bound}
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= len(tasks) || ctx.Err() != nil {
@@ -447,12 +568,21 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 		return r
 	}
 	var all accumulators
+	var inQ, inK, inV inputs
 	for i := 0; i < len(chunks); {
 		var head accumulators
+		var differing, spoiled span
 		b, h := chunks[i].batch, chunks[i].head
 		for ; i < len(chunks) && chunks[i].batch == b && chunks[i].head == h; i++ {
-			head.merge(chunks[i].acc)
+			c := chunks[i].acc
+			head.merge(c)
+			differing.merge(c.differing)
+			spoiled.merge(c.spoiled)
+			head.inQ.merge(&c.inQ)
 		}
+		out.Differing = out.Differing.add(b, h, &differing)
+		out.Spoiled = out.Spoiled.add(b, h, &spoiled)
+		inQ.addHead(&head.inQ, l.Q.Tokens)
 		if opt.PerHead {
 			out.Heads = append(out.Heads, Head{b, h, rows(&head)})
 		}
@@ -460,13 +590,17 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 	}
 	for _, kv := range kvs {
 		all.counts.Merge(&kv.kv.Counts)
+		inK.addHead(&kv.inK, l.K.Tokens)
+		inV.addHead(&kv.inV, l.V.Tokens)
 	}
+	out.Suspicious = slices.Concat(inQ.describe("q"), inK.describe("k"), inV.describe("v"))
 	out.Rows = rows(&all)
 	out.ReferenceRMS = jsonfloat.Float(all.emulated.RefRMS())
 	out.ErrorHistogram = all.errors.Values()
 	if actual {
 		h := all.actErrors.Values()
 		out.ActualErrorHistogram = &h
+		out.ActualRMS = jsonfloat.Float(all.actual.OutRMS())
 	}
 	if actual && all.bits.Mismatched > 0 {
 		out.DifferenceMap = differenceMap(l, chunks)
@@ -530,10 +664,11 @@ func describe(where string, c emulate.Count) string {
 // worker holds a goroutine's buffers.
 type worker struct {
 	opt   Options
-	layer *layerdumps.Layer
+	layer *heads.Layer
 	ws    emulate.Workspace
 	rws   reference.Workspace
 	q     []float32
+	first []float32 // row of the head
 	ref   []float64
 	// Of the rows' log-sum-exp.
 	refLSE []float64
@@ -561,12 +696,14 @@ func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
 	}
 	d := w.layer.Q.Dim
 	if w.q == nil {
-		w.q = make([]float32, chunkRows*d)
-		w.ref = make([]float64, chunkRows*d)
-		w.refLSE = make([]float64, chunkRows)
-		w.act = make([]float32, chunkRows*d)
-		w.bitsA = make([]uint32, chunkRows*d)
-		w.bitsE = make([]uint32, chunkRows*d)
+		n := chunkRows(w.opt.Kernel)
+		w.q = make([]float32, n*d)
+		w.first = make([]float32, d)
+		w.ref = make([]float64, n*d)
+		w.refLSE = make([]float64, n)
+		w.act = make([]float32, n*d)
+		w.bitsA = make([]uint32, n*d)
+		w.bitsE = make([]uint32, n*d)
 	}
 	if rows := cs[len(cs)-1].hi - cs[0].lo; len(w.lse) < rows {
 		w.out, w.lse = make([]float32, rows*d), make([]float32, rows)
@@ -596,6 +733,8 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	d := l.Q.Dim
 	n := (c.hi - c.lo) * d
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
+	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
+	c.acc.inQ.add(w.q[:n], w.first[:d], d)
 	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
 	var refLSE []float64
 	if w.opt.LSE {
@@ -609,7 +748,7 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
-			lse[i] = emulate.NaturalLSE(x, q.LSECorrection(w.q[i*d:i*d+d]), float32(l.Scale()))
+			lse[i] = q.NaturalLSE(x, w.q[i*d:i*d+d])
 		}
 		w.compareLSE(c, lse, refLSE)
 	}
@@ -629,7 +768,10 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
 	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
 	if c.acc.bits.Mismatched > 0 {
-		c.acc.mapDifferences(f, d, w.bitsA[:n], w.bitsE[:n])
+		c.acc.mapDifferences(f, d, c.lo, w.bitsA[:n], w.bitsE[:n])
+	}
+	if bad := c.acc.actual.NonFinite(); bad.OutNaN+bad.OutInf > 0 {
+		c.acc.findSpoiled(f, d, c.lo, w.act[:n], w.bitsE[:n])
 	}
 	return nil
 }
@@ -637,8 +779,9 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 // mapTokens is how many rows of queries a difference map sums up at the least.
 const mapTokens = 64
 
-// mapDifferences counts a chunk's differing elements by place.
-func (a *accumulators) mapDifferences(f format.DType, d int, actual, emulated []uint32) {
+// mapDifferences counts a chunk's differing elements by place; its first row is lo.
+func (a *accumulators) mapDifferences(f format.DType, d, lo int, actual, emulated []uint32) {
+	a.differing = new(span)
 	a.blocks, a.channels = make([]int64, (len(actual)/d+mapTokens-1)/mapTokens), make([]int64, d)
 	for i, x := range actual {
 		y := emulated[i]
@@ -650,6 +793,20 @@ func (a *accumulators) mapDifferences(f format.DType, d int, actual, emulated []
 		}
 		a.blocks[i/d/mapTokens]++
 		a.channels[i%d]++
+		a.differing.add(lo+i/d, i%d)
+	}
+}
+
+// findSpoiled finds a chunk's elements that are not finite in the actual output alone.
+func (a *accumulators) findSpoiled(f format.DType, d, lo int, actual []float32, emulated []uint32) {
+	var s span
+	for i, x := range actual {
+		if y := f.FromBits(emulated[i]); x-x != 0 && y-y == 0 {
+			s.add(lo+i/d, i%d)
+		}
+	}
+	if s.elements > 0 {
+		a.spoiled = &s
 	}
 }
 
@@ -715,26 +872,38 @@ func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error
 	return q, err
 }
 
-func (kv *kvHead) prepare(l *layerdumps.Layer, opt Options) error {
+func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
-	kv.k = func(lo, hi int, dst []float32) { l.K.Rows(kv.batch, kv.head, lo, hi, dst) }
-	kv.v = func(lo, hi int, dst []float32) { l.V.Rows(kv.batch, kv.head, lo, hi, dst) }
+	in := l.KV(kv.batch, kv.head)
+	kv.k, kv.v = in.K, in.V
 	if nk*d <= cached {
 		kv.k, kv.v = decoded(kv.k, nk, d), decoded(kv.v, nk, d)
 	}
+	look(&kv.inK, kv.k, nk, d)
+	look(&kv.inV, kv.v, nk, d)
 	keys := kv.k
 	if opt.Transform != nil {
-		kv.transform = opt.Transform(l, kv.batch, kv.head)
+		kv.transform = opt.Transform(l.Layer, kv.batch, kv.head)
 		keys = func(lo, hi int, dst []float32) {
 			kv.k(lo, hi, dst)
 			kv.transform(dst[:(hi-lo)*d], false)
 		}
 	}
+	in.K, in.V, in.Jobs, in.Stream = keys, kv.v, opt.Jobs, nk*d > streamed
 	var err error
-	kv.kv, err = opt.Kernel.Prepare(emulate.KVInput{
-		K: keys, V: kv.v, Len: nk, Dim: d, DType: format.DType(l.Q.DType), Jobs: opt.Jobs, Stream: nk*d > streamed,
-	})
+	kv.kv, err = opt.Kernel.Prepare(in)
 	return err
+}
+
+// look finds what is odd about a head of an input.
+func look(in *headInputs, rows func(lo, hi int, dst []float32), n, d int) {
+	x, first := make([]float32, min(n, leastRows)*d), make([]float32, d)
+	rows(0, 1, first)
+	for lo := 0; lo < n; lo += leastRows {
+		hi := min(lo+leastRows, n)
+		rows(lo, hi, x[:(hi-lo)*d])
+		in.add(x[:(hi-lo)*d], first, d)
+	}
 }
 
 // cached is the size, in elements, up to which a head's K and V are decoded once
@@ -749,16 +918,15 @@ func decoded(rows func(lo, hi int, dst []float32), n, d int) func(lo, hi int, ds
 }
 
 // query prepares a query head of the group.
-func (kv *kvHead) query(k *emulate.Kernel, l *layerdumps.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{
-		Q: func(lo, hi int, dst []float32) {
-			l.Q.Rows(batch, head, lo, hi, dst)
-			if kv.transform != nil {
-				kv.transform(dst[:(hi-lo)*l.Q.Dim], true)
-			}
-		},
-		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
-	}, kv.kv, ws)
+func (kv *kvHead) query(k *emulate.Kernel, l *heads.Layer, batch, head int, ws *emulate.Workspace) *emulate.Query {
+	in := l.Query(batch, head)
+	if read := in.Q; kv.transform != nil {
+		in.Q = func(lo, hi int, dst []float32) {
+			read(lo, hi, dst)
+			kv.transform(dst[:(hi-lo)*l.Q.Dim], true)
+		}
+	}
+	return k.Query(in, kv.kv, ws)
 }
 
 // drop lets go of the large buffers; the counts stay.
@@ -770,31 +938,29 @@ func (kv *kvHead) drop() {
 }
 
 func (r *Result) summarise() {
+	var names, actualNames []string
 	var emu, act, both []metrics.Values
 	for _, l := range r.Layers {
-		emu = append(emu, l.EmulatedVsReference)
+		names, emu = append(names, l.Name), append(emu, l.EmulatedVsReference)
 		if l.ActualVsReference != nil {
+			actualNames = append(actualNames, l.Name)
 			act = append(act, *l.ActualVsReference)
 			both = append(both, l.ActualVsEmulated.Values)
 		}
 	}
-	r.Average.EmulatedVsReference = metrics.Average(emu)
-	r.Worst.EmulatedVsReference = metrics.WorstOf(emu).Values
+	if emu == nil {
+		r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference = metrics.Average(nil), metrics.WorstOf(nil).Values
+		return
+	}
+	sum := func(rows []metrics.Values, names []string) (average, worst *metrics.Values, layers *FigureLayers) {
+		a, w := metrics.Average(rows), metrics.WorstOf(rows)
+		return &a, &w.Values, &FigureLayers{names[w.CosSimAt], names[w.RelL1At], names[w.RMSEAt], names[w.MaxAbsAt]}
+	}
+	average, worst, layers := sum(emu, names)
+	r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, r.WorstLayers.EmulatedVsReference = *average, *worst, layers
 	if act == nil {
 		return
 	}
-	for _, s := range []struct {
-		dst  **metrics.Values
-		rows []metrics.Values
-	}{{&r.Average.ActualVsReference, act}, {&r.Average.ActualVsEmulated, both}} {
-		v := metrics.Average(s.rows)
-		*s.dst = &v
-	}
-	for _, s := range []struct {
-		dst  **metrics.Values
-		rows []metrics.Values
-	}{{&r.Worst.ActualVsReference, act}, {&r.Worst.ActualVsEmulated, both}} {
-		v := metrics.WorstOf(s.rows).Values
-		*s.dst = &v
-	}
+	r.Average.ActualVsReference, r.Worst.ActualVsReference, r.WorstLayers.ActualVsReference = sum(act, actualNames)
+	r.Average.ActualVsEmulated, r.Worst.ActualVsEmulated, r.WorstLayers.ActualVsEmulated = sum(both, actualNames)
 }

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -25,7 +27,7 @@ const sample = "../layerdumps/testdata/byte-lm-sample.safetensors"
 
 func kernel(t testing.TB, name string) *emulate.Kernel {
 	t.Helper()
-	cfg, err := emulate.Preset(name)
+	cfg, err := program.Preset(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +200,7 @@ func emulated(t *testing.T, l *layerdumps.Layer, k *emulate.Kernel) []float32 {
 			}
 			q := k.Query(emulate.QInput{
 				Q:   func(lo, hi int, dst []float32) { l.Q.Rows(b, h, lo, hi, dst) },
-				Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
+				Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale(),
 			}, kv, &ws)
 			base := (b*l.Q.Heads + h) * l.Q.Tokens * d
 			for blk := range k.Blocks(l.Q.Tokens) {
@@ -352,7 +354,7 @@ func TestSpoiled(t *testing.T) {
 
 func BenchmarkRun(b *testing.B) {
 	d := open(b, sample)
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range program.Presets() {
 		b.Run(cfg.Name, func(b *testing.B) {
 			k := kernel(b, cfg.Name)
 			macs := 0.0
@@ -374,11 +376,11 @@ func TestLSERecorded(t *testing.T) {
 	for _, tc := range []struct {
 		file, key string
 		causal    bool
-		change    func(*emulate.Config)
+		change    func(*program.Program)
 	}{
-		{"n17_d64_f16", "causal/sage2-8b-sm90/per-thread/fp32+fp32", true, func(*emulate.Config) {}},
-		{"n17_d64_f16", "full/sage2-8b-sm90/per-thread/fp32+fp32/no-smooth-k", false, func(c *emulate.Config) { c.SmoothK = false }},
-		{"n17_d128_bf16", "full/sage2-8b-sm90/per-thread/fp32+fp32", false, func(*emulate.Config) {}},
+		{"n17_d64_f16", "causal/sage2-8b-sm90/per-thread/fp32+fp32", true, func(*program.Program) {}},
+		{"n17_d64_f16", "full/sage2-8b-sm90/per-thread/fp32+fp32/no-smooth-k", false, func(c *program.Program) { must(c.SetSmooth("none")) }},
+		{"n17_d128_bf16", "full/sage2-8b-sm90/per-thread/fp32+fp32", false, func(*program.Program) {}},
 	} {
 		f, err := safetensors.Open("../hardware/conformance/testdata/h200/" + tc.file + ".safetensors")
 		if err != nil {
@@ -404,7 +406,7 @@ func TestLSERecorded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg := kernel(t, "sage2-8b-sm90").Config()
+		cfg := kernel(t, "sage2-8b-sm90").Program()
 		tc.change(&cfg)
 		k, err := emulate.New(cfg)
 		if err != nil {
@@ -432,8 +434,12 @@ func TestLSERecorded(t *testing.T) {
 // reference but for the codes of Q and K.
 func TestLSENearReference(t *testing.T) {
 	d := open(t, sample)
-	for _, preset := range emulate.Presets() {
-		preset.QKBits = 8
+	for _, preset := range program.Presets() {
+		if preset.Bits() == 4 {
+			if err := preset.SetBits(8); err != nil {
+				t.Fatal(err)
+			}
+		}
 		k, err := emulate.New(preset)
 		if err != nil {
 			t.Fatal(err)
@@ -460,7 +466,7 @@ func TestMiniLM(t *testing.T) {
 		kernel string
 		cos    float64
 	}{{"sage2-8b-sm90", 0.9995}, {"sage2-8b-sm89", 0.9995}, {"sage2-4b", 0.985}} {
-		cfg, err := emulate.Preset(tc.kernel)
+		cfg, err := program.Preset(tc.kernel)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -490,11 +496,11 @@ func TestMiniLM(t *testing.T) {
 // difference, whatever the number of goroutines.
 func TestCountsAddUp(t *testing.T) {
 	d := open(t, sample)
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.PVAccum = emulate.AccumFP32
+	must(cfg.SetAccum("fp32"))
 	k, err := emulate.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -658,6 +664,15 @@ func TestLongHeads(t *testing.T) {
 			first = text
 		} else if string(text) != string(first) {
 			t.Errorf("%d jobs give another result", jobs)
+		}
+	}
+}
+
+// must stops at an edit that a test cannot do without.
+func must(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			panic(err)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
@@ -20,6 +21,29 @@ type head struct {
 	nq, nk, d int
 	dtype     format.DType
 	causal    bool
+}
+
+// sage2 are the three programs of SageAttention2.
+func sage2() []program.Program {
+	var out []program.Program
+	for _, name := range []string{"sage2-4b", "sage2-8b-sm89", "sage2-8b-sm90"} {
+		p, err := program.Preset(name)
+		if err != nil {
+			panic(err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// set fails the test if an edit did.
+func set(t testing.TB, errs ...error) {
+	t.Helper()
+	for _, err := range errs {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func randomHead(seed uint64, nq, nk, d int, dtype format.DType) *head {
@@ -44,7 +68,7 @@ func matrix(x []float32, d int) emulate.Rows {
 
 // run emulates the head and returns the output, the base-2 log-sum-exp and the
 // counts.
-func (h *head) run(t testing.TB, cfg emulate.Config) (out, lse []float32, counts emulate.Counts) {
+func (h *head) run(t testing.TB, cfg program.Program) (out, lse []float32, counts emulate.Counts) {
 	t.Helper()
 	k, err := emulate.New(cfg)
 	if err != nil {
@@ -55,7 +79,7 @@ func (h *head) run(t testing.TB, cfg emulate.Config) (out, lse []float32, counts
 		t.Fatal(err)
 	}
 	var ws emulate.Workspace
-	q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}, kv, &ws)
+	q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: 1 / math.Sqrt(float64(h.d))}, kv, &ws)
 	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
 	for b := range k.Blocks(h.nq) {
 		lo := b * k.Tiling().BlockQ
@@ -124,23 +148,24 @@ func TestEveryConfiguration(t *testing.T) {
 		h := randomHead(uint64(i), s.nq, s.nk, s.d, format.FP16)
 		h.causal = s.causal
 		want, _ := h.exact()
-		for _, base := range emulate.Presets() {
+		for _, base := range sage2() {
 			for g := quant.PerTensor; g <= quant.PerToken; g++ {
 				for pv := quant.E4M3; pv <= quant.FP16; pv++ {
-					for acc := emulate.AccumFP32; acc <= emulate.AccumIdeal; acc++ {
+					for _, acc := range program.Accums() {
 						for _, smooth := range []string{"none", "q,k,v", "k"} {
 							cfg := base
-							cfg.QKGranularity, cfg.PVType, cfg.PVAccum = g, pv, acc
-							if err := cfg.SetSmooth(smooth); err != nil {
-								t.Fatal(err)
+							for _, err := range []error{cfg.SetGranularity(g), cfg.SetSmooth(smooth), cfg.SetPVType(pv)} {
+								if err != nil {
+									t.Fatal(err)
+								}
 							}
-							if cfg.Validate() != nil {
+							if cfg.SetAccum(acc) != nil || cfg.Validate() != nil {
 								continue
 							}
 							// The step of Q and K's codes is a 7th or a 127th of their
 							// maximum; K's bias of 4 makes it worse unless smoothed.
 							bound := 0.06
-							if cfg.QKBits == 4 {
+							if cfg.Bits() == 4 {
 								bound = 0.45
 								if smooth == "none" {
 									bound = 0.9
@@ -170,7 +195,7 @@ func TestLSE(t *testing.T) {
 	h := randomHead(5, 150, 200, 64, format.BF16)
 	_, want := h.exact()
 	for _, smooth := range []string{"none", "k"} {
-		cfg, _ := emulate.Preset("sage2-8b-sm90")
+		cfg, _ := program.Preset("sage2-8b-sm90")
 		if err := cfg.SetSmooth(smooth); err != nil {
 			t.Fatal(err)
 		}
@@ -209,7 +234,7 @@ func TestPadding(t *testing.T) {
 		}
 		return y
 	}
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range sage2() {
 		k, err := emulate.New(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -243,7 +268,7 @@ func TestPadding(t *testing.T) {
 // and with the tensor core's definition for every product. No released kernel
 // does all of Algorithm 1, so this is what stands against the tiled program.
 func TestPaperProgram(t *testing.T) {
-	cfg, _ := emulate.Preset("sage2-4b")
+	cfg, _ := program.Preset("sage2-4b")
 	for _, arch := range []string{tensorcore.SM89, tensorcore.SM90} {
 		cfg.Arch = arch
 		for _, causal := range []bool{false, true} {
@@ -399,11 +424,11 @@ func naive4b(t *testing.T, h *head, arch string) []float32 {
 // TestCounts: 'my output is black' must be answerable.
 func TestCounts(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
-	cfg, _ := emulate.Preset("sage2-8b-sm89")
+	cfg, _ := program.Preset("sage2-8b-sm89")
 	for _, tc := range []struct {
 		name  string
 		spoil func(*head)
-		cfg   func(*emulate.Config)
+		cfg   func(*program.Program)
 		want  map[string]emulate.Count
 	}{
 		{name: "nothing", spoil: func(*head) {}, want: map[string]emulate.Count{}},
@@ -420,7 +445,7 @@ func TestCounts(t *testing.T) {
 			for i := range h.v {
 				h.v[i] = 6e4
 			}
-		}, cfg: func(c *emulate.Config) { c.PVAccum, c.PVType = emulate.AccumFP16, quant.FP16 }, want: map[string]emulate.Count{}},
+		}, cfg: func(c *program.Program) { set(t, c.SetPVType(quant.FP16), c.SetAccum("fp32+fp16")) }, want: map[string]emulate.Count{}},
 		{name: "output overflow", spoil: func(h *head) {
 			for i := range h.v {
 				h.v[i] = 65504
@@ -462,7 +487,7 @@ func TestCounts(t *testing.T) {
 // TestObserver checks that what an observer is shown hangs together.
 func TestObserver(t *testing.T) {
 	h := randomHead(21, 100, 300, 32, format.FP16)
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range sage2() {
 		k, err := emulate.New(cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -506,26 +531,36 @@ func TestObserver(t *testing.T) {
 }
 
 func TestConfig(t *testing.T) {
-	if _, err := emulate.Preset("sage3"); err == nil || !strings.Contains(err.Error(), "sage2-8b-sm90") {
+	if _, err := program.Preset("sage3"); err == nil || !strings.Contains(err.Error(), "sage2-8b-sm90") {
 		t.Errorf("unknown preset: %v", err)
 	}
 	for _, tc := range []struct {
 		name   string
-		change func(*emulate.Config)
+		change func(*program.Program)
 		want   string
 	}{
-		{"bits", func(c *emulate.Config) { c.QKBits = 6 }, "codes of 6 bits"},
-		{"arch", func(c *emulate.Config) { c.Arch = "sm_12" }, "unknown architecture"},
-		{"wgmma on Ada", func(c *emulate.Config) { c.Arch = tensorcore.SM89 }, "sm_89 has no model"},
-		{"int8 with FP16", func(c *emulate.Config) { c.PVType, c.PVAccum = quant.INT8, emulate.AccumFP16 }, "does not exist"},
+		{"format", func(c *program.Program) { c.QKCodes.Format = "int6" }, "qk_codes.format: unknown value"},
+		{"arch", func(c *program.Program) { c.Arch = "sm_12" }, "unknown architecture"},
+		{"wgmma on Ada", func(c *program.Program) { c.Arch = tensorcore.SM89 }, "sm_89 has no model"},
+		{"int8 with one chain", func(c *program.Program) {
+			set(t, c.SetPVType(quant.INT8))
+			c.PV.Level, c.PV.Join = program.AllKeys, "none"
+		}, "integer sums join O"},
 	} {
-		cfg, _ := emulate.Preset("sage2-8b-sm90")
+		cfg, _ := program.Preset("sage2-8b-sm90")
 		tc.change(&cfg)
 		if _, err := emulate.New(cfg); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error %v, want one with %q", tc.name, err, tc.want)
 		}
 	}
-	var c emulate.Config
+	c := sage2()[1]
+	if err := c.SetBits(6); err == nil || !strings.Contains(err.Error(), "codes of 6 bits") {
+		t.Errorf("6 bits: %v", err)
+	}
+	set(t, c.SetPVType(quant.INT8))
+	if err := c.SetAccum("fp32+fp16"); err == nil || !strings.Contains(err.Error(), "does not exist") {
+		t.Errorf("int8 with FP16: %v", err)
+	}
 	for _, s := range []string{"none", "q", "k", "q,k", "q,k,v", "v"} {
 		if err := c.SetSmooth(s); err != nil || c.Smooth() != s {
 			t.Errorf("SetSmooth(%q): %v, Smooth() = %q", s, err, c.Smooth())
@@ -537,7 +572,7 @@ func TestConfig(t *testing.T) {
 		}
 	}
 	for _, d := range []int{0, 129} {
-		k, err := emulate.New(emulate.Presets()[0])
+		k, err := emulate.New(sage2()[0])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -555,7 +590,7 @@ func ExampleKernel_Run() {
 	rows := func(x []float32) emulate.Rows {
 		return func(lo, hi int, dst []float32) { copy(dst, x[lo*2:hi*2]) }
 	}
-	cfg, _ := emulate.Preset("sage2-8b-sm90")
+	cfg, _ := program.Preset("sage2-8b-sm90")
 	kernel, _ := emulate.New(cfg)
 	kv, _ := kernel.Prepare(emulate.KVInput{K: rows(k), V: rows(v), Len: 2, Dim: 2, DType: format.FP16})
 	var ws emulate.Workspace
@@ -567,7 +602,7 @@ func ExampleKernel_Run() {
 }
 
 func BenchmarkRun(b *testing.B) {
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range sage2() {
 		b.Run(cfg.Name, func(b *testing.B) {
 			const n, d = 1024, 128
 			h := randomHead(1, n, n, d, format.FP16)

@@ -4,75 +4,10 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/internal/vec"
-	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
-	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/internal/parallel"
 )
-
-// MaxHeadDim is the largest head dimension of the kernels. Smaller ones are
-// zero-padded to 64 or 128 by the released API; a zero channel changes no score
-// and no other channel, so the emulator leaves the padding out.
-const MaxHeadDim = 128
-
-// Rows reads tokens [lo, hi) of one head into dst, row-major, as exact FP32.
-type Rows func(lo, hi int, dst []float32)
-
-// Kernel is a configuration ready to run. It is immutable and safe for
-// concurrent use.
-type Kernel struct {
-	cfg    Config
-	unit   *tensorcore.Unit // nil for INT8 P and V
-	tiling quant.Tiling
-	offset float32 // what P~'s exponent is lowered by so that P~ fills its format
-	level  Level
-	ex2    func(float32) float32 // of the portable path
-}
-
-// Level is a set of vector instructions. No result depends on it.
-type Level = vec.Level
-
-// Levels returns the levels that this machine can run, the fastest last. The
-// first is always the portable one, pure Go, which defines the results.
-func Levels() []Level { return vec.Levels() }
-
-// New validates a configuration. The kernel uses the fastest level there is.
-func New(cfg Config) (*Kernel, error) {
-	levels := Levels()
-	return NewAt(cfg, levels[len(levels)-1])
-}
-
-// NewAt is New with a choice of level, one of Levels, for tests and
-// measurements.
-func NewAt(cfg Config, level Level) (*Kernel, error) {
-	if err := cfg.Validate(); err != nil {
-		return nil, err
-	}
-	k := &Kernel{cfg: cfg, tiling: cfg.Tiling(), level: level}
-	if cfg.PVType != quant.INT8 {
-		u, err := cfg.Unit()
-		if err != nil {
-			return nil, err
-		}
-		k.unit = u
-	}
-	if cfg.Variant.portable() {
-		k.level = vec.Portable
-	}
-	k.offset = cfg.pOffset()
-	k.ex2 = mufu.Ex2
-	if cfg.Variant.ExactExp2 {
-		k.ex2 = exactExp2
-	}
-	return k, nil
-}
-
-// Config returns the kernel's configuration.
-func (k *Kernel) Config() Config { return k.cfg }
-
-// Tiling returns the kernel's tile shape.
-func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
 
 // KVInput is K and V of one kv head: Len tokens of Dim channels. K and V must be
 // safe for concurrent use.
@@ -80,6 +15,9 @@ type KVInput struct {
 	K, V     Rows
 	Len, Dim int
 	DType    format.DType
+	// KDescale and VDescale are the scales of FP8 operands that come with K and V; 0 stands
+	// for one made of the head's largest magnitude, amax/448.
+	KDescale, VDescale float32
 	// KMean replaces the computed mean of K where it is not nil: a recording's
 	// own mean, say.
 	KMean []float32
@@ -96,13 +34,16 @@ type KV struct {
 	in     KVInput
 	kernel *Kernel   // that prepared it
 	mean   []float32 // of K, nil unless smoothed
+	kScale float32   // of all keys, where the program has one descale
 
 	kMax    []float32 // the largest magnitude of each group of K
 	kScales []float32
 
 	values        *quant.Values
 	stride        int // Len padded to whole tiles
+	windowKeys    int // keys of a window
 	vScale, vMean []float32
+	vLess         []float32 // subtracted from V before it is converted, if it is plain
 
 	// windows hold the codes, unless they are streamed.
 	windows []*window
@@ -121,41 +62,47 @@ type KV struct {
 // Preparation is what Prepare depends on. A KV may be used by every kernel whose
 // Preparation equals that of the kernel that made it.
 type Preparation struct {
-	cfg   Config
-	vMax  float32
+	key   string
 	level Level
 }
 
-// Preparation returns the part of the configuration that decides what Prepare does.
+// Preparation returns the part of the description that decides what Prepare does.
 func (k *Kernel) Preparation() Preparation {
-	c := k.cfg.Reduced()
-	p := Preparation{vMax: c.valueMax()}
-	p.cfg = Config{
-		Program: c.Program, QKBits: c.QKBits, QKGranularity: c.QKGranularity,
-		SmoothK: c.SmoothK, SmoothV: c.SmoothV, PVType: c.PVType,
-		Variant: Variant{CodeRound: c.Variant.CodeRound, VRoundZero: c.Variant.VRoundZero},
+	r := k.prog.Reduced()
+	p := program.Program{
+		Arch: program.Nowhere, Smoothing: r.Smoothing, QKCodes: r.QKCodes, VCodes: r.VCodes,
+		Tiles: program.Tiles{Shapes: r.Tiles.Shapes},
 	}
-	if k.level != vec.Portable {
-		// What the vector kernels prepare depends on the rest of the program too.
-		p.level = k.level
-		p.cfg.Arch, p.cfg.PVAccum, p.cfg.SmoothQ = c.Arch, c.PVAccum, c.SmoothQ
+	p.Smoothing.DeltaS = ""
+	p.QKCodes.Fold = ""
+	if k.portable != "" {
+		p.Smoothing.Q = ""
+		return Preparation{key: p.Key()}
 	}
-	return p
+	// What the vector kernels prepare depends on the unit and the smoothing of Q too.
+	p.Arch, p.PV = r.Arch, r.PV
+	return Preparation{p.Key(), k.level}
 }
 
 // Prepare quantises K and V.
 func (k *Kernel) Prepare(in KVInput) (*KV, error) {
-	if in.Dim < 1 || in.Dim > MaxHeadDim {
-		return nil, fmt.Errorf("head_dim %d: the kernels support 1 to %d", in.Dim, MaxHeadDim)
+	if !k.bound {
+		return nil, errUnbound
+	}
+	if most := k.prog.Operands.MaxHeadDim; in.Dim < 1 || in.Dim > most {
+		return nil, fmt.Errorf("head_dim %d: kernel %s supports 1 to %d", in.Dim, k.prog.Name, most)
 	}
 	if in.Len < 1 {
 		return nil, fmt.Errorf("no keys")
 	}
-	kv := &KV{in: in, kernel: k}
+	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
+	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	scans := [...]func(*KV){k.scanK, k.scanV}
 	parallel.Each(in.Jobs, len(scans), func(i int) { scans[i](kv) })
-	k.prepareStrips(kv)
+	if k.portable == "" {
+		k.prepareStrips(kv)
+	}
 	k.encode(kv)
 	return kv, nil
 }
@@ -174,64 +121,166 @@ func blocks(src Rows, lo, hi, d int, buf []float32, f func(lo int, x []float32))
 func (k *Kernel) scanK(kv *KV) {
 	in := kv.in
 	d := in.Dim
+	level := k.level.l
 	buf := make([]float32, readBlock*d)
-	if k.cfg.SmoothK {
+	if k.smoothK {
 		kv.mean = in.KMean
 		if kv.mean == nil {
 			m := quant.NewChannelMean(d)
-			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.AddAt(k.level, x) })
+			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.AddAt(level, x) })
 			kv.mean = make([]float32, d)
 			round := quant.Rounding(in.DType.Round)
-			if k.cfg.qkStyle() == quant.Paper {
+			if k.prog.Smoothing.KMean == "fp32" {
 				round = format.FP32.Round
 			}
 			m.Mean(kv.mean, round)
 		}
 	}
-	g := k.cfg.QKGranularity
-	kv.kMax = make([]float32, g.KeyGroups(k.tiling, in.Len))
+	g := k.granularity
+	n := 1
+	if k.integer {
+		n = g.KeyGroups(k.tiling, in.Len)
+	}
+	kv.kMax = make([]float32, n)
 	blocks(in.K, 0, in.Len, d, buf, func(lo int, x []float32) {
-		kv.Counts[StageK].scanAt(k.level, x)
+		kv.Counts[StageK].scanAt(level, x)
+		if !k.integer {
+			kv.kMax[0] = quant.AbsMaxAt(level, kv.kMax[0], x)
+			return
+		}
 		k.smoothKeys(kv, x)
 		for r := 0; r < len(x)/d; r++ {
 			i := g.KeyGroup(k.tiling, lo+r)
-			kv.kMax[i] = quant.AbsMaxAt(k.level, kv.kMax[i], x[r*d:r*d+d])
+			kv.kMax[i] = quant.AbsMaxAt(level, kv.kMax[i], x[r*d:r*d+d])
 		}
 	})
+	if !k.integer {
+		if k.prog.QKCodes.Scale == "descale" {
+			kv.kScale = descale(in.KDescale, kv.kMax[0])
+		}
+		return
+	}
 	kv.kScales = make([]float32, len(kv.kMax))
 	for i := range kv.kMax {
 		kv.kScales[i] = k.keyScale(kv, i).Step
 	}
 }
 
+// descale returns the given scale of a head's E4M3 codes, or for 0 that of its largest
+// magnitude: amax / 448, in FP32, 1 for a head of zeros.
+func descale(given, amax float32) float32 {
+	switch {
+	case given != 0:
+		return given
+	case amax == 0:
+		return 1
+	}
+	return amax / format.E4M3Max
+}
+
+// encodeFP8 replaces x by the values of its E4M3 codes: what comes with its scale has
+// them already.
+func encodeFP8(x []float32, given, scale float32) {
+	for i, v := range x {
+		if given == 0 {
+			v /= scale
+		}
+		x[i] = format.E4M3FromFloat32(v).Float32()
+	}
+}
+
 // keyScale returns the scale of a group of keys.
 func (k *Kernel) keyScale(kv *KV, group int) quant.Scale {
-	return quant.NewScale(k.cfg.qkStyle(), k.cfg.QKBits, kv.kMax[group]).Rounded(k.cfg.Variant.CodeRound)
+	return quant.NewScale(k.qkStyle, k.bits, kv.kMax[group]).Rounded(k.qkRound)
+}
+
+// plainV says that V is converted to a dtype, or not at all, instead of quantised.
+func (k *Kernel) plainV() bool {
+	return !k.v.typed || k.prog.VCodes.Scale == "descale" || k.prog.Smoothing.V == "input-mean"
 }
 
 // scanV finds V's scales and mean.
 func (k *Kernel) scanV(kv *KV) {
 	in := kv.in
-	kv.values = quant.NewValues(k.cfg.vStyle(), k.cfg.PVType, k.cfg.valueMax(), k.cfg.SmoothV, in.Len, in.Dim)
-	kv.values.TowardZero = k.cfg.Variant.VRoundZero
+	level := k.level.l
 	buf := make([]float32, readBlock*in.Dim)
+	if k.plainV() {
+		var amax float32
+		mean := quant.NewChannelMean(in.Dim)
+		blocks(in.V, 0, in.Len, in.Dim, buf, func(_ int, x []float32) {
+			kv.Counts[StageV].scanAt(level, x)
+			amax = quant.AbsMaxAt(level, amax, x)
+			if k.vSmooth {
+				mean.AddAt(level, x)
+			}
+		})
+		if k.prog.VCodes.Scale == "descale" {
+			kv.vScale = make([]float32, in.Dim)
+			for c := range kv.vScale {
+				kv.vScale[c] = descale(in.VDescale, amax)
+			}
+		}
+		if k.vSmooth {
+			kv.vMean = make([]float32, in.Dim)
+			round := quant.Rounding(format.FP32.Round)
+			if k.prog.Smoothing.V == "input-mean" {
+				round = in.DType.Round
+			}
+			mean.Mean(kv.vMean, round)
+			kv.vLess = kv.vMean
+		}
+		return
+	}
+	kv.values = quant.NewValues(k.vStyle, k.v.kind, float32(k.prog.VCodes.Max), k.vSmooth, in.Len, in.Dim)
+	kv.values.TowardZero = k.prog.VCodes.Round == "zero"
 	blocks(in.V, 0, in.Len, in.Dim, buf, func(lo int, x []float32) {
-		kv.Counts[StageV].scanAt(k.level, x)
-		kv.values.ScanAt(k.level, lo, x)
+		kv.Counts[StageV].scanAt(level, x)
+		kv.values.ScanAt(level, lo, x)
 	})
 	kv.values.Finish()
 	kv.vScale, kv.vMean = kv.values.Scale, kv.values.Mean
 }
 
-// smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
-func (k *Kernel) smoothKeys(kv *KV, x []float32) {
-	if kv.mean != nil {
-		quant.SubtractMeanAt(k.level, k.cfg.qkStyle(), x, kv.mean, kv.in.DType)
+// convertV makes the operands of plain V of rows x in place.
+func (k *Kernel) convertV(kv *KV, x []float32) {
+	d := kv.in.Dim
+	if kv.vLess != nil {
+		round := kv.in.DType.Round
+		if k.prog.Smoothing.V != "input-mean" {
+			round = format.FP32.Round
+		}
+		for i := range x {
+			x[i] = round(x[i] - kv.vLess[i%d])
+		}
+	}
+	switch {
+	case k.prog.VCodes.Scale == "descale":
+		encodeFP8(x, kv.in.VDescale, kv.vScale[0])
+	case k.prog.VCodes.Format == "exact":
+	case k.prog.VCodes.Round == "zero":
+		for i, v := range x {
+			x[i] = k.v.decode(k.v.encode(v, true))
+		}
+	default:
+		for i, v := range x {
+			x[i] = k.v.decode(k.v.encode(v, false))
+		}
 	}
 }
 
-// KeyCodes returns the codes of K, [Len][Dim], and its scales by group.
+// smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
+func (k *Kernel) smoothKeys(kv *KV, x []float32) {
+	if kv.mean != nil {
+		quant.SubtractMeanAt(k.level.l, k.difference, x, kv.mean, kv.in.DType)
+	}
+}
+
+// KeyCodes returns the integer codes of K, [Len][Dim], and its scales by group; nil
+// where K is not quantised to integers.
 func (kv *KV) KeyCodes() (codes []int8, scales []float32) {
+	if !kv.kernel.integer {
+		return nil, nil
+	}
 	for i := range kv.windowCount() {
 		codes = append(codes, kv.window(i, nil).kCodes...)
 	}
@@ -243,8 +292,11 @@ func (kv *KV) KeyMean() []float32 { return kv.mean }
 
 // ValueCodes returns the codes of V, channel-major with the given stride (the
 // tokens padded to a whole tile), its scale per channel and the subtracted mean,
-// nil unless V is smoothed.
+// nil unless V is smoothed. Codes are nil where V is not quantised.
 func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
+	if kv.values == nil {
+		return nil, kv.stride, kv.vScale, kv.vMean
+	}
 	codes = make([]uint16, kv.in.Dim*kv.stride)
 	for i := range kv.windowCount() {
 		w := kv.window(i, nil)

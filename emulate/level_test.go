@@ -12,11 +12,12 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 )
 
 // runAt is run with a level, blocks spread over all processors.
-func (h *head) runAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
+func (h *head) runAt(t testing.TB, cfg program.Program, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
 	t.Helper()
 	k, err := emulate.NewAt(cfg, level)
 	if err != nil {
@@ -26,7 +27,7 @@ func (h *head) runAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}
+	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: 1 / math.Sqrt(float64(h.d))}
 	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
 	counts.Merge(&kv.Counts)
 	n := runtime.GOMAXPROCS(0)
@@ -51,7 +52,7 @@ func (h *head) runAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out
 
 // streamedAt is runAt with streamed codes, several blocks at a time and several
 // goroutines in the preparation.
-func (h *head) streamedAt(t testing.TB, cfg emulate.Config, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
+func (h *head) streamedAt(t testing.TB, cfg program.Program, level emulate.Level) (out, lse []float32, counts emulate.Counts) {
 	t.Helper()
 	k, err := emulate.NewAt(cfg, level)
 	if err != nil {
@@ -63,7 +64,7 @@ func (h *head) streamedAt(t testing.TB, cfg emulate.Config, level emulate.Level)
 	if err != nil {
 		t.Fatal(err)
 	}
-	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}
+	in := emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: 1 / math.Sqrt(float64(h.d))}
 	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
 	var ws emulate.Workspace
 	q := k.Query(in, kv, &ws)
@@ -100,7 +101,7 @@ func TestStream(t *testing.T) {
 			}
 		}},
 	} {
-		for i, cfg := range emulate.Presets() {
+		for i, cfg := range sage2() {
 			if testing.Short() && (i > 0 || tc.name == "causal") {
 				continue
 			}
@@ -129,9 +130,9 @@ func TestStream(t *testing.T) {
 func TestWorkspaceServesAll(t *testing.T) {
 	for _, level := range emulate.Levels() {
 		var shared emulate.Workspace
-		for i, cfg := range slices.Concat(emulate.Presets(), emulate.Presets()) {
+		for i, cfg := range slices.Concat(sage2(), sage2()) {
 			if i > 2 {
-				cfg.PVType = []quant.PVType{quant.FP16, quant.INT8, quant.E5M2}[i-3]
+				set(t, cfg.SetPVType([]quant.PVType{quant.FP16, quant.INT8, quant.E5M2}[i-3]))
 			}
 			for _, d := range []int{16, 64, 20} {
 				for _, stream := range []bool{false, true} {
@@ -152,7 +153,7 @@ func TestWorkspaceServesAll(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					same(t, fmt.Sprintf("%s, %s, %s, head_dim %d, streamed %v", level, cfg.Name, cfg.PVType, d, stream), out[0], out[1])
+					same(t, fmt.Sprintf("%s, %s, %s, head_dim %d, streamed %v", level, cfg.Name, cfg.VCodes.Format, d, stream), out[0], out[1])
 				}
 			}
 		}
@@ -165,7 +166,7 @@ func TestRunBlocksEnds(t *testing.T) {
 	cancel()
 	h := randomHead(3, 10, 100, 16, format.FP16)
 	for _, level := range emulate.Levels() {
-		k, err := emulate.NewAt(emulate.Presets()[0], level)
+		k, err := emulate.NewAt(sage2()[0], level)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -182,7 +183,7 @@ func TestRunBlocksEnds(t *testing.T) {
 }
 
 // codes returns the codes of K and V.
-func (h *head) codes(t testing.TB, cfg emulate.Config, stream bool) ([]int8, []uint16) {
+func (h *head) codes(t testing.TB, cfg program.Program, stream bool) ([]int8, []uint16) {
 	t.Helper()
 	k, err := emulate.New(cfg)
 	if err != nil {
@@ -198,28 +199,32 @@ func (h *head) codes(t testing.TB, cfg emulate.Config, stream bool) ([]int8, []u
 }
 
 // configs lists presets and variants of them.
-func configs() []emulate.Config {
-	var list []emulate.Config
-	for _, c := range emulate.Presets() {
+func configs() []program.Program {
+	var list []program.Program
+	for _, c := range sage2() {
 		for _, arch := range []string{"sm_89", "sm_90", "ideal"} {
-			for _, acc := range []emulate.Accum{emulate.AccumTwoLevel, emulate.AccumFP16, emulate.AccumFP32, emulate.AccumIdeal} {
+			for _, acc := range []string{"fp32+fp32", "fp32+fp16", "fp32", "ideal"} {
 				for _, pv := range []quant.PVType{quant.E4M3, quant.E5M2, quant.INT8, quant.FP16} {
 					v := c
-					v.Arch, v.PVAccum, v.PVType = arch, acc, pv
-					if v.Validate() != nil {
+					v.Arch = arch
+					if v.SetPVType(pv) != nil || v.SetAccum(acc) != nil || v.Validate() != nil {
 						continue
 					}
 					list = append(list, v)
-					if acc != emulate.AccumTwoLevel || pv != quant.E4M3 || arch != c.Arch {
+					if acc != "fp32+fp32" || pv != quant.E4M3 || arch != c.Arch {
 						continue
 					}
 					for _, g := range []quant.Granularity{quant.PerTensor, quant.PerBlock, quant.PerWarp, quant.PerToken} {
 						w := v
-						w.QKGranularity = g
+						if err := w.SetGranularity(g); err != nil {
+							panic(err)
+						}
 						list = append(list, w)
 					}
 					w := v
-					w.SmoothQ, w.SmoothK, w.SmoothV = !v.SmoothQ, !v.SmoothK, !v.SmoothV
+					if err := w.SetSmooth(map[string]string{"q,k": "v", "k": "q,v"}[v.Smooth()]); err != nil {
+						panic(err)
+					}
 					list = append(list, w)
 				}
 			}
@@ -301,7 +306,7 @@ func TestLevels(t *testing.T) {
 		shapes = shapes[:1]
 	}
 	for n, cfg := range configs() {
-		name := fmt.Sprintf("%s %s %s %s %s %s", cfg.Name, cfg.Arch, cfg.PVAccum, cfg.PVType, cfg.QKGranularity, cfg.Smooth())
+		name := fmt.Sprintf("%s %s %s %s %s %s", cfg.Name, cfg.Arch, cfg.Accum(), cfg.VCodes.Format, cfg.QKCodes.Granularity, cfg.Smooth())
 		t.Run(name, func(t *testing.T) {
 			for i, s := range shapes {
 				for j, c := range changes {
@@ -328,7 +333,7 @@ func TestLevels(t *testing.T) {
 // TestProcs runs every level with several numbers of processors.
 func TestProcs(t *testing.T) {
 	for _, name := range []string{"sage2-8b-sm90", "sage2-4b"} {
-		cfg, err := emulate.Preset(name)
+		cfg, err := program.Preset(name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -390,7 +395,7 @@ func same(t *testing.T, what string, got, want []float32) {
 
 // BenchmarkHead runs a head of 4,096 tokens and 128 channels.
 func BenchmarkHead(b *testing.B) {
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range sage2() {
 		for _, level := range emulate.Levels() {
 			b.Run(cfg.Name+"/"+level.String(), func(b *testing.B) {
 				const n, d = 4096, 128
@@ -406,7 +411,7 @@ func BenchmarkHead(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: float32(1 / math.Sqrt(d))}, kv, &ws)
+					q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: 1 / math.Sqrt(d)}, kv, &ws)
 					for i := range k.Blocks(n) {
 						k.Run(q, &ws, i, out, nil)
 					}
@@ -438,7 +443,7 @@ func BenchmarkQuantizeQuery(b *testing.B) {
 // levels.
 func quantizers(b *testing.B, f func(k *emulate.Kernel, h *head) int) {
 	h := randomHead(1, 4096, 4096, 128, format.FP16)
-	for _, cfg := range emulate.Presets() {
+	for _, cfg := range sage2() {
 		for _, level := range emulate.Levels() {
 			b.Run(cfg.Name+"/"+level.String(), func(b *testing.B) {
 				k, err := emulate.NewAt(cfg, level)

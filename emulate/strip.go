@@ -8,7 +8,6 @@ import (
 	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
-	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
 // This file runs blocks of query rows with the vector kernels, in strips of
@@ -91,43 +90,10 @@ var (
 	}()
 )
 
-// vecUnit describes the PV unit to the vector kernels and reports whether they
-// have it. The unit takes keys in V's stored order; within 32 keys a step of 16
-// or 32 is the same set in both orders, and keys k mod 4 in {0, 1} of the stored
-// order are those with bit 3 clear.
-func (k *Kernel) vecUnit() (vec.Unit, bool) {
-	u := k.unit
-	if u == nil {
-		return vec.Unit{Kind: vec.Integer, Step: 32}, true
-	}
-	half := u.C == tensorcore.FP16
-	step := len(u.Steps[0])
-	switch u.A {
-	case tensorcore.E4M3, tensorcore.E5M2:
-		switch {
-		case u.FractionBits == 13:
-			return vec.Unit{Step: step, Half: half}, true
-		case u.FractionBits == 25 && u.SeparateAdd:
-			return vec.Unit{Kind: vec.Split, Step: 16, Half: half}, true
-		case u.FractionBits == tensorcore.Exact && u.A == tensorcore.E4M3:
-			return vec.Unit{Kind: vec.Exact, Step: 32, Half: half}, true
-		}
-	case tensorcore.FP16:
-		switch {
-		case u.FractionBits == 25 && step == 16:
-			return vec.Unit{Kind: vec.Truncated25, Step: 16, Half: half}, true
-		case u.FractionBits == 24 && step == 8:
-			return vec.Unit{Kind: vec.Truncated24, Step: 8, Half: half}, true
-		}
-		return vec.Unit{Kind: vec.Truncated25, Step: 16}, false
-	}
-	return vec.Unit{Step: 32}, false
-}
-
 // prepareStrips finds out whether a kv head's blocks can run in strips, as long as
 // V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	if u, ok := k.vecUnit(); !ok || k.level == vec.Portable || !k.level.Has(u.Kind) || kv.in.Dim%4 != 0 {
+	if k.level.l == vec.Portable || !k.level.l.Has(k.vecUnit.Kind) || kv.in.Dim%4 != 0 {
 		return
 	}
 	kv.strips = true
@@ -165,27 +131,26 @@ func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, 
 		*b = inStrips{block: first + i, rows: k.loadCodes(q, ws, first+i), qMean: b.qMean}
 		copy(b.qMean, ws.qMean)
 		for j := range (b.rows + vec.Rows - 1) / vec.Rows {
-			ss.strip[i*per+j].load(ws, d, j*vec.Rows, min(vec.Rows, b.rows-j*vec.Rows))
+			ss.strip[i*per+j].load(k, ws, d, j*vec.Rows, min(vec.Rows, b.rows-j*vec.Rows))
 		}
-		last = max(last, k.tiles(q, first+i))
+		last = max(last, k.stripTiles(q, first+i))
 	}
-	smScale := format.MulFtz(q.in.Scale, log2e)
 	// Window by window, as a window may have to be made; within one, block by block,
 	// whose state then stays in cache.
-	for lo := 0; lo < last; lo += windowKeys / bk {
-		hi := min(lo+windowKeys/bk, last)
-		w := kv.window(lo*bk/windowKeys, ws)
+	for lo := 0; lo < last; lo += kv.windowKeys / bk {
+		hi := min(lo+kv.windowKeys/bk, last)
+		w := kv.window(lo*bk/kv.windowKeys, ws)
 		for i := range ss.blocks {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
 			b := &ss.blocks[i]
-			tiles := k.tiles(q, b.block)
+			tiles := k.stripTiles(q, b.block)
 			for t := lo; t < min(hi, tiles) && !b.failed; t++ {
 				tail := k.tail(t, tiles)
 				k.stripScales(ws, kv, b.qMean, t*bk, tail)
 				for j := 0; j*vec.Rows < b.rows && !b.failed; j++ {
-					b.failed = !k.runTile(q, w, ss, &ss.strip[i*per+j], b.block*bq+j*vec.Rows, t*bk, smScale, tail)
+					b.failed = !k.runTile(q, w, ss, &ss.strip[i*per+j], b.block*bq+j*vec.Rows, t*bk, tail)
 				}
 			}
 			if b.failed {
@@ -207,7 +172,7 @@ func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, 
 				l = lse[at : at+hi-lo]
 			}
 			k.finishStrip(q, ws, &ss.strip[i*per+j], lo, hi, out[at*d:(at+hi-lo)*d], l)
-			k.finishDead(kv, ws, k.tiles(q, b.block), hi-lo, out[at*d:(at+hi-lo)*d])
+			k.finishDead(kv, ws, k.stripTiles(q, b.block), hi-lo, out[at*d:(at+hi-lo)*d])
 		}
 	}
 	return failed, nil
@@ -230,12 +195,18 @@ func (k *Kernel) finishDead(kv *KV, ws *Workspace, tiles, rows int, out []float3
 }
 
 // dequantized says whether the scores of a tile are dequantised first.
-func (k *Kernel) dequantized(tail bool) bool { return tail || k.cfg.QKGranularity == quant.PerToken }
+func (k *Kernel) dequantized(tail bool) bool { return tail || k.granularity == quant.PerToken }
+
+// stripTiles is how many tiles of keys a block looks at, from the first on.
+func (k *Kernel) stripTiles(q *Query, block int) int {
+	_, n := k.tiles(q, block)
+	return n
+}
 
 // stripScales finds the scales and the delta-S of a tile: by key where the scores
 // are dequantised first, by thread where they are not.
 func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tail bool) {
-	ss, g := ws.strips, k.cfg.QKGranularity
+	ss, g := ws.strips, k.granularity
 	if !k.dequantized(tail) {
 		for j := range threads {
 			// A thread's keys share a scale at every granularity but PerToken.
@@ -248,7 +219,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	for i := range n {
 		ss.kScale[i] = kv.kScales[g.KeyGroup(k.tiling, lo+i)]
 	}
-	if !k.cfg.SmoothQ {
+	if !k.smoothQ {
 		clear(ss.delta)
 		return
 	}
@@ -256,12 +227,12 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	x, mean := ws.keys[:len(ss.delta)*d], ss.zeros
 	kv.in.K(lo, lo+n, x[:n*d])
 	clear(x[n*d:])
-	if kv.mean != nil && k.cfg.qkStyle() == quant.Paper {
+	if kv.mean != nil && k.difference == quant.Paper {
 		mean = kv.mean
 	} else {
 		k.smoothKeys(kv, x[:n*d])
 	}
-	if !k.level.MeanDots(ss.delta, x, mean, qMean) {
+	if !k.level.l.MeanDots(ss.delta, x, mean, qMean) {
 		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}
@@ -270,19 +241,19 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 
 // runTile runs a strip whose first row is the query first through the tile of
 // keys from lo on.
-func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo int, smScale float32, tail bool) bool {
+func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo int, tail bool) bool {
 	kv := q.kv
 	d, bk := kv.in.Dim, k.tiling.BlockK
 	at := lo - w.first
-	k.level.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
+	k.level.l.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
 	for i := range st.top {
-		st.top[i] = masked
+		st.top[i] = k.start
 	}
 	a := vec.SoftmaxArgs{
 		P: &ss.p[0], PE: &ss.pe[0], S: &ss.s[0], Blocks: bk / 16, Top: &st.top[0],
 		M: &st.m[0], D: &st.d[0], Rescale: &st.rescale[0],
 		QScale: &st.qScale[0], KScale: &ss.kScale[0], Table: ex2Table,
-		Scale: smScale, Offset: k.offset, Format: weightFormats[k.cfg.PVType],
+		Scale: q.scale, Offset: k.offset, Format: weightFormats[k.v.kind],
 	}
 	if k.dequantized(tail) {
 		for r := range st.limit {
@@ -292,20 +263,20 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 			}
 			st.limit[r] = int32(limit - lo)
 		}
-		if !k.level.Dequantize(ss.s, st.top, bk, &st.qScale, ss.kScale, ss.delta, &st.limit, masked) {
+		if !k.level.l.Dequantize(ss.s, st.top, bk, &st.qScale, ss.kScale, ss.delta, &st.limit, k.masked) {
 			return false
 		}
 		a.QScale, a.KScale = &ones[0], &ones[0]
 	} else {
-		k.level.ToFloat(ss.s, st.top, bk)
+		k.level.l.ToFloat(ss.s, st.top, bk)
 	}
-	if !k.twoLevel() {
-		return k.level.Softmax(&a) && k.level.Rescale(st.o, &st.rescale, d) &&
-			w.vCodes.Dot(k.level, st.o, ss.p, ss.pe, &ss.scratch, at)
+	if k.prog.OneChain() {
+		return k.level.l.Softmax(&a) && k.level.l.Rescale(st.o, &st.rescale, d) &&
+			w.vCodes.Dot(k.level.l, st.o, ss.p, ss.pe, &ss.scratch, at)
 	}
-	return k.level.Softmax(&a) &&
-		w.vCodes.Dot(k.level, ss.tile, ss.p, ss.pe, &ss.scratch, at) &&
-		k.level.AddTile(st.o, ss.tile, &st.rescale, d)
+	return k.level.l.Softmax(&a) &&
+		w.vCodes.Dot(k.level.l, ss.tile, ss.p, ss.pe, &ss.scratch, at) &&
+		k.level.l.AddTile(st.o, ss.tile, &st.rescale, d)
 }
 
 // finishStrip is finish for rows [lo, hi) of a block, which are the strip's.
@@ -326,9 +297,9 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 	if mean == nil {
 		mean = ss.zeros
 	}
-	if ordinary && !k.level.Narrow() {
+	if ordinary && !k.level.l.Narrow() {
 		copy(ss.tile, st.o)
-		if k.level.Finish(kv.in.DType, ss.tile, &inverse, kv.vScale, mean) {
+		if k.level.l.Finish(kv.in.DType, ss.tile, &inverse, kv.vScale, mean) {
 			transpose(out, ss.tile, d, hi-lo)
 			clear(ss.tile)
 			return
@@ -343,7 +314,7 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 		}
 	}
 	transpose(ws.o, st.o, d, hi-lo)
-	k.finish(q, ws, hi-lo, out, lse)
+	k.finish(q, ws, 0, hi-lo, out, lse)
 }
 
 // transpose writes rows of d channels from a strip's matrix.
@@ -358,7 +329,7 @@ func transpose(dst, src []float32, d, rows int) {
 
 // load takes the quantised queries and starts the softmax. Rows beyond the n
 // there are have scores of zero.
-func (st *strip) load(ws *Workspace, d, row, n int) {
+func (st *strip) load(k *Kernel, ws *Workspace, d, row, n int) {
 	for i := range st.q {
 		st.q[i] = 128
 	}
@@ -371,10 +342,10 @@ func (st *strip) load(ws *Workspace, d, row, n int) {
 		}
 	}
 	for i := range st.m {
-		st.m[i] = masked
+		st.m[i] = k.start
 	}
 	for i := range st.d {
-		st.d[i] = 1
+		st.d[i] = float32(k.prog.Denominator.Start)
 	}
 	clear(st.o)
 }

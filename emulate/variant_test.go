@@ -1,7 +1,6 @@
 package emulate_test
 
 import (
-	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -9,115 +8,54 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 )
 
-func variant(t testing.TB, s string) emulate.Variant {
+// variant returns p with deviations.
+func variant(t testing.TB, p program.Program, list string) program.Program {
 	t.Helper()
-	v, err := emulate.ParseVariant(s)
-	if err != nil {
+	base := p
+	if err := p.Apply(&base, list); err != nil {
 		t.Fatal(err)
 	}
-	return v
-}
-
-func ExampleParseVariant() {
-	v, err := emulate.ParseVariant("level-keys=32, p-round=zero")
-	fmt.Println(v, err)
-	err = v.Apply("p-round=default,exp2=exact")
-	fmt.Println(v, err)
-	// Output:
-	// p-round=zero,level-keys=32 <nil>
-	// exp2=exact,level-keys=32 <nil>
-}
-
-func TestVariantText(t *testing.T) {
-	for in, want := range map[string]string{
-		"": "", "none": "", "p-offset=0": "p-offset=none", "p-offset=-0": "p-offset=none",
-		"p-offset=8.50": "p-offset=8.5", " out-round=zero , v-max=440 ": "v-max=440,out-round=zero",
-		"causal-shift=-1": "causal-shift=-1", "exp2=default": "",
-	} {
-		if got := variant(t, in).String(); got != want {
-			t.Errorf("ParseVariant(%q) prints %q, want %q", in, got, want)
-		}
-	}
-	for _, tc := range [][2]string{
-		{"p-round", "want key=value"}, {"nothing=1", "unknown variant"}, {"exp2=exact,exp2=exact", "twice"},
-		{"p-round=even", "want zero"}, {"v-max=-1", "above 0"}, {"v-max=NaN", "number"}, {"p-offset=1e30", "at most"},
-		{"causal-shift=0", "integer"}, {"fraction-bits=31", "from 1 to 30"}, {"level-keys=x", "integer"}, {"sum-round=fp8", "fp22-zero"},
-	} {
-		v := emulate.Variant{Rcp: emulate.ExactRcp}
-		if err := v.Apply(tc[0]); err == nil || !strings.Contains(err.Error(), tc[1]) {
-			t.Errorf("Apply(%q): %v, want %q", tc[0], err, tc[1])
-		}
-		if v != (emulate.Variant{Rcp: emulate.ExactRcp}) {
-			t.Errorf("Apply(%q) failed and left %q", tc[0], v)
-		}
-	}
-}
-
-func FuzzParseVariant(f *testing.F) {
-	for _, k := range emulate.Knobs() {
-		for _, v := range strings.Split(k.Values, "|") {
-			f.Add(k.Key + "=" + strings.NewReplacer("X", "2.25", "N", "16").Replace(v))
-		}
-	}
-	f.Add("p-offset=none,out-round=zero,causal-shift=-1")
-	f.Fuzz(func(t *testing.T, s string) {
-		v, err := emulate.ParseVariant(s)
-		if err != nil {
-			return
-		}
-		again, err := emulate.ParseVariant(v.String())
-		if err != nil || again != v {
-			t.Fatalf("%q is %q, which is %+v, %v", s, v, again, err)
-		}
-		if err := again.Apply("none"); err != nil || again != (emulate.Variant{}) {
-			t.Fatalf("none leaves %q, %v", again, err)
-		}
-	})
+	return p
 }
 
 // TestVariantRefused: deviations of what the configuration does not have.
 func TestVariantRefused(t *testing.T) {
 	for _, tc := range []struct {
 		kernel, variant, want string
-		change                func(*emulate.Config)
+		change                func(*program.Program) error
 	}{
 		{"sage2-8b-sm90", "delta-s=none", "does not smooth Q", nil},
-		{"sage2-8b-sm90", "v-max=2", "not scaled", func(c *emulate.Config) { c.PVType = quant.FP16 }},
-		{"sage2-8b-sm90", "level-keys=32", "one level", func(c *emulate.Config) { c.PVAccum = emulate.AccumFP32 }},
-		{"sage2-8b-sm90", "fma-o=none", "matrix unit", func(c *emulate.Config) { c.PVAccum = emulate.AccumIdeal }},
+		{"sage2-8b-sm90", "v-max=2", "not scaled", func(c *program.Program) error { return c.SetPVType(quant.FP16) }},
+		{"sage2-8b-sm90", "level-keys=32", "pv.join: none: pv.level is 32", func(c *program.Program) error { return c.SetAccum("fp32") }},
+		{"sage2-8b-sm90", "fma-o=none", "pv.join: twice: pv.level is all", func(c *program.Program) error { return c.SetAccum("ideal") }},
 		{"sage2-8b-sm90", "level-keys=48", "does not divide", nil},
-		{"sage2-8b-sm90", "level-keys=16", "multiples of 32", nil},
+		{"sage2-8b-sm90", "level-keys=16", "no multiple of the instruction's depth of 32", nil},
 		{"sage2-4b", "level-keys=128", "does not divide", nil},
 		{"sage2-8b-sm90", "step=3", "does not divide", nil},
-		{"sage2-8b-sm90", "step=16", "exact", func(c *emulate.Config) { c.PVType = quant.INT8 }},
-		{"sage2-8b-sm90", "sum-round=fp16-nearest", "two levels", func(c *emulate.Config) { c.PVAccum = emulate.AccumFP32 }},
+		{"sage2-8b-sm90", "step=16", "exact", func(c *program.Program) error { return c.SetPVType(quant.INT8) }},
+		{"sage2-8b-sm90", "sum-round=fp16-nearest", "two levels", func(c *program.Program) error { return c.SetAccum("fp32") }},
 	} {
-		cfg, err := emulate.Preset(tc.kernel)
+		cfg, err := program.Preset(tc.kernel)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if tc.change != nil {
-			tc.change(&cfg)
+			set(t, tc.change(&cfg))
 		}
 		if err := cfg.Validate(); err != nil {
 			t.Fatal(err)
 		}
-		cfg.Variant = variant(t, tc.variant)
-		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), tc.want) {
-			t.Errorf("%s %s: %v, want %q", tc.kernel, tc.variant, err, tc.want)
+		base := cfg
+		err = cfg.Apply(&base, tc.variant)
+		if err == nil {
+			err = cfg.Validate()
 		}
-	}
-	for _, v := range []emulate.Variant{
-		{VMax: float32(math.NaN())}, {VMax: float32(math.Inf(1))}, {SumRound: 99}, {CodeRound: 99}, {DeltaS: 99},
-		{FractionBits: -2}, {FractionBits: 31}, {POffset: emulate.Number{Set: true, Value: float32(math.NaN())}},
-	} {
-		cfg := emulate.Presets()[0]
-		cfg.Variant = v
-		if err := cfg.Validate(); err == nil {
-			t.Errorf("%+v is accepted", v)
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %s: %v, want %q", tc.kernel, tc.variant, err, tc.want)
 		}
 	}
 }
@@ -144,7 +82,7 @@ func floats[T int8 | int32 | uint16](x []T) []float32 {
 }
 
 // watch runs a head and keeps all stages.
-func (h *head) watch(t testing.TB, cfg emulate.Config) *stages {
+func (h *head) watch(t testing.TB, cfg program.Program) *stages {
 	t.Helper()
 	k, err := emulate.New(cfg)
 	if err != nil {
@@ -172,7 +110,7 @@ func (h *head) watch(t testing.TB, cfg emulate.Config) *stages {
 		s.add("rescale", x.Rescale)
 		s.add("o", x.Output)
 	}}
-	q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: float32(1 / math.Sqrt(float64(h.d)))}, kv, &ws)
+	q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: h.causal, Scale: 1 / math.Sqrt(float64(h.d))}, kv, &ws)
 	out := make([]float32, h.nq*h.d)
 	for b := range k.Blocks(h.nq) {
 		k.Run(q, &ws, b, out[b*k.Tiling().BlockQ*h.d:], nil)
@@ -246,8 +184,8 @@ func TestVariantStages(t *testing.T) {
 		{"rcp=exact", "output", false, false},
 		{"rcp=divide", "output", false, false},
 	} {
-		for _, cfg := range emulate.Presets() {
-			if tc.only4b && !cfg.SmoothQ {
+		for _, cfg := range sage2() {
+			if tc.only4b && cfg.Smooth() != "q,k" {
 				continue
 			}
 			t.Run(cfg.Name+" "+tc.variant, func(t *testing.T) {
@@ -259,7 +197,7 @@ func TestVariantStages(t *testing.T) {
 					h = wide
 				}
 				before := h.watch(t, cfg)
-				cfg.Variant = variant(t, tc.variant)
+				cfg = variant(t, cfg, tc.variant)
 				if got := h.watch(t, cfg).changed(before); got != tc.stage {
 					t.Errorf("changes %q first, want %q", got, tc.stage)
 				}
@@ -267,9 +205,9 @@ func TestVariantStages(t *testing.T) {
 		}
 	}
 	// The tail is everywhere already in Algorithm 1.
-	cfg := emulate.Presets()[2]
+	cfg := sage2()[2]
 	before := ragged.watch(t, cfg)
-	cfg.Variant.DequantizeAll = true
+	cfg = variant(t, cfg, "tail=all")
 	if got := ragged.watch(t, cfg).changed(before); got != "row max" {
 		t.Errorf("tail=all changes %q first", got)
 	}
@@ -279,10 +217,10 @@ func TestVariantStages(t *testing.T) {
 // before them.
 func TestVariantArithmetic(t *testing.T) {
 	h := peaky(randomHead(8, 64, 256, 64, format.FP16))
-	cfg := emulate.Presets()[2]
+	cfg := sage2()[2]
 	run := func(list string) *stages {
 		c := cfg
-		c.Variant = variant(t, list)
+		c = variant(t, c, list)
 		return h.watch(t, c)
 	}
 	const bk, rows = 128, 64
@@ -368,7 +306,7 @@ func TestVariantArithmetic(t *testing.T) {
 	})
 	t.Run("level-keys", func(t *testing.T) {
 		s := run("level-keys=64")
-		u, err := cfg.Unit()
+		u, err := cfg.PV.Unit.Lookup(cfg.Arch)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -424,7 +362,7 @@ func TestVariantArithmetic(t *testing.T) {
 		h.causal = true
 		for shift := -1; shift <= 1; shift++ {
 			c := cfg
-			c.Variant.CausalShift = shift
+			c.Mask.Shift = shift
 			p := h.watch(t, c).values["p"]
 			// The first block sees one tile; keys past the mask have no weight, but for a
 			// row that sees nothing else.
@@ -445,9 +383,9 @@ func TestVariantArithmetic(t *testing.T) {
 // TestVariantLevels: deviations that the vector paths have give the same bits there.
 func TestVariantLevels(t *testing.T) {
 	h := peaky(randomHead(10, 200, 333, 64, format.FP16))
-	for _, cfg := range emulate.Presets() {
+	for _, plain := range sage2() {
 		for _, list := range []string{"code-round=zero", "code-round=away", "code-round=even", "v-max=2", "v-max=500", "v-round=zero", "tail=all"} {
-			cfg.Variant = variant(t, list)
+			cfg := variant(t, plain, list)
 			want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
 			for _, level := range emulate.Levels()[1:] {
 				got, lse, counts := h.runAt(t, cfg, level)
@@ -470,34 +408,36 @@ func TestReduced(t *testing.T) {
 		{"sage2-8b-sm90", "level-keys=128"}, {"sage2-8b-sm90", "fraction-bits=13,step=32,sum-round=fp22-zero"},
 		{"sage2-8b-sm89", "step=16"},
 	} {
-		cfg, err := emulate.Preset(tc.kernel)
+		cfg, err := program.Preset(tc.kernel)
 		if err != nil {
 			t.Fatal(err)
 		}
 		plain := cfg
-		cfg.Variant = variant(t, tc.same)
-		if got := cfg.Reduced(); got != plain.Reduced() {
-			t.Errorf("%s %s reduces to %q", tc.kernel, tc.same, got.Variant)
+		cfg = variant(t, cfg, tc.same)
+		got, want := cfg.Reduced(), plain.Reduced()
+		if d := program.Diff(&want, &got); d != nil {
+			t.Errorf("%s %s reduces to %v", tc.kernel, tc.same, d)
 		}
 		a, _, _ := h.run(t, cfg)
 		b, _, _ := h.run(t, plain)
 		same(t, tc.same, a, b)
 	}
 	// With 13 fraction bits every sum is an FP32 number: there is nothing to round.
-	var nearest, zero emulate.Config
-	nearest, zero = emulate.Presets()[2], emulate.Presets()[2]
-	nearest.Variant, zero.Variant = variant(t, "sum-round=fp32-nearest"), variant(t, "sum-round=fp32-zero")
-	if nearest.Reduced() != zero.Reduced() {
+	nearest := variant(t, sage2()[2], "sum-round=fp32-nearest")
+	zero := variant(t, sage2()[2], "sum-round=fp32-zero")
+	x, y := nearest.Reduced(), zero.Reduced()
+	if x.Key() != y.Key() {
 		t.Error("sums that are exact are rounded in two ways")
 	}
 	a, _, _ := h.run(t, nearest)
 	b, _, _ := h.run(t, zero)
 	same(t, "exact sums", a, b)
 	// Not the same: the other program's values.
-	cfg := emulate.Presets()[2]
-	cfg.Variant = variant(t, "code-round=even,step=16")
-	if cfg.Reduced().Variant != cfg.Variant {
-		t.Errorf("reduced to %q", cfg.Reduced().Variant)
+	plain := sage2()[2]
+	cfg := variant(t, plain, "code-round=even,step=16")
+	x, y = plain.Reduced(), cfg.Reduced()
+	if len(program.Diff(&x, &y)) != 2 {
+		t.Errorf("reduced to %v", program.Diff(&x, &y))
 	}
 }
 
@@ -506,10 +446,10 @@ func TestReduced(t *testing.T) {
 func TestRunRows(t *testing.T) {
 	h := randomHead(12, 200, 200, 64, format.FP16)
 	h.causal = true
-	for _, cfg := range emulate.Presets() {
-		want, _, _ := h.run(t, cfg)
+	for _, plain := range sage2() {
+		want, _, _ := h.run(t, plain)
 		for _, list := range []string{"", "p-round=zero", "code-round=zero"} {
-			cfg.Variant = variant(t, list)
+			cfg := variant(t, plain, list)
 			if list != "" {
 				want, _, _ = h.run(t, cfg)
 			}
@@ -522,7 +462,7 @@ func TestRunRows(t *testing.T) {
 				t.Fatal(err)
 			}
 			var ws emulate.Workspace
-			q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: true, Scale: float32(1 / math.Sqrt(float64(h.d)))}, kv, &ws)
+			q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: true, Scale: 1 / math.Sqrt(float64(h.d))}, kv, &ws)
 			last := k.Blocks(h.nq) - 1
 			first := last * k.Tiling().BlockQ
 			pick := []int{0, 3, h.nq - first - 1}
@@ -547,8 +487,7 @@ func TestPreparation(t *testing.T) {
 	} {
 		var p [2]emulate.Preparation
 		for i, list := range []string{tc.a, tc.b} {
-			cfg := emulate.Presets()[2]
-			cfg.Variant = variant(t, list)
+			cfg := variant(t, sage2()[2], list)
 			k, err := emulate.New(cfg)
 			if err != nil {
 				t.Fatal(err)

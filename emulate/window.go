@@ -11,15 +11,16 @@ import (
 // readBlock is how many tokens are decoded at a time; a multiple of every tile.
 const readBlock = 512
 
-// windowKeys is how many keys a window has: a multiple of every tile and of
-// readBlock.
-const windowKeys = 1024
+// minWindow is how many keys a window has at least; it has whole tiles.
+const minWindow = 1024
 
 // window holds the codes of a run of keys, padded to whole tiles.
 type window struct {
 	first, keys int
-	kCodes      []int8  // [keys][Dim]
-	kBias       []int32 // [keys], -128 times the sum of each key's codes; for strips
+	kCodes      []int8    // [keys][Dim]
+	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
+	vRaw        []float32 // [keys][Dim], where V is plain
+	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
 	vCodes      *vec.Values
 	finite      bool // V's codes, but for dead channels
 
@@ -30,7 +31,7 @@ type window struct {
 }
 
 // windowCount returns how many windows a head has.
-func (kv *KV) windowCount() int { return (kv.stride + windowKeys - 1) / windowKeys }
+func (kv *KV) windowCount() int { return (kv.stride + kv.windowKeys - 1) / kv.windowKeys }
 
 // window returns a window: the head's own, or the one that the workspace keeps while
 // codes are streamed; without workspace a new one.
@@ -47,7 +48,7 @@ func (kv *KV) window(i int, ws *Workspace) *window {
 	case ws.windowOf != kv: // whose codes may be of another kind or size
 		ws.window, ws.windowOf = &window{}, kv
 		kv.kernel.fill(kv, ws.window, i, nil)
-	case ws.window.first != i*windowKeys:
+	case ws.window.first != i*kv.windowKeys:
 		kv.kernel.fill(kv, ws.window, i, nil)
 	}
 	return ws.window
@@ -55,7 +56,7 @@ func (kv *KV) window(i int, ws *Workspace) *window {
 
 // windowAt returns the window of key lo and the key's number in it.
 func (kv *KV) windowAt(lo int, ws *Workspace) (*window, int) {
-	return kv.window(lo/windowKeys, ws), lo % windowKeys
+	return kv.window(lo/kv.windowKeys, ws), lo % kv.windowKeys
 }
 
 // encode fills all windows, and keeps them unless they are streamed.
@@ -93,16 +94,23 @@ func (k *Kernel) encode(kv *KV) {
 // fill makes the codes of window i. counts, if not nil, gets what K and V count.
 func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	d := kv.in.Dim
-	w.first = i * windowKeys
-	keys := min(windowKeys, kv.stride-w.first)
+	w.first = i * kv.windowKeys
+	keys := min(kv.windowKeys, kv.stride-w.first)
 	if w.keys != keys {
 		w.keys = keys
-		w.kCodes = make([]int8, keys*d)
+		if k.integer {
+			w.kCodes = make([]int8, keys*d)
+		} else {
+			w.kRaw = make([]float32, keys*d)
+		}
 		if kv.strips {
 			w.kBias = make([]int32, keys)
 		}
-		unit, _ := k.vecUnit()
-		w.vCodes = vec.NewValues(valueFormats[k.cfg.PVType], d, keys, k.tiling.BlockK, unit)
+		if k.plainV() {
+			w.vRaw = make([]float32, keys*d)
+		} else {
+			w.vCodes = vec.NewValues(valueFormats[k.v.kind], d, keys, k.tiling.BlockK, k.vecUnit)
+		}
 	}
 	if w.buf == nil {
 		w.buf, w.row, w.rows = make([]float32, readBlock*d), make([]uint16, d), make([]uint8, readBlock*d)
@@ -113,7 +121,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	if !kv.strips {
 		return
 	}
-	w.finite = w.vCodes.Index(k.level, kv.dead)
+	w.finite = w.vCodes.Index(k.level.l, kv.dead)
 	for i := range w.kBias {
 		var s int32
 		for _, c := range w.kCodes[i*d : i*d+d] {
@@ -124,8 +132,12 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 }
 
 func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
-	in, d, g := kv.in, kv.in.Dim, k.cfg.QKGranularity
+	in, d, g := kv.in, kv.in.Dim, k.granularity
 	last := min(w.first+w.keys, in.Len)
+	if !k.integer {
+		k.fillRawKeys(kv, w, last)
+		return
+	}
 	// The groups of a window are consecutive, the first key's the first.
 	base, end := g.KeyGroup(k.tiling, w.first), 0
 	for i := w.first; i < last; i++ {
@@ -138,20 +150,44 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	blocks(in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		if counts != nil {
-			counts[StageKCodes].scanAt(k.level, x)
+			counts[StageKCodes].scanAt(k.level.l, x)
 		}
 		for r := 0; r < len(x)/d; r++ {
 			at := lo - w.first + r
 			s := &w.scales[g.KeyGroup(k.tiling, lo+r)-base]
-			s.QuantizeAt(k.level, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
+			s.QuantizeAt(k.level.l, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
 		}
 	})
 	clear(w.kCodes[(last-w.first)*d:])
 }
 
+// fillRawKeys takes keys that are not quantised to integers.
+func (k *Kernel) fillRawKeys(kv *KV, w *window, last int) {
+	d := kv.in.Dim
+	blocks(kv.in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
+		k.smoothKeys(kv, x)
+		if k.prog.QKCodes.Scale == "descale" {
+			encodeFP8(x, kv.in.KDescale, kv.kScale)
+		}
+		copy(w.kRaw[(lo-w.first)*d:], x)
+	})
+	clear(w.kRaw[(last-w.first)*d:])
+}
+
 func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 	in, d := kv.in, kv.in.Dim
 	last := min(w.first+w.keys, in.Len)
+	if k.plainV() {
+		blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
+			k.convertV(kv, x)
+			if counts != nil {
+				counts[StageVCodes].scanAt(k.level.l, x)
+			}
+			copy(w.vRaw[(lo-w.first)*d:], x)
+		})
+		clear(w.vRaw[(last-w.first)*d:])
+		return
+	}
 	put := func(at int, x []float32) {
 		kv.values.Encode(w.row, x)
 		for c, code := range w.row {
@@ -159,21 +195,21 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
-		if kv.values.EncodeAt(k.level, w.rows, x) {
+		if kv.values.EncodeAt(k.level.l, w.rows, x) {
 			w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
 			return
 		}
 		for r := 0; r < len(x)/d; r++ {
 			put(lo-w.first+r, x[r*d:r*d+d])
-			if counts == nil || k.cfg.PVType == quant.INT8 {
+			if counts == nil || k.v.kind == quant.INT8 {
 				continue // whose codes are all finite
 			}
 			for _, code := range w.row {
 				// Of FP8 only the largest magnitudes are not finite.
-				if k.cfg.PVType != quant.FP16 && code&0x7c != 0x7c {
+				if k.v.kind != quant.FP16 && code&0x7c != 0x7c {
 					continue
 				}
-				if f := k.cfg.PVType.Decode(code); f-f != 0 {
+				if f := k.v.decode(code); f-f != 0 {
 					counts[StageVCodes].add(f)
 				}
 			}
@@ -186,13 +222,33 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 	}
 }
 
-// loadValues writes the codes of keys of V from the window's key at on as
-// [Dim][keys] in the stored order of tokens.
-func (w *window) loadValues(dst []uint16, d, at, keys int) {
+// Stored returns the key at position i of the operands P and V.
+func (k *Kernel) Stored(i int) int {
+	if k.natural {
+		return i
+	}
+	return quant.Permute(i)
+}
+
+// loadValues writes the operands of keys of V from the window's key at on as
+// [Dim][keys] in the stored order: codes, or values where V is exact.
+func (k *Kernel) loadValues(w *window, codes []uint16, values []float32, d, at, keys int) {
 	for c := range d {
-		row := dst[c*keys : (c+1)*keys]
-		for i := range row {
-			row[i] = w.vCodes.Code(c, at+quant.Permute(i))
+		for i := range keys {
+			t := at + k.Stored(i)
+			switch {
+			case w.vCodes != nil:
+				codes[c*keys+i] = w.vCodes.Code(c, t)
+			case values != nil:
+				values[c*keys+i] = w.vRaw[t*d+c]
+			default:
+				codes[c*keys+i] = k.v.encode(w.vRaw[t*d+c], false)
+			}
+		}
+	}
+	if w.vCodes != nil && values != nil {
+		for i, code := range codes[:d*keys] {
+			values[i] = k.v.decode(code)
 		}
 	}
 }

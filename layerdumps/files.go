@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/internal/datafile"
@@ -21,6 +22,12 @@ type rawTensor struct {
 	src    io.ReaderAt
 	offset int64
 	load   func() error
+
+	// What the name says, if anything.
+	part
+	named bool
+	// number is its place among those of all files.
+	number int
 }
 
 // The endings of the files that a dump is made of.
@@ -44,11 +51,25 @@ func expand(paths []string) ([]string, error) {
 				return nil, err
 			}
 			if len(files) == n {
-				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder", path, extSafetensors, extNPZ, extNPY)
+				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder%s", path, extSafetensors, extNPZ, extNPY, torchFiles(path))
 			}
 		}
 	}
 	return files, nil
+}
+
+// torchFiles says that a folder has files of PyTorch's.
+func torchFiles(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		if slices.Contains(extTorch, strings.ToLower(filepath.Ext(e.Name()))) {
+			return fmt.Sprintf("; there is %s, and %s", e.Name(), convert)
+		}
+	}
+	return ""
 }
 
 // appendFolder appends the dump files in dir and below, sorted by name. Hidden
@@ -82,9 +103,20 @@ func appendFolder(files []string, dir string) ([]string, error) {
 	return files, nil
 }
 
-// read opens one file of the dump and returns its tensors.
+// read opens one file of the dump and returns its tensors. Of a file that is none it
+// says what it is, where that is known.
 func (d *Dump) read(path string) ([]rawTensor, error) {
 	d.Files = append(d.Files, path)
+	raw, err := d.parse(path)
+	if err != nil {
+		if better := hint(path); better != nil {
+			return nil, better
+		}
+	}
+	return raw, err
+}
+
+func (d *Dump) parse(path string) ([]rawTensor, error) {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case extSafetensors:
 		return d.readSafetensors(path)

@@ -211,6 +211,14 @@ func (a *Accuracy) RefRMS() float64 {
 	return math.Sqrt(a.refSq.value() / float64(a.n))
 }
 
+// OutRMS returns sqrt(mean(O'²)), and 0 for no elements.
+func (a *Accuracy) OutRMS() float64 {
+	if a.n == 0 {
+		return 0
+	}
+	return math.Sqrt(a.outSq.value() / float64(a.n))
+}
+
 // Values returns the four figures.
 func (a *Accuracy) Values() Values {
 	return Values{

@@ -139,6 +139,16 @@ type Mismatch struct {
 	EmulatedValue jsonfloat.Float `json:"emulated_value"`
 }
 
+// String says where the element is and what both outputs hold there.
+func (m *Mismatch) String() string {
+	return fmt.Sprintf("batch %d, head %d, token %d, channel %d: %s", m.Batch, m.Head, m.Token, m.Channel, m.Both())
+}
+
+// Both says what both outputs hold.
+func (m *Mismatch) Both() string {
+	return fmt.Sprintf("actual %s (%.6g), emulated %s (%.6g)", m.Actual, float64(m.ActualValue), m.Emulated, float64(m.EmulatedValue))
+}
+
 // Bits compares an actual with an emulated output bit by bit. The zero value is
 // empty and ready. The fields are the result so far; its JSON is part of the
 // compare report, and it has no methods of encoding/json, so that it can be
@@ -220,3 +230,6 @@ func (b *Bits) Merge(other *Bits) {
 
 // Exact reports whether every element matched.
 func (b *Bits) Exact() bool { return b.Mismatched == 0 }
+
+// Share returns what part of the elements differs, 0 to 1; NaN without elements.
+func (b *Bits) Share() float64 { return float64(b.Mismatched) / float64(b.Elements) }

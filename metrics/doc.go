@@ -9,5 +9,5 @@
 // accumulator belongs to one goroutine at a time.
 //
 // [Average] and [WorstOf] summarise layers, and [Expr] is a threshold on a
-// result, such as cos<0.99.
+// result, such as cos<0.99, [Gate] one on a named row, such as actual.cos<0.99.
 package metrics

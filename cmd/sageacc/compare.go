@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,34 +12,42 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
-	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
 
-var compareWriters = map[string]func(io.Writer, *compare.Result) error{
+var compareWriters = map[string]func(io.Writer, *render.Compared) error{
 	"table":    render.CompareText,
-	"json":     func(w io.Writer, r *compare.Result) error { return render.JSON(w, r) },
+	"json":     compareJSON,
 	"csv":      render.CompareCSV,
 	"markdown": render.CompareMarkdown,
 }
 
+// compareJSON writes the result of one kernel as such, those of several as a set.
+func compareJSON(w io.Writer, c *render.Compared) error {
+	if len(c.Results) == 1 {
+		return render.JSON(w, c.Results[0])
+	}
+	return render.JSON(w, compare.Set{Schema: compare.SetSchema, Args: c.Results[0].Args, Verdict: c.Verdict, Results: c.Results})
+}
+
 func newCompare(e *env) *cobra.Command {
 	var (
-		dump     dumpFlags
-		kernel   kernelFlags
-		format   string
-		out      string
-		ref      string
-		perHead  bool
-		failIf   []string
-		bitExact bool
-		why      bool
-		changes  int
-		causes   bool
-		jobs     int
+		dump    dumpFlags
+		kernel  kernelFlags
+		gates   gateFlags
+		view    viewFlags
+		files   checkFiles
+		format  string
+		out     string
+		ref     string
+		perHead bool
+		why     bool
+		changes int
+		causes  bool
+		jobs    int
 	)
 	cmd := &cobra.Command{
 		Use:   "compare DUMP...",
@@ -55,8 +64,21 @@ released API returns it (natural, corrected for a smoothed K), with that of the
 dump where it has <layer>.lse, FP32 [batch, heads, tokens]. The checks do not
 look at it.
 
-With --fail-if a condition on the emulated-vs-reference row of any layer makes
-the exit status 1: cos, rel_l1, rmse or max_abs, one of < <= > >=, a number.
+First comes the verdict: what is wrong, worst first, with layer, head and tokens.
+
+Checks that fail make the exit status 1. --fail-if takes [ROW.]METRIC OP NUMBER:
+cos, rel_l1, rmse or max_abs of emulated or actual (against the reference) or bits
+(actual against emulated), without a row of emulated and actual; bits.mismatched,
+bits.share (0 to 1) and bits.max_ulp; one of < <= > >=. A figure that is NaN fails.
+An actual output that is NaN or infinite where the emulated one is finite fails
+without being asked for, unless --allow-nonfinite is given. A check of actual or
+bits where no layer has an actual output is an error.
+
+--kernel A,B,C compares several kernels in one table, and checks each. As JSON that
+is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
+result for each.
+
+Of many layers the table shows the worst; --top, --sort and --only-failing choose.
 
 With --explain, where an actual output is not the emulated one, it is said where
 the two differ, and kernels that differ from the given one in up to two points
@@ -73,6 +95,8 @@ with all others exact, and all others with that step exact.`,
   sageacc compare dump.safetensors --lse
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
+  sageacc compare dump.safetensors --kernel sage2-4b,sage2-8b-sm90 --sort actual.rel_l1 --top 5
+  sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -83,7 +107,7 @@ with all others exact, and all others with that step exact.`,
 			if format == "csv" && (causes || why) {
 				return fmt.Errorf("--attribute and --explain are not available with --format csv")
 			}
-			k, err := kernel.build(cmd)
+			kernels, err := kernel.buildAll(cmd)
 			if err != nil {
 				return err
 			}
@@ -91,13 +115,12 @@ with all others exact, and all others with that step exact.`,
 			if err != nil {
 				return fmt.Errorf("--reference: %w", err)
 			}
-			var checks []metrics.Expr
-			for _, s := range failIf {
-				x, err := metrics.ParseExpr(s)
-				if err != nil {
-					return fmt.Errorf("--fail-if: %w", err)
-				}
-				checks = append(checks, x)
+			checks, err := gates.parse()
+			if err != nil {
+				return err
+			}
+			if err := view.parse(cmd, format); err != nil {
+				return err
 			}
 			if changes < 1 || changes > 3 {
 				return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", changes)
@@ -110,62 +133,72 @@ with all others exact, and all others with that step exact.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
-			actual := slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil })
-			if bitExact && !actual {
-				return fmt.Errorf("--expect-bit-exact: no layer has an actual output (<layer>.o) to compare")
-			}
-			if why && !actual {
-				return fmt.Errorf("--explain: no layer has an actual output (<layer>.o) to explain")
+			if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
+				gate := checks.NeedsActual()
+				if why {
+					gate = "--explain"
+				}
+				if gate != "" {
+					return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
+				}
 			}
 			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}
 			defer w.abort()
-			bar := e.progress("compare")
-			opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, Progress: bar.show, MaxChanges: changes}
-			res, err := compare.Run(cmd.Context(), d, opt)
-			bar.erase()
-			if err != nil {
+			defer files.abort()
+			if err := files.open(e, out, d.Files); err != nil {
 				return err
 			}
-			res.Args = commandLine(cmd, args)
-			if why {
-				bar := e.progress("explain")
-				opt.Progress = bar.show
-				err := compare.Explain(cmd.Context(), d, res, opt)
-				bar.erase()
+			var results []*compare.Result
+			var made []compare.Check
+			for _, k := range kernels {
+				opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes}
+				res, err := e.compare(cmd.Context(), d, opt, why, causes)
 				if err != nil {
 					return err
 				}
+				res.Args = commandLine(cmd, args)
+				own := res.Check(*checks)
+				res.Verdict = compare.Judge([]*compare.Result{res}, own)
+				results, made = append(results, res), append(made, own...)
 			}
-			if causes {
-				bar := e.progress("attribute")
-				opt.Progress = bar.show
-				err := compare.Attribute(cmd.Context(), d, res, opt)
-				bar.erase()
-				if err != nil {
-					return err
-				}
+			c := render.Compared{Results: results, Verdict: results[0].Verdict}
+			if len(results) > 1 {
+				c.Verdict = compare.Judge(results, made)
 			}
-			if err := write(w, res); err != nil {
+			c.Layers, c.Left = view.selection(results, format).Select(results, c.Verdict, made)
+			if err := write(w, &c); err != nil {
 				return err
 			}
 			if err := w.commit(); err != nil {
 				return err
 			}
-			return e.check(res, checks, bitExact)
+			failed := failures(made, len(results) > 1)
+			err = files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
+				c := c // without the verdict, which stands in front
+				c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
+				c.Verdict = nil
+				return render.CompareMarkdown(w, &c)
+			})
+			if err != nil {
+				return err
+			}
+			return e.check(results, made, checks)
 		},
 	}
 	dump.add(cmd, true)
 	kernel.add(cmd)
+	cmd.Flags().Lookup("kernel").Usage += "; A,B,C for several"
 	fs := cmd.Flags()
 	fs.StringVar(&format, "format", "table", "output format, `table|json|csv|markdown`")
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
 	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
 	fs.BoolVar(&perHead, "per-head", false, "show each head too")
-	fs.StringArrayVar(&failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' (repeatable)")
-	fs.BoolVar(&bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	gates.add(cmd)
+	view.add(cmd)
+	files.add(cmd)
 	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
 	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
@@ -174,26 +207,155 @@ with all others exact, and all others with that step exact.`,
 	return cmd
 }
 
-// check reports the checks that failed, one line each.
-func (e *env) check(res *compare.Result, checks []metrics.Expr, bitExact bool) error {
-	failed := false
-	fail := func(layer, format string, args ...any) {
-		failed = true
-		fmt.Fprintf(e.stderr, "sageacc: check failed: layer %s: %s\n", texttab.Cut(layer, 200), fmt.Sprintf(format, args...))
+// compare runs one kernel, and explains and attributes what it gives.
+func (e *env) compare(ctx context.Context, d *layerdumps.Dump, opt compare.Options, why, causes bool) (*compare.Result, error) {
+	of := ""
+	if name := opt.Kernel.Program().Name; name != "" {
+		of = " " + name
 	}
-	for _, l := range res.Layers {
-		for _, x := range checks {
-			if x.Holds(l.EmulatedVsReference) {
-				metric := x.String()[:strings.IndexAny(x.String(), "<>")]
-				fail(l.Name, "%s is %.9g (--fail-if %s)", metric, x.Value(l.EmulatedVsReference), x)
+	bar := e.progress("compare" + of)
+	opt.Progress = bar.show
+	res, err := compare.Run(ctx, d, opt)
+	bar.erase()
+	if err != nil {
+		return nil, err
+	}
+	for _, more := range []struct {
+		wanted bool
+		label  string
+		run    func(context.Context, *layerdumps.Dump, *compare.Result, compare.Options) error
+	}{{why, "explain", compare.Explain}, {causes, "attribute", compare.Attribute}} {
+		if !more.wanted {
+			continue
+		}
+		bar := e.progress(more.label + of)
+		opt.Progress = bar.show
+		err := more.run(ctx, d, res, opt)
+		bar.erase()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return res, nil
+}
+
+// gateFlags are the checks of a result.
+type gateFlags struct {
+	failIf                              []string
+	bitExact, requireActual, nonFinites bool
+}
+
+func (f *gateFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringArrayVar(&f.failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' or 'bits.max_ulp>2' (repeatable)")
+	fs.BoolVar(&f.bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&f.requireActual, "require-actual", false, "exit with status 1 if a layer has no actual output")
+	fs.BoolVar(&f.nonFinites, "allow-nonfinite", false, "let actual outputs be NaN or infinite where the emulated ones are finite")
+}
+
+func (f *gateFlags) parse() (*compare.Gates, error) {
+	g := &compare.Gates{BitExact: f.bitExact, RequireActual: f.requireActual, AllowNonFinite: f.nonFinites}
+	for _, s := range f.failIf {
+		x, err := metrics.ParseGate(s)
+		if err != nil {
+			return nil, fmt.Errorf("--fail-if: %w", err)
+		}
+		g.FailIf = append(g.FailIf, x)
+	}
+	return g, nil
+}
+
+// viewFlags say which layers a table shows.
+type viewFlags struct {
+	sort    string
+	top     int
+	failing bool
+
+	figure *metrics.Figure
+	given  bool // top
+}
+
+func (f *viewFlags) add(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.sort, "sort", "", "show the layers that are worst by this [ROW.]`METRIC` first, as in actual.rel_l1")
+	fs.IntVar(&f.top, "top", 0, "show `N` layers at most, 0 for all (default: as many as fit a screen)")
+	fs.BoolVar(&f.failing, "only-failing", false, "show only layers that fail a check or, without checks, that the verdict names")
+}
+
+func (f *viewFlags) parse(cmd *cobra.Command, format string) error {
+	f.given = cmd.Flags().Changed("top")
+	if format == "json" {
+		for _, name := range []string{"sort", "top", "only-failing"} {
+			if cmd.Flags().Changed(name) {
+				return fmt.Errorf("--%s is not for --format json, which holds every layer in order", name)
 			}
 		}
-		if b := l.ActualVsEmulated; bitExact && b != nil && !b.Exact() {
-			fail(l.Name, "%d of %d elements differ, %s (--expect-bit-exact)", b.Mismatched, b.Elements, render.Mismatch(b.First))
-		}
 	}
-	if failed {
-		return errChecks
+	if f.top < 0 {
+		return fmt.Errorf("--top is %d: want at least 0", f.top)
+	}
+	if f.sort != "" {
+		x, err := metrics.ParseFigure(f.sort)
+		if err != nil {
+			return fmt.Errorf("--sort: %w", err)
+		}
+		f.figure = &x
 	}
 	return nil
+}
+
+// A table of more rows than screen shows only the worst layers, in about shown rows.
+const (
+	screen = 40
+	shown  = 24
+)
+
+// selection is what was asked for; tables that people read fit a screen by default.
+func (f *viewFlags) selection(results []*compare.Result, format string) compare.Selection {
+	s := compare.Selection{Sort: f.figure, Failing: f.failing, Top: f.top}
+	if f.given || format == "json" || format == "csv" {
+		s.Worst = f.top > 0
+		return s
+	}
+	rows, each := 0, 1
+	for i := range results[0].Layers {
+		n := render.RowsOf(results, i)
+		rows, each = rows+n, max(each, n)
+	}
+	if rows > screen {
+		s.Worst, s.Top = true, max(1, shown/each)
+	}
+	return s
+}
+
+// check reports the checks that failed, one line each.
+func (e *env) check(results []*compare.Result, made []compare.Check, g *compare.Gates) error {
+	if g.BitExact {
+		for _, r := range results {
+			v := r.Verdict
+			of := ""
+			if len(results) > 1 {
+				of = r.Kernel.Name + ": "
+			}
+			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact\n", of, v.Actual, v.Layers, v.Exact)
+		}
+	}
+	return e.report(failures(made, len(results) > 1))
+}
+
+// failures says which checks failed, the worst first.
+func failures(made []compare.Check, several bool) []string {
+	var out []string
+	for _, c := range compare.Failures(made) {
+		of := ""
+		if several {
+			of = ", " + c.Kernel
+		}
+		gate := c.Gate
+		if !strings.HasPrefix(gate, "--") {
+			gate = "see --allow-nonfinite"
+		}
+		out = append(out, fmt.Sprintf("layer %s%s: %s (%s)", c.Layer, of, c.Text, gate))
+	}
+	return out
 }

@@ -12,20 +12,26 @@ import (
 )
 
 func newDiff(e *env) *cobra.Command {
-	var format string
-	var bound float64
+	var (
+		format string
+		bound  float64
+		top    int
+		files  checkFiles
+	)
 	cmd := &cobra.Command{
 		Use:   "diff OLD.json NEW.json",
 		Short: "Show what changed between two results of compare",
 		Long: `Compares two results of 'sageacc compare --format json', layers by name: the
-emulated output's errors against the reference, old and new, and how many
-elements of an actual output differ from the emulated one.
+errors of the emulated and of an actual output against the reference, and how many
+elements of the actual output differ from the emulated one.
 
-With --max-growth the exit status is 1 if an error of a layer (1 - cos_sim,
-rel_l1 or rmse) grew by more than that many percent, or if more elements differ
-than did.`,
+The exit status is 1 if an output became NaN or infinite, and with --max-growth if an
+error of a layer (1 - cos_sim, rel_l1 or rmse, emulated or actual) or its share of
+differing elements grew by more than that many percent, or if its actual output is no
+longer there. Layers that are in one result only are named. If no layer is in both,
+--max-growth has nothing to look at, and the exit status is 2.`,
 		Example: `  sageacc diff before.json after.json
-  sageacc diff before.json after.json --max-growth 5`,
+  sageacc diff before.json after.json --max-growth 5 --junit checks.xml --summary "$GITHUB_STEP_SUMMARY"`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
 				return fmt.Errorf("diff: want two results, OLD.json and NEW.json, not %d (see sageacc diff --help)", len(args))
@@ -33,17 +39,28 @@ than did.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			write, err := pick(format, map[string]func(io.Writer, *diff.Result) error{
+			write, err := pick(format, map[string]func(io.Writer, *render.Diff) error{
 				"table":    render.DiffText,
 				"markdown": render.DiffMarkdown,
-				"json":     func(w io.Writer, r *diff.Result) error { return render.JSON(w, r) },
+				"json":     func(w io.Writer, d *render.Diff) error { return render.JSON(w, d.Result) },
 			})
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
-			check := cmd.Flags().Changed("max-growth")
 			if math.IsNaN(bound) || bound < 0 {
 				return fmt.Errorf("--max-growth is %g: want a percentage of at least 0", bound)
+			}
+			if top < 0 {
+				return fmt.Errorf("--top is %d: want at least 0", top)
+			}
+			given := cmd.Flags().Changed("top")
+			if given && format == "json" {
+				return fmt.Errorf("--top is not for --format json, which holds every layer in order")
+			}
+			var growth *float64
+			if cmd.Flags().Changed("max-growth") {
+				x := bound / 100
+				growth = &x
 			}
 			old, err := diff.Read(args[0])
 			if err != nil {
@@ -53,24 +70,50 @@ than did.`,
 			if err != nil {
 				return err
 			}
-			res := diff.Compare(old, new)
-			if err := write(e.stdout, res); err != nil {
+			defer files.abort()
+			if err := files.open(e, "", args); err != nil {
 				return err
 			}
-			if !check {
-				return nil
+			res := diff.Compare(old, new)
+			if both, _, _ := res.Count(); both == 0 && growth != nil {
+				return fmt.Errorf("--max-growth: %s and %s have no layer in common", args[0], args[1])
 			}
-			worse := res.Worse(bound / 100)
-			for _, w := range worse {
-				fmt.Fprintf(e.stderr, "sageacc: check failed: %s (--max-growth %g)\n", w, bound)
+			checks := res.Check(growth)
+			res.Verdict = res.Judge(checks, growth)
+			d := &render.Diff{Result: res}
+			if rows := 2 * len(res.Layers); given || rows > screen && format != "json" {
+				if !given {
+					top = shown / 2
+				}
+				d.Show, d.Left = res.Worst(checks, top)
 			}
-			if worse != nil {
-				return errChecks
+			if err := write(e.stdout, d); err != nil {
+				return err
 			}
-			return nil
+			var failures []string
+			for _, c := range checks {
+				if c.Failed {
+					failures = append(failures, fmt.Sprintf("layer %s: %s", c.Layer, c.Text))
+				}
+			}
+			err = files.write(render.Outcome{Title: "sageacc diff", Verdict: res.Verdict.Lines, Cases: render.DiffCases(checks), Failures: failures}, func(w io.Writer) error {
+				d, res := *d, *res
+				res.Verdict = nil // which stands in front
+				d.Result = &res
+				if d.Show == nil {
+					d.Show, d.Left = res.Worst(checks, shown/2)
+				}
+				return render.DiffMarkdown(w, &d)
+			})
+			if err != nil {
+				return err
+			}
+			return e.report(failures)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "table", "output format, `table|json|markdown`")
-	cmd.Flags().Float64Var(&bound, "max-growth", 0, "exit with status 1 if an error grew by more than `PERCENT`")
+	cmd.Flags().Float64Var(&bound, "max-growth", 0, "exit with status 1 if an error, or the share of differing elements, grew by more than `PERCENT`")
+	cmd.Flags().IntVar(&top, "top", 0, "show `N` layers at most, the worst, 0 for all (default: as many as fit a screen)")
+	files.add(cmd)
 	return cmd
 }

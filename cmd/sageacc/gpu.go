@@ -1,10 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -55,7 +55,7 @@ func (f *gpuFlags) add(cmd *cobra.Command) {
 var (
 	choiceFlags = []string{"kernel", "module", "manifest"}
 	matrixFlags = []string{"size", "shape", "dtype", "mask", "distribution"}
-	layerFlags  = []string{"layers", "layout", "causal", "sm-scale"}
+	layerFlags  = []string{"layers", "layout", "causal", "sm-scale", "names"}
 	caseFlags   = slices.Concat(matrixFlags, layerFlags)
 )
 
@@ -87,11 +87,7 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		if err != nil {
 			return nil, false, err
 		}
-		text, err := datafile.ReadAll(f.manifest, largest) // which a manifest bounds further
-		if err != nil {
-			return nil, false, err
-		}
-		m, err := manifest.Read(f.manifest, bytes.NewReader(text))
+		m, err := manifest.Open(f.manifest)
 		if err != nil {
 			return nil, false, err
 		}
@@ -256,7 +252,12 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				return err
 			}
 			defer dev.Close()
-			w, err := e.open(out, append(dump.Files, f.module, f.manifest))
+			inputs := dump.Files
+			for _, k := range ks {
+				// A manifest may name a description beside it.
+				inputs = append(inputs, filepath.Join(filepath.Dir(f.manifest), k.Manifest.Emulates.Kernel))
+			}
+			w, err := e.open(out, inputs)
 			if err != nil {
 				return err
 			}

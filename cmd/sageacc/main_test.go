@@ -125,7 +125,6 @@ func TestBadInput(t *testing.T) {
 		{"too many changes", []string{"compare", good, "--explain", "--explain-changes", "4"}, []string{"--explain-changes is 4"}},
 		{"bad variant", []string{"compare", good, "--variant", "v-max=0"}, []string{"v-max=0", "above 0"}},
 		{"variant that does not apply", []string{"compare", good, "--variant", "delta-s=raw"}, []string{"delta-s", "does not smooth Q"}},
-		{"attribution of a variant", []string{"compare", good, "--variant", "exp2=exact", "--attribute"}, []string{"exp2=exact"}},
 		{"bad regex", []string{"compare", good, "--layers", "("}, []string{"--layers", "("}},
 		{"no layer matches", []string{"compare", good, "--layers", "zzz"}, []string{"zzz", "l"}},
 		{"bad EXPR", []string{"compare", good, "--fail-if", "cosine=1"}, []string{"--fail-if", "cosine=1"}},
@@ -224,9 +223,9 @@ func TestChecks(t *testing.T) {
 		want string
 	}{
 		{[]string{"--fail-if", "cos<0.9", "--fail-if", "rel_l1>0.5"}, exitOK, ""},
-		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: cos_sim is 0.99954"},
-		{[]string{"--expect-bit-exact"}, exitOK, ""},
-		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements differ, first difference at batch 0, head 0"},
+		{[]string{"--fail-if", "cos<0.99999"}, exitCheckFailed, "layer layers.0.attn: emulated.cos_sim is 0.99954"},
+		{[]string{"--expect-bit-exact"}, exitOK, "sageacc: --expect-bit-exact: checked 1 of 1 layers, 1 of them bit-exact\n"},
+		{[]string{"--expect-bit-exact", "--pv-accum", "fp32"}, exitCheckFailed, "of 131072 elements (44.8%) differ, first at batch 0, head 0"},
 		{[]string{"--expect-bit-exact", "--arch", "ideal"}, exitCheckFailed, "actual 0x"},
 	} {
 		code, out, errs := sage(t, append([]string{"compare", sample, "--layers", `layers\.0`}, tc.args...)...)
@@ -405,8 +404,37 @@ func TestDiff(t *testing.T) {
 		t.Errorf("of itself: exit %d, stderr %q, stdout:\n%s", code, errs, out)
 	}
 	code, out, errs = sage(t, "diff", a, b, "--max-growth", "50")
-	if code != exitCheckFailed || strings.Count(errs, "check failed: layer") != 2 || !strings.Contains(out, "kernel: sage2-8b-sm90 -> sage2-4b") {
+	if code != exitCheckFailed || strings.Count(errs, "check failed: layer") != 3 || !strings.HasPrefix(out, "verdict    worse: layers.0.attn: the elements that differ from the emulated output grew from zero") || !strings.Contains(out, "kernel: sage2-8b-sm90 -> sage2-4b") {
 		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	junit, summary := filepath.Join(dir, "j.xml"), filepath.Join(dir, "s.md")
+	if code, _, errs := sage(t, "diff", a, b, "--max-growth", "50", "--junit", junit, "--summary", summary); code != exitCheckFailed {
+		t.Errorf("exit %d, %s", code, errs)
+	}
+	if s := read(t, junit); !strings.Contains(s, `<testsuites tests="6" failures="3">`) || !strings.Contains(s, `name="layers.3.attn: emulated error"`) {
+		t.Errorf("JUnit:\n%s", s)
+	}
+	if s := read(t, summary); !strings.HasPrefix(s, "### sageacc diff: failed\n\n- worse: ") || !strings.Contains(s, "3 checks passed, 3 failed, 0 skipped") {
+		t.Errorf("summary:\n%s", s)
+	}
+	c := filepath.Join(dir, "c.json")
+	if code, _, errs := sage(t, "compare", sample, "--layers", "3", "--format", "json", "-o", c); code != exitOK {
+		t.Fatal(errs)
+	}
+	d := filepath.Join(dir, "d.json")
+	if code, _, errs := sage(t, "compare", sample, "--layers", "0", "--format", "json", "-o", d); code != exitOK {
+		t.Fatal(errs)
+	}
+	if code, out, errs := sage(t, "diff", a, c, "--max-growth", "0"); code != exitOK || errs != "" || !strings.Contains(out, "layers: 1 vanished (layers.0.attn)") {
+		t.Errorf("a layer that vanished: exit %d, %s%s", code, out, errs)
+	}
+	if code, out, errs := sage(t, "diff", d, c, "--max-growth", "0"); code != exitCannotRun || out != "" || !strings.Contains(errs, "no layer in common") {
+		t.Errorf("nothing in common: exit %d, %s%s", code, out, errs)
+	}
+	for _, args := range [][]string{{"--top", "-1"}, {"--top", "2", "--format", "json"}, {"--junit", a}} {
+		if code, out, errs := sage(t, append([]string{"diff", a, b}, args...)...); code != exitCannotRun || out != "" || strings.Count(errs, "\n") != 1 {
+			t.Errorf("%q: exit %d, %s", args, code, errs)
+		}
 	}
 	for _, format := range []string{"json", "markdown"} {
 		if code, out, errs := sage(t, "diff", b, a, "--format", format); code != exitOK || errs != "" || !strings.Contains(out, "layers.3.attn") {

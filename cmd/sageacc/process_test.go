@@ -37,8 +37,8 @@ type process struct {
 	ended     chan error
 }
 
-// program prepares a process.
-func program(args ...string) *process {
+// command prepares a process.
+func command(args ...string) *process {
 	p := &process{Cmd: exec.Command(os.Args[0], args...), ended: make(chan error, 1)}
 	p.Env = append(os.Environ(), asProgram+"=1")
 	p.Stdout, p.Stderr = &p.out, &p.errs
@@ -227,7 +227,7 @@ func TestSignals(t *testing.T) {
 				for _, a := range tc.args {
 					args = append(args, strings.ReplaceAll(a, "OUT", filepath.Join(dir, "out")))
 				}
-				p := program(args...).launch(t)
+				p := command(args...).launch(t)
 				p.busy(t, tc.busy)
 				start := time.Now()
 				p.Process.Signal(s)
@@ -256,7 +256,7 @@ func stuck(t *testing.T) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.Close() })
-	p := program("trace", sample, "--layer", "layers.0.attn", "--row", "1023", "--format", "json", "-o", pipe).launch(t)
+	p := command("trace", sample, "--layer", "layers.0.attn", "--row", "1023", "--format", "json", "-o", pipe).launch(t)
 	p.idle(t)
 	return p
 }
@@ -283,7 +283,7 @@ func TestSecondSignal(t *testing.T) {
 
 // TestNohup: what the process was started to ignore it goes on ignoring.
 func TestNohup(t *testing.T) {
-	p := program("synth", "--tokens", "65536", "-o", filepath.Join(t.TempDir(), "out"))
+	p := command("synth", "--tokens", "65536", "-o", filepath.Join(t.TempDir(), "out"))
 	p.Cmd.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`}, p.Args...)
 	p.Path = "/bin/sh"
 	p.launch(t).busy(t, 20)
@@ -332,7 +332,7 @@ func TestDumpChanges(t *testing.T) {
 				if args[0] != "inspect" {
 					line = append(line, "-o", out)
 				}
-				p := program(line...).launch(t)
+				p := command(line...).launch(t)
 				p.busy(t, 15)
 				if err := change.f(path); err != nil {
 					t.Fatal(err)
@@ -361,7 +361,7 @@ func TestFullOutput(t *testing.T) {
 		nil, {"--help"}, {"help"}, {"compare", "--help"}, {"help", "compare"}, {"version"}, {"--version"}, {"kernels"}, {"kernels", "--units"}, {"completion", "bash"},
 		{"compare", sample}, {"inspect", sample}, {"compare", sample, "-o", "/dev/full"}, {"conform", "../../hardware/conformance/testdata/own"},
 	} {
-		p := program(args...)
+		p := command(args...)
 		p.Stdout = full
 		p.launch(t)
 		if code := p.end(t); code != exitCannotRun || strings.Count(p.errs.String(), "\n") != 1 || !strings.Contains(p.errs.String(), "no space left") {
@@ -406,7 +406,7 @@ func TestPipes(t *testing.T) {
 		{[]string{"synth", "-o", pipe}, "pipe that nobody reads"},
 		{[]string{"synth", "-o", "/dev/null"}, "cannot write /dev/null: it is no regular file"},
 	} {
-		p := program(tc.args...).launch(t)
+		p := command(tc.args...).launch(t)
 		if code := p.end(t); code != exitCannotRun || strings.Count(p.errs.String(), "\n") != 1 || !strings.Contains(p.errs.String(), tc.want) {
 			t.Errorf("%v: exit %d, %q, want %q", tc.args, code, &p.errs, tc.want)
 		}
@@ -442,7 +442,7 @@ func TestNaNOfAnyCPU(t *testing.T) {
 		for _, kernel := range [][]string{{"sage2-8b-sm90"}, {"sage2-8b-sm89", "--pv-accum", "fp32+fp16"}, {"sage2-8b-sm89", "--pv-accum", "fp32"}} {
 			var first string
 			for _, features := range []string{"", "cpu.avx512f=off", "cpu.all=off"} {
-				p := program(append([]string{"compare", path, "--lse", "--format", "json", "--kernel"}, kernel...)...)
+				p := command(append([]string{"compare", path, "--lse", "--format", "json", "--kernel"}, kernel...)...)
 				p.Env = append(p.Env, "GODEBUG="+features)
 				p.launch(t)
 				if code := p.end(t); code != exitOK {

@@ -10,7 +10,7 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
 	"github.com/sageacc/sageacc/compare/recommend"
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -58,11 +58,11 @@ leave that layer as it is.`,
 				opt.Require = append(opt.Require, x)
 			}
 			for _, name := range kernels {
-				cfg, err := emulate.Preset(name)
+				p, err := program.Load(name)
 				if err != nil {
 					return fmt.Errorf("--kernels: %w", err)
 				}
-				opt.Kernels = append(opt.Kernels, cfg)
+				opt.Kernels = append(opt.Kernels, p)
 			}
 			if err := checkJobs(&jobs); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/tables"
+	"github.com/sageacc/sageacc/internal/version"
 )
 
 func TestReport(t *testing.T) {
@@ -30,6 +31,13 @@ func TestReport(t *testing.T) {
 	}
 	if !bytes.HasPrefix(html, []byte("<!doctype html>")) || !bytes.Contains(html, []byte("sageacc compare "+dump+" --per-head")) {
 		t.Errorf("the page begins %.100s, and may not say how to repeat it", html)
+	}
+	over := filepath.Join(dir, "over.html")
+	if code, out, errs := sage(t, "report", result, result, "-o", over); code != exitOK || out != "" || errs != "" {
+		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
+	}
+	if html, err := os.ReadFile(over); err != nil || !bytes.Contains(html, []byte("two results over each other")) {
+		t.Errorf("a page of two results begins %.100s, %v", html, err)
 	}
 	if code, out, _ := sage(t, "report", result, "-o", "-"); code != exitOK || out != string(html) {
 		t.Errorf("exit %d, the page on standard output differs", code)
@@ -54,12 +62,16 @@ func TestReportBadInput(t *testing.T) {
 	}
 	page := file("page.html", "as it was")
 	bad := file("bad\n.json", "{")
+	good := file("first.json", `{"schema":"sageacc/compare/v1","layers":[{"emulated_vs_reference":{}}]}`)
+	tab := file("table.json", `{"schema":"sageacc/table/v1","tables":[{"rows":[{}]}]}`)
 	for _, tc := range []struct {
 		args []string
 		want string
 	}{
 		{[]string{"report"}, "want one result"},
-		{[]string{"report", "a", "b", "-o", page}, "want one result"},
+		{[]string{"report", "a", "b", "c", "-o", page}, "want one result, RESULT.json, or two, not 3"},
+		{[]string{"report", good, tab, "-o", page}, "table.json: only results of compare can be laid over each other"},
+		{[]string{"report", good, filepath.Join(dir, "nowhere.json"), "-o", page}, "nowhere.json"},
 		{[]string{"report", bad}, "-o FILE.html"},
 		{[]string{"report", filepath.Join(dir, "nowhere.json"), "-o", page}, "nowhere.json"},
 		{[]string{"report", dir, "-o", page}, dir},
@@ -87,8 +99,8 @@ func TestArgs(t *testing.T) {
 	o := write(t, nil, tensor("l.o", 1, 2, 20, 8))
 	for _, tc := range []struct{ args, want []string }{
 		{[]string{"--jobs", "1"}, nil},
-		{[]string{"--jobs", "2", "--fail-if", "cos<0", "--per-head", "--causal=false", "--smooth", "none", "--actual", o, "--sm-scale", "0.5"},
-			[]string{"--actual", o, "--causal=false", "--per-head", "--sm-scale", "0.5", "--smooth", "none"}},
+		{[]string{"--jobs", "2", "--fail-if", "cos<0", "--per-head", "--junit", os.DevNull, "--causal=false", "--smooth", "none", "--actual", o, "--sm-scale", "0.5"},
+			[]string{"--actual", o, "--causal=false", "--fail-if", "cos<0", "--per-head", "--sm-scale", "0.5", "--smooth", "none"}},
 	} {
 		code, out, errs := sage(t, append([]string{"compare", dump, "--format", "json"}, tc.args...)...)
 		if code != exitOK {
@@ -100,6 +112,9 @@ func TestArgs(t *testing.T) {
 		}
 		if want := append([]string{"sageacc", "compare", dump}, tc.want...); !slices.Equal(r.Args, want) {
 			t.Errorf("args %q, want %q", r.Args, want)
+		}
+		if r.Tool == nil || *r.Tool != version.Get() {
+			t.Errorf("the result is of %v, want %v", r.Tool, version.Get())
 		}
 		code, again, errs := sage(t, append(slices.Clone(r.Args[1:]), "--format", "json")...)
 		if code != exitOK || again != out {
@@ -113,6 +128,9 @@ func TestArgs(t *testing.T) {
 	}
 	if want := []string{"sageacc", "table", "smooth-v", dump}; !slices.Equal(r.Args, want) {
 		t.Errorf("args %q, want %q", r.Args, want)
+	}
+	if r.Tool == nil || *r.Tool != version.Get() {
+		t.Errorf("the result is of %v, want %v", r.Tool, version.Get())
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
-	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +19,7 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/internal/atomicfile"
+	"github.com/sageacc/sageacc/internal/version"
 )
 
 // Exit statuses.
@@ -37,6 +38,9 @@ type env struct {
 	stdout, stderr io.Writer
 	// terminal is standard error if that is a terminal, for what is drawn there.
 	terminal *os.File
+	// given is what the command line names, beside what it writes to: no file of these
+	// names is written.
+	given []string
 }
 
 // longestLine is how many characters a message may have: a file may hold names of any
@@ -137,23 +141,50 @@ func message(err error) string {
 	return s
 }
 
+// outputs are the flags that name files to write.
+var outputs = []string{"output", "junit", "summary"}
+
+// names lists what a command line may name files with.
+func names(cmd *cobra.Command, args []string) []string {
+	names := slices.Clone(args)
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if slices.Contains(outputs, f.Name) {
+			return
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			names = append(names, list.GetSlice()...)
+			return
+		}
+		names = append(names, f.Value.String())
+		names = append(names, strings.Split(f.Value.String(), ",")...)
+	})
+	return names
+}
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "sageacc",
-		Short: "How accurate is quantised attention, and does a kernel compute what it should?",
+		PersistentPreRun: func(cmd *cobra.Command, args []string) { e.given = names(cmd, args) },
+		Use:              "sageacc",
+		Short:            "How accurate is quantised attention, and does a kernel compute what it should?",
 		Long: `sageacc runs SageAttention2-style kernels bit for bit on the CPU and compares
 three outputs of every layer of a dump: full precision (reference), emulated,
 and what a GPU returned (actual).`,
 		Example: `  sageacc compare dump.safetensors
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99'
   sageacc inspect dump.safetensors`,
-		Version:       version(),
+		Version:       version.Line(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		err = nearestFlag(cmd, err)
 		if !cmd.HasParent() {
 			return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 		}
@@ -198,6 +229,9 @@ func newHelp() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if len(rest) > 0 && !c.HasParent() {
+				return unknownCommand(c, rest)
+			}
 			if len(rest) > 0 {
 				return fmt.Errorf("unknown command %q for %q", rest[0], c.CommandPath())
 			}
@@ -221,22 +255,14 @@ func describeCompletion(c *cobra.Command) {
 func newVersion(e *env) *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
-		Short:   "Print the version",
+		Short:   "Print the version, the commit and its date",
 		Example: "  sageacc version",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(e.stdout, "sageacc", version())
+			_, err := fmt.Fprintln(e.stdout, "sageacc", version.Line())
 			return err
 		},
 	}
-}
-
-// version is the module's, as the build recorded it.
-func version() string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		return info.Main.Version
-	}
-	return "unknown"
 }
 
 // commandLine is the command as it would be typed to get the same result again:
@@ -251,7 +277,7 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "output", "format", "jobs", "paper", "fail-if", "expect-bit-exact":
+		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing":
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -329,7 +355,7 @@ func (e *env) open(path string, inputs []string) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{Writer: e.stdout}, nil
 	}
-	o := &output{path: path, inputs: inputs}
+	o := &output{path: path, inputs: slices.Concat(inputs, e.given)}
 	if err := o.distinct(); err != nil {
 		return nil, err
 	}

@@ -1,18 +1,20 @@
 // Package attribute finds out how much of a kernel's error each of its steps
 // causes: each step alone, with all others computed without error, and each step
-// left out of the whole.
+// left out of the whole. A step is left out by an edit of the kernel's description,
+// which puts exact arithmetic in its place; the emulator runs what comes out, so that
+// every kernel that it runs can be attributed, deviations included.
 package attribute
 
 import (
 	"context"
 	"fmt"
-	"math"
+	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
@@ -24,8 +26,8 @@ type Steps uint8
 
 // The steps that cause errors.
 const (
-	// QK is the quantisation of Q and K. Without it scores are exact products of Q
-	// and the smoothed K, rounded to FP32.
+	// QK is what happens to Q and K before and in the first product. Without it scores are
+	// exact products of Q and the smoothed K, rounded to FP32.
 	QK Steps = 1 << iota
 	// P is the quantisation of P~.
 	P
@@ -78,11 +80,63 @@ type Layer struct {
 
 // Options control a run.
 type Options struct {
-	Config    emulate.Config
+	// Program describes the kernel.
+	Program   program.Program
 	Reference reference.Precision
 	Jobs      int
 	// Progress, if not nil, is called with the finished part, 0 to 1.
 	Progress func(part float64)
+}
+
+// exact returns the description with exact arithmetic in place of some steps.
+func exact(p program.Program, steps Steps) program.Program {
+	p.Name += "-exact" // it is no longer the kernel of that name
+	if steps&QK != 0 {
+		p.Smoothing.Q, p.Smoothing.DeltaS, p.Smoothing.KDifference = "none", "none", "fp32"
+		p.QKCodes = program.QKCodes{Format: "exact", Granularity: "none", Scale: "none", Round: "none", Fold: "none"}
+		p.Scores.Unit = exactUnit
+		p.Scores.TailTiles = program.All
+		if p.Scores.SMScale == "folded" {
+			p.Scores.SMScale = "exponent"
+		}
+	}
+	if steps&P != 0 {
+		p.P = program.P{Format: "exact", Round: "none"}
+	}
+	if steps&V != 0 {
+		p.Smoothing.V = "none"
+		p.VCodes.Format, p.VCodes.Scale, p.VCodes.Max, p.VCodes.Round = "exact", "none", 0, "none"
+		p.Finish.Scale, p.Finish.Mean = "none", "none"
+	}
+	switch {
+	case steps&Accumulator != 0:
+		p.PV = program.PV{Unit: exactUnit, Level: program.AllKeys, Join: "none", Rescale: "fp32"}
+	case steps&(P|V) != 0 && strings.Contains(p.PV.Unit.Instruction, ".s32."):
+		// Integer sums are exact already, and an integer unit takes codes alone.
+		p.PV.Unit = exactUnit
+	}
+	if steps&(P|Accumulator) != 0 && p.Denominator.Of == "ones" {
+		// The unit that adds the codes of P goes with the codes and with the unit.
+		p.Denominator.Of, p.Denominator.Unit, p.Denominator.Order = "p", "none", "sequential"
+	}
+	if steps&Exp2 != 0 {
+		p.Exponent.Exp2, p.Finish.Inverse = "exact", "exact"
+	}
+	if steps&Output != 0 {
+		p.Finish.First, p.Finish.Round = "none", "none"
+	}
+	return p
+}
+
+var exactUnit = program.Unit{Instruction: "exact", SumRound: "unit"}
+
+// sets lists the sets of exact steps that are run: none, all, all but one, one.
+func sets() []Steps {
+	v := []Steps{0, All}
+	for i := range names {
+		v = append(v, All&^(1<<i), 1<<i)
+	}
+	return v
 }
 
 // Run attributes the error of every layer.
@@ -90,7 +144,7 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) 
 	var out []Layer
 	total := 0
 	for i := range d.Layers {
-		total += d.Layers[i].Q.Batch * d.Layers[i].Q.Heads
+		total += d.Layers[i].Q.Batch * d.Layers[i].Q.Heads * len(sets())
 	}
 	var mu sync.Mutex
 	done := 0
@@ -112,44 +166,41 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) 
 	return out, nil
 }
 
-// variants lists the sets of exact steps that are run: none, all, all but one,
-// one.
-func variants() []Steps {
-	v := []Steps{0, All}
-	for i := range names {
-		v = append(v, All&^(1<<i), 1<<i)
-	}
-	return v
-}
-
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
-	if v := opt.Config.Variant; v != (emulate.Variant{}) {
-		return nil, fmt.Errorf("the steps of a variant (%s) cannot be told apart: attribute knows the programs as they are", v)
+	all := sets()
+	views := make([]*heads.Layer, len(all))
+	for i, steps := range all {
+		p := opt.Program
+		if steps != 0 {
+			p = exact(p, steps)
+		}
+		k, err := emulate.New(p)
+		if err != nil {
+			return nil, err
+		}
+		if views[i], err = heads.Bind(k, l); err != nil {
+			return nil, err
+		}
 	}
-	kernel, err := emulate.New(opt.Config)
-	if err != nil {
-		return nil, err
-	}
-	vs := variants()
-	heads := l.Q.Batch * l.Q.Heads
-	acc := make([][]metrics.Accuracy, heads) // by head, then by variant
+	n := l.Q.Batch * l.Q.Heads
+	acc := make([]metrics.Accuracy, n*len(all)) // by head, then by set
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, heads)) {
+	for range max(1, min(opt.Jobs, len(acc))) {
 		wg.Go(func() {
+			var w worker
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
-				if i >= heads {
+				if i >= len(acc) {
 					return
 				}
-				a, err := runHead(ctx, kernel, l, i/l.Q.Heads, i%l.Q.Heads, vs, opt.Reference)
-				if err != nil {
+				head := i / len(all)
+				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc[i]); err != nil {
 					cancel(err)
 					return
 				}
-				acc[i] = a
 				finished()
 			}
 		})
@@ -158,11 +209,11 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	errs := make([]Error, len(vs))
-	for v := range vs {
+	errs := make([]Error, len(all))
+	for v := range all {
 		var sum metrics.Accuracy
-		for i := range acc {
-			sum.Merge(&acc[i][v])
+		for i := range n {
+			sum.Merge(&acc[i*len(all)+v])
 		}
 		f := sum.Values()
 		errs[v] = Error{1 - f.CosSim, f.RelL1, f.RMSE * f.RMSE}
@@ -177,118 +228,48 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 	return out, nil
 }
 
-// newHead prepares a query head.
-func newHead(k *emulate.Kernel, l *layerdumps.Layer, batch, qh int) (*head, error) {
-	kh := qh * l.K.Heads / l.Q.Heads
-	cfg := k.Config()
-	d, nq, nk := l.Q.Dim, l.Q.Tokens, l.K.Tokens
-	h := &head{
-		cfg: cfg, tiling: k.Tiling(), nq: nq, nk: nk, d: d, causal: l.Causal,
-		sm: format.MulFtz(float32(l.Scale()), math.Log2E), dtype: format.DType(l.Q.DType),
-		q: make([]float32, nq*d), k: make([]float32, nk*d), v: make([]float32, nk*d),
-	}
-	if cfg.PVType != quant.INT8 {
-		u, err := cfg.Unit()
-		if err != nil {
-			return nil, err
-		}
-		h.unit = u
-	}
-	l.Q.Rows(batch, qh, 0, nq, h.q)
-	l.K.Rows(batch, kh, 0, nk, h.k)
-	l.V.Rows(batch, kh, 0, nk, h.v)
-	matrix := func(x []float32) emulate.Rows {
-		return func(lo, hi int, dst []float32) { copy(dst, x[lo*d:hi*d]) }
-	}
-	kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k), V: matrix(h.v), Len: nk, Dim: d, DType: h.dtype})
+// worker holds a goroutine's buffers, whose size does not depend on the layer's length.
+type worker struct {
+	ws     emulate.Workspace
+	rws    reference.Workspace
+	q, out []float32
+	ref    []float64
+}
+
+// blocks is how many blocks of query rows are run at a time, streamed the number of
+// elements of a kv head from which on its codes are not kept.
+const (
+	blocks   = 4
+	streamed = 1 << 20
+)
+
+// run adds a head's errors to acc.
+func (w *worker) run(ctx context.Context, l *heads.Layer, batch, head int, prec reference.Precision, acc *metrics.Accuracy) error {
+	k, d := l.Kernel, l.Q.Dim
+	in := l.KV(batch, l.KVHead(head))
+	in.Stream = in.Len*d > streamed
+	kv, err := k.Prepare(in)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	h.qCodes, h.qScales = k.QuantizeQuery(emulate.QInput{Q: matrix(h.q), Len: nq}, d)
-	h.kCodes, h.kScales = kv.KeyCodes()
-	h.vCodes, h.stride, h.vScale, h.vMean = kv.ValueCodes()
-	// The exact K is smoothed without rounding the difference to the input dtype:
-	// that rounding is the quantiser's.
-	smoothed := append([]float32(nil), h.k...)
-	if mean := kv.KeyMean(); mean != nil {
-		style := quant.Paper
-		if cfg.Program != emulate.PaperProgram {
-			style = quant.Fused
-			if cfg.QKGranularity == quant.PerThread {
-				style = quant.Triton
-			}
+	q := k.Query(l.Query(batch, head), kv, &w.ws)
+	rows := blocks * k.Tiling().BlockQ
+	if len(w.q) < rows*d {
+		w.q, w.out, w.ref = make([]float32, rows*d), make([]float32, rows*d), make([]float64, rows*d)
+	}
+	params := reference.Params{Precision: prec, Causal: l.Causal, Scale: l.Scale()}
+	for lo := 0; lo < l.Q.Tokens; lo += rows {
+		hi := min(lo+rows, l.Q.Tokens)
+		n := (hi - lo) * d
+		l.Q.Rows(batch, head, lo, hi, w.q[:n])
+		if err := reference.AttentionRows(ctx, params, w.q[:n], reference.Rows(in.K), reference.Rows(in.V), lo, hi, in.Len, d, &w.rws, w.ref[:n], nil); err != nil {
+			return err
 		}
-		quant.SubtractMean(style, smoothed, mean, h.dtype.Round)
-		quant.SubtractMean(quant.Paper, h.k, mean, nil)
-	}
-	if cfg.SmoothQ {
-		h.deltaS(smoothed)
-	}
-	n := d * h.stride
-	h.vCode, h.vExact = newOperand(n), newOperand(n)
-	for c := range d {
-		for x := range h.stride {
-			t := quant.Permute(x)
-			h.vCode.set(c*h.stride+x, cfg.PVType.Decode(h.vCodes[c*h.stride+t]), minExp(cfg.PVType))
-			if t < nk {
-				h.vExact.set(c*h.stride+x, h.v[t*d+c], -126)
-			} else {
-				h.vExact.set(c*h.stride+x, 0, -126)
-			}
+		first := lo / k.Tiling().BlockQ
+		if _, err := k.RunBlocks(ctx, q, &w.ws, first, min(blocks, k.Blocks(l.Q.Tokens)-first), w.out[:n], nil); err != nil {
+			return err
 		}
+		acc.Add64(w.out[:n], w.ref[:n])
 	}
-	return h, nil
-}
-
-// deltaS computes the delta-S correction of a smoothed Q.
-func (h *head) deltaS(k []float32) {
-	blocks := (h.nq + h.tiling.BlockQ - 1) / h.tiling.BlockQ
-	h.delta = make([]float32, blocks*h.nk)
-	mean := make([]float32, h.d)
-	for b := range blocks {
-		m := quant.NewChannelMean(h.d)
-		m.Add(h.q[b*h.tiling.BlockQ*h.d : min((b+1)*h.tiling.BlockQ, h.nq)*h.d])
-		m.Mean(mean, format.FP32.Round)
-		for j := range h.nk {
-			var s float32
-			for c, x := range k[j*h.d : (j+1)*h.d] {
-				s = format.FMAFtz(mean[c], x, s)
-			}
-			h.delta[b*h.nk+j] = s
-		}
-	}
-}
-
-func runHead(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, batch, qh int, vs []Steps, prec reference.Precision) ([]metrics.Accuracy, error) {
-	h, err := newHead(k, l, batch, qh)
-	if err != nil {
-		return nil, err
-	}
-	d := h.d
-	kh := qh * l.K.Heads / l.Q.Heads
-	raw := make([]float32, h.nk*d)
-	l.K.Rows(batch, kh, 0, h.nk, raw)
-	ref := make([]float64, h.nq*d)
-	p := reference.Params{Precision: prec, Causal: l.Causal, Scale: l.Scale()}
-	if err := reference.Attention(ctx, p, h.q, raw, h.v, 0, h.nq, h.nk, d, nil, ref, nil); err != nil {
-		return nil, err
-	}
-	acc := make([]metrics.Accuracy, len(vs))
-	w := newScratch(h)
-	out := make([]float32, d)
-	for i := range h.nq {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		for v, exact := range vs {
-			h.row(i, exact, w, out)
-			acc[v].Add64(out, ref[i*d:(i+1)*d])
-		}
-	}
-	return acc, nil
-}
-
-func newScratch(h *head) *scratch {
-	bk := h.tiling.BlockK
-	return &scratch{make([]float32, bk), newOperand(bk), newOperand(bk), make([]float64, h.d)}
+	return nil
 }

@@ -6,10 +6,8 @@ import (
 	"math"
 	"testing"
 
-	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
-	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -23,71 +21,86 @@ func open(t testing.TB, causal bool) *layerdumps.Dump {
 	return d
 }
 
-// configs are kernels that between them take every branch of the program.
-func configs(t testing.TB) []emulate.Config {
-	var out []emulate.Config
-	add := func(name string, change func(*emulate.Config)) {
-		cfg, err := emulate.Preset(name)
+// programs are kernels that between them have every step in every form.
+func programs(t testing.TB) map[string]program.Program {
+	out := map[string]program.Program{}
+	for _, p := range program.Presets() {
+		out[p.Name] = p
+	}
+	add := func(name, kernel string, edits ...func(*program.Program) error) {
+		p, err := program.Preset(kernel)
 		if err != nil {
 			t.Fatal(err)
 		}
-		change(&cfg)
-		out = append(out, cfg)
+		for _, edit := range edits {
+			if err := edit(&p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out[name] = p
 	}
-	for _, p := range emulate.Presets() {
-		add(p.Name, func(*emulate.Config) {})
+	variant := func(list string) func(*program.Program) error {
+		return func(p *program.Program) error { base := *p; return p.Apply(&base, list) }
 	}
-	add("sage2-8b-sm89", func(c *emulate.Config) { c.Arch, c.PVAccum = tensorcore.SM90, emulate.AccumFP32 })
-	add("sage2-8b-sm89", func(c *emulate.Config) { c.PVAccum, c.QKGranularity = emulate.AccumFP16, quant.PerWarp })
-	add("sage2-8b-sm89", func(c *emulate.Config) { c.PVAccum, c.SmoothV = emulate.AccumFP32, true })
-	add("sage2-8b-sm90", func(c *emulate.Config) { c.PVType, c.QKGranularity = quant.FP16, quant.PerToken })
-	add("sage2-8b-sm90", func(c *emulate.Config) { c.PVType, c.SmoothK = quant.INT8, false })
-	add("sage2-4b", func(c *emulate.Config) { c.PVType, c.SmoothQ, c.QKGranularity = quant.E5M2, false, quant.PerTensor })
+	add("one chain, smooth V", "sage2-8b-sm89",
+		func(p *program.Program) error { return p.SetAccum("fp32") },
+		func(p *program.Program) error { return p.SetSmooth("k,v") })
+	add("fp16, per token", "sage2-8b-sm90",
+		func(p *program.Program) error { return p.SetPVType(quant.FP16) },
+		func(p *program.Program) error { return p.SetGranularity(quant.PerToken) })
+	add("int8", "sage2-8b-sm90", func(p *program.Program) error { return p.SetPVType(quant.INT8) })
+	add("a variant", "sage2-4b", variant("p-offset=8,d-sum=codes,fma-o=none,level-keys=32"))
+	add("exact already", "sage2-8b-sm90", variant("exp2=exact,rcp=divide"))
 	return out
 }
 
-// TestAllStepsIsTheKernel: with no step left out, the program here gives the bits
-// of package emulate.
-func TestAllStepsIsTheKernel(t *testing.T) {
-	for _, causal := range []bool{true, false} {
-		l := &open(t, causal).Layers[1]
-		for _, cfg := range configs(t) {
-			k, err := emulate.New(cfg)
+// TestExact: with every step exact, every kernel is full-precision attention but for FP32
+// arithmetic, and every set of steps runs.
+func TestExact(t *testing.T) {
+	d := open(t, true)
+	d.Layers = d.Layers[1:]
+	for name, p := range programs(t) {
+		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name != "a variant" && name != "int8" {
+				t.Skip("long")
+			}
+			layers, err := Run(t.Context(), d, Options{Program: p, Jobs: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
-			h, err := newHead(k, l, 0, 1)
-			if err != nil {
-				t.Fatal(err)
+			l := layers[0]
+			if l.Rest.RelL1 > 2e-5 {
+				t.Errorf("with every step exact the error is %g", l.Rest.RelL1)
 			}
-			kv, err := k.Prepare(emulate.KVInput{
-				K:   func(lo, hi int, dst []float32) { l.K.Rows(0, 1, lo, hi, dst) },
-				V:   func(lo, hi int, dst []float32) { l.V.Rows(0, 1, lo, hi, dst) },
-				Len: l.K.Tokens, Dim: l.K.Dim, DType: format.FP16,
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			var ws emulate.Workspace
-			q := k.Query(emulate.QInput{
-				Q:   func(lo, hi int, dst []float32) { l.Q.Rows(0, 1, lo, hi, dst) },
-				Len: l.Q.Tokens, Causal: causal, Scale: float32(l.Scale()),
-			}, kv, &ws)
-			bq := k.Tiling().BlockQ
-			want := make([]float32, bq*h.d)
-			got := make([]float32, h.d)
-			w := newScratch(h)
-			for _, b := range []int{0, k.Blocks(h.nq) / 2, k.Blocks(h.nq) - 1} {
-				n := k.Run(q, &ws, b, want, nil)
-				for r := 0; r < n; r += 7 {
-					h.row(b*bq+r, 0, w, got)
-					for c := range got {
-						if math.Float32bits(got[c]) != math.Float32bits(want[r*h.d+c]) {
-							t.Fatalf("%s %s %s causal=%v: row %d channel %d is %g, the kernel's %g", cfg.Name, cfg.PVType, cfg.PVAccum, causal, b*bq+r, c, got[c], want[r*h.d+c])
-						}
-					}
+			for _, s := range l.Steps {
+				if math.IsNaN(float64(s.Alone.MSE)) || math.IsNaN(float64(s.Without.MSE)) || s.Alone.MSE > 2*l.Kernel.MSE || s.Without.MSE > 2*l.Kernel.MSE {
+					t.Errorf("%s: alone %g, without %g, kernel %g", s.Name, s.Alone.MSE, s.Without.MSE, l.Kernel.MSE)
 				}
 			}
+		})
+	}
+}
+
+// TestSteps: each step's edit changes what it is about and nothing else.
+func TestSteps(t *testing.T) {
+	p, err := program.Preset("sage2-4b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []string{"qk_codes.format", "p.format", "v_codes.format", "pv.unit.instruction", "exponent.exp2", "finish.round"} {
+		q := exact(p, 1<<i)
+		if err := q.Validate(); err != nil {
+			t.Errorf("%s: %v", names[i], err)
+		}
+		found := false
+		for _, c := range program.Diff(&p, &q) {
+			found = found || c.Path == want
+			if i != 0 && (c.Path == "qk_codes.format" || c.Path == "smoothing.q") || i != 1 && c.Path == "p.format" || i != 2 && c.Path == "v_codes.format" {
+				t.Errorf("%s changes %s", names[i], c)
+			}
+		}
+		if !found {
+			t.Errorf("%s leaves %s as it is", names[i], want)
 		}
 	}
 }
@@ -99,19 +112,15 @@ func TestRun(t *testing.T) {
 	}
 	d := open(t, true)
 	d.Layers = d.Layers[:1]
-	cfg, err := emulate.Preset("sage2-4b")
+	p, err := program.Preset("sage2-4b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers, err := Run(t.Context(), d, Options{Config: cfg, Jobs: 2})
+	layers, err := Run(t.Context(), d, Options{Program: p, Jobs: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := layers[0]
-	// Exact, the program is full-precision attention but for FP32 arithmetic.
-	if l.Rest.RelL1 > 2e-5 {
-		t.Errorf("with every step exact the error is %g", l.Rest.RelL1)
-	}
 	by := map[string]Step{}
 	for _, s := range l.Steps {
 		by[s.Name] = s
@@ -135,8 +144,8 @@ func TestRun(t *testing.T) {
 func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	cfg, _ := emulate.Preset("sage2-8b-sm90")
-	if _, err := Run(ctx, open(t, true), Options{Config: cfg, Jobs: 2}); !errors.Is(err, context.Canceled) {
+	p, _ := program.Preset("sage2-8b-sm90")
+	if _, err := Run(ctx, open(t, true), Options{Program: p, Jobs: 2}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled run: %v", err)
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/diff"
+	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/metrics"
 )
@@ -48,27 +50,111 @@ func TestCompare(t *testing.T) {
 	if g := r.Layers[3].Growth; !math.IsInf(float64(g.RMSE), 1) || g.RelL1 != 0 {
 		t.Errorf("growth from zero %+v", g)
 	}
-	for bound, want := range map[float64]int{0.1: 3, 1.5: 2, math.Inf(1): 1} {
-		if w := r.Worse(bound); len(w) != want {
+	for bound, want := range map[float64]int{0.1: 3, 1.5: 2, math.Inf(1): 0} {
+		if w := failures(r, &bound); len(w) != want {
 			t.Errorf("worse by more than %g: %q, want %d", bound, w, want)
 		}
 	}
-	if len(diff.Compare(old, old).Worse(0)) != 0 {
+	zero := 0.0
+	if len(failures(diff.Compare(old, old), &zero)) != 0 {
 		t.Error("a result is worse than itself")
+	}
+	v := r.Judge(r.Check(&zero), &zero)
+	if !v.Failed || len(v.Lines) != 3 || v.Lines[2] != "layers: 1 vanished (gone), 1 appeared (new)" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// failures are the checks that fail, as layer: text.
+func failures(r *diff.Result, bound *float64) []string {
+	var out []string
+	for _, c := range r.Check(bound) {
+		if c.Failed {
+			out = append(out, c.Layer+": "+c.Text)
+		}
+	}
+	return out
+}
+
+// actual gives a layer an actual output of this error, of which so many of 100
+// elements differ.
+func actual(l compare.Layer, l1 float64, differ int64) compare.Layer {
+	v := metrics.Values{CosSim: 1, RelL1: jsonfloat.Float(l1)}
+	l.ActualVsReference = &v
+	l.ActualVsEmulated = &compare.BitValues{Bits: metrics.Bits{Elements: 100, Mismatched: differ}}
+	return l
+}
+
+// TestGates: each of the three comparisons fails by itself, and outputs that are no
+// longer finite, or no longer there, do.
+func TestGates(t *testing.T) {
+	nan := math.NaN()
+	base := func() compare.Layer { return actual(layer("l", 0.9, 0.1, 0.1, -1), 0.2, 10) }
+	with := func(f func(l *compare.Layer)) compare.Layer {
+		l := base()
+		f(&l)
+		return l
+	}
+	bound := 0.05
+	for _, tc := range []struct {
+		name  string
+		new   compare.Layer
+		bound *float64
+		want  []string
+	}{
+		{"the same", base(), &bound, nil},
+		{"within the bound", actual(layer("l", 0.9, 0.104, 0.1, -1), 0.208, 10), &bound, nil},
+		{"emulated error", actual(layer("l", 0.9, 0.2, 0.1, -1), 0.2, 10), &bound, []string{"l: the emulated error grew by 100.00% (rel_l1)"}},
+		{"actual error", actual(layer("l", 0.9, 0.1, 0.1, -1), 0.3, 10), &bound, []string{"l: the actual error grew by 50.00% (rel_l1)"}},
+		{"actual error, no bound", actual(layer("l", 0.9, 0.1, 0.1, -1), 0.3, 10), nil, nil},
+		{"differing elements", actual(layer("l", 0.9, 0.1, 0.1, -1), 0.2, 11), &bound, []string{"l: the elements that differ from the emulated output grew by 10.00%: 11 do, 10 did"}},
+		{"as many of fewer", with(func(l *compare.Layer) { l.ActualVsEmulated.Elements = 50 }), &bound, []string{"l: the elements that differ from the emulated output grew by 100.00%: 10 do, 10 did"}},
+		{"actual NaN", with(func(l *compare.Layer) { l.ActualVsReference.CosSim = jsonfloat.Float(nan) }), nil, []string{"l: the actual output, or a figure of it, became NaN or infinite"}},
+		{"actual infinity counted", with(func(l *compare.Layer) { l.ActualNonFinite = &emulate.Count{Inf: 1} }), nil, []string{"l: the actual output, or a figure of it, became NaN or infinite"}},
+		{"emulated NaN", with(func(l *compare.Layer) { l.EmulatedVsReference.RMSE = jsonfloat.Float(math.Inf(1)) }), nil, []string{"l: the emulated output, or a figure of it, became NaN or infinite"}},
+		{"emulated NaN counted", with(func(l *compare.Layer) { l.Counts = map[string]emulate.Count{"output": {NaN: 3}} }), nil, []string{"l: the emulated output, or a figure of it, became NaN or infinite"}},
+		{"no actual output", layer("l", 0.9, 0.1, 0.1, -1), &bound, []string{"l: there is no longer an actual output"}},
+	} {
+		if got := failures(diff.Compare(result("a", base()), result("a", tc.new)), tc.bound); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", tc.name, got, tc.want)
+		}
+	}
+	// An output that was not there cannot be worse; one that is NaN is.
+	bare := result("a", layer("l", 0.9, 0.1, 0.1, -1))
+	if got := failures(diff.Compare(bare, result("a", base())), &bound); got != nil {
+		t.Errorf("a new output: %q", got)
+	}
+	if got := failures(diff.Compare(bare, result("a", actual(layer("l", 0.9, 0.1, 0.1, -1), nan, 100))), nil); len(got) != 1 {
+		t.Errorf("a new output of NaN: %q", got)
+	}
+}
+
+// TestWorst: what failed comes first, then what is in one result only.
+func TestWorst(t *testing.T) {
+	old := result("a", layer("a", 0.9, 0.1, 0.1, -1), layer("b", 0.9, 0.1, 0.1, -1), layer("c", 0.9, 0.1, 0.1, -1), layer("d", 0.9, 0.1, 0.1, -1))
+	new := result("a", layer("a", 0.9, 0.1, 0.1, -1), layer("b", 0.9, 0.3, 0.1, -1), layer("c", 0.9, 0.11, 0.1, -1))
+	r, bound := diff.Compare(old, new), 0.5
+	if got, left := r.Worst(r.Check(&bound), 3); !slices.Equal(got, []int{1, 3, 2}) || left != 1 {
+		t.Errorf("%v, %d", got, left)
+	}
+	if got, left := r.Worst(r.Check(&bound), 0); !slices.Equal(got, []int{0, 1, 2, 3}) || left != 0 {
+		t.Errorf("%v, %d", got, left)
 	}
 }
 
 func TestNaN(t *testing.T) {
-	nan := math.NaN()
+	nan, bound := math.NaN(), 100.0
 	good, bad := result("a", layer("l", 0.9, 0.1, 0.1, -1)), result("a", layer("l", nan, nan, 0.1, -1))
-	if w := diff.Compare(good, bad).Worse(100); len(w) != 1 || w[0] != "layer l: an error grew from zero, or to infinity or NaN" {
+	want := []string{"l: the emulated output, or a figure of it, became NaN or infinite", "l: the emulated error grew from zero, or to infinity or NaN (1 - cos_sim)"}
+	if w := failures(diff.Compare(good, bad), &bound); !slices.Equal(w, want) {
 		t.Errorf("figures that became NaN: %q", w)
 	}
-	if w := diff.Compare(bad, good).Worse(0); w != nil {
+	bound = 0
+	if w := failures(diff.Compare(bad, good), &bound); w != nil {
 		t.Errorf("figures that no longer are NaN: %q", w)
 	}
 	r := diff.Compare(bad, bad)
-	if w := r.Worse(0); w != nil || *r.Layers[0].Growth != (diff.Growth{}) {
+	if w := failures(r, &bound); w != nil || *r.Layers[0].Growth != (diff.Growth{}) {
 		t.Errorf("figures that stay NaN: %q, %+v", w, r.Layers[0].Growth)
 	}
 }
@@ -89,10 +175,11 @@ func TestDecode(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 	for in, want := range map[string]string{
-		"":                  "not a result",
-		"[]":                "not a result",
-		`{"schema":"x"}`:    `schema is "x"`,
-		string(good) + "{}": "after the result",
+		"":                                    "not a result",
+		"[]":                                  "not a result",
+		`{"schema":"x"}`:                      `schema is "x"`,
+		`{"schema":"sageacc/compare-set/v1"}`: "several kernels",
+		string(good) + "{}":                   "after the result",
 		string(encode(t, result("a", layer("l", 1, 0, 0, 0), layer("l", 1, 0, 0, 0)))): "twice",
 	} {
 		if _, err := diff.Decode(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) {

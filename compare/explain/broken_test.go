@@ -8,7 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -77,12 +78,12 @@ func TestBrokenKernels(t *testing.T) {
 			}
 			o := tensor("o." + name)
 			l := &layerdumps.Layer{Name: name, Q: tensor("q"), K: tensor("k"), V: tensor("v"), O: &o, Causal: mask == "causal"}
-			cfg, err := emulate.Preset(preset)
+			cfg, err := program.Preset(preset)
 			if err != nil {
 				t.Fatal(err)
 			}
 			cfg.Arch = "sm_90" // which ran it
-			r, err := Layer(context.Background(), l, Options{Config: cfg, Jobs: 1})
+			r, err := Layer(context.Background(), l, Options{Program: cfg, Jobs: 1})
 			if err != nil {
 				t.Fatal(err)
 			}

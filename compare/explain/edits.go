@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -14,7 +14,7 @@ import (
 
 // trial is a hypothesis ready to be run.
 type trial struct {
-	cfg     emulate.Config
+	program program.Program
 	causal  bool
 	scale   float64
 	changes []string
@@ -25,64 +25,96 @@ type edit struct {
 	// point is what the edit changes; a hypothesis changes a point once.
 	point string
 	flag  string
-	apply func(*trial)
+	// apply makes the change; a trial that it does not suit is left out.
+	apply func(*trial) error
 }
 
 // edits lists the changes that are considered. The program comes first, because it
 // brings its own fields; the others are in the order of likelihood, roughly.
 func edits(l *layerdumps.Layer) []edit {
 	var list []edit
-	add := func(point, flag string, apply func(*trial)) { list = append(list, edit{point, flag, apply}) }
-	for _, preset := range emulate.Presets() {
-		add("program", "--kernel "+preset.Name, func(t *trial) {
-			if t.cfg.Program != preset.Program {
-				t.cfg = preset
+	add := func(point, flag string, apply func(*trial) error) { list = append(list, edit{point, flag, apply}) }
+	change := func(point, flag string, f func(*program.Program) error) {
+		add(point, flag, func(t *trial) error { return f(&t.program) })
+	}
+	// named is a flag that sets several choices; what has that name already is left as it is.
+	named := func(point, flag, value string, has func(*program.Program) string, f func(*program.Program) error) {
+		change(point, flag+" "+value, func(p *program.Program) error {
+			if has(p) == value {
+				return nil
 			}
+			return f(p)
 		})
 	}
-	for a := emulate.AccumFP32; a <= emulate.AccumIdeal; a++ {
-		add("accum", "--pv-accum "+a.String(), func(t *trial) { t.cfg.PVAccum = a })
+	for _, preset := range program.Presets() {
+		change("program", "--kernel "+preset.Name, func(p *program.Program) error {
+			if p.Name != preset.Name {
+				*p = preset
+			}
+			return nil
+		})
+	}
+	for _, a := range program.Accums() {
+		named("accum", "--pv-accum", a, (*program.Program).Accum, func(p *program.Program) error { return p.SetAccum(a) })
 	}
 	for _, arch := range tensorcore.Archs() {
-		add("arch", "--arch "+arch, func(t *trial) { t.cfg.Arch = arch })
+		change("arch", "--arch "+arch, func(p *program.Program) error { return p.SetArch(arch) })
 	}
 	for g := quant.PerTensor; g <= quant.PerToken; g++ {
-		add("granularity", "--qk-granularity "+g.String(), func(t *trial) { t.cfg.QKGranularity = g })
+		named("granularity", "--qk-granularity", g.String(), func(p *program.Program) string { return p.QKCodes.Granularity }, func(p *program.Program) error { return p.SetGranularity(g) })
 	}
 	for _, smooth := range []string{"none", "k", "q,k", "k,v", "q,k,v", "q", "v", "q,v"} {
-		add("smooth", "--smooth "+smooth, func(t *trial) {
-			// The list is of valid values.
-			_ = t.cfg.SetSmooth(smooth)
-		})
+		named("smooth", "--smooth", smooth, (*program.Program).Smooth, func(p *program.Program) error { return p.SetSmooth(smooth) })
 	}
 	causal := !l.Causal
-	add("causal", fmt.Sprintf("--causal=%v", causal), func(t *trial) { t.causal = causal })
+	add("causal", fmt.Sprintf("--causal=%v", causal), func(t *trial) error { t.causal = causal; return nil })
 	d := float64(l.Q.Dim)
 	for _, x := range []float64{1 / math.Sqrt(d), 0.125, 1 / math.Sqrt(128), 1, 1 / d} {
-		add("scale", "--sm-scale "+strconv.FormatFloat(x, 'g', -1, 64), func(t *trial) { t.scale = x })
+		add("scale", "--sm-scale "+strconv.FormatFloat(x, 'g', -1, 64), func(t *trial) error { t.scale = x; return nil })
 	}
 	for _, bits := range []int{4, 8} {
-		add("bits", fmt.Sprintf("--qk-bits %d", bits), func(t *trial) { t.cfg.QKBits = bits })
+		named("bits", "--qk-bits", strconv.Itoa(bits), func(p *program.Program) string { return strconv.Itoa(p.Bits()) }, func(p *program.Program) error { return p.SetBits(bits) })
 	}
-	for p := quant.E4M3; p <= quant.FP16; p++ {
-		add("pv", "--pv-dtype "+p.String(), func(t *trial) { t.cfg.PVType = p })
+	for t := quant.E4M3; t <= quant.FP16; t++ {
+		named("pv", "--pv-dtype", t.String(), func(p *program.Program) string { return p.VCodes.Format }, func(p *program.Program) error { return p.SetPVType(t) })
+	}
+	variant := func(point, list string) {
+		change(point, "--variant "+list, func(p *program.Program) error {
+			base := program.Base(p)
+			return p.Apply(&base, list)
+		})
 	}
 	// Before its keys, which it would undo.
-	add("variant", "--variant none", func(t *trial) { t.cfg.Variant = emulate.Variant{} })
-	for _, k := range emulate.Knobs() {
+	variant("variant", "none")
+	for _, k := range program.Knobs() {
 		for _, value := range append(values(k.Key), "default") {
-			list := k.Key + "=" + value
-			add(k.Key, "--variant "+list, func(t *trial) {
-				// The lists are of valid values; Validate sees to the rest.
-				_ = t.cfg.Variant.Apply(list)
-			})
+			variant(k.Key, k.Key+"="+value)
 		}
 	}
 	// Built without contraction, a kernel has no fused operation at all.
 	const split = "fma-max=none,fma-exp=none,fma-d=none"
-	add("fma", "--variant "+split+",fma-o=none", func(t *trial) { _ = t.cfg.Variant.Apply(split + ",fma-o=none") })
-	add("fma", "--variant "+split, func(t *trial) { _ = t.cfg.Variant.Apply(split) })
+	variant("fma", split+",fma-o=none")
+	variant("fma", split)
+	// What a description says beyond those.
+	for _, set := range sets {
+		change(set.path, "--set "+set.path+"="+set.value, func(p *program.Program) error { return p.Set(set.path, set.value) })
+	}
 	return list
+}
+
+// sets are choices that no flag of their own has.
+var sets = []struct{ path, value string }{
+	{"tiles.order", "last-to-first"}, {"tiles.order", "first-to-last"},
+	{"mask.causal", "bottom-right"}, {"mask.causal", "top-left"},
+	{"v_codes.order", "natural"}, {"v_codes.order", "permuted16"},
+	{"tiles.shapes.0.keys", "32"}, {"tiles.shapes.0.keys", "64"}, {"tiles.shapes.0.keys", "96"}, {"tiles.shapes.0.keys", "128"}, {"tiles.shapes.0.keys", "256"},
+	{"denominator.order", "groups16"}, {"denominator.order", "sequential"}, {"denominator.order", "tile"}, {"denominator.combine", "02+13"}, {"denominator.combine", "01+23"},
+	{"denominator.start", "0"}, {"denominator.start", "1"},
+	{"maximum.of", "shifted"}, {"maximum.of", "scores"},
+	{"denominator.of", "p"}, {"p.round", "even"}, {"exponent.exp2", "ex2.approx"},
+	{"finish.inverse", "rcp.approx.ftz"}, {"finish.scale", "inverse"}, {"finish.scale", "output"}, {"finish.inverse", "div.full"},
+	{"exponent.round", "fma"}, {"maximum.round", "fma"}, {"scores.product", "fp64"}, {"scores.product", "fp32"},
+	{"operands.subnormals", "keep"}, {"operands.subnormals", "flush"},
 }
 
 // values lists what is tried of a key of a variant.
@@ -129,24 +161,26 @@ func values(key string) []string {
 // identity is what decides a trial's output on a layer. Trials with the same one are
 // the same hypothesis.
 type identity struct {
-	cfg    emulate.Config
-	causal bool
-	scale  float32
+	program string
+	causal  bool
+	scale   float64
 }
 
 func (t *trial) identity(l *layerdumps.Layer) identity {
-	id := identity{t.cfg.Reduced(), t.causal, float32(t.scale)}
-	v := &id.cfg.Variant
+	p := t.program.Reduced()
 	if !t.causal {
-		v.CausalShift = 0
+		p.Mask.Shift, p.Mask.Causal = 0, "top-left"
 	}
-	if l.K.Tokens%t.cfg.Tiling().BlockK == 0 {
-		v.NoKeyMask = false
+	if l.Q.Tokens == l.K.Tokens {
+		p.Mask.Causal = "top-left"
+	}
+	if len(p.Tiles.Shapes) == 1 && l.K.Tokens%p.Tiles.Shapes[0].Keys == 0 {
+		p.Mask.Beyond = "masked"
 	}
 	if l.Q.DType == layerdumps.F32 {
-		v.OutputZero = false
+		p.Finish.Round = "even"
 	}
-	return id
+	return identity{p.Key(), t.causal, t.scale}
 }
 
 // lattice makes hypotheses: those of one change, of two, and so on.
@@ -184,10 +218,11 @@ func (x *lattice) next() []trial {
 			picked := append(slices.Clone(e), i)
 			level = append(level, picked)
 			t := x.base
+			suits := true
 			for _, p := range picked {
-				x.edits[p].apply(&t)
+				suits = suits && x.edits[p].apply(&t) == nil
 			}
-			if t.cfg.Validate() != nil {
+			if !suits || t.program.Validate() != nil {
 				continue
 			}
 			if id := t.identity(x.layer); !x.seen[id] {

@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"log"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare/explain"
-	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -18,12 +19,14 @@ func ExampleLayer() {
 		log.Fatal(err)
 	}
 	defer d.Close()
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		log.Fatal(err)
 	}
-	cfg.PVAccum = emulate.AccumFP32
-	res, err := explain.Layer(context.Background(), &d.Layers[0], explain.Options{Config: cfg, Jobs: 2})
+	if err := cfg.SetAccum("fp32"); err != nil {
+		log.Fatal(err)
+	}
+	res, err := explain.Layer(context.Background(), &d.Layers[0], explain.Options{Program: cfg, Jobs: 2})
 	if err != nil {
 		log.Fatal(err)
 	}

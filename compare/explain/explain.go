@@ -3,7 +3,7 @@
 //
 // [Layer] emulates a layer under hypotheses that differ from what the kernel is said
 // to do in as few points as possible, and names those that give the output bit for
-// bit. The points are the fields of emulate.Config and of emulate.Variant. A
+// bit. The points are choices of its description. A
 // hypothesis is tried on a few rows first; those that it gets right it must get
 // right on the whole layer.
 //
@@ -19,15 +19,15 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // Options control a search.
 type Options struct {
-	// Config is what the kernel is said to be.
-	Config emulate.Config
+	// Program is what the kernel is said to be.
+	Program program.Program
 	// MaxChanges is how many points a hypothesis may change; 0 stands for 2. The
 	// time grows with the power: about a hundred hypotheses of one change,
 	// thousands of two.
@@ -72,6 +72,9 @@ type Result struct {
 	// differ, those with the smallest distance. Of several whose rows are the same it
 	// holds one.
 	Nearest []Hypothesis `json:"nearest,omitempty"`
+	// Unrelated says that even of the nearest more than nine in ten elements differ: the
+	// output is of another family of kernels, or not of these inputs.
+	Unrelated bool `json:"unrelated,omitempty"`
 	// Tried counts the hypotheses.
 	Tried int `json:"tried"`
 	// Where says which part of the output differs from that of the kernel as given,
@@ -90,11 +93,13 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	if opt.MaxChanges == 0 {
 		opt.MaxChanges = 2
 	}
-	s := newSearch(l, opt)
+	s, err := newSearch(l, opt)
+	if err != nil {
+		return nil, err
+	}
 	res := &Result{Tried: 1}
-	var err error
 	if len(opt.Stages) > 0 {
-		if res.Stages, err = CompareStages(ctx, l, opt.Config, opt.Stages); err != nil {
+		if res.Stages, err = CompareStages(ctx, l, opt.Program, opt.Stages); err != nil {
 			return nil, err
 		}
 	}
@@ -106,7 +111,7 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 		res.Exact = []Hypothesis{given.hypothesis}
 		return res, nil
 	}
-	kernel, err := emulate.New(opt.Config)
+	kernel, err := s.kernel(&s.base)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +175,7 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 			break
 		}
 	}
+	res.Unrelated = !slices.ContainsFunc(res.Nearest, func(h Hypothesis) bool { return h.part() <= nearlyAll })
 	return res, nil
 }
 
@@ -204,6 +210,16 @@ func (r *Result) Lines() []string {
 	if len(r.Exact) > 0 {
 		return out
 	}
+	if r.Unrelated {
+		h := &r.Nearest[0]
+		add("none of %d hypotheses comes near the actual output: even of %s, the nearest, %d of %d elements differ (rel_l1 %.2g)", r.Tried, h.String(), h.Mismatched, h.Elements, float64(h.RelL1))
+		if h.RelL1 < unlike {
+			add("yet it is much like it: the output is likely of another family of kernels (sageacc kernels lists those that --kernel knows)")
+		} else {
+			add("nor is it much like it: the output is likely not of these inputs, or in another order")
+		}
+		return out
+	}
 	add("none of %d hypotheses gives the actual output; the nearest, on some of its rows:", r.Tried)
 	for _, h := range r.Nearest {
 		add("  %s: %d of %d differ, rel_l1 %.2g", h.String(), h.Mismatched, h.Elements, float64(h.RelL1))
@@ -214,13 +230,20 @@ func (r *Result) Lines() []string {
 // candidates is how many hypotheses are kept for the list of the nearest.
 const candidates = 40
 
+// nearlyAll is the part of differing elements from which on those that agree do so by
+// chance.
+const nearlyAll = 0.9
+
+// unlike is the relative L1 distance from which on an output is not another kernel's
+// for the same inputs: the coarsest quantisation stays below.
+const unlike = 0.5
+
 // nearest returns the n best outcomes, best first, and of those whose rows are the
 // same only the one with the fewest changes. What leaves some elements right is judged
 // by how many it leaves wrong; where nearly all are wrong, those that are right are
 // so by chance, and the distance counts, of which a change has to take a tenth to be
 // worth it.
 func nearest(list []outcome, n int) []outcome {
-	const nearlyAll = 0.9
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b outcome) int {
 		x, y := &a.hypothesis, &b.hypothesis

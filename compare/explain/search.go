@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
@@ -27,9 +28,32 @@ type search struct {
 	q, k, v     emulate.Rows
 }
 
-func newSearch(l *layerdumps.Layer, opt Options) *search {
+func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
 	opt.Jobs = max(1, opt.Jobs)
-	return &search{layer: l, opt: opt, base: trial{cfg: opt.Config, causal: l.Causal, scale: l.Scale()}}
+	s := &search{layer: l, opt: opt, base: trial{program: opt.Program, causal: l.Causal, scale: l.Scale()}}
+	// What depends on the layer is chosen first, so that edits find it.
+	k, err := s.kernel(&s.base)
+	if err == nil {
+		s.base.program = k.Bound()
+	}
+	return s, err
+}
+
+// kernel returns the kernel of a trial, for the layer.
+func (s *search) kernel(t *trial) (*emulate.Kernel, error) { return s.kernelAt(t, fastest()) }
+
+// fastest is the fastest level.
+func fastest() emulate.Level {
+	levels := emulate.Levels()
+	return levels[len(levels)-1]
+}
+
+func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error) {
+	k, err := emulate.NewAt(t.program, level)
+	if err != nil {
+		return nil, err
+	}
+	return k.For(s.layer.Q.Dim, format.DType(s.layer.Q.DType), t.causal)
 }
 
 // outcome is what a trial gave.
@@ -40,34 +64,20 @@ type outcome struct {
 	heads      []headDiff // of a whole run that keeps them
 }
 
-// cached is the size, in elements, up to which a head's tensors are decoded once.
-const cached = 1 << 22
-
-// rows returns a reader of a head.
-func rows(t *layerdumps.Tensor, batch, head int, keep bool) emulate.Rows {
-	read := func(lo, hi int, dst []float32) { t.Rows(batch, head, lo, hi, dst) }
-	if n, d := t.Tokens, t.Dim; keep && n*d <= cached {
-		x := make([]float32, n*d)
-		read(0, n, x)
-		return func(lo, hi int, dst []float32) { copy(dst, x[lo*d:hi*d]) }
-	}
-	return read
-}
-
 // choose picks the rows to try hypotheses on: of the first head that differs, rows
 // of the first block with a difference, and of the last. Rows that agree take part
 // too, because a hypothesis may spoil them.
-func (s *search) choose(heads []headDiff) {
+func (s *search) choose(diffs []headDiff) {
 	l := s.layer
-	i := slices.IndexFunc(heads, func(h headDiff) bool { return h.mismatched > 0 })
-	h := &heads[i]
+	i := slices.IndexFunc(diffs, func(h headDiff) bool { return h.mismatched > 0 })
+	h := &diffs[i]
 	s.batch, s.head = i/l.Q.Heads, i%l.Q.Heads
 	kh := s.head * l.K.Heads / l.Q.Heads
-	s.q = rows(&l.Q, s.batch, s.head, true)
-	s.k = rows(&l.K, s.batch, kh, true)
-	s.v = rows(&l.V, s.batch, kh, true)
+	s.q = heads.Cached(&l.Q, s.batch, s.head)
+	s.k = heads.Cached(&l.K, s.batch, kh)
+	s.v = heads.Cached(&l.V, s.batch, kh)
 
-	bq := s.base.cfg.Tiling().BlockQ
+	bq := s.base.program.Tiling().BlockQ
 	var bad []int
 	for r, n := range h.rows {
 		if n > 0 {
@@ -155,9 +165,9 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 	var byGroup [][]int
 	for i := range ts {
 		// Single rows are for the portable path; its level lets more kernels share.
-		k, err := emulate.NewAt(ts[i].cfg, emulate.Levels()[0])
+		k, err := s.kernelAt(&ts[i], emulate.Levels()[0])
 		if err != nil {
-			return nil, err
+			continue // the kernel does not take the layer
 		}
 		kernels[i] = k
 		g, ok := order[k.Preparation()]
@@ -180,7 +190,7 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 			items = append(items, item{i, g})
 		}
 	}
-	out := make([]outcome, len(ts))
+	all := make([]outcome, len(ts))
 	var mu sync.Mutex
 	done := 0
 	err := parallel(ctx, s.opt.Jobs, len(items), func() func(int) error {
@@ -191,7 +201,7 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 			if g.err != nil {
 				return g.err
 			}
-			out[i] = f(w, &ts[i], kernels[i], g.kv)
+			all[i] = f(w, &ts[i], kernels[i], g.kv)
 			if g.left.Add(-1) == 0 {
 				g.kv = nil
 			}
@@ -202,6 +212,12 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 			return nil
 		}
 	})
+	var out []outcome
+	for i, o := range all {
+		if kernels[i] != nil {
+			out = append(out, o)
+		}
+	}
 	return out, err
 }
 
@@ -212,7 +228,7 @@ func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate
 }
 
 func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: float32(t.scale)}, kv, ws)
+	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale}, kv, ws)
 }
 
 // worker holds a goroutine's buffers.
@@ -292,23 +308,23 @@ func (c *comparison) fill(h *Hypothesis) {
 // at the first.
 func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error) {
 	o := outcome{trial: t, hypothesis: Hypothesis{Changes: t.changes}}
-	k, err := emulate.New(t.cfg)
+	k, err := s.kernel(&t)
 	if err != nil {
 		return o, err
 	}
 	l := s.layer
 	perHead := k.Blocks(l.Q.Tokens)
 	share := l.Q.Heads / l.K.Heads
-	heads := l.Q.Batch * l.Q.Heads
+	queryHeads := l.Q.Batch * l.Q.Heads
 	groups := make([]group, l.Q.Batch*l.K.Heads)
 	for i := range groups {
 		groups[i].left.Store(int64(share * perHead))
 	}
 	// What the blocks found is added up in order.
-	sums := make([]comparison, heads*perHead)
-	parts := make([]headDiff, heads*perHead)
+	sums := make([]comparison, queryHeads*perHead)
+	parts := make([]headDiff, queryHeads*perHead)
 	var stop atomic.Bool
-	err = parallel(ctx, s.opt.Jobs, heads*perHead, func() func(int) error {
+	err = parallel(ctx, s.opt.Jobs, queryHeads*perHead, func() func(int) error {
 		w := &worker{s: s}
 		w.fit(k.Tiling().BlockQ * l.Q.Dim)
 		var q *emulate.Query
@@ -322,13 +338,13 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 			g := &groups[i/share]
 			g.once.Do(func() {
 				kh := head / share
-				g.kv, g.err = s.prepare(k, rows(&l.K, batch, kh, true), rows(&l.V, batch, kh, true))
+				g.kv, g.err = s.prepare(k, heads.Cached(&l.K, batch, kh), heads.Cached(&l.V, batch, kh))
 			})
 			if g.err != nil {
 				return g.err
 			}
 			if of != i {
-				of, q = i, s.query(k, &t, rows(&l.Q, batch, head, false), g.kv, &w.ws)
+				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), g.kv, &w.ws)
 			}
 			count := k.Run(q, &w.ws, block, w.out, nil)
 			if g.left.Add(-1) == 0 {
@@ -370,7 +386,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 	}
 	c.fill(&o.hypothesis)
 	if keep {
-		o.heads = make([]headDiff, heads)
+		o.heads = make([]headDiff, queryHeads)
 		for i := range o.heads {
 			o.heads[i] = newHeadDiff(l.Q.Dim)
 			for n := range perHead {

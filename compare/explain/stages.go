@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -116,21 +117,26 @@ type stage struct {
 }
 
 // CompareStages compares the intermediate tensors of heads with those that the
-// configuration gives, in the order of the program: K's mean, scales and codes, then
+// kernel of a description gives, in the order of the program: K's mean, scales and codes, then
 // Q's, then V's. A tensor of the wrong length is an error.
-func CompareStages(ctx context.Context, l *layerdumps.Layer, cfg emulate.Config, heads []Stages) (*StageReport, error) {
-	k, err := emulate.New(cfg)
+func CompareStages(ctx context.Context, l *layerdumps.Layer, p program.Program, of []Stages) (*StageReport, error) {
+	k, err := emulate.New(p)
 	if err != nil {
 		return nil, err
 	}
+	bound, err := heads.Bind(k, l)
+	if err != nil {
+		return nil, err
+	}
+	k = bound.Kernel
 	var all [][]stage
-	for i := range heads {
+	for i := range of {
 		if err := ctx.Err(); err != nil {
 			return nil, context.Cause(ctx)
 		}
-		s, err := headStages(l, k, &heads[i])
+		s, err := headStages(bound, &of[i])
 		if err != nil {
-			return nil, fmt.Errorf("layer %s: stages of batch %d, head %d: %w", l.Name, heads[i].Batch, heads[i].Head, err)
+			return nil, fmt.Errorf("layer %s: stages of batch %d, head %d: %w", l.Name, of[i].Batch, of[i].Head, err)
 		}
 		all = append(all, s)
 	}
@@ -149,7 +155,7 @@ func CompareStages(ctx context.Context, l *layerdumps.Layer, cfg emulate.Config,
 				mismatched++
 				if found == nil {
 					found = &StageDifference{
-						Batch: heads[i].Batch, Head: heads[i].Head, Stage: s.name,
+						Batch: of[i].Batch, Head: of[i].Head, Stage: s.name,
 						Actual: jsonfloat.Float(a), Emulated: jsonfloat.Float(e),
 					}
 					found.Group, found.Token, found.Channel = s.place(j)
@@ -174,25 +180,23 @@ var stageNames = [...]string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes
 
 // headStages returns all stages of a head, in order; those that were not given are
 // empty.
-func headStages(l *layerdumps.Layer, k *emulate.Kernel, s *Stages) ([]stage, error) {
+func headStages(l *heads.Layer, s *Stages) ([]stage, error) {
+	k := l.Kernel
 	if s.Batch < 0 || s.Batch >= l.Q.Batch || s.Head < 0 || s.Head >= l.Q.Heads {
 		return nil, fmt.Errorf("the layer has %d batches of %d heads", l.Q.Batch, l.Q.Heads)
 	}
-	d, nk, nq := l.Q.Dim, l.K.Tokens, l.Q.Tokens
-	kh := s.Head * l.K.Heads / l.Q.Heads
-	dtype := format.DType(l.Q.DType)
-	kv, err := k.Prepare(emulate.KVInput{K: rows(&l.K, s.Batch, kh, true), V: rows(&l.V, s.Batch, kh, true), Len: nk, Dim: d, DType: dtype})
+	d, nk := l.Q.Dim, l.K.Tokens
+	kv, err := k.Prepare(l.KV(s.Batch, l.KVHead(s.Head)))
 	if err != nil {
 		return nil, err
 	}
-	cfg, tiling := k.Config(), k.Tiling()
-	g := cfg.QKGranularity
+	tiling, g := k.Tiling(), k.Granularity()
 	kCodes, kScale := kv.KeyCodes()
 	vCodes, stride, vScale, vMean := kv.ValueCodes()
 	var qCodes []int8
 	var qScale []float32
 	if s.QCodes != nil || s.QScale != nil {
-		qCodes, qScale = k.QuantizeQuery(emulate.QInput{Q: rows(&l.Q, s.Batch, s.Head, true), Len: nq, Causal: l.Causal, Scale: float32(l.Scale())}, d)
+		qCodes, qScale = k.QuantizeQuery(l.Query(s.Batch, s.Head), d)
 	}
 	vTokens := len(s.VCodes) / d
 	if len(s.VCodes) != vTokens*d || s.VCodes != nil && vTokens < nk {
@@ -234,11 +238,14 @@ func headStages(l *layerdumps.Layer, k *emulate.Kernel, s *Stages) ([]stage, err
 	n := 0
 	if s.VCodes != nil {
 		n = d * nk
+		if vCodes == nil {
+			return nil, fmt.Errorf("v_codes is there, and the kernel as given has none")
+		}
 	}
 	out = append(out, stage{
 		stageNames[len(out)], n,
-		func(i int) float32 { return cfg.PVType.Decode(s.VCodes[i/nk*vTokens+i%nk]) },
-		func(i int) float32 { return cfg.PVType.Decode(vCodes[i/nk*stride+i%nk]) },
+		func(i int) float32 { return k.DecodeV(s.VCodes[i/nk*vTokens+i%nk]) },
+		func(i int) float32 { return k.DecodeV(vCodes[i/nk*stride+i%nk]) },
 		func(i int) (int, int, int) { return -1, i % nk, i / nk },
 	})
 	return out, err
@@ -248,7 +255,7 @@ func headStages(l *layerdumps.Layer, k *emulate.Kernel, s *Stages) ([]stage, err
 func members(k *emulate.Kernel, query bool, group int) string {
 	t := k.Tiling()
 	span := func(what string, lo, n int) string { return fmt.Sprintf("%s %d to %d", what, lo, lo+n-1) }
-	switch g := k.Config().QKGranularity; {
+	switch g := k.Granularity(); {
 	case g == quant.PerTensor:
 		return "all rows"
 	case g == quant.PerToken:

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -95,7 +97,7 @@ func (s shape) inputs() (q, k, v []float32) {
 
 // layer writes a dump whose actual output is that of cfg, changed by spoil, and opens
 // it.
-func (s shape) layer(t testing.TB, cfg emulate.Config, spoil func(out []float32)) *layerdumps.Layer {
+func (s shape) layer(t testing.TB, cfg program.Program, spoil func(out []float32)) *layerdumps.Layer {
 	t.Helper()
 	q, k, v := s.inputs()
 	out := make([]float32, len(q))
@@ -114,7 +116,7 @@ func (s shape) layer(t testing.TB, cfg emulate.Config, spoil func(out []float32)
 		if err != nil {
 			t.Fatal(err)
 		}
-		in := emulate.QInput{Q: matrix(q, h, s.queries), Len: s.queries, Causal: s.causal, Scale: float32(1 / math.Sqrt(float64(s.dim)))}
+		in := emulate.QInput{Q: matrix(q, h, s.queries), Len: s.queries, Causal: s.causal, Scale: 1 / math.Sqrt(float64(s.dim))}
 		query := kernel.Query(in, kv, &ws)
 		for b := range kernel.Blocks(s.queries) {
 			kernel.Run(query, &ws, b, out[(h*s.queries+b*kernel.Tiling().BlockQ)*s.dim:], nil)
@@ -150,9 +152,9 @@ func (s shape) layer(t testing.TB, cfg emulate.Config, spoil func(out []float32)
 }
 
 // explained searches for the output of does on a kernel that is said to be said.
-func (s shape) explained(t *testing.T, said, does emulate.Config) *Result {
+func (s shape) explained(t *testing.T, said, does program.Program) *Result {
 	t.Helper()
-	res, err := Layer(t.Context(), s.layer(t, does, nil), Options{Config: said, Jobs: 2})
+	res, err := Layer(t.Context(), s.layer(t, does, nil), Options{Program: said, Jobs: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +224,7 @@ func TestNamesTheVariant(t *testing.T) {
 				}
 				said := preset(t, name)
 				does := said
-				if err := does.Variant.Apply(tc.variant); err != nil {
+				if err := does.Apply(&said, tc.variant); err != nil {
 					t.Fatal(err)
 				}
 				res := tc.shape.explained(t, said, does)
@@ -247,7 +249,7 @@ func TestNamesTheVariant(t *testing.T) {
 			})
 		}
 	}
-	for _, k := range emulate.Knobs() {
+	for _, k := range program.Knobs() {
 		if !tried[k.Key] {
 			t.Errorf("%s is not tested", k.Key)
 		}
@@ -255,7 +257,9 @@ func TestNamesTheVariant(t *testing.T) {
 			t.Errorf("no value of %s is tried", k.Key)
 		}
 		for _, x := range values(k.Key) {
-			if _, err := emulate.ParseVariant(k.Key + "=" + x); err != nil {
+			base := preset(t, "sage2-4b")
+			p := base
+			if err := p.Apply(&base, k.Key+"="+x); err != nil {
 				t.Error(err)
 			}
 		}
@@ -266,16 +270,16 @@ func TestNamesTheVariant(t *testing.T) {
 func TestPairs(t *testing.T) {
 	for _, tc := range []struct {
 		kernel string
-		change func(*emulate.Config)
+		change func(*program.Program)
 		list   string
 		want   []string
 		long   bool
 	}{
 		{"sage2-8b-sm90", nil, "p-round=zero,rescale-d=none", []string{"--variant p-round=zero", "--variant rescale-d=none"}, false},
-		{"sage2-8b-sm90", func(c *emulate.Config) { c.SmoothK = false }, "d-sum=codes", []string{"--smooth none", "--variant d-sum=codes"}, true},
+		{"sage2-8b-sm90", func(c *program.Program) { must(c.SetSmooth("none")) }, "d-sum=codes", []string{"--smooth none", "--variant d-sum=codes"}, true},
 		{"sage2-4b", nil, "delta-s=none,level-keys=32", []string{"--variant delta-s=none", "--variant level-keys=32"}, true},
 		// The second cannot run without the first.
-		{"sage2-8b-sm90", func(c *emulate.Config) { c.SmoothQ = true }, "delta-s=none", []string{"--smooth q,k", "--variant delta-s=none"}, true},
+		{"sage2-8b-sm90", func(c *program.Program) { must(c.SetSmooth("q,k")) }, "delta-s=none", []string{"--smooth q,k", "--variant delta-s=none"}, true},
 	} {
 		t.Run(tc.kernel+" "+strings.Join(tc.want, " "), func(t *testing.T) {
 			if tc.long && testing.Short() {
@@ -286,7 +290,7 @@ func TestPairs(t *testing.T) {
 			if tc.change != nil {
 				tc.change(&does)
 			}
-			if err := does.Variant.Apply(tc.list); err != nil {
+			if err := does.Apply(&said, tc.list); err != nil {
 				t.Fatal(err)
 			}
 			res := causalShape.explained(t, said, does)
@@ -302,7 +306,7 @@ func TestPairs(t *testing.T) {
 func TestSplitEverywhere(t *testing.T) {
 	said := preset(t, "sage2-8b-sm90")
 	does := said
-	does.Variant = emulate.Variant{SplitMax: true, SplitExponent: true, SplitDenominator: true, SplitOutput: true}
+	must(does.Apply(&said, "fma-max=none,fma-exp=none,fma-d=none,fma-o=none"))
 	res := wideShape.explained(t, said, does)
 	want := [][]string{{"--variant fma-max=none,fma-exp=none,fma-d=none,fma-o=none"}}
 	if got := changesOf(res.Exact); !slices.EqualFunc(got, want, slices.Equal) {
@@ -317,7 +321,7 @@ func TestJobs(t *testing.T) {
 	var first string
 	for _, jobs := range []int{1, 3} {
 		last := 0.0
-		res, err := Layer(t.Context(), l, Options{Config: said, MaxChanges: 1, Jobs: jobs, Progress: func(part float64) {
+		res, err := Layer(t.Context(), l, Options{Program: said, MaxChanges: 1, Jobs: jobs, Progress: func(part float64) {
 			if part < last || part > 1 {
 				t.Errorf("progress from %g to %g", last, part)
 			}

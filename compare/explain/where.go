@@ -246,10 +246,10 @@ func place(l *layerdumps.Layer, k *emulate.Kernel, heads []headDiff, at int) Pla
 		Batch: i / l.Q.Heads, Head: i % l.Q.Heads, Token: token, Channel: int(heads[i].firstAt[token]),
 		Block: token / t.BlockQ, Row: token % t.BlockQ, Warp: token % t.BlockQ / t.WarpQ,
 		Keys: l.K.Tokens, TileKeys: t.BlockK,
-		BlockTiles: k.Tiles(token/t.BlockQ, l.K.Tokens, l.Causal),
+		BlockTiles: k.Tiles(token/t.BlockQ, l.Q.Tokens, l.K.Tokens, l.Causal),
 	}
 	if l.Causal {
-		p.Keys = min(p.Keys, token+1)
+		p.Keys = max(0, min(p.Keys, token+1+k.Align(l.Q.Tokens, l.K.Tokens)))
 	}
 	p.Tiles = (p.Keys + t.BlockK - 1) / t.BlockK
 	return p
@@ -394,9 +394,9 @@ func (f *finder) findRows() {
 	}
 	now, before := from/t.BlockK, (from-1)/t.BlockK
 	block := from / t.BlockQ
-	looked, lookedBefore := f.k.Tiles(block, l.K.Tokens, true), 0
+	looked, lookedBefore := f.k.Tiles(block, l.Q.Tokens, l.K.Tokens, true), 0
 	if block > 0 {
-		lookedBefore = f.k.Tiles(block-1, l.K.Tokens, true)
+		lookedBefore = f.k.Tiles(block-1, l.Q.Tokens, l.K.Tokens, true)
 	}
 	switch {
 	case from == 1:

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -157,7 +159,7 @@ func TestWhere(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			said := preset(t, "sage2-8b-sm90")
 			l := tc.shape.layer(t, said, tc.spoil)
-			res, err := Layer(t.Context(), l, Options{Config: said, MaxChanges: 1, Jobs: 2})
+			res, err := Layer(t.Context(), l, Options{Program: said, MaxChanges: 1, Jobs: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -192,7 +194,7 @@ func TestWhereOfVariants(t *testing.T) {
 	} {
 		said := preset(t, "sage2-8b-sm90")
 		does := said
-		if err := does.Variant.Apply(tc.variant); err != nil {
+		if err := does.Apply(&said, tc.variant); err != nil {
 			t.Fatal(err)
 		}
 		res := causalShape.explained(t, said, does)
@@ -211,14 +213,14 @@ func TestStages(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := causalShape.layer(t, cfg, nil)
-			whole := func(c emulate.Config) Stages { return stagesOf(t, l, c) }
+			whole := func(c program.Program) Stages { return stagesOf(t, l, c) }
 			given := whole(cfg)
 			r, err := CompareStages(t.Context(), l, cfg, []Stages{given})
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := []string{"k_mean", "k_scale", "k_codes", "q_scale", "q_codes", "v_scale", "v_codes"}
-			if cfg.SmoothV {
+			if cfg.Smoothing.V != "none" {
 				want = slices.Insert(want, 5, "v_mean")
 			}
 			if r.First != nil || !slices.Equal(r.Compared, want) {
@@ -253,7 +255,7 @@ func TestStages(t *testing.T) {
 			// given, from K's scale on.
 			s := whole(cfg)
 			c := cfg
-			c.Variant.CodeRound = 3
+			c.QKCodes.Round = "zero"
 			s.KCodes = whole(c).KCodes
 			if r, err = CompareStages(t.Context(), l, cfg, []Stages{{KScale: s.KScale, KCodes: s.KCodes}}); err != nil || r.First == nil || r.First.Stage != "k_codes" || r.First.Mismatched < 100 {
 				t.Errorf("%s: codes toward zero: %s, %v", name, r, err)
@@ -266,7 +268,7 @@ func TestStages(t *testing.T) {
 }
 
 // stagesOf returns all stages of the first head as a kernel that does c computes them.
-func stagesOf(t *testing.T, l *layerdumps.Layer, c emulate.Config) Stages {
+func stagesOf(t *testing.T, l *layerdumps.Layer, c program.Program) Stages {
 	t.Helper()
 	k, err := emulate.New(c)
 	if err != nil {
@@ -301,12 +303,12 @@ func TestStagesErrors(t *testing.T) {
 		{Stages{VCodes: make([]uint16, 65)}, "v_codes has 65 elements"},
 		{Stages{VMean: make([]float32, 64)}, "v_mean is there"},
 	} {
-		if _, err := Layer(t.Context(), l, Options{Config: cfg, Stages: []Stages{tc.stages}}); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := Layer(t.Context(), l, Options{Program: cfg, Stages: []Stages{tc.stages}}); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%v, want %q", err, tc.want)
 		}
 	}
 	// Agreeing stages are reported with the search.
-	res, err := Layer(t.Context(), l, Options{Config: cfg, MaxChanges: 1, Stages: []Stages{{KScale: stagesOf(t, l, cfg).KScale}}})
+	res, err := Layer(t.Context(), l, Options{Program: cfg, MaxChanges: 1, Stages: []Stages{{KScale: stagesOf(t, l, cfg).KScale}}})
 	if err != nil || res.Stages == nil || res.Stages.String() != "k_scale agree: what differs comes after them" {
 		t.Errorf("%v, %v", res.Stages, err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -46,7 +47,7 @@ type Result struct {
 // Options control a run.
 type Options struct {
 	// Kernels are the candidates, cheapest first.
-	Kernels []emulate.Config
+	Kernels []program.Program
 	// Require is what the emulated output must fulfil against the reference, every
 	// expression of it.
 	Require   []metrics.Expr
@@ -68,9 +69,9 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	for i := range left {
 		left[i] = i
 	}
-	for n, cfg := range opt.Kernels {
-		res.Kernels = append(res.Kernels, cfg.Name)
-		k, err := emulate.New(cfg)
+	for n, p := range opt.Kernels {
+		res.Kernels = append(res.Kernels, p.Name)
+		k, err := emulate.New(p)
 		if err != nil {
 			return nil, err
 		}
@@ -94,7 +95,7 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 			v := r.Layers[j].EmulatedVsReference
 			res.Layers[i].Figures = append(res.Layers[i].Figures, v)
 			if meets(opt.Require, v) {
-				res.Layers[i].Kernel = cfg.Name
+				res.Layers[i].Kernel = p.Name
 			} else {
 				next = append(next, i)
 			}

@@ -3,8 +3,9 @@ package recommend_test
 import (
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare/recommend"
-	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 )
@@ -15,8 +16,8 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	cheap, _ := emulate.Preset("sage2-4b")
-	dear, _ := emulate.Preset("sage2-8b-sm90")
+	cheap, _ := program.Preset("sage2-4b")
+	dear, _ := program.Preset("sage2-8b-sm90")
 	for _, tc := range []struct {
 		require []string
 		want    [2]string
@@ -38,7 +39,7 @@ func TestRun(t *testing.T) {
 			}
 			require = append(require, x)
 		}
-		res, err := recommend.Run(t.Context(), d, recommend.Options{Kernels: []emulate.Config{cheap, dear}, Require: require, Jobs: 2})
+		res, err := recommend.Run(t.Context(), d, recommend.Options{Kernels: []program.Program{cheap, dear}, Require: require, Jobs: 2})
 		if err != nil {
 			t.Fatal(err)
 		}

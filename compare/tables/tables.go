@@ -15,8 +15,10 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -59,6 +61,8 @@ type Table struct {
 // Result is the outcome of a run.
 type Result struct {
 	Schema string `json:"schema"`
+	// Tool is what computed the result; nil in those of versions that did not say.
+	Tool *compare.Tool `json:"tool,omitempty"`
 	// Args is the command that gave the result, as far as it bears on it; Run leaves
 	// it nil.
 	Args []string `json:"args,omitempty"`
@@ -73,7 +77,7 @@ type Result struct {
 // method is a row before it is measured.
 type method struct {
 	name      string
-	change    func(*emulate.Config)
+	change    edit
 	transform compare.Transform
 	paper     *Figures
 }
@@ -83,24 +87,34 @@ type definition struct {
 	methods            []method
 }
 
-func smooth(s string) func(*emulate.Config) {
-	return func(c *emulate.Config) {
-		// The lists below are valid.
-		_ = c.SetSmooth(s)
-	}
+// edit changes the description of sage2-4b.
+type edit func(*program.Program) error
+
+func smooth(s string) edit {
+	return func(p *program.Program) error { return p.SetSmooth(s) }
 }
 
-func granularity(g quant.Granularity) func(*emulate.Config) {
-	return func(c *emulate.Config) { c.QKGranularity = g }
+func granularity(g quant.Granularity) edit {
+	return func(p *program.Program) error { return p.SetGranularity(g) }
 }
 
 // fp32PV computes P~V with a true FP32 accumulator: Hopper's mma.sync has one.
-func fp32PV(t quant.PVType) func(*emulate.Config) {
-	return func(c *emulate.Config) { c.PVType, c.Arch = t, tensorcore.SM90 }
+func fp32PV(t quant.PVType) edit {
+	return func(p *program.Program) error {
+		if err := p.SetPVType(t); err != nil {
+			return err
+		}
+		return p.SetArch(tensorcore.SM90)
+	}
 }
 
-func accum(a emulate.Accum, arch string) func(*emulate.Config) {
-	return func(c *emulate.Config) { c.PVAccum, c.Arch = a, arch }
+func accum(name, arch string) edit {
+	return func(p *program.Program) error {
+		if err := p.SetAccum(name); err != nil {
+			return err
+		}
+		return p.SetArch(arch)
+	}
 }
 
 func paper(cos, l1, rmse, worstCos, worstL1, worstRMSE float64) *Figures {
@@ -111,8 +125,13 @@ func paper(cos, l1, rmse, worstCos, worstL1, worstRMSE float64) *Figures {
 // figures are those of arXiv 2411.10958v7: tables 4 and 17, 6 and 15, 7 and 16,
 // and 10.
 func definitions() []definition {
-	oneLevel := func(s string) func(*emulate.Config) {
-		return func(c *emulate.Config) { smooth(s)(c); c.PVAccum = emulate.AccumFP32 }
+	oneLevel := func(s string) edit {
+		return func(p *program.Program) error {
+			if err := p.SetSmooth(s); err != nil {
+				return err
+			}
+			return p.SetAccum("fp32")
+		}
 	}
 	return []definition{
 		{"smoothing", "Smoothing of Q and K (paper: tables 4 and 17)", "INT4 Q and K per-thread, E4M3 P and V", []method{
@@ -140,10 +159,10 @@ func definitions() []definition {
 			{"yes", oneLevel("q,k,v"), nil, &Figures{Average: Triple{0.9975, 0.0406, 0.0773}}},
 		}},
 		{"accumulator", "Accumulator of PV (paper: section 3.4)", "INT4 Q and K, smoothed; E4M3 P and V", []method{
-			{"FP22, one level", accum(emulate.AccumFP32, tensorcore.SM89), nil, nil},
-			{"FP22, two levels", accum(emulate.AccumTwoLevel, tensorcore.SM89), nil, nil},
-			{"FP32", accum(emulate.AccumFP32, tensorcore.SM90), nil, nil},
-			{"FP16, two levels", accum(emulate.AccumFP16, tensorcore.SM89), nil, nil},
+			{"FP22, one level", accum("fp32", tensorcore.SM89), nil, nil},
+			{"FP22, two levels", accum("fp32+fp32", tensorcore.SM89), nil, nil},
+			{"FP32", accum("fp32", tensorcore.SM90), nil, nil},
+			{"FP16, two levels", accum("fp32+fp16", tensorcore.SM89), nil, nil},
 		}},
 	}
 }
@@ -178,7 +197,8 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 		defs = append(defs, all[i])
 		methods += len(all[i].methods)
 	}
-	res := &Result{Schema: Schema, Reference: opt.Reference.String()}
+	tool := version.Get()
+	res := &Result{Schema: Schema, Tool: &tool, Reference: opt.Reference.String()}
 	for _, l := range d.Layers {
 		res.Layers = append(res.Layers, l.Name)
 		if l.Synthetic != "" && !slices.Contains(res.Synthetic, l.Synthetic) {
@@ -189,12 +209,15 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 	for _, def := range defs {
 		t := Table{Name: def.name, Title: def.title, Setup: def.setup}
 		for _, m := range def.methods {
-			cfg, err := emulate.Preset("sage2-4b")
+			p, err := program.Preset("sage2-4b")
 			if err != nil {
 				return nil, err
 			}
-			m.change(&cfg)
-			k, err := emulate.New(cfg)
+			err = m.change(&p)
+			var k *emulate.Kernel
+			if err == nil {
+				k, err = emulate.New(p)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("table %s, %s: %w", def.name, m.name, err)
 			}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -16,7 +18,7 @@ func ExampleLayer() {
 		return
 	}
 	defer dump.Close()
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		fmt.Println(err)
 		return

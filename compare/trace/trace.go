@@ -8,10 +8,9 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/mufu"
-	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -40,12 +39,14 @@ type Row struct {
 	Causal    bool          `json:"causal"`
 	// SMScale is the softmax scale.
 	SMScale float64 `json:"sm_scale"`
-	// QCodes [head_dim] are the quantised query, QScale its step.
-	QCodes []int8            `json:"q_codes"`
+	// QCodes [head_dim] are the quantised query (absent where it is not quantised to
+	// integers), QScale its step.
+	QCodes []int8            `json:"q_codes,omitempty"`
 	QScale jsonfloat.Float32 `json:"q_scale"`
 	Tiles  []Tile            `json:"tiles"`
 	// Denominator is the sum over the four threads, Reciprocal what the kernel
-	// multiplies O by, LSE the base-2 log-sum-exp that the kernel writes.
+	// multiplies O by (the denominator itself where it divides every element), LSE the
+	// log-sum-exp that the kernel writes, in base 2 unless its description says otherwise.
 	Denominator jsonfloat.Float32 `json:"denominator"`
 	Reciprocal  jsonfloat.Float32 `json:"reciprocal"`
 	LSE         jsonfloat.Float32 `json:"lse_base2"`
@@ -67,7 +68,8 @@ type Tile struct {
 	Keys    int `json:"keys"`
 	Visible int `json:"visible"`
 	// IntScores [Keys] are the integer products of the codes.
-	IntScores []int32 `json:"int_scores"`
+	// (absent where the scores are no integers).
+	IntScores []int32 `json:"int_scores,omitempty"`
 	// RowMax is m after the tile, Rescale 2^(m_old - m).
 	RowMax  jsonfloat.Float32 `json:"row_max"`
 	Rescale jsonfloat.Float32 `json:"rescale"`
@@ -96,13 +98,15 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 			return nil, fmt.Errorf("no %s %d: they are 0 to %d", x.what, x.i, x.of-1)
 		}
 	}
-	kvHead := at.Head * l.K.Heads / l.Q.Heads
-	cfg, d, dtype := k.Config(), l.Q.Dim, format.DType(l.Q.DType)
-	kv, err := k.Prepare(emulate.KVInput{
-		K:   func(lo, hi int, dst []float32) { l.K.Rows(at.Batch, kvHead, lo, hi, dst) },
-		V:   func(lo, hi int, dst []float32) { l.V.Rows(at.Batch, kvHead, lo, hi, dst) },
-		Len: l.K.Tokens, Dim: d, DType: dtype,
-	})
+	view, err := heads.Bind(k, l)
+	if err != nil {
+		return nil, err
+	}
+	kvHead := view.KVHead(at.Head)
+	described := compare.Describe(k)
+	k = view.Kernel
+	d, dtype := l.Q.Dim, view.OutputDType()
+	kv, err := k.Prepare(view.KV(at.Batch, kvHead))
 	if err != nil {
 		return nil, err
 	}
@@ -110,32 +114,24 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		return nil, err
 	}
 	row := &Row{
-		Schema: Schema, Kernel: compare.Describe(cfg),
+		Schema: Schema, Kernel: described,
 		Layer: l.Name, Synthetic: l.Synthetic, Batch: at.Batch, Head: at.Head, KVHead: kvHead, Row: at.Row,
 		Shape:  compare.Shape{Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens, HeadDim: d, DType: l.Q.DType.String()},
 		Causal: l.Causal, SMScale: l.Scale(),
 	}
-	visible := l.K.Tokens
-	if l.Causal {
-		visible = min(visible, at.Row+1)
+	ws := &emulate.Workspace{
+		Observer: func(t *emulate.Tile) { row.add(k, t, at.Row-t.Row, l.K.Tokens) },
+		Ending: func(e *emulate.Ending) {
+			r := at.Row - e.Row
+			row.Denominator, row.Reciprocal, row.LSE = jsonfloat.Float32(e.Denominator[r]), jsonfloat.Float32(e.Inverse[r]), jsonfloat.Float32(e.LSE[r])
+		},
 	}
-	ws := &emulate.Workspace{Observer: func(t *emulate.Tile) {
-		row.add(t, cfg.PVType, at.Row-t.Row, l.K.Tokens, visible)
-	}}
-	q := k.Query(emulate.QInput{
-		Q:   func(lo, hi int, dst []float32) { l.Q.Rows(at.Batch, at.Head, lo, hi, dst) },
-		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
-	}, kv, ws)
+	q := k.Query(view.Query(at.Batch, at.Head), kv, ws)
 	block := k.Tiling().BlockQ
-	out, lse := make([]float32, block*d), make([]float32, block)
-	k.Run(q, ws, at.Row/block, out, lse)
+	out := make([]float32, block*d)
+	k.Run(q, ws, at.Row/block, out, nil)
 
 	in := at.Row % block
-	last := &row.Tiles[len(row.Tiles)-1].Denominators
-	den := format.AddFtz(
-		format.AddFtz(float32(last[0]), float32(last[1])),
-		format.AddFtz(float32(last[2]), float32(last[3])))
-	row.Denominator, row.Reciprocal, row.LSE = jsonfloat.Float32(den), jsonfloat.Float32(mufu.Rcp(den)), jsonfloat.Float32(lse[in])
 	row.Output = floats(out[in*d : in*d+d])
 	bits := make([]uint32, d)
 	for i, x := range out[in*d : in*d+d] {
@@ -152,26 +148,30 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 }
 
 // add copies what a tile did to row r of its block.
-func (row *Row) add(t *emulate.Tile, pv quant.PVType, r, nk, visible int) {
+func (row *Row) add(k *emulate.Kernel, t *emulate.Tile, r, nk int) {
 	d, keys := t.Dim, min(t.Keys, nk-t.Key)
-	if row.QCodes == nil {
-		row.QCodes = append(row.QCodes, t.QCodes[r*d:r*d+d]...)
+	if row.Tiles == nil {
+		if t.QCodes != nil {
+			row.QCodes = append(row.QCodes, t.QCodes[r*d:r*d+d]...)
+		}
 		row.QScale = jsonfloat.Float32(t.QScale[r])
 	}
 	tile := Tile{
-		Index: t.Index, Key: t.Key, Keys: keys, Visible: max(0, min(keys, visible-t.Key)),
-		IntScores: append([]int32(nil), t.IntScores[r*t.Keys:][:keys]...),
-		RowMax:    jsonfloat.Float32(t.RowMax[r]), Rescale: jsonfloat.Float32(t.Rescale[r]),
+		Index: t.Index, Key: t.Key, Keys: keys, Visible: min(keys, t.Visible[r]),
+		RowMax: jsonfloat.Float32(t.RowMax[r]), Rescale: jsonfloat.Float32(t.Rescale[r]),
 		P:      floats(t.P[r*t.Keys:][:keys]),
 		PCodes: make([]uint16, keys), PDecoded: make([]jsonfloat.Float32, keys),
 		Output: floats(t.Output[r*d : r*d+d]),
 	}
+	if t.IntScores != nil {
+		tile.IntScores = append(tile.IntScores, t.IntScores[r*t.Keys:][:keys]...)
+	}
 	for i := range t.Keys {
-		if key := quant.Permute(i); key < keys {
-			code := t.PCodes[r*t.Keys+i]
-			tile.PCodes[key], tile.PDecoded[key] = code, jsonfloat.Float32(pv.Decode(code))
+		if key := k.Stored(i); key < keys {
+			tile.PCodes[key] = t.PCodes[r*t.Keys+i]
 		}
 	}
+	copy(tile.PDecoded, floats(t.PDecoded[r*t.Keys:][:keys]))
 	for j := range tile.Denominators {
 		tile.Denominators[j] = jsonfloat.Float32(t.Denominators[len(tile.Denominators)*r+j])
 	}

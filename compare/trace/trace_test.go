@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -33,7 +35,7 @@ func open(t *testing.T, path string, opt layerdumps.Options) *layerdumps.Dump {
 	return d
 }
 
-func kernel(t *testing.T, cfg emulate.Config) *emulate.Kernel {
+func kernel(t *testing.T, cfg program.Program) *emulate.Kernel {
 	t.Helper()
 	k, err := emulate.New(cfg)
 	if err != nil {
@@ -45,7 +47,7 @@ func kernel(t *testing.T, cfg emulate.Config) *emulate.Kernel {
 // TestActual: on a layer that an H200 computed, the traced row is what it returned.
 func TestActual(t *testing.T) {
 	d := open(t, sample, layerdumps.Options{})
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,10 +71,12 @@ func TestActual(t *testing.T) {
 func TestStages(t *testing.T) {
 	for _, causal := range []bool{false, true} {
 		l := &open(t, sample, layerdumps.Options{Causal: &causal}).Layers[1]
-		for _, cfg := range emulate.Presets() {
-			for _, accum := range []emulate.Accum{emulate.AccumFP32, emulate.AccumTwoLevel, emulate.AccumFP16} {
+		for _, cfg := range program.Presets() {
+			for _, accum := range []string{"fp32", "fp32+fp32", "fp32+fp16"} {
 				for _, pv := range []quant.PVType{quant.E4M3, quant.FP16} {
-					cfg.PVAccum, cfg.PVType = accum, pv
+					if err := errors.Join(cfg.SetPVType(pv), cfg.SetAccum(accum)); err != nil {
+						t.Fatal(err)
+					}
 					checkStages(t, l, cfg, trace.At{Head: 1, Row: 150})
 				}
 			}
@@ -80,7 +84,7 @@ func TestStages(t *testing.T) {
 	}
 }
 
-func checkStages(t *testing.T, l *layerdumps.Layer, cfg emulate.Config, at trace.At) {
+func checkStages(t *testing.T, l *layerdumps.Layer, cfg program.Program, at trace.At) {
 	t.Helper()
 	k := kernel(t, cfg)
 	r, err := trace.Layer(t.Context(), k, l, at)
@@ -96,6 +100,7 @@ func checkStages(t *testing.T, l *layerdumps.Layer, cfg emulate.Config, at trace
 		t.Fatal(err)
 	}
 	kCodes, _ := kv.KeyCodes()
+	pv, _ := cfg.PVType()
 	_, _, vScale, _ := kv.ValueCodes()
 
 	keys, den, o := 0, [4]float32{1, 1, 1, 1}, make([]float32, d)
@@ -109,7 +114,7 @@ func checkStages(t *testing.T, l *layerdumps.Layer, cfg emulate.Config, at trace
 			if j >= tile.Visible && p != 0 {
 				t.Errorf("%s: key %d is masked and has P~ %v", cfg.Name, tile.Key+j, p)
 			}
-			if want := cfg.PVType.Encode(float32(p)); tile.PCodes[j] != want || tile.PDecoded[j] != jsonfloat.Float32(cfg.PVType.Decode(want)) {
+			if want := pv.Encode(float32(p)); tile.PCodes[j] != want || tile.PDecoded[j] != jsonfloat.Float32(pv.Decode(want)) {
 				t.Errorf("%s: key %d: code %#x, want %#x", cfg.Name, tile.Key+j, tile.PCodes[j], want)
 			}
 			var s int32
@@ -127,8 +132,8 @@ func checkStages(t *testing.T, l *layerdumps.Layer, cfg emulate.Config, at trace
 				t.Errorf("%s: tile %d: d%d is %v, P~ sums to %v", cfg.Name, i, j, got, den[j])
 			}
 		}
-		if (tile.TileSums == nil) != (cfg.PVAccum == emulate.AccumFP32) {
-			t.Fatalf("%s %v: tile sums %v", cfg.Name, cfg.PVAccum, tile.TileSums)
+		if (tile.TileSums == nil) != (cfg.OneChain()) {
+			t.Fatalf("%s %v: tile sums %v", cfg.Name, cfg.Accum(), tile.TileSums)
 		}
 		for c := range o {
 			if tile.TileSums != nil {
@@ -152,7 +157,7 @@ func checkStages(t *testing.T, l *layerdumps.Layer, cfg emulate.Config, at trace
 
 func TestOutside(t *testing.T) {
 	l := &open(t, sample, layerdumps.Options{}).Layers[0]
-	k := kernel(t, emulate.Presets()[0])
+	k := kernel(t, program.Presets()[0])
 	for _, tc := range []struct {
 		at   trace.At
 		want string
@@ -176,7 +181,7 @@ func TestOutside(t *testing.T) {
 // TestJSON: a row reads back as it was.
 func TestJSON(t *testing.T) {
 	l := &open(t, sample, layerdumps.Options{}).Layers[0]
-	r, err := trace.Layer(t.Context(), kernel(t, emulate.Presets()[2]), l, trace.At{Row: 130})
+	r, err := trace.Layer(t.Context(), kernel(t, program.Presets()[2]), l, trace.At{Row: 130})
 	if err != nil {
 		t.Fatal(err)
 	}

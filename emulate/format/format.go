@@ -123,15 +123,34 @@ func fp8Values(expBits, fracBits int, hasInf bool) (v [256]float32) {
 	return v
 }
 
+// FP22Dropped are the bits of an FP32 pattern that FP22 (E8M13) does not have: the 10
+// lowest of the 23 fraction bits.
+const FP22Dropped = 1<<(23-13) - 1
+
 // TruncateFP22 rounds x toward zero to FP22 (E8M13): the FP32 layout with the
 // 10 low fraction bits zero, which is all that the FP8 tensor core keeps of its
 // FP32 accumulator. NaN stays NaN.
+//
+// This is the truncation rule of the FP22 accumulator. What does it on another
+// representation names this function: the output rule FP22Zero of package tensorcore, and
+// the generator of assembly in emulate/internal/vec/asm. Tests hold them together.
 func TruncateFP22(x float32) float32 {
 	b := math.Float32bits(x)
 	if b&absMask32 > inf32 {
 		return x
 	}
-	return math.Float32frombits(b &^ 0x3ff)
+	return math.Float32frombits(b &^ FP22Dropped)
+}
+
+// RoundFP22 rounds x to FP22 to nearest, ties to even; overflow gives infinity. NaN stays
+// NaN.
+func RoundFP22(x float32) float32 {
+	b := math.Float32bits(x)
+	if b&absMask32 > inf32 {
+		return x
+	}
+	const ulp = FP22Dropped + 1
+	return math.Float32frombits((b + ulp/2 - 1 + b/ulp&1) &^ FP22Dropped)
 }
 
 // The bit patterns of the one NaN that a GPU's instructions return, whatever NaN they

@@ -139,10 +139,14 @@ const (
 	// floored at 1e-7, scale = max|x| * (1/qmax), code = cvt.rni.sat(x * (qmax *
 	// rcp.approx(max|x|))).
 	Fused
+	// TritonBlock is the released per-block quantiser
+	// (sageattention/triton/quant_per_block.py): Triton without the epsilon, scale =
+	// max|x| * (1/qmax).
+	TritonBlock
 )
 
 // String names the style.
-func (s Style) String() string { return [...]string{"paper", "triton", "fused"}[s] }
+func (s Style) String() string { return [...]string{"paper", "triton", "fused", "triton-block"}[s] }
 
 // CodeRounding says how the codes of Q and K are rounded.
 type CodeRounding uint8
@@ -162,7 +166,7 @@ const (
 
 // Rounding returns the style's own rounding of codes.
 func (s Style) Rounding() CodeRounding {
-	if s == Triton {
+	if s == Triton || s == TritonBlock {
 		return NearestAway
 	}
 	return NearestEven
@@ -217,6 +221,10 @@ func NewScale(style Style, bits int, amax float32) Scale {
 		s.Step = amax / qmax
 	case Triton:
 		s.Step = format.FMAFtz(amax, 1/qmax, 1e-7)
+	case TritonBlock:
+		s.Step = amax * (1 / qmax)
+		// From here on it is Triton's.
+		s.style = Triton
 	case Fused:
 		amax = max(amax, 1e-7)
 		s.Step = format.MulFtz(amax, 1/qmax)

@@ -28,47 +28,58 @@ const (
 // layout describes a floating-point format for decoding.
 type layout struct {
 	expBits, fracBits int
+	unused            int  // low bits of a pattern that do not count
 	noInf             bool // E4M3: S.1111.111 is NaN, nothing else is special
+
+	// What follows from them, of a pattern without its unused bits.
+	sign, expMask, fracMask uint32
+	bias                    int
 }
 
-var layouts = [...]layout{
-	E4M3: {4, 3, true},
-	E5M2: {5, 2, false},
-	FP16: {5, 10, false},
-	BF16: {8, 7, false},
-	FP32: {8, 23, false},
-}
+var layouts = func() [FP32 + 1]layout {
+	l := [...]layout{
+		E4M3: {expBits: 4, fracBits: 3, noInf: true},
+		E5M2: {expBits: 5, fracBits: 2},
+		FP16: {expBits: 5, fracBits: 10},
+		BF16: {expBits: 8, fracBits: 7},
+		TF32: {expBits: 8, fracBits: 10, unused: 13},
+		FP32: {expBits: 8, fracBits: 23},
+	}
+	for i := range l {
+		f := &l[i]
+		f.sign, f.expMask, f.fracMask = 1<<(f.expBits+f.fracBits), 1<<f.expBits-1, 1<<f.fracBits-1
+		f.bias = 1<<(f.expBits-1) - 1
+	}
+	return l
+}()
 
 // decode splits a bit pattern. A subnormal number keeps its format's smallest
 // exponent, as the hardware does.
-func (l layout) decode(b uint32) (term, class) {
-	frac := int64(b) & (1<<l.fracBits - 1)
-	exp := int(b>>l.fracBits) & (1<<l.expBits - 1)
-	neg := b>>(l.fracBits+l.expBits)&1 != 0
-	top := 1<<l.expBits - 1
-	if l.noInf {
-		if exp == top && frac == 1<<l.fracBits-1 {
-			return term{}, nan
-		}
-	} else if exp == top {
+func (l *layout) decode(b uint32) (term, class) {
+	b >>= l.unused & 31
+	frac, exp := b&l.fracMask, b>>(l.fracBits&31)&l.expMask
+	neg := b&l.sign != 0
+	if exp == l.expMask {
 		switch {
-		case frac != 0:
+		case l.noInf && frac != l.fracMask:
+		case l.noInf, frac != 0:
 			return term{}, nan
 		case neg:
 			return term{}, negInf
+		default:
+			return term{}, posInf
 		}
-		return term{}, posInf
 	}
-	bias := 1<<(l.expBits-1) - 1
 	if exp > 0 {
-		frac |= 1 << l.fracBits
+		frac |= l.fracMask + 1
 	} else {
 		exp = 1
 	}
+	t := term{int64(frac), int(exp) - l.bias}
 	if neg {
-		frac = -frac
+		t.sig = -t.sig
 	}
-	return term{frac, exp - bias}, finite
+	return t, finite
 }
 
 // minAlignExp is the smallest exponent that terms are aligned to: that of the
@@ -89,12 +100,19 @@ func (u *Unit) Dot(c uint32, a, b []uint32) uint32 {
 		}
 		return uint32(sum)
 	}
+	return u.DotOf(c, u.A, a, u.A, b)
+}
+
+// DotOf is Dot of a floating-point unit if it took operands of the formats fa and fb,
+// whose bit patterns a and b hold. A product is exact and its exponent the sum of its
+// operands', each at least the smallest of its own format; all else is the unit's.
+func (u *Unit) DotOf(c uint32, fa Operand, a []uint32, fb Operand, b []uint32) uint32 {
 	acc := c
 	if u.SeparateAdd {
 		acc = 0
 	}
-	for _, step := range u.Steps {
-		acc = u.step(acc, a, b, step)
+	for _, ks := range u.Steps {
+		acc = u.step(acc, &layouts[fa], a, &layouts[fb], b, ks)
 	}
 	if u.SeparateAdd {
 		return u.add(acc, c)
@@ -119,20 +137,21 @@ func (u *Unit) add(x, y uint32) uint32 {
 	return math.Float32bits(s)
 }
 
-// step is one fused dot-add over the k indices ks.
-func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
-	la, lc := layouts[u.A], layouts[u.C]
+// step is one fused dot-add over the k indices ks of a and b, of layouts la and lb.
+func (u *Unit) step(c uint32, la *layout, a []uint32, lb *layout, b []uint32, ks []int) uint32 {
+	lc := &layouts[u.C]
 	ct, special := lc.decode(c)
 	const noExp = math.MinInt32
 	maxExp := noExp
 	if ct.sig != 0 {
 		maxExp = ct.exp
 	}
-	var terms [64]term
-	n := 0
+	var buf [64]term
+	terms := buf[:0]
+	frac := la.fracBits + lb.fracBits
 	for _, k := range ks {
 		at, ac := la.decode(a[k])
-		bt, bc := la.decode(b[k])
+		bt, bc := lb.decode(b[k])
 		if ac != finite || bc != finite {
 			special = sumClass(special, productClass(at, bt, ac, bc))
 			continue
@@ -142,8 +161,7 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 			continue
 		}
 		maxExp = max(maxExp, p.exp)
-		terms[n] = p
-		n++
+		terms = append(terms, p)
 	}
 	switch special {
 	case nan:
@@ -157,7 +175,7 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 		return 0 // +0, whatever the signs of the zeros
 	}
 	if u.FractionBits == Exact {
-		return u.exact(ct, terms[:n], la, lc)
+		return u.exact(ct, terms, frac)
 	}
 	maxExp = max(maxExp, minAlignExp)
 	// Align: a term's significand has frac fraction bits and keeps FractionBits.
@@ -166,8 +184,8 @@ func (u *Unit) step(c uint32, a, b []uint32, ks []int) uint32 {
 	if ct.sig != 0 {
 		sum = alignTrunc(ct.sig, f-lc.fracBits-(maxExp-ct.exp))
 	}
-	for _, t := range terms[:n] {
-		sum += alignTrunc(t.sig, f-2*la.fracBits-(maxExp-t.exp))
+	for _, t := range terms {
+		sum += alignTrunc(t.sig, f-frac-(maxExp-t.exp))
 	}
 	return u.round(sum < 0, uint64(abs(sum)), maxExp-f)
 }
@@ -232,7 +250,7 @@ func (u *Unit) inf(neg bool) uint32 {
 		b = 0x7c00
 	}
 	if neg {
-		b |= 1 << (layouts[u.C].expBits + layouts[u.C].fracBits)
+		b |= layouts[u.C].sign
 	}
 	return b
 }
@@ -241,11 +259,11 @@ func (u *Unit) inf(neg bool) uint32 {
 // rounds to zero, is +0; overflow gives infinity; subnormal results are kept (all
 // as recorded on an H200).
 func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
-	l := layouts[u.C]
+	l := &layouts[u.C]
 	if mag == 0 {
 		return 0
 	}
-	bias := 1<<(l.expBits-1) - 1
+	bias := l.bias
 	e := exp + bits.Len64(mag) - 1 // exponent of the value
 	ulp := max(e, 1-bias) - l.fracBits
 	// q = mag * 2^(exp-ulp), truncated, with the remainder for rounding.
@@ -262,12 +280,17 @@ func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
 	}
 	switch u.Out {
 	case FP22Zero:
-		q &^= 0x3ff
+		q &^= format.FP22Dropped
 	case FP22Nearest:
-		low := q & 0x3ff
-		q &^= 0x3ff
-		if low > 0x200 || low == 0x200 && (half || sticky || q&0x400 != 0) {
-			q += 0x400
+		// To odd at FP32's precision, so that the second rounding sees what it must.
+		if half || sticky {
+			q |= 1
+		}
+		low := q & format.FP22Dropped
+		q &^= format.FP22Dropped
+		const tie = (format.FP22Dropped + 1) / 2
+		if low > tie || low == tie && q&(format.FP22Dropped+1) != 0 {
+			q += format.FP22Dropped + 1
 		}
 	case FP16Nearest, FP32Nearest:
 		if half && (sticky || q&1 != 0) {
@@ -281,26 +304,27 @@ func (u *Unit) round(neg bool, mag uint64, exp int) uint32 {
 	if p == 0 {
 		return 0 // a sum that rounds to zero loses its sign
 	}
-	if p >= uint64(1<<l.expBits-1)<<l.fracBits {
+	if p >= uint64(l.expMask)<<l.fracBits {
 		return u.inf(neg)
 	}
 	r := uint32(p)
 	if neg {
-		r |= 1 << (l.expBits + l.fracBits)
+		r |= l.sign
 	}
 	return r
 }
 
 // exact sums without truncation and rounds once. The range of FP32 addends does
 // not fit an integer register, so it is done in big integers: this is the ideal
-// that units are compared with, not a fast path.
-func (u *Unit) exact(c term, terms []term, la, lc layout) uint32 {
+// that units are compared with, not a fast path. A term has frac fraction bits.
+func (u *Unit) exact(c term, terms []term, frac int) uint32 {
+	cFrac := layouts[u.C].fracBits
 	low := math.MaxInt32
 	if c.sig != 0 {
-		low = c.exp - lc.fracBits
+		low = c.exp - cFrac
 	}
 	for _, t := range terms {
-		low = min(low, t.exp-2*la.fracBits)
+		low = min(low, t.exp-frac)
 	}
 	sum, x := new(big.Int), new(big.Int)
 	put := func(sig int64, exp int) {
@@ -308,10 +332,10 @@ func (u *Unit) exact(c term, terms []term, la, lc layout) uint32 {
 		sum.Add(sum, x.Lsh(x, uint(exp-low)))
 	}
 	if c.sig != 0 {
-		put(c.sig, c.exp-lc.fracBits)
+		put(c.sig, c.exp-cFrac)
 	}
 	for _, t := range terms {
-		put(t.sig, t.exp-2*la.fracBits)
+		put(t.sig, t.exp-frac)
 	}
 	neg := sum.Sign() < 0
 	sum.Abs(sum)

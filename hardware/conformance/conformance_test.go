@@ -168,13 +168,13 @@ func TestMalformed(t *testing.T) {
 	}
 	if err := safetensors.Write(filepath.Join(dir, "f.safetensors"), nil, []safetensors.Tensor{
 		one("x", "F32", []int{4}, 16), one("y", "F16", []int{4}, 8), one("short", "F32", []int{3}, 12),
-		one("a", "F8_E4M3", []int{1, 2, 16}, 32), one("q", "I8", []int{1, 1, 1, 1}, 1),
+		one("a", "F8_E4M3", []int{1, 2, 33}, 66), one("q", "I8", []int{1, 1, 1, 1}, 1),
 	}); err != nil {
 		t.Fatal(err)
 	}
 	if err := safetensors.Write(filepath.Join(dir, "wide.safetensors"), nil, []safetensors.Tensor{
 		one("q", "F16", []int{1, 1, 1, 256}, 512), one("k", "F16", []int{1, 1, 1, 256}, 512), one("v", "F16", []int{1, 1, 1, 256}, 512),
-		one("y", "I8", []int{1, 1, 1, 256}, 256),
+		one("y", "I8", []int{1, 1, 1, 256}, 256), one("a", "F16", []int{1, 1, 0}, 0),
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -187,8 +187,8 @@ func TestMalformed(t *testing.T) {
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"z"}`, `no tensor "z"`},
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`, "dtype F16, expected F32"},
 		{`{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"short"}`, "shape [3]"},
-		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 16]"},
-		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim is 256"},
+		{`{"file":"f.safetensors","op":"mma","arch":"sm_90","instruction":"mma.m16n8k32.f32.e4m3","expect":"d"}`, "shape [1 2 33], expected 1 to 32 products"},
+		{`{"file":"wide.safetensors","op":"quantize","kernel":"sage2-8b-sm90","tensor":"k_int8","expect":"y"}`, "head_dim 256: kernel sage2-8b-sm90 supports 1 to 128"},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","expect":"o"}`, `tensor "q" has dtype I8`},
 		{`{"file":"f.safetensors","op":"attention","kernel":"sage2-4b","qk_granularity":"per-tread","expect":"o"}`, `line 1: case "attention f.safetensors o": qk_granularity: unknown granularity "per-tread"`},
 		{`{"file":"f.safetensors","op":"quantize","kernel":"sage2-4b","pv_accum":"fp23","expect":"o"}`, `pv_accum: unknown accumulator "fp23"`},
@@ -435,4 +435,13 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// must stops at an edit that a test cannot do without.
+func must(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			panic(err)
+		}
+	}
 }

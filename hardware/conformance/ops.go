@@ -10,6 +10,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
@@ -117,7 +118,7 @@ func operandDType(o tensorcore.Operand) string {
 		return "F16"
 	case tensorcore.BF16:
 		return "BF16"
-	case tensorcore.FP32:
+	case tensorcore.TF32, tensorcore.FP32:
 		return "F32"
 	case tensorcore.S32:
 		return "I32"
@@ -125,17 +126,26 @@ func operandDType(o tensorcore.Operand) string {
 	return "I8"
 }
 
+// mma checks one instruction. A recording may have fewer rows, columns and products
+// than the instruction: what it lacks was zero.
 func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 	u, err := tensorcore.Lookup(c.Arch, c.Instruction)
 	if err != nil {
 		return errSkip{err}
 	}
-	a, err := f.tensor("a", -1, -1, u.K)
+	return c.mmaOn(ctx, u, f, cmp)
+}
+
+func (c *Case) mmaOn(ctx context.Context, u *tensorcore.Unit, f file, cmp *comparison) error {
+	a, err := f.tensor("a", -1, -1, -1)
 	if err != nil {
 		return err
 	}
-	tiles, m := a.Shape[0], a.Shape[1]
-	b, err := f.tensor("b", tiles, -1, u.K)
+	tiles, m, depth := a.Shape[0], a.Shape[1], a.Shape[2]
+	if depth < 1 || depth > u.K {
+		return fmt.Errorf("%s: tensor %q has shape %v, expected 1 to %d products", f.Name, a.Name, a.Shape, u.K)
+	}
+	b, err := f.tensor("b", tiles, -1, depth)
 	if err != nil {
 		return err
 	}
@@ -159,21 +169,22 @@ func (c *Case) mma(ctx context.Context, f file, cmp *comparison) error {
 			return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, t.Name, t.DType, t.want)
 		}
 	}
-	ar, br := make([]uint32, m*u.K), make([]uint32, n*u.K)
+	// The operands of one result, zero beyond depth.
+	x, y := make([]uint32, u.K), make([]uint32, u.K)
 	for t := range tiles {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		for i := range ar {
-			ar[i] = bitsAt(a, t*len(ar)+i)
-		}
-		for i := range br {
-			br[i] = bitsAt(b, t*len(br)+i)
-		}
 		for i := range m {
+			for k := range depth {
+				x[k] = bitsAt(a, (t*m+i)*depth+k)
+			}
 			for j := range n {
+				for k := range depth {
+					y[k] = bitsAt(b, (t*n+j)*depth+k)
+				}
 				e := (t*m+i)*n + j
-				cmp.add(d, e, u.Dot(bitsAt(acc, e), ar[i*u.K:(i+1)*u.K], br[j*u.K:(j+1)*u.K]))
+				cmp.add(d, e, u.Dot(bitsAt(acc, e), x, y))
 			}
 		}
 	}
@@ -185,6 +196,7 @@ type problem struct {
 	q, k, v *tensor
 	mean    *tensor
 	dtype   format.DType
+	file    string
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
@@ -207,7 +219,7 @@ func rows(t *tensor, batch, head, dim int) emulate.Rows {
 }
 
 func (c *Case) problem(f file) (*problem, error) {
-	p := &problem{}
+	p := &problem{file: f.Name}
 	var err error
 	if p.q, err = f.tensor("q", -1, -1, -1, -1); err != nil {
 		return nil, err
@@ -216,7 +228,7 @@ func (c *Case) problem(f file) (*problem, error) {
 		return nil, fmt.Errorf("%s: %w", f.Name, err)
 	}
 	if d := p.q.Shape[3]; d < 1 || d > emulate.MaxHeadDim {
-		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; the kernels support 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
+		return nil, fmt.Errorf("%s: tensor %q: head_dim is %d; want 1 to %d", f.Name, p.q.Name, d, emulate.MaxHeadDim)
 	}
 	for _, t := range []*tensor{p.q, f.find("k")} {
 		if t != nil && len(t.Shape) == 4 && t.Shape[2] > maxHead/emulate.MaxHeadDim {
@@ -246,35 +258,63 @@ func (c *Case) problem(f file) (*problem, error) {
 	return p, nil
 }
 
-// config builds the kernel's configuration from the case's fields.
-func (c *Case) config() (emulate.Config, error) {
-	cfg, err := emulate.Preset(c.Kernel)
-	if err != nil {
-		return cfg, errSkip{err}
+// kernel builds the case's kernel, for its inputs.
+func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+	described := c.Description
+	if described == nil {
+		if _, err := program.Load(c.Kernel); err != nil {
+			return nil, errSkip{err}
+		}
+		q, err := c.selection().Program()
+		if err != nil {
+			return nil, errSkip{err}
+		}
+		described = &q
 	}
-	return cfg, c.options(&cfg)
+	k, err := emulate.New(*described)
+	if err != nil {
+		return nil, errSkip{err}
+	}
+	if k, err = k.For(p.q.Shape[3], p.dtype, c.Causal); err != nil {
+		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
+	}
+	return k, nil
 }
 
-// options sets what the case has in cfg. An error is a mistake in the case.
-func (c *Case) options(cfg *emulate.Config) (err error) {
-	if c.Arch != "" {
-		cfg.Arch = c.Arch
+// selection is what the case's fields say of its kernel.
+func (c *Case) selection() program.Selection {
+	s := program.Selection{
+		Kernel: c.Kernel, Arch: c.Arch, QKBits: c.QKBits, Granularity: c.Granularity, Smooth: c.Smooth,
+		PVType: c.PVType, PVAccum: c.PVAccum, Set: c.Set,
 	}
-	if c.Granularity != "" {
-		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
-			return fmt.Errorf("qk_granularity: %w", err)
-		}
+	if c.Variant != "" {
+		s.Variants = []string{c.Variant}
 	}
-	if c.PVAccum != "" {
-		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
-			return fmt.Errorf("pv_accum: %w", err)
-		}
+	if s.Smooth != "" || c.SmoothK == nil && !c.SmoothV {
+		return s
 	}
+	// The two switches leave Q as the kernel has it.
+	p, err := program.Load(c.Kernel)
+	if err != nil {
+		return s
+	}
+	k := p.Smoothing.K != "none"
 	if c.SmoothK != nil {
-		cfg.SmoothK = *c.SmoothK
+		k = *c.SmoothK
 	}
-	cfg.SmoothV = c.SmoothV
-	return nil
+	var list []string
+	for _, x := range []struct {
+		on   bool
+		name string
+	}{{p.Smoothing.Q != "none", "q"}, {k, "k"}, {c.SmoothV, "v"}} {
+		if x.on {
+			list = append(list, x.name)
+		}
+	}
+	if s.Smooth = strings.Join(list, ","); s.Smooth == "" {
+		s.Smooth = "none"
+	}
+	return s
 }
 
 // kv prepares a kv head of dim channels; the recording's own mean of K replaces
@@ -293,14 +333,11 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config()
+	k, err := c.kernel(p)
 	if err != nil {
 		return err
 	}
-	k, err := emulate.New(cfg)
-	if err != nil {
-		return errSkip{err}
-	}
+	smoothK := k.Bound().Smoothing.K != "none"
 	nq, d := p.q.Shape[2], p.q.Shape[3]
 	// Our own extension: an expected tensor below lse_raw/ is the kernel's base-2
 	// log-sum-exp of each row, one below lse/ what the released API makes of it.
@@ -335,7 +372,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.Name, err)
 			}
-			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: float32(scale)}, kv, &ws)
+			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: scale}, kv, &ws)
 			for blk := range k.Blocks(nq) {
 				if err := ctx.Err(); err != nil {
 					return err
@@ -346,9 +383,9 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 					for i, y := range lse[:n] {
 						if apiLSE {
 							var corr float32
-							if cfg.SmoothK && correction != nil {
+							if smoothK && correction != nil {
 								corr = valueAt(correction, row+i)
-							} else if cfg.SmoothK {
+							} else if smoothK {
 								first := blk*k.Tiling().BlockQ + i
 								rows(p.q, b, h, d)(first, first+1, x)
 								corr = q.LSECorrection(x)
@@ -373,13 +410,9 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := c.config()
+	k, err := c.kernel(p)
 	if err != nil {
 		return err
-	}
-	k, err := emulate.New(cfg)
-	if err != nil {
-		return errSkip{err}
 	}
 	want := f.find(c.Expect)
 	if want == nil {
@@ -489,7 +522,7 @@ func paddedDim(d int) int {
 	if d <= 64 {
 		return 64
 	}
-	return emulate.MaxHeadDim
+	return 128
 }
 
 // queryTensor returns the codes or scales of a query head.

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
@@ -49,11 +50,13 @@ type Result struct {
 
 // Report is the result of a run.
 type Report struct {
-	Schema  string   `json:"schema"`
-	Passed  int      `json:"passed"`
-	Failed  int      `json:"failed"`
-	Skipped int      `json:"skipped"`
-	Cases   []Result `json:"cases"`
+	Schema string `json:"schema"`
+	// Tool is the build of the emulator that was checked.
+	Tool    version.Info `json:"tool"`
+	Passed  int          `json:"passed"`
+	Failed  int          `json:"failed"`
+	Skipped int          `json:"skipped"`
+	Cases   []Result     `json:"cases"`
 }
 
 // Schema is the version of Report's JSON form.
@@ -107,7 +110,7 @@ feed:
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	rep := &Report{Schema: Schema, Cases: results}
+	rep := &Report{Schema: Schema, Tool: version.Get(), Cases: results}
 	for _, r := range results {
 		switch r.Status {
 		case Pass:

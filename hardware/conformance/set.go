@@ -21,8 +21,8 @@ import (
 	"slices"
 	"sync/atomic"
 
-	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -37,9 +37,18 @@ type Case struct {
 	Kernel      string `json:"kernel,omitempty"`
 	Granularity string `json:"qk_granularity,omitempty"`
 	PVAccum     string `json:"pv_accum,omitempty"`
-	SmoothK     *bool  `json:"smooth_k,omitempty"`
-	SmoothV     bool   `json:"smooth_v,omitempty"`
-	Causal      bool   `json:"causal,omitempty"`
+	// QKBits, Smooth, PVType, Variant and Set are as program.Selection takes them.
+	QKBits  int      `json:"qk_bits,omitempty"`
+	Smooth  string   `json:"smooth,omitempty"`
+	PVType  string   `json:"pv_dtype,omitempty"`
+	Variant string   `json:"variant,omitempty"`
+	Set     []string `json:"set,omitempty"`
+	// Description, if there is one, is the whole kernel, and the fields that name it are
+	// for people.
+	Description *program.Program `json:"description,omitempty"`
+	SmoothK     *bool            `json:"smooth_k,omitempty"`
+	SmoothV     bool             `json:"smooth_v,omitempty"`
+	Causal      bool             `json:"causal,omitempty"`
 	// SMScale is 0 where the line has none: 1/sqrt(head_dim).
 	SMScale float64 `json:"sm_scale,omitempty"`
 	// Tensor says what a quantize case expects: q_int8, q_scale, k_int8, k_scale,
@@ -101,7 +110,7 @@ func parse(r io.Reader, dir string, filter *regexp.Regexp) ([]Case, error) {
 		case !filepath.IsLocal(c.File):
 			return nil, fmt.Errorf("line %d: file %q is not below the set's directory", line, c.File)
 		}
-		if err := c.options(new(emulate.Config)); err != nil {
+		if err := c.selection().Check(); err != nil {
 			return nil, fmt.Errorf("line %d: case %q: %w", line, c.Name(), err)
 		}
 		if filter == nil || filter.MatchString(c.Name()) {

@@ -17,7 +17,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/hardware/conformance"
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/hardware/validate"
@@ -85,36 +85,25 @@ func (s *Set) Unit(p *probe.Probes, u *probe.Unit, results int, seed uint64) err
 	return s.Add(s.newName(s.Arch, u.Instruction), meta, ts, c)
 }
 
-// claim is a case's description of a configuration; not every configuration has
-// one.
-func claim(cfg emulate.Config) (conformance.Case, error) {
-	smoothK := cfg.SmoothK
-	c := conformance.Case{
-		Op: "attention", Kernel: cfg.Name, Arch: cfg.Arch, Granularity: cfg.QKGranularity.String(), PVAccum: cfg.PVAccum.String(),
-		SmoothK: &smoothK, SmoothV: cfg.SmoothV,
+// claim is a case of a kernel: its names, where it has them, and its whole description.
+func claim(p program.Program) conformance.Case {
+	c := conformance.Case{Op: "attention", Kernel: p.Name, Arch: p.Arch, Description: &p}
+	if p.Bits() != 0 {
+		c.Granularity, c.PVAccum = p.QKCodes.Granularity, p.Accum()
 	}
-	plain, err := emulate.Preset(cfg.Name)
-	if err != nil {
-		return c, err
-	}
-	plain.Arch, plain.QKGranularity, plain.PVAccum, plain.SmoothK, plain.SmoothV = cfg.Arch, cfg.QKGranularity, cfg.PVAccum, cfg.SmoothK, cfg.SmoothV
-	if plain != cfg {
-		return c, errors.New("a conformance set has no words for this kernel's configuration: it knows kernel, arch, qk_granularity, pv_accum, and smoothing of K and V")
-	}
-	return c, nil
+	smoothK := p.Smoothing.K != "none"
+	c.SmoothK, c.SmoothV = &smoothK, p.Smoothing.V != "none"
+	return c
 }
 
 // Kernel records the outputs of a kernel on the cases; cases that the kernel does
 // not take are left out.
 func (s *Set) Kernel(ctx context.Context, r validate.Runner, m *manifest.Manifest, cases []validate.Case, progress func(part float64)) error {
-	cfg, err := m.Config(s.Arch)
+	p, err := m.Program(s.Arch)
 	if err != nil {
 		return fmt.Errorf("%s: emulates: %w", m.Name, err)
 	}
-	line, err := claim(cfg)
-	if err != nil {
-		return fmt.Errorf("%s: %w", m.Name, err)
-	}
+	line := claim(p)
 	if err := validate.CheckCases(m, s.Arch, cases); err != nil {
 		return err
 	}

@@ -3,11 +3,14 @@ package record
 import (
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/sageacc/sageacc/emulate/program"
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -45,7 +48,7 @@ func (e emulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]by
 			var ws emulate.Workspace
 			q := e.k.Query(emulate.QInput{
 				Q:   func(lo, hi int, dst []float32) { l.Q.Rows(b, h, lo, hi, dst) },
-				Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
+				Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale(),
 			}, kv, &ws)
 			for blk := range e.k.Blocks(l.Q.Tokens) {
 				n := e.k.Run(q, &ws, blk, o, lse)
@@ -68,7 +71,7 @@ func TestKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := own.Manifest.Config("sm_90")
+	cfg, err := own.Manifest.Program("sm_90")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +150,7 @@ func TestKernelKeepsEveryCase(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := own.Manifest.Config("sm_90")
+	cfg, err := own.Manifest.Program("sm_90")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,18 +197,25 @@ func TestKernelKeepsEveryCase(t *testing.T) {
 	}
 }
 
-// A claim that a set has no words for is refused.
-func TestClaimWithoutWords(t *testing.T) {
-	cfg, err := emulate.Preset("sage2-4b")
+// A claim has the whole description, so that a set says what it is a recording of.
+func TestClaim(t *testing.T) {
+	p, err := program.Preset("sage2-4b")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := claim(cfg); err != nil {
-		t.Error(err)
+	if err := p.Set("finish.round", "zero"); err != nil {
+		t.Fatal(err)
 	}
-	cfg.Variant.OutputZero = true
-	if _, err := claim(cfg); err == nil {
-		t.Error("a variant has no field in a set, and is taken")
+	text, err := json.Marshal(claim(p))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var c conformance.Case
+	if err := json.Unmarshal(text, &c); err != nil {
+		t.Fatal(err)
+	}
+	if d := program.Diff(&p, c.Description); d != nil || c.Kernel != "sage2-4b" {
+		t.Errorf("%s is read back with %v", c.Kernel, d)
 	}
 }
 

@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/parallel"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -15,7 +15,7 @@ import (
 // emulated is the emulator's side of a case.
 type emulated struct {
 	k   *emulate.Kernel
-	l   *layerdumps.Layer
+	l   *heads.Layer
 	kvs []*emulate.KV
 	// o holds the bits of the output, lse the base-2 log-sum-exp.
 	o   []uint32
@@ -23,44 +23,35 @@ type emulated struct {
 }
 
 func newEmulated(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, jobs int) (*emulated, error) {
-	e := &emulated{k: k, l: l, kvs: make([]*emulate.KV, l.K.Batch*l.K.Heads)}
+	view, err := heads.Bind(k, l)
+	if err != nil {
+		return nil, err
+	}
+	e := &emulated{k: view.Kernel, l: view, kvs: make([]*emulate.KV, l.K.Batch*l.K.Heads)}
 	return e, parallel.Do(ctx, jobs, len(e.kvs), func(_ context.Context, i int) error {
-		b, h := i/l.K.Heads, i%l.K.Heads
-		kv, err := k.Prepare(emulate.KVInput{
-			K:   func(lo, hi int, dst []float32) { l.K.Rows(b, h, lo, hi, dst) },
-			V:   func(lo, hi int, dst []float32) { l.V.Rows(b, h, lo, hi, dst) },
-			Len: l.K.Tokens, Dim: l.K.Dim, DType: format.DType(l.Q.DType),
-		})
+		kv, err := e.k.Prepare(view.KV(i/l.K.Heads, i%l.K.Heads))
 		e.kvs[i] = kv
 		return err
 	})
-}
-
-func (e *emulated) query(b, h int) emulate.QInput {
-	l := e.l
-	return emulate.QInput{
-		Q:   func(lo, hi int, dst []float32) { l.Q.Rows(b, h, lo, hi, dst) },
-		Len: l.Q.Tokens, Causal: l.Causal, Scale: float32(l.Scale()),
-	}
 }
 
 // run computes the outputs.
 func (e *emulated) run(ctx context.Context, jobs int) error {
 	l := e.l
 	n, d := l.Q.Tokens, l.Q.Dim
-	heads := l.Q.Batch * l.Q.Heads
-	e.o, e.lse = make([]uint32, heads*n*d), make([]float32, heads*n)
-	dtype := format.DType(l.Q.DType)
+	all := l.Q.Batch * l.Q.Heads
+	e.o, e.lse = make([]uint32, all*n*d), make([]float32, all*n)
+	dtype := l.OutputDType()
 	group := l.Q.Heads / l.K.Heads
 	bq := e.k.Tiling().BlockQ
 	blocks := e.k.Blocks(n)
 	// A worker takes a run of blocks of one head, so that its workspace lasts.
 	const run = 16
 	runs := (blocks + run - 1) / run
-	return parallel.Do(ctx, jobs, heads*runs, func(ctx context.Context, i int) error {
+	return parallel.Do(ctx, jobs, all*runs, func(ctx context.Context, i int) error {
 		head, first := i/runs, i%runs*run
 		var ws emulate.Workspace
-		q := e.k.Query(e.query(head/l.Q.Heads, head%l.Q.Heads), e.kvs[head/group], &ws)
+		q := e.k.Query(l.Query(head/l.Q.Heads, head%l.Q.Heads), e.kvs[head/group], &ws)
 		out := make([]float32, bq*d)
 		for blk := first; blk < min(first+run, blocks); blk++ {
 			if err := ctx.Err(); err != nil {
@@ -94,9 +85,9 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 		}
 	}
 	// codes appends rows of codes and zeros up to the buffer's rows.
-	heads := len(e.kvs)
+	all := len(e.kvs)
 	if name[0] == 'q' {
-		heads = l.Q.Batch * l.Q.Heads
+		all = l.Q.Batch * l.Q.Heads
 	}
 	codes := func(x []int8) {
 		if kind == "i4" {
@@ -110,14 +101,14 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 		}
 	}
 	pad := func(head int) {
-		if want := size / heads * (head + 1); len(out) < want {
+		if want := size / all * (head + 1); len(out) < want {
 			out = append(out, make([]byte, want-len(out))...)
 		}
 	}
 	switch {
 	case name == "q_codes" || name == "q_scale":
-		for h := range heads {
-			c, s := e.k.QuantizeQuery(e.query(h/l.Q.Heads, h%l.Q.Heads), d)
+		for h := range all {
+			c, s := e.k.QuantizeQuery(l.Query(h/l.Q.Heads, h%l.Q.Heads), d)
 			if name == "q_scale" {
 				for _, x := range s {
 					number(x)
@@ -162,7 +153,7 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 			c, stride, _, _ := kv.ValueCodes()
 			for ch := range d {
 				for t := range stride {
-					code := c[ch*stride+quant.Permute(t)]
+					code := c[ch*stride+e.k.Stored(t)]
 					if kind == "f16" {
 						out = binary.LittleEndian.AppendUint16(out, code)
 						continue

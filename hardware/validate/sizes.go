@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/kernels/manifest"
 )
 
@@ -12,15 +13,20 @@ import (
 // before anything is run: an expression that fails, or a stage that is not as large
 // as that of the program that it claims to be on arch.
 func CheckCases(m *manifest.Manifest, arch string, cases []Case) error {
-	cfg, err := m.Config(arch)
-	if err != nil {
-		return fmt.Errorf("%s: emulates: %w", m.Name, err)
-	}
-	k, err := emulate.New(cfg)
+	k, err := kernel(m, arch)
 	if err != nil {
 		return err
 	}
 	return checkCases(m, k, cases)
+}
+
+// kernel returns the kernel that a manifest claims to be.
+func kernel(m *manifest.Manifest, arch string) (*emulate.Kernel, error) {
+	p, err := m.Program(arch)
+	if err != nil {
+		return nil, fmt.Errorf("%s: emulates: %w", m.Name, err)
+	}
+	return emulate.New(p)
 }
 
 func checkCases(m *manifest.Manifest, k *emulate.Kernel, cases []Case) error {
@@ -42,6 +48,10 @@ func plannedFor(m *manifest.Manifest, k *emulate.Kernel, p manifest.Problem) (*m
 	if err != nil {
 		return nil, err
 	}
+	k, err = k.For(p.HeadDim, dtypes[p.DType], p.Causal)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", manifest.ErrUnsupported, err)
+	}
 	shapes := stageShapes(k, p)
 	for _, name := range manifest.Stages() {
 		b, ok := m.Buffers[name]
@@ -62,6 +72,9 @@ func plannedFor(m *manifest.Manifest, k *emulate.Kernel, p manifest.Problem) (*m
 	return plan, nil
 }
 
+// dtypes are the manifests' names of dtypes.
+var dtypes = map[string]format.DType{"f16": format.FP16, "bf16": format.BF16}
+
 // stageShape is the size of a stage (manifest.Stages), in elements.
 type stageShape struct {
 	// heads have least elements each. Where padding is not 0, any multiple of it may
@@ -71,23 +84,25 @@ type stageShape struct {
 
 // stageShapes returns the sizes of the stages that the program has on a problem.
 func stageShapes(k *emulate.Kernel, p manifest.Problem) map[string]stageShape {
-	c, t := k.Config(), k.Tiling()
-	g := c.QKGranularity
+	c, t, g := k.Bound(), k.Tiling(), k.Granularity()
 	h, kvh, d := p.Batch*p.Heads, p.Batch*p.KVHeads, p.HeadDim
 	tiles := (p.Keys + t.BlockK - 1) / t.BlockK
-	shapes := map[string]stageShape{
-		"k_scale": {kvh, g.KeyGroups(t, p.Keys), 0},
-		"k_codes": {kvh, p.Keys * d, d},
-		"q_scale": {h, g.QueryGroups(t, p.Queries), 0},
-		"q_codes": {h, p.Queries * d, d},
-		"v_scale": {kvh, d, 0},
-		// V's tokens are permuted within 16.
-		"v_codes": {kvh, tiles * t.BlockK * d, 16 * d},
+	shapes := map[string]stageShape{}
+	if c.Bits() != 0 {
+		shapes["k_scale"] = stageShape{kvh, g.KeyGroups(t, p.Keys), 0}
+		shapes["k_codes"] = stageShape{kvh, p.Keys * d, d}
+		shapes["q_scale"] = stageShape{h, g.QueryGroups(t, p.Queries), 0}
+		shapes["q_codes"] = stageShape{h, p.Queries * d, d}
 	}
-	if c.SmoothK {
+	if !c.VCodes.Plain() || c.VCodes.Format == "fp16" {
+		shapes["v_scale"] = stageShape{kvh, d, 0}
+		// V's tokens may be permuted within 16.
+		shapes["v_codes"] = stageShape{kvh, tiles * t.BlockK * d, 16 * d}
+	}
+	if c.Smoothing.K != "none" {
 		shapes["k_mean"] = stageShape{kvh, d, 0}
 	}
-	if c.SmoothV {
+	if c.Smoothing.V != "none" {
 		shapes["v_mean"] = stageShape{kvh, d, 0}
 	}
 	return shapes

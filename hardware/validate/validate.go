@@ -10,9 +10,12 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/compare/explain"
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -34,13 +37,17 @@ type Options struct {
 // Report is what became of the cases.
 type Report struct {
 	Schema string `json:"schema"`
-	Kernel string `json:"kernel"`
+	// Tool is the build of the emulator that the kernel was compared with.
+	Tool   version.Info `json:"tool"`
+	Kernel string       `json:"kernel"`
 	// Config is the emulated program, as flags would say it.
 	Config string `json:"config"`
-	Device string `json:"device"`
-	Arch   string `json:"arch"`
-	Passed int    `json:"passed"`
-	Failed int    `json:"failed"`
+	// Description is the whole description of the kernel that was emulated.
+	Description program.Program `json:"description"`
+	Device      string          `json:"device"`
+	Arch        string          `json:"arch"`
+	Passed      int             `json:"passed"`
+	Failed      int             `json:"failed"`
 	// Skipped counts cases that the kernel does not take.
 	Skipped    int   `json:"skipped"`
 	Elements   int64 `json:"elements"`
@@ -102,18 +109,14 @@ type Difference struct {
 
 // Run validates a kernel that runs on arch over the cases.
 func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch string, cases []Case, opt Options) (*Report, error) {
-	cfg, err := m.Config(arch)
-	if err != nil {
-		return nil, fmt.Errorf("%s: emulates: %w", m.Name, err)
-	}
-	k, err := emulate.New(cfg)
+	k, err := kernel(m, arch)
 	if err != nil {
 		return nil, err
 	}
 	if err := checkCases(m, k, cases); err != nil {
 		return nil, err
 	}
-	rep := &Report{Schema: Schema, Kernel: m.Name, Config: Describe(cfg), Device: device, Arch: arch}
+	rep := &Report{Schema: Schema, Tool: version.Get(), Kernel: m.Name, Config: Describe(k.Program()), Description: k.Program(), Device: device, Arch: arch}
 	explained := false
 	for i := range cases {
 		if err := ctx.Err(); err != nil {
@@ -143,12 +146,13 @@ func Run(ctx context.Context, r Runner, m *manifest.Manifest, device, arch strin
 	return rep, nil
 }
 
-// Describe writes a configuration in words.
-func Describe(c emulate.Config) string {
-	text := fmt.Sprintf("%s on %s: QK int%d %s, smooth %s; PV %s, accumulated in %s",
-		c.Name, c.Arch, c.QKBits, c.QKGranularity, c.Smooth(), c.PVType, c.PVAccum)
-	if c.Variant != (emulate.Variant{}) {
-		text += "; variant " + c.Variant.String()
+// Describe writes a kernel in words.
+func Describe(p program.Program) string {
+	text := fmt.Sprintf("%s on %s: QK %s %s, smooth %s; PV %s, accumulated in %s",
+		p.Name, p.Arch, p.QKCodes.Format, p.QKCodes.Granularity, p.Smooth(), p.VCodes.Format, p.Accum())
+	base := program.Base(&p)
+	if v := program.Variant(&base, &p); v != "" {
+		text += "; variant " + v
 	}
 	return text
 }
@@ -183,11 +187,11 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 	if agree && !res.differs() {
 		return res, nil
 	}
-	heads, err := e.stages(m, got)
+	stages, err := e.stages(m, got)
 	if err != nil {
 		return res, err
 	}
-	if res.Stages, err = explain.CompareStages(ctx, l, k.Config(), heads); err != nil {
+	if res.Stages, err = explain.CompareStages(ctx, l, k.Program(), stages); err != nil {
 		return res, err
 	}
 	if !res.Failed() {
@@ -206,7 +210,7 @@ func runCase(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Ker
 		return res, err
 	}
 	with.O = &o
-	res.Explanation, err = explain.Layer(ctx, &with, explain.Options{Config: k.Config(), Jobs: opt.Jobs})
+	res.Explanation, err = explain.Layer(ctx, &with, explain.Options{Program: k.Program(), Jobs: opt.Jobs})
 	return res, err
 }
 
@@ -230,7 +234,7 @@ func both(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.Kernel
 // given makes the buffers that a manifest takes from the emulator. It reports a
 // stage of another size than the emulator's.
 func (e *emulated) given(m *manifest.Manifest) (map[string][]byte, error) {
-	p, err := problem(e.l)
+	p, err := problem(e.l.Layer)
 	if err != nil {
 		return nil, err
 	}
@@ -254,11 +258,7 @@ func (e *emulated) given(m *manifest.Manifest) (map[string][]byte, error) {
 
 // Outputs runs a kernel on a layer and returns what it wrote, without comparing.
 func Outputs(ctx context.Context, r Runner, m *manifest.Manifest, l *layerdumps.Layer, arch string, jobs int) (map[string][]byte, error) {
-	cfg, err := m.Config(arch)
-	if err != nil {
-		return nil, err
-	}
-	k, err := emulate.New(cfg)
+	k, err := kernel(m, arch)
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +326,7 @@ func (e *emulated) compare(got map[string][]byte, res *Result) {
 // stagesAgree compares the buffers that a manifest names after stages as bytes, and
 // counts their elements. Padding may differ where this says that they do not agree.
 func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res *Result) (bool, error) {
-	plan, err := planned(m, e.l)
+	plan, err := planned(m, e.l.Layer)
 	if err != nil {
 		return false, err
 	}
@@ -350,7 +350,7 @@ func (e *emulated) stagesAgree(m *manifest.Manifest, got map[string][]byte, res 
 // the kernel wrote them.
 func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explain.Stages, error) {
 	l := e.l
-	plan, err := planned(m, l)
+	plan, err := planned(m, l.Layer)
 	if err != nil {
 		return nil, err
 	}
@@ -512,7 +512,11 @@ func fewestKeys(ctx context.Context, r Runner, m *manifest.Manifest, k *emulate.
 		return 0, err
 	}
 	kvHead := at.Head * l.K.Heads / l.Q.Heads
-	step := k.Tiling().BlockK
+	view, err := heads.Bind(k, l)
+	if err != nil {
+		return 0, err
+	}
+	step := view.Kernel.Tiling().BlockK
 	for n, tiles := 0, 1; n < l.K.Tokens; {
 		n = min(tiles*step, l.K.Tokens)
 		if one.K, err = part(&l.K, kvHead, n); err != nil {

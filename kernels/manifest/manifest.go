@@ -39,15 +39,14 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 // Manifest is a parsed manifest.
@@ -61,10 +60,13 @@ type Manifest struct {
 	Let      []map[string]string `yaml:"let"`
 	Buffers  map[string]Buffer   `yaml:"buffers"`
 	Launches []Launch            `yaml:"launches"`
+
+	dir string // that files are named from
 }
 
-// Claim names the program that a kernel says it is: a preset and changes to it.
-// An empty arch is that of the GPU that runs it.
+// Claim names the program that a kernel says it is: a known kernel or a file that
+// describes one (from the manifest's folder), and changes to it, as program.Selection
+// takes them. An empty arch is that of the GPU that runs it.
 type Claim struct {
 	Kernel      string `yaml:"kernel"`
 	Arch        string `yaml:"arch"`
@@ -74,6 +76,8 @@ type Claim struct {
 	PVType      string `yaml:"pv_dtype"`
 	PVAccum     string `yaml:"pv_accum"`
 	Variant     string `yaml:"variant"`
+	// Set changes single choices of the description, PATH=VALUE.
+	Set []string `yaml:"set"`
 }
 
 // Buffer is memory that a kernel needs.
@@ -122,7 +126,7 @@ func Read(name string, r io.Reader) (*Manifest, error) {
 
 // Open reads a manifest file.
 func Open(path string) (*Manifest, error) {
-	f, err := os.Open(path)
+	f, err := datafile.Open(path)
 	if err != nil {
 		return nil, err
 	}
@@ -173,7 +177,7 @@ func (m *Manifest) check() error {
 	if m.Emulates.Kernel == "" {
 		return errors.New("emulates: no kernel: which program does it claim to be?")
 	}
-	cfg, err := m.Config("")
+	p, err := m.Program("")
 	if err != nil {
 		return fmt.Errorf("emulates: %w", err)
 	}
@@ -184,8 +188,8 @@ func (m *Manifest) check() error {
 		return fmt.Errorf("%d head_dims: want 1 to %d of them", n, maxHeadDims)
 	}
 	for i, d := range m.HeadDims {
-		if d < 1 || d > emulate.MaxHeadDim || slices.Contains(m.HeadDims[:i], d) {
-			return fmt.Errorf("head_dims has %d: want 1 to %d, each once", d, emulate.MaxHeadDim)
+		if most := p.Operands.MaxHeadDim; d < 1 || d > most || slices.Contains(m.HeadDims[:i], d) {
+			return fmt.Errorf("head_dims has %d: want 1 to %d, each once", d, most)
 		}
 	}
 	if len(m.DTypes) == 0 {
@@ -208,7 +212,7 @@ func (m *Manifest) check() error {
 		case b.From != "" && !slices.Contains(Stages(), name):
 			return fmt.Errorf("buffer %s: the emulator has no such tensor (it has %s)", name, strings.Join(Stages(), ", "))
 		case slices.Contains(Stages(), name):
-			if err := m.checkStage(b.Type, m.stageTypes(name, &cfg)); err != nil {
+			if err := m.checkStage(b.Type, m.stageTypes(name, &p)); err != nil {
 				return fmt.Errorf("buffer %s: %w", name, err)
 			}
 		}
@@ -231,18 +235,21 @@ func (m *Manifest) check() error {
 
 // stageTypes returns the types that a stage's buffer may have: the program's codes,
 // or numbers.
-func (m *Manifest) stageTypes(name string, cfg *emulate.Config) []string {
+func (m *Manifest) stageTypes(name string, p *program.Program) []string {
 	switch {
-	case name == "v_codes" && cfg.PVType == quant.FP16:
+	case name == "v_codes" && p.VCodes.Format == "fp16":
 		if slices.Equal(m.DTypes, []string{"f16"}) {
 			return []string{"f16", "dtype"}
 		}
 		return []string{"f16"}
 	case name == "v_codes":
-		return []string{map[quant.PVType]string{quant.E4M3: "e4m3", quant.E5M2: "e5m2", quant.INT8: "i8"}[cfg.PVType]}
+		if p.VCodes.Format == "int8" {
+			return []string{"i8"}
+		}
+		return []string{p.VCodes.Format}
 	case !strings.HasSuffix(name, "_codes"):
 		return []string{"f32", "f16", "bf16", "dtype"}
-	case cfg.QKBits == 4:
+	case p.Bits() == 4:
 		return []string{"i4", "i8"}
 	}
 	return []string{"i8"}
@@ -290,49 +297,21 @@ func (m *Manifest) problems(shapes ...Problem) iter.Seq[Problem] {
 	}
 }
 
-// Config returns the emulated configuration. arch is the GPU's, for a claim that
-// names none; it may be empty: the preset's own.
-func (m *Manifest) Config(arch string) (emulate.Config, error) {
+// Program returns the description of the kernel that it claims to be. arch is the GPU's,
+// for a claim that names none; it may be empty: the known kernel's own.
+func (m *Manifest) Program(arch string) (program.Program, error) {
 	c := &m.Emulates
-	cfg, err := emulate.Preset(c.Kernel)
-	if err != nil {
-		return cfg, err
-	}
 	if c.Arch != "" {
 		arch = c.Arch
 	}
-	if arch != "" {
-		cfg.Arch = arch
-	}
-	if c.QKBits != 0 {
-		cfg.QKBits = c.QKBits
-	}
-	if c.Granularity != "" {
-		if cfg.QKGranularity, err = quant.ParseGranularity(c.Granularity); err != nil {
-			return cfg, err
-		}
-	}
-	if c.Smooth != "" {
-		if err := cfg.SetSmooth(c.Smooth); err != nil {
-			return cfg, err
-		}
-	}
-	if c.PVType != "" {
-		if cfg.PVType, err = quant.ParsePVType(c.PVType); err != nil {
-			return cfg, err
-		}
-	}
-	if c.PVAccum != "" {
-		if cfg.PVAccum, err = emulate.ParseAccum(c.PVAccum); err != nil {
-			return cfg, err
-		}
+	s := program.Selection{
+		Kernel: c.Kernel, Dir: m.dir, Arch: arch, QKBits: c.QKBits, Granularity: c.Granularity,
+		Smooth: c.Smooth, PVType: c.PVType, PVAccum: c.PVAccum, Set: c.Set,
 	}
 	if c.Variant != "" {
-		if cfg.Variant, err = emulate.ParseVariant(c.Variant); err != nil {
-			return cfg, err
-		}
+		s.Variants = []string{c.Variant}
 	}
-	return cfg, cfg.Validate()
+	return s.Program()
 }
 
 // Runs reports whether a GPU of compute capability sm (90 for 9.0) can run the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/reference"
 )
 
@@ -65,17 +66,24 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 		return nil
 	}
 	h := NewHead(o.Tokens, o.HeadDim, o.Causal)
-	for _, cfg := range emulate.Presets() {
+	for _, p := range program.Presets() {
 		levels := emulate.Levels()
 		level := levels[len(levels)-1]
 		if o.Level != nil {
 			level = *o.Level
 		}
-		k, err := emulate.NewAt(cfg, level)
+		k, err := emulate.NewAt(p, level)
+		if err == nil {
+			k, err = k.For(o.HeadDim, format.FP16, o.Causal)
+		}
 		if err != nil {
 			return nil, err
 		}
-		if err := add(cfg.Name, level.String(), func() error { return h.Emulate(ctx, k, o.Jobs) }); err != nil {
+		runs := level.String()
+		if k.Portable() != "" {
+			runs = emulate.Levels()[0].String()
+		}
+		if err := add(p.Name, runs, func() error { return h.Emulate(ctx, k, o.Jobs) }); err != nil {
 			return nil, err
 		}
 	}
@@ -152,7 +160,7 @@ func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, jobs int) error {
 	if err != nil {
 		return err
 	}
-	in := emulate.QInput{Q: rows(h.Q, h.Dim), Len: h.Tokens, Causal: h.Causal, Scale: float32(1 / math.Sqrt(float64(h.Dim)))}
+	in := emulate.QInput{Q: rows(h.Q, h.Dim), Len: h.Tokens, Causal: h.Causal, Scale: 1 / math.Sqrt(float64(h.Dim))}
 	block := k.Tiling().BlockQ * h.Dim
 	return spread(ctx, k.Blocks(h.Tokens), jobs, func() func(int) error {
 		var ws emulate.Workspace

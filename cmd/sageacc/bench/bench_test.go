@@ -4,7 +4,8 @@ import (
 	"context"
 	"testing"
 
-	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
+
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -14,7 +15,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := len(emulate.Presets()) + 2; len(got) != want || seen != want {
+	if want := len(program.Presets()) + 2; len(got) != want || seen != want {
 		t.Fatalf("%d rows, %d reported, want %d", len(got), seen, want)
 	}
 	for _, r := range got {

@@ -58,10 +58,52 @@ func rowsOfSummary(s compare.Summary) []row {
 	return rows
 }
 
-// CompareText writes the result as aligned text: what was run, the rows of every
-// layer, their average and worst, and what is odd about the layers.
-func CompareText(w io.Writer, r *compare.Result) error {
-	for _, p := range compareHead(r) {
+// Compared is results of compare, of one kernel or of several on the same layers, and
+// what of them a table shows.
+type Compared struct {
+	Results []*compare.Result
+	Verdict *compare.Verdict
+	// Layers are the indices of the layers to show, in order; nil for all. Left is how
+	// many more there are that --top left out.
+	Layers []int
+	Left   int
+}
+
+// layers are the indices of the layers to show.
+func (c *Compared) layers() []int {
+	if c.Layers != nil {
+		return c.Layers
+	}
+	all := make([]int, len(c.Results[0].Layers))
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// RowsOf is how many rows a table has of a layer of results, without its heads.
+func RowsOf(results []*compare.Result, layer int) int {
+	n := 0
+	for k, r := range results {
+		for _, row := range rowsOf(r.Layers[layer].Rows) {
+			if k == 0 || !shared(row) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// shared says that a row is the same for every kernel.
+func shared(r row) bool { return strings.HasSuffix(r.key, actualVsReference.key) }
+
+// several says that there are several kernels.
+func (c *Compared) several() bool { return len(c.Results) > 1 }
+
+// CompareText writes results as aligned text: the verdict, what was run, the rows of
+// the layers, their average and worst, and what is odd about the layers.
+func CompareText(w io.Writer, c *Compared) error {
+	for _, p := range c.head() {
 		if _, err := fmt.Fprintf(w, "%-9s  %s\n", p.key, p.value); err != nil {
 			return err
 		}
@@ -69,35 +111,47 @@ func CompareText(w io.Writer, r *compare.Result) error {
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	t := compareTable(r, true)
-	if err := t.Text(w); err != nil {
+	if err := c.table(true).Text(w); err != nil {
 		return err
 	}
-	notes := compareNotes(r)
+	if c.Left > 0 {
+		if _, err := fmt.Fprintln(w, c.more()); err != nil {
+			return err
+		}
+	}
+	notes := c.notes()
 	if len(notes) > 0 {
 		notes = append([]string{""}, notes...)
 	}
 	if err := list(w, notes); err != nil {
 		return err
 	}
-	return writeAttribution(w, r, (*texttab.Table).Text)
+	return c.writeAttribution(w, (*texttab.Table).Text)
 }
 
 // CompareMarkdown is CompareText in GitHub Flavored Markdown.
-func CompareMarkdown(w io.Writer, r *compare.Result) error {
-	for _, p := range compareHead(r) {
-		if _, err := fmt.Fprintf(w, "- %s: %s\n", p.key, texttab.Markdown(p.value)); err != nil {
+func CompareMarkdown(w io.Writer, c *Compared) error {
+	for _, p := range c.head() {
+		key := "- " + p.key + ":"
+		if p.key == "" {
+			key = " " // the item goes on
+		}
+		if _, err := fmt.Fprintf(w, "%s %s\n", key, texttab.Markdown(p.value)); err != nil {
 			return err
 		}
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
-	t := compareTable(r, false)
-	if err := t.Markdown(w); err != nil {
+	if err := c.table(false).Markdown(w); err != nil {
 		return err
 	}
-	notes := compareNotes(r)
+	notes := c.notes()
+	if c.Left > 0 {
+		if _, err := fmt.Fprintf(w, "\n%s\n", c.more()); err != nil {
+			return err
+		}
+	}
 	if len(notes) > 0 {
 		if _, err := fmt.Fprintln(w); err != nil {
 			return err
@@ -106,8 +160,30 @@ func CompareMarkdown(w io.Writer, r *compare.Result) error {
 	if err := items(w, notes); err != nil {
 		return err
 	}
-	return writeAttribution(w, r, (*texttab.Table).Markdown)
+	return c.writeAttribution(w, (*texttab.Table).Markdown)
 }
+
+// more says how many layers are not shown.
+func (c *Compared) more() string { return fmt.Sprintf(moreLayers, c.Left) }
+
+// verdictHead says the verdict, a line each.
+func verdictHead(v *compare.Verdict) []pair {
+	var out []pair
+	if v == nil {
+		return nil
+	}
+	for i, l := range v.Lines {
+		key := "verdict"
+		if i > 0 {
+			key = ""
+		}
+		out = append(out, pair{key, texttab.Shorten(l, lineWidth)})
+	}
+	return out
+}
+
+// lineWidth is how wide a line of the verdict gets.
+const lineWidth = 300
 
 // kernelHead says what kernel ran.
 func kernelHead(k compare.KernelInfo) []pair {
@@ -122,9 +198,13 @@ func kernelHead(k compare.KernelInfo) []pair {
 	return head
 }
 
-// compareHead says what was run, on what.
-func compareHead(r *compare.Result) []pair {
-	head := kernelHead(r.Kernel)
+// head says what is wrong, what was run, and on what.
+func (c *Compared) head() []pair {
+	r := c.Results[0]
+	head := verdictHead(c.Verdict)
+	for _, r := range c.Results {
+		head = append(head, kernelHead(r.Kernel)...)
+	}
 	head = append(head, pair{"reference", r.Reference})
 	layers := fmt.Sprintf("%d", len(r.Layers))
 	if same := commonTraits(r.Layers); same != "" {
@@ -132,18 +212,20 @@ func compareHead(r *compare.Result) []pair {
 	}
 	head = append(head, pair{"layers", layers})
 	var synthetic []string
-	for i, l := range r.Layers {
+	shown := c.layers()
+	for n, i := range shown {
+		l := &r.Layers[i]
 		if l.Synthetic == "" {
 			continue
 		}
 		// Layers of a file share their origin, which is told once.
-		if i > 0 && r.Layers[i-1].Synthetic == l.Synthetic {
+		if n > 0 && r.Layers[shown[n-1]].Synthetic == l.Synthetic {
 			continue
 		}
 		synthetic = append(synthetic, name(l.Name)+" "+origin(l.Synthetic))
 	}
 	if len(synthetic) == 1 && allSynthetic(r.Layers) {
-		synthetic[0] = origin(r.Layers[0].Synthetic)
+		synthetic[0] = origin(r.Layers[shown[0]].Synthetic)
 	}
 	for _, s := range synthetic {
 		head = append(head, pair{"input", s})
@@ -190,68 +272,198 @@ func shapeOf(s compare.Shape) string {
 	return out
 }
 
-// compareTable makes the table; separated puts a blank line in front of the
-// summary, which Markdown has no way to say.
-func compareTable(r *compare.Result, separated bool) *texttab.Table {
-	t := columns("layer", "shape", "comparison", ">cos_sim", ">rel_l1", ">rmse", ">max_abs")
+// table makes the table; separated puts a blank line between the layers and their
+// summary, which Markdown has no way to say. Where layers are left out the summary
+// comes first.
+func (c *Compared) table(separated bool) *texttab.Table {
+	r := c.Results[0]
+	heads := []string{"layer", "shape", "comparison", ">cos_sim", ">rel_l1", ">rmse", ">max_abs"}
+	if c.several() {
+		heads = []string{"layer", "shape", "kernel", "comparison", ">cos_sim", ">rel_l1", ">rmse", ">max_abs"}
+	}
+	t := columns(heads...)
 	if r.Average.ActualVsEmulated != nil {
 		t.Header = append(t.Header, "differing", "max ulp")
 		t.Align = append(t.Align, texttab.Right, texttab.Right)
 	}
-	add := func(first, second string, rows []row) {
-		for _, row := range rows {
-			cells := []string{first, second, row.words, cosine(row.CosSim), relative(row.RelL1), absolute(row.RMSE), absolute(row.MaxAbs)}
-			if b := row.bits; b != nil {
-				cells = append(cells, fmt.Sprintf("%d of %d", b.Mismatched, b.Elements), fmt.Sprintf("%d ulp", b.MaxULP))
+	add := func(first, second string, kernels [][]row) {
+		for k, rows := range kernels {
+			kernel := c.Results[k].Kernel.Name
+			for _, row := range rows {
+				// What no kernel has a part in is told once.
+				if k > 0 && shared(row) {
+					continue
+				}
+				cells := []string{first, second}
+				if c.several() {
+					cells = append(cells, kernel)
+				}
+				cells = append(cells, row.words, cosine(row.CosSim), relative(row.RelL1), absolute(row.RMSE), absolute(row.MaxAbs))
+				if b := row.bits; b != nil {
+					cells = append(cells, fmt.Sprintf("%d of %d", b.Mismatched, b.Elements), fmt.Sprintf("%d ulp", b.MaxULP))
+				}
+				t.Rows = append(t.Rows, cells)
+				first, second, kernel = "", "", ""
 			}
-			t.Rows = append(t.Rows, cells)
-			first, second = "", ""
 		}
+	}
+	each := func(rows func(r *compare.Result) []row) [][]row {
+		var out [][]row
+		for _, r := range c.Results {
+			out = append(out, rows(r))
+		}
+		return out
 	}
 	tell := len(r.Layers) > 1 && commonTraits(r.Layers) == ""
-	for i := range r.Layers {
-		l := &r.Layers[i]
-		shape := shapeOf(l.Shape)
-		if tell {
-			shape += " " + traits(l)
-		}
-		add(name(l.Name), shape, rowsOf(l.Rows))
-		for _, h := range l.Heads {
-			head := fmt.Sprintf("  head %d", h.Head)
-			if l.Shape.Batch > 1 {
-				head = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
+	layers := func() {
+		for _, i := range c.layers() {
+			l := &r.Layers[i]
+			shape := shapeOf(l.Shape)
+			if tell {
+				shape += " " + traits(l)
 			}
-			add(head, "", rowsOf(h.Rows))
+			add(name(l.Name), shape, each(func(r *compare.Result) []row { return rowsOf(r.Layers[i].Rows) }))
+			for n, h := range l.Heads {
+				head := fmt.Sprintf("  head %d", h.Head)
+				if l.Shape.Batch > 1 {
+					head = fmt.Sprintf("  batch %d, head %d", h.Batch, h.Head)
+				}
+				add(head, "", each(func(r *compare.Result) []row { return rowsOf(r.Layers[i].Heads[n].Rows) }))
+			}
 		}
 	}
-	// Of a single layer, average and worst are the layer again.
-	if len(r.Layers) > 1 {
+	summary := func() {
+		add("average", "", each(func(r *compare.Result) []row { return rowsOfSummary(r.Average) }))
+		at := len(t.Rows)
+		add("worst", "", each(func(r *compare.Result) []row { return rowsOfSummary(r.Worst) }))
+		// Each row names the layer that it is of.
+		for k, r := range c.Results {
+			for _, x := range worstOf(r) {
+				if k > 0 && x.comparison == actualVsReference {
+					continue
+				}
+				t.Rows[at][1] = x.short()
+				at++
+			}
+		}
+	}
+	blank := func() {
 		if separated {
 			t.Rows = append(t.Rows, nil)
 		}
-		add("average", "", rowsOfSummary(r.Average))
-		add("worst", "", rowsOfSummary(r.Worst))
+	}
+	switch {
+	// Of a single layer, average and worst are the layer again.
+	case len(r.Layers) <= 1:
+		layers()
+	case c.Left > 0:
+		summary()
+		blank()
+		layers()
+	default:
+		layers()
+		blank()
+		summary()
 	}
 	return &t
 }
 
-// compareNotes says what is odd about layers, and where outputs first differ.
-func compareNotes(r *compare.Result) []string {
+// notes says which layers the worst figures are of, what is odd about layers, and where outputs
+// first differ.
+func (c *Compared) notes() []string {
 	var notes []string
-	for _, l := range r.Layers {
-		for _, w := range l.Warnings {
-			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), shortened(strings.TrimPrefix(w, l.Name+"."), l.Name)))
+	for _, r := range c.Results {
+		of := ""
+		if c.several() {
+			of = r.Kernel.Name + ": "
 		}
-		if b := l.ActualVsEmulated; b != nil && b.First != nil {
-			notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), Mismatch(b.First)))
+		if len(r.Layers) > 1 {
+			for _, x := range worstOf(r) {
+				if x.several() {
+					notes = append(notes, fmt.Sprintf("%sworst %s: %s", of, x.words, x.long()))
+				}
+			}
 		}
-		if l.LSE != nil && l.LSE.ActualVsEmulated != nil && l.LSE.ActualVsEmulated.First != nil {
-			m := l.LSE.ActualVsEmulated.First
-			notes = append(notes, fmt.Sprintf("%s: lse: first difference at batch %d, head %d, token %d: %s", name(l.Name), m.Batch, m.Head, m.Token, bothValues(m)))
+	}
+	for k, r := range c.Results {
+		for _, i := range c.layers() {
+			l := &r.Layers[i]
+			of := name(l.Name)
+			if c.several() {
+				of += ", " + r.Kernel.Name
+			}
+			for _, w := range l.Warnings {
+				notes = append(notes, fmt.Sprintf("%s: %s", of, shortened(strings.TrimPrefix(w, l.Name+"."), l.Name)))
+			}
+			if k == 0 {
+				for _, w := range l.Suspicious {
+					notes = append(notes, fmt.Sprintf("%s: suspicious: %s", name(l.Name), w))
+				}
+			}
+			if k == 0 && l.Misplaced != "" {
+				notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), l.Misplaced))
+			}
+			if b := l.ActualVsEmulated; b != nil && b.First != nil {
+				notes = append(notes, fmt.Sprintf("%s: %s", of, Mismatch(b.First)))
+			}
+			if l.LSE != nil && l.LSE.ActualVsEmulated != nil && l.LSE.ActualVsEmulated.First != nil {
+				m := l.LSE.ActualVsEmulated.First
+				notes = append(notes, fmt.Sprintf("%s: lse: first difference at batch %d, head %d, token %d: %s", of, m.Batch, m.Head, m.Token, m.Both()))
+			}
+			for _, line := range explanation(l) {
+				notes = append(notes, fmt.Sprintf("%s: %s", of, line))
+			}
 		}
-		notes = append(notes, explanation(&l)...)
 	}
 	return notes
+}
+
+// worstLayers names the layers of a row of worst figures.
+type worstLayers struct {
+	comparison
+	*compare.FigureLayers
+}
+
+// worstOf returns those that there are, in the order of the rows.
+func worstOf(r *compare.Result) []worstLayers {
+	var out []worstLayers
+	for _, x := range []worstLayers{{emulatedVsReference, r.WorstLayers.EmulatedVsReference}, {actualVsReference, r.WorstLayers.ActualVsReference}, {actualVsEmulated, r.WorstLayers.ActualVsEmulated}} {
+		if x.FigureLayers != nil {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+// several reports whether the figures are of more than one layer.
+func (w worstLayers) several() bool {
+	return w.RelL1 != w.CosSim || w.RMSE != w.CosSim || w.MaxAbs != w.CosSim
+}
+
+// short names the first of the layers.
+func (w worstLayers) short() string {
+	const width = 24
+	s := texttab.Shorten(w.CosSim, width)
+	if w.several() {
+		s += ", …"
+	}
+	return s
+}
+
+// long names the layers, each with its figures.
+func (w worstLayers) long() string {
+	var names []string
+	figures := map[string][]string{}
+	for _, x := range []struct{ figure, layer string }{{"cos_sim", w.CosSim}, {"rel_l1", w.RelL1}, {"rmse", w.RMSE}, {"max_abs", w.MaxAbs}} {
+		if figures[x.layer] == nil {
+			names = append(names, x.layer)
+		}
+		figures[x.layer] = append(figures[x.layer], x.figure)
+	}
+	for i, n := range names {
+		names[i] = fmt.Sprintf("%s (%s)", name(n), strings.Join(figures[n], ", "))
+	}
+	return strings.Join(names, ", ")
 }
 
 // explanation says what gives a layer's actual output, or what comes nearest.
@@ -259,41 +471,45 @@ func explanation(l *compare.Layer) []string {
 	if l.Explanation == nil {
 		return nil
 	}
-	var notes []string
-	for _, line := range l.Explanation.Lines() {
-		notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), line))
-	}
-	return notes
+	return l.Explanation.Lines()
 }
 
-const attributionTitle = "What causes the error: each step alone with all others exact, and the kernel with that step exact."
-
 // writeAttribution writes what each step causes, if that was asked for.
-func writeAttribution(w io.Writer, r *compare.Result, write func(*texttab.Table, io.Writer) error) error {
-	table, notes := attribution(r)
-	if table == nil && notes == nil {
-		return nil
-	}
-	if _, err := fmt.Fprintf(w, "\n%s\n\n", attributionTitle); err != nil {
-		return err
-	}
-	if table != nil {
-		if err := write(table, w); err != nil {
+func (c *Compared) writeAttribution(w io.Writer, write func(*texttab.Table, io.Writer) error) error {
+	for _, r := range c.Results {
+		table, notes := attribution(r, c.layers())
+		if table == nil && notes == nil {
+			continue
+		}
+		of := ""
+		if c.several() {
+			of = " of " + r.Kernel.Name
+		}
+		if _, err := fmt.Fprintf(w, "\nWhat causes the error%s: each step alone with all others exact, and the kernel with that step exact.\n\n", of); err != nil {
 			return err
 		}
-		if notes != nil {
-			notes = append([]string{""}, notes...)
+		if table != nil {
+			if err := write(table, w); err != nil {
+				return err
+			}
+			if notes != nil {
+				notes = append([]string{""}, notes...)
+			}
+		}
+		if err := list(w, notes); err != nil {
+			return err
 		}
 	}
-	return list(w, notes)
+	return nil
 }
 
 // attribution makes the table of what each step causes, nil without a row, and a
 // line for each layer whose error has no parts.
-func attribution(r *compare.Result) (*texttab.Table, []string) {
+func attribution(r *compare.Result, layers []int) (*texttab.Table, []string) {
 	var notes []string
 	t := columns("layer", "step", ">alone: 1-cos", ">rel_l1", ">of MSE", ">without: 1-cos", ">rel_l1", ">of MSE")
-	for _, l := range r.Layers {
+	for _, i := range layers {
+		l := &r.Layers[i]
 		a := l.Attribution
 		if a == nil {
 			continue
@@ -328,38 +544,35 @@ func attribution(r *compare.Result) (*texttab.Table, []string) {
 
 // Mismatch says in words where an actual and the emulated output first differ,
 // and what they hold there.
-func Mismatch(m *metrics.Mismatch) string {
-	return fmt.Sprintf("first difference at batch %d, head %d, token %d, channel %d: %s", m.Batch, m.Head, m.Token, m.Channel, bothValues(m))
-}
-
-func bothValues(m *metrics.Mismatch) string {
-	return fmt.Sprintf("actual %s (%s), emulated %s (%s)", m.Actual, general(m.ActualValue, 6), m.Emulated, general(m.EmulatedValue, 6))
-}
+func Mismatch(m *metrics.Mismatch) string { return fmt.Sprintf("first difference at %v", m) }
 
 // CompareCSV writes a record for each comparison of each layer and, after those
 // of the layer, of each of its heads. Numbers keep their full precision.
-func CompareCSV(w io.Writer, r *compare.Result) error {
+func CompareCSV(w io.Writer, c *Compared) error {
 	t := texttab.Table{Header: strings.Split("kernel,arch,reference,layer,batch,heads,kv_heads,queries,keys,head_dim,dtype,causal,sm_scale,"+
 		"at_batch,at_head,comparison,cos_sim,rel_l1,rmse,max_abs,elements,mismatched,max_ulp", ",")}
-	for _, l := range r.Layers {
-		s := l.Shape
-		add := func(batch, head string, rows []row) {
-			for _, row := range rows {
-				record := []string{
-					r.Kernel.Name, r.Kernel.Arch, r.Reference, l.Name,
-					strconv.Itoa(s.Batch), strconv.Itoa(s.Heads), strconv.Itoa(s.KVHeads), strconv.Itoa(s.Queries), strconv.Itoa(s.Keys), strconv.Itoa(s.HeadDim),
-					s.DType, strconv.FormatBool(l.Causal), strconv.FormatFloat(l.SMScale, 'g', -1, 64),
-					batch, head, row.key, exact(row.CosSim), exact(row.RelL1), exact(row.RMSE), exact(row.MaxAbs),
+	for _, i := range c.layers() {
+		for _, r := range c.Results {
+			l := &r.Layers[i]
+			s := l.Shape
+			add := func(batch, head string, rows []row) {
+				for _, row := range rows {
+					record := []string{
+						r.Kernel.Name, r.Kernel.Arch, r.Reference, l.Name,
+						strconv.Itoa(s.Batch), strconv.Itoa(s.Heads), strconv.Itoa(s.KVHeads), strconv.Itoa(s.Queries), strconv.Itoa(s.Keys), strconv.Itoa(s.HeadDim),
+						s.DType, strconv.FormatBool(l.Causal), strconv.FormatFloat(l.SMScale, 'g', -1, 64),
+						batch, head, row.key, exact(row.CosSim), exact(row.RelL1), exact(row.RMSE), exact(row.MaxAbs),
+					}
+					if b := row.bits; b != nil {
+						record = append(record, strconv.FormatInt(b.Elements, 10), strconv.FormatInt(b.Mismatched, 10), strconv.FormatUint(uint64(b.MaxULP), 10))
+					}
+					t.Rows = append(t.Rows, record)
 				}
-				if b := row.bits; b != nil {
-					record = append(record, strconv.FormatInt(b.Elements, 10), strconv.FormatInt(b.Mismatched, 10), strconv.FormatUint(uint64(b.MaxULP), 10))
-				}
-				t.Rows = append(t.Rows, record)
 			}
-		}
-		add("", "", rowsOf(l.Rows))
-		for _, h := range l.Heads {
-			add(strconv.Itoa(h.Batch), strconv.Itoa(h.Head), rowsOf(h.Rows))
+			add("", "", rowsOf(l.Rows))
+			for _, h := range l.Heads {
+				add(strconv.Itoa(h.Batch), strconv.Itoa(h.Head), rowsOf(h.Rows))
+			}
 		}
 	}
 	return t.CSV(w)

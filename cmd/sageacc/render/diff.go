@@ -9,69 +9,132 @@ import (
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/compare/diff"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/metrics"
 )
 
+// Diff is what changed between two results, and which layers of it to show.
+type Diff struct {
+	*diff.Result
+	// Show are the indices of the layers to show, in order; nil for all. Left is how
+	// many more there are.
+	Show []int
+	Left int
+}
+
 // DiffText writes what changed between two results.
-func DiffText(w io.Writer, r *diff.Result) error {
-	if len(r.Settings) > 0 {
-		if err := list(w, append(settings(r), "")); err != nil {
+func DiffText(w io.Writer, d *Diff) error {
+	for i, l := range d.verdict() {
+		key := "verdict"
+		if i > 0 {
+			key = ""
+		}
+		if _, err := fmt.Fprintf(w, "%-9s  %s\n", key, l); err != nil {
 			return err
 		}
 	}
-	return diffTable(r).Text(w)
+	if err := list(w, append(d.settings(), "")); err != nil {
+		return err
+	}
+	if err := d.table().Text(w); err != nil {
+		return err
+	}
+	if d.Left > 0 {
+		_, err := fmt.Fprintf(w, moreLayers+"\n", d.Left)
+		return err
+	}
+	return nil
 }
 
 // DiffMarkdown is DiffText in GitHub Flavored Markdown.
-func DiffMarkdown(w io.Writer, r *diff.Result) error {
-	if err := items(w, settings(r)); err != nil {
+func DiffMarkdown(w io.Writer, d *Diff) error {
+	if err := items(w, append(d.verdict(), d.settings()...)); err != nil {
 		return err
 	}
-	if len(r.Settings) > 0 {
-		if _, err := fmt.Fprintln(w); err != nil {
-			return err
+	if _, err := fmt.Fprintln(w); err != nil {
+		return err
+	}
+	if err := d.table().Markdown(w); err != nil {
+		return err
+	}
+	if d.Left > 0 {
+		_, err := fmt.Fprintf(w, "\n"+moreLayers+"\n", d.Left)
+		return err
+	}
+	return nil
+}
+
+// moreLayers says how many layers are not shown.
+const moreLayers = "… %d more (--top 0 shows all)"
+
+func (d *Diff) verdict() []string {
+	var out []string
+	if d.Verdict != nil {
+		for _, l := range d.Verdict.Lines {
+			out = append(out, texttab.Shorten(l, lineWidth))
 		}
 	}
-	return diffTable(r).Markdown(w)
+	return out
 }
 
-// settings are the lines of what the two runs did differently: the names in them are
+// settings are the lines of what the two runs did differently. The names in them are
 // those of files.
-func settings(r *diff.Result) []string {
-	const longest = 300
-	var lines []string
-	for _, s := range r.Settings {
-		lines = append(lines, texttab.Cut(s, longest))
+func (d *Diff) settings() []string {
+	var out []string
+	for _, s := range d.Settings {
+		out = append(out, texttab.Cut(s, lineWidth))
 	}
-	return lines
+	return out
 }
 
-func diffTable(r *diff.Result) *texttab.Table {
-	t := columns("layer", ">1-cos old", ">new", ">change", ">rel_l1 old", ">new", ">change", ">rmse old", ">new", ">change", ">differing old", ">new")
+// table has a row for each comparison of a layer against the reference; that of the
+// actual output also has how many elements differ from the emulated one.
+func (d *Diff) table() *texttab.Table {
+	t := columns("layer", "comparison", ">1-cos old", ">new", ">change", ">rel_l1 old", ">new", ">change", ">rmse old", ">new", ">change", ">differing old", ">new", ">change")
 	count := func(n *int64) string {
 		if n == nil {
 			return ""
 		}
 		return strconv.FormatInt(*n, 10)
 	}
-	for _, l := range r.Layers {
-		cells := []string{name(l.Name)}
+	show := d.Show
+	if show == nil {
+		for i := range d.Layers {
+			show = append(show, i)
+		}
+	}
+	for _, i := range show {
+		l := &d.Layers[i]
+		first := name(l.Name)
 		if l.Status != "both" {
-			cells[0] += " (" + l.Status + ")"
+			first += " (" + l.Status + ")"
 		}
-		var oldF, newF, change [3]string
-		if v := l.Old; v != nil {
-			oldF = [3]string{absolute(1 - v.CosSim), relative(v.RelL1), absolute(v.RMSE)}
+		add := func(what comparison, old, new *metrics.Values, g *diff.Growth, differing ...string) {
+			if old == nil && new == nil {
+				return
+			}
+			var oldF, newF, change [3]string
+			if old != nil {
+				oldF = [3]string{absolute(1 - old.CosSim), relative(old.RelL1), absolute(old.RMSE)}
+			}
+			if new != nil {
+				newF = [3]string{absolute(1 - new.CosSim), relative(new.RelL1), absolute(new.RMSE)}
+			}
+			if g != nil {
+				change = [3]string{percentage(g.OneMinusCos), percentage(g.RelL1), percentage(g.RMSE)}
+			}
+			cells := []string{first, what.words}
+			for i := range oldF {
+				cells = append(cells, oldF[i], newF[i], change[i])
+			}
+			t.Rows = append(t.Rows, append(cells, differing...))
+			first = ""
 		}
-		if v := l.New; v != nil {
-			newF = [3]string{absolute(1 - v.CosSim), relative(v.RelL1), absolute(v.RMSE)}
+		grew := ""
+		if l.ShareGrowth != nil {
+			grew = percentage(*l.ShareGrowth)
 		}
-		if g := l.Growth; g != nil {
-			change = [3]string{percentage(g.OneMinusCos), percentage(g.RelL1), percentage(g.RMSE)}
-		}
-		for i := range oldF {
-			cells = append(cells, oldF[i], newF[i], change[i])
-		}
-		t.Rows = append(t.Rows, append(cells, count(l.OldMismatched), count(l.NewMismatched)))
+		add(emulatedVsReference, l.Old, l.New, l.Growth)
+		add(actualVsReference, l.OldActual, l.NewActual, l.ActualGrowth, count(l.OldMismatched), count(l.NewMismatched), grew)
 	}
 	return &t
 }
@@ -85,4 +148,20 @@ func percentage(x jsonfloat.Float) string {
 		return general(x, 3)
 	}
 	return fmt.Sprintf("%+.2f%%", 100*float64(x))
+}
+
+// DiffCases makes cases of checks.
+func DiffCases(checks []diff.Check) []Case {
+	var out []Case
+	for _, c := range checks {
+		x := Case{Group: "diff", Name: c.Layer + ": " + c.Gate}
+		switch {
+		case c.Failed:
+			x.Failure = c.Text
+		case c.Skipped:
+			x.Skipped = c.Text
+		}
+		out = append(out, x)
+	}
+	return out
 }

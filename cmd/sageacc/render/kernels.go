@@ -9,6 +9,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
@@ -25,7 +26,7 @@ type Kernels struct {
 	PVDTypes      []string `json:"pv_dtypes"`
 	PVAccums      []string `json:"pv_accums"`
 	// Variants are the deviations from a program that can be emulated.
-	Variants []emulate.Knob `json:"variants"`
+	Variants []program.Knob `json:"variants"`
 	Units    []Unit         `json:"units"`
 }
 
@@ -50,17 +51,22 @@ type Unit struct {
 	FractionBits   int    `json:"fraction_bits"` // -1: nothing is truncated
 	Output         string `json:"output"`
 	Evidence       string `json:"evidence"`
+	// Reported says that the evidence is others' report alone.
+	Reported bool `json:"reported"`
 }
 
 // ListKernels collects the presets and units.
 func ListKernels() Kernels {
 	k := Kernels{
 		Schema: KernelsSchema, Archs: tensorcore.Archs(),
-		Granularities: quant.Granularities(), PVDTypes: quant.PVTypes(), PVAccums: emulate.Accums(),
-		Variants: emulate.Knobs(),
+		Granularities: quant.Granularities(), PVDTypes: quant.PVTypes(), PVAccums: program.Accums(),
+		Variants: program.Knobs(),
 	}
-	for _, c := range emulate.Presets() {
-		k.Kernels = append(k.Kernels, Kernel{compare.Describe(c), c.Summary})
+	for _, p := range program.Presets() {
+		// A test makes a kernel of each.
+		if kernel, err := emulate.New(p); err == nil {
+			k.Kernels = append(k.Kernels, Kernel{compare.Describe(kernel), p.Summary})
+		}
 	}
 	for _, u := range tensorcore.Units() {
 		steps := fmt.Sprintf("%d x %d", len(u.Steps), len(u.Steps[0]))
@@ -68,7 +74,7 @@ func ListKernels() Kernels {
 			steps += ", then + c"
 		}
 		k.Units = append(k.Units, Unit{
-			u.Arch, u.Instruction, u.Executed, steps, u.Steps, u.SeparateAdd, u.FractionBits, u.Out.String(), u.Evidence,
+			u.Arch, u.Instruction, u.Executed, steps, u.Steps, u.SeparateAdd, u.FractionBits, u.Out.String(), u.Evidence, u.Reported(),
 		})
 	}
 	return k
@@ -79,7 +85,7 @@ func (k Kernels) Text(w io.Writer) error {
 	t := columns("kernel", "arch", "Q, K", "smooth", "P, V", "accumulator", "program")
 	for _, c := range k.Kernels {
 		t.Rows = append(t.Rows, []string{
-			c.Name, c.Arch, fmt.Sprintf("int%d %s", c.QKBits, c.QKGranularity), c.Smooth, c.PVDType, c.PVAccum, c.Program,
+			c.Name, c.Arch, codes(c.Description.QKCodes), c.Smooth, c.PVDType, c.PVAccum, c.Program,
 		})
 	}
 	if err := t.Text(w); err != nil {
@@ -98,6 +104,14 @@ func (k Kernels) Text(w io.Writer) error {
 		"--pv-accum        "+strings.Join(k.PVAccums, ", "),
 		"--variant         deviations from the program, see --variants",
 	))
+}
+
+// codes says what Q and K become.
+func codes(c program.QKCodes) string {
+	if c.Granularity == "none" {
+		return c.Format
+	}
+	return c.Format + " " + c.Granularity
 }
 
 // VariantsText writes the deviations as aligned text.

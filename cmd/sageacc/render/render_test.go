@@ -55,6 +55,12 @@ func result() *compare.Result {
 			Name: "k", Program: "p", Arch: "sm_90", QKBits: 8, QKGranularity: "per-thread", Smooth: "k",
 			PVDType: "e4m3", PVAccum: "fp32",
 		},
+		QueryTile: 4,
+		WorstLayers: compare.WorstLayers{
+			EmulatedVsReference: &compare.FigureLayers{CosSim: "c", RelL1: "c", RMSE: "c", MaxAbs: "c"},
+			ActualVsReference:   &compare.FigureLayers{CosSim: "a|b", RelL1: "a|b", RMSE: "a|b", MaxAbs: "a|b"},
+			ActualVsEmulated:    &compare.FigureLayers{CosSim: "a|b", RelL1: "c", RMSE: "a|b", MaxAbs: "c"},
+		},
 		Layers: []compare.Layer{
 			{
 				Name: "a|b", Shape: compare.Shape{Batch: 1, Heads: 2, KVHeads: 1, Queries: 6, Keys: 9, HeadDim: 8, DType: "FP16"},
@@ -71,8 +77,14 @@ func result() *compare.Result {
 	}
 }
 
+func compared(rs ...*compare.Result) *Compared {
+	return &Compared{Results: rs, Verdict: &compare.Verdict{Lines: []string{"not finite: c: worst", "differs in bits: a|b: next"}}}
+}
+
 func TestCompareText(t *testing.T) {
-	check(t, text(t, CompareText, result()), `
+	check(t, text(t, CompareText, compared(result())), `
+verdict    not finite: c: worst
+           differs in bits: a|b: next
 kernel     k on sm_90: p
 config     QK int8 per-thread, smooth k; PV e4m3, accumulated in fp32
 reference  fp64
@@ -93,10 +105,11 @@ c                  2x1x6x8 BF16                emulated vs reference       NaN  
 average                                        emulated vs reference       NaN      NaN       +Inf        NaN
                                                actual vs reference    0.999950  0.01235  1.235e-03  5.000e-01
                                                actual vs emulated     1.000000  3.1e-06  1.000e-08  2.000e-07
-worst                                          emulated vs reference       NaN      NaN       +Inf        NaN
-                                               actual vs reference    0.999950  0.01235  1.235e-03  5.000e-01
-                                               actual vs emulated     1.000000  3.1e-06  1.000e-08  2.000e-07
+worst              c                           emulated vs reference       NaN      NaN       +Inf        NaN
+                   a|b                         actual vs reference    0.999950  0.01235  1.235e-03  5.000e-01
+                   a|b, …                      actual vs emulated     1.000000  3.1e-06  1.000e-08  2.000e-07
 
+worst actual vs emulated: a|b (cos_sim, rmse), c (rel_l1, max_abs)
 a|b: first difference at batch 0, head 1, token 2, channel 3: actual 0x3c01 (1.00098), emulated 0x3c00 (1)
 c: v: 1 NaN
 `)
@@ -108,7 +121,9 @@ func TestCompareOneLayer(t *testing.T) {
 	r.Layers[0].Heads = nil
 	r.Average.ActualVsReference, r.Average.ActualVsEmulated = nil, nil
 	r.Worst = r.Average
-	check(t, text(t, CompareText, r), `
+	check(t, text(t, CompareText, compared(r)), `
+verdict    not finite: c: worst
+           differs in bits: a|b: next
 kernel     k on sm_90: p
 config     QK int8 per-thread, smooth k; PV e4m3, accumulated in fp32
 reference  fp64
@@ -128,13 +143,13 @@ func TestCompareMarkdown(t *testing.T) {
 	for i := range r.Layers {
 		r.Layers[i].Heads = nil
 	}
-	got := text(t, CompareMarkdown, r)
+	got := text(t, CompareMarkdown, compared(r))
 	for _, want := range []string{
-		"\n- kernel: k on sm_90: p\n",
+		"\n- verdict: not finite: c: worst\n  differs in bits: a\\|b: next\n- kernel: k on sm_90: p\n",
 		"\n- input: c (synthetic: noise)\n\n| layer ",
 		"\n| a\\|b    | 1x2x6x8 kv 1x9 FP16 causal | emulated vs reference | 0.999950 |",
 		"\n| average |",
-		"\n\n- a|b: first difference at batch 0,",
+		"\n\n- worst actual vs emulated: a\\|b (cos_sim, rmse), c (rel_l1, max_abs)\n- a\\|b: first difference at batch 0,",
 		"\n- c: v: 1 NaN\n",
 	} {
 		if !strings.Contains(got, want) {
@@ -149,7 +164,7 @@ func TestCompareMarkdown(t *testing.T) {
 }
 
 func TestCompareCSV(t *testing.T) {
-	records, err := csv.NewReader(strings.NewReader(text(t, CompareCSV, result())[1:])).ReadAll()
+	records, err := csv.NewReader(strings.NewReader(text(t, CompareCSV, compared(result()))[1:])).ReadAll()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -204,7 +219,7 @@ b: FP16, not causal, sm_scale 0.5 (synthetic: noise)
   k       1x2x3x4        -1    2       2  0.1235  0.25   1.5  k
   v       1x2x3x4        -1    2       2  0.1235  0.25   1.5  v
 
-ignored, because their names are not <layer>.q, .k, .v, .o or .lse:
+ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):
   mask in f.npz
 `)
 }
@@ -252,7 +267,7 @@ func TestUnits(t *testing.T) {
 		}
 	}
 	for _, want := range []string{
-		"sm_90  mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
+		"sm_90   mma.m16n8k32.f32.e4m3    2 HMMA.16816.F32 + FADD   2 x 16*, + c     25  FP32 toward zero   [",
 		"\n    *  k 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29; then 2 3 6 7 ",
 	} {
 		if !strings.Contains(got, want) {

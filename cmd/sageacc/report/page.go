@@ -1,180 +1,231 @@
 package report
 
 import (
+	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"fmt"
 	"html/template"
-	"math"
-	"strconv"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 )
 
-//go:embed page.html.tmpl style.css
+//go:embed page.html.tmpl style.css js/*.js
 var files embed.FS
 
-var pageTemplate = template.Must(template.New("page.html.tmpl").Funcs(template.FuncMap{
-	"style": func() (template.CSS, error) {
-		b, err := files.ReadFile("style.css")
-		return template.CSS(b), err
-	},
-}).ParseFS(files, "page.html.tmpl"))
+// scripts are the parts of the page's script, in order. Each declares functions; the
+// last calls them.
+var scripts = []string{"words", "chart", "state", "maps", "layers", "layer", "start"}
+
+// early hides what the script is going to draw anew, before it is laid out.
+const early = "document.documentElement.classList.add('js')"
+
+// assets are what every page has, with the hashes that its Content-Security-Policy
+// names: nothing else runs or styles.
+type assets struct {
+	Style  template.CSS
+	Script template.JS
+	Early  template.JS
+}
+
+var common = func() assets {
+	read := func(name string) string {
+		b, err := files.ReadFile(name)
+		if err != nil {
+			panic(err) // embedded above
+		}
+		return string(b)
+	}
+	var b strings.Builder
+	b.WriteString("(() => {\n'use strict';\n")
+	for _, s := range scripts {
+		b.WriteString(read("js/" + s + ".js"))
+	}
+	b.WriteString("})();\n")
+	return assets{Style: template.CSS(read("style.css")), Script: template.JS(b.String()), Early: early}
+}()
+
+// Policy is the page's Content-Security-Policy.
+func (a assets) Policy(script bool) string {
+	hash := func(s string) string {
+		h := sha256.Sum256([]byte(s))
+		return " 'sha256-" + base64.StdEncoding.EncodeToString(h[:]) + "'"
+	}
+	p := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src" + hash(string(a.Style))
+	if script {
+		p += "; script-src" + hash(string(a.Early)) + hash(string(a.Script))
+	}
+	return p
+}
+
+var pageTemplate = template.Must(template.New("page.html.tmpl").ParseFS(files, "page.html.tmpl"))
 
 // page is what the template shows.
 type page struct {
+	assets
 	Title string
 	// Kind is the line above the title.
 	Kind     string
 	Facts    []fact
-	Verdict  []string
+	Verdict  []finding
+	Notes    []finding
 	Sections []section
+	// Data is what the script draws from, as JSON, nil where there is no script, and
+	// Details what it reads when a layer is looked at, one for each.
+	Data    template.JS
+	Details []template.JS
 }
 
 // fact is a line of the list of what was run.
 type fact struct{ Key, Value string }
 
+// finding is a line of the verdict.
+type finding struct {
+	// Severity is "bad", "warn", "good" or "note", which is worth to know and no more.
+	Severity string
+	Text     string
+	// Layer is the number of the layer to look at, from 1, and Name its name; 0 where
+	// it is about no layer.
+	Layer int
+	Name  string
+}
+
+// Folded reports whether the notes are more than fit before the rest.
+func (p *page) Folded() bool { return len(p.Notes) > 3 }
+
+// Mark is what stands before a finding, for those who do not see its colour.
+func (f finding) Mark() string {
+	return map[string]string{"bad": "✕", "warn": "!", "good": "✓"}[f.Severity]
+}
+
 // section is a part of the page; what it lacks is left out.
 type section struct {
 	ID, Title string
-	Intro     []string
-	Charts    []chart
-	Tables    []table
-	Notes     []string
+	// Mount is the id of what the script draws; without a script it is empty.
+	Mount string
+	// Controls are those of the overview.
+	Controls *controls
+	Intro    []string
+	Tables   []table
+	Notes    []string
 	// Code is a command.
 	Code string
-	// MoreCharts and MoreTables are folded under MoreTitle.
-	MoreTitle  string
-	MoreCharts []chart
-	MoreTables []table
-	Parts      []section
+	// Docs leads to the documentation.
+	Docs  []link
+	Parts []section
 }
+
+// controls are the choices over maps and table.
+type controls struct {
+	// Outputs has "emulated" and "actual" where two results are laid over each other
+	// and have both.
+	Outputs bool
+	Actual  bool
+	Layers  int
+	// States are those that occur.
+	States []state
+}
+
+// state is what a layer is: a key and words for it.
+type state struct{ Key, Text string }
+
+// docsURL is where the documentation is read.
+const docsURL = "https://github.com/sageacc/sageacc/blob/main/docs/"
+
+// link leads to a section of the documentation.
+type link struct{ Text, Page string }
+
+// URL is where the link leads.
+func (l link) URL() string { return docsURL + l.Page }
 
 // table is a table of text.
 type table struct {
 	Caption string
 	Columns []column
-	Rows    [][]string
-	// Bold rows sum up.
-	Bold map[int]bool
+	Rows    []tableRow
+	// Static tables are drawn anew by the script.
+	Static bool
+}
+
+// tableRow is a row's cells.
+type tableRow struct {
+	// ID is the target of links, Class of the row.
+	ID, Class string
+	Text      []string
+	// Bars stand in columns of the class "bar", in order.
+	Bars []template.HTML
 }
 
 // column is the head of a table's column; Class is "num" for numbers, "name" for what
-// may be long and is then wrapped, and "" for the rest.
+// may be long and is then wrapped, "bar" for bars, and "" for the rest.
 type column struct{ Text, Class string }
 
-// columns declares columns: ">" in front makes one of numbers, "~" one of names.
+// columns declares columns: ">" in front makes one of numbers, "~" one of names, "="
+// one of bars.
 func columns(heads ...string) []column {
+	classes := map[byte]string{'>': "num", '~': "name", '=': "bar"}
 	var out []column
 	for _, h := range heads {
-		switch {
-		case strings.HasPrefix(h, ">"):
-			out = append(out, column{h[1:], "num"})
-		case strings.HasPrefix(h, "~"):
-			out = append(out, column{h[1:], "name"})
-		default:
+		if c, ok := classes[h[0]]; ok {
+			out = append(out, column{h[1:], c})
+		} else {
 			out = append(out, column{h, ""})
 		}
 	}
 	return out
 }
 
+// cell is a cell of a table, text or bar.
+type cell struct {
+	Text, Class string
+	Bar         template.HTML
+}
+
 // Cells returns a row with its columns' classes; what it lacks at the end is empty.
-func (t table) Cells(row []string) []column {
-	out := make([]column, len(t.Columns))
+func (t table) Cells(row tableRow) []cell {
+	out := make([]cell, len(t.Columns))
+	text, bars := row.Text, row.Bars
 	for i, c := range t.Columns {
 		out[i].Class = c.Class
-		if i < len(row) {
-			out[i].Text = row[i]
+		switch {
+		case c.Class == "bar":
+			if len(bars) > 0 {
+				out[i].Bar, bars = bars[0], bars[1:]
+			}
+		case len(text) > 0:
+			out[i].Text, text = text[0], text[1:]
 		}
 	}
 	return out
 }
 
-// IsBold reports whether a row sums up.
-func (t table) IsBold(row int) bool { return t.Bold[row] }
+// rows makes rows of text.
+func rows(lines ...[]string) []tableRow {
+	var out []tableRow
+	for _, l := range lines {
+		out = append(out, tableRow{Text: l})
+	}
+	return out
+}
 
-// clean makes an untrusted name fit to be shown on a line: control and formatting
-// characters, which might hide or reverse what follows, become Go escapes.
-func clean(s string) string {
+// bar draws a value from 0 to top, and a mark at another if that is not NaN.
+func bar(value, mark, top float64) template.HTML {
+	const width = 160
+	at := func(v float64) float64 {
+		if !(top > 0) || v != v {
+			return width
+		}
+		return width * min(max(v/top, 0), 1)
+	}
+	class := "s1"
+	if value != value || value > top {
+		class = "bad"
+	}
 	var b strings.Builder
-	for _, r := range strings.ToValidUTF8(s, "\uFFFD") {
-		if r != ' ' && !unicode.IsGraphic(r) || unicode.Is(unicode.Bidi_Control, r) {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-		} else {
-			b.WriteRune(r)
-		}
+	fmt.Fprintf(&b, `<svg class="bar" viewBox="0 0 %d 14" width="%d" height="14" aria-hidden="true"><path class="grid" d="M0 13.5H%d"/><path class="%s" d="M0 2H%.1fV11H0Z"/>`,
+		width+2, width+2, width, class, at(value))
+	if mark == mark {
+		fmt.Fprintf(&b, `<path class="mark s2" d="M%.1f 0V13"/>`, at(mark))
 	}
-	return b.String()
-}
-
-// sentence makes a sentence of untrusted words.
-func sentence(s string) string {
-	s = clean(s)
-	first, n := utf8.DecodeRuneInString(s)
-	if n == 0 {
-		return ""
-	}
-	return string(unicode.ToUpper(first)) + s[n:] + "."
-}
-
-// plural writes a count of things.
-func plural(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
-}
-
-// digits writes a number with n significant digits, in fixed notation where that is
-// not long.
-func digits(x float64, n int) string {
-	if math.IsNaN(x) || math.IsInf(x, 0) || x == 0 {
-		return strconv.FormatFloat(x, 'g', -1, 64)
-	}
-	s := strconv.FormatFloat(x, 'e', n-1, 64)
-	mantissa, exp, _ := strings.Cut(s, "e")
-	e, err := strconv.Atoi(exp)
-	if err != nil || e < -4 || e > 6 {
-		return mantissa + "e" + strconv.Itoa(e)
-	}
-	return strconv.FormatFloat(x, 'f', max(0, n-1-e), 64)
-}
-
-// percent writes a fraction with the digits that it takes to see it.
-func percent(x float64) string {
-	p := 100 * x
-	switch a := math.Abs(p); {
-	case math.IsNaN(p) || math.IsInf(p, 0):
-		return strconv.FormatFloat(p, 'g', -1, 64)
-	case a == 0:
-		return "0%"
-	case a < 0.1:
-		return digits(p, 2) + "%"
-	}
-	return strconv.FormatFloat(p, 'f', 1, 64) + "%"
-}
-
-// ratio divides counts.
-func ratio(n, of int64) float64 {
-	if of == 0 {
-		return 0
-	}
-	return float64(n) / float64(of)
-}
-
-// shellLine writes arguments so that a POSIX shell reads them back.
-func shellLine(args []string) string {
-	var out []string
-	for _, a := range args {
-		plain := a != "" && !strings.ContainsFunc(a, func(r rune) bool {
-			return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_./,=+:@%", r))
-		})
-		if !plain {
-			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
-		}
-		out = append(out, clean(a))
-	}
-	return strings.Join(out, " ")
+	b.WriteString("</svg>")
+	return template.HTML(b.String())
 }

@@ -1,12 +1,15 @@
-// Package report makes one HTML page of a result: of a comparison (schema
-// sageacc/compare/v1) or of the paper's tables (sageacc/table/v1).
+// Package report makes one HTML page of results: of a comparison (schema
+// sageacc/compare/v1), of several laid over each other (sageacc/compare-set/v1, or more
+// than one file), or of the paper's tables (sageacc/table/v1).
 //
-// The page holds everything it needs. It loads nothing, runs no script, and its
-// Content-Security-Policy forbids both. Charts are SVG whose colours come from the
-// page's style sheet, light or dark as the reader's device is set; each has a label
-// in words, and the figures stand in tables too. Names of layers and whatever else a
-// result says are untrusted: they are escaped, and control and formatting characters
-// are shown as Go escapes.
+// The page holds everything it needs and loads nothing. Verdict and table are plain
+// HTML. A script of our own, the only one that its Content-Security-Policy lets run,
+// draws the maps, sorts and filters the table and shows a layer's details, from JSON in
+// the page; it works for 5 layers and for 5,000. Colours come from the style sheet,
+// light or dark as the reader's device is set or the reader chooses. Names of layers
+// and whatever else a result says are untrusted: they are escaped, the script makes
+// text of them and nothing else, and control and formatting characters are shown as Go
+// escapes.
 //
 // The same result gives the same bytes.
 package report
@@ -26,14 +29,53 @@ import (
 	"github.com/sageacc/sageacc/metrics"
 )
 
-// Input is a result that a page is made of: one of the two.
+// Input is what a page is made of: comparisons, one or several laid over each other, or
+// tables.
 type Input struct {
-	Compare *compare.Result
+	// Results are of compare; Names are what the page calls them, beside A, B and so on,
+	// where there are several.
+	Results []*compare.Result
+	Names   []string
+	// Verdict is that of several kernels on the same layers; nil of other results.
+	Verdict *compare.Verdict
 	Tables  *tables.Result
 }
 
-// Open reads the JSON result in a file.
-func Open(path string) (*Input, error) {
+// MostResults is how many results can be laid over each other.
+const MostResults = 8
+
+// Open reads the JSON result in a file, or several of compare to lay over each other.
+func Open(paths ...string) (*Input, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("no result to read")
+	}
+	all := new(Input)
+	for _, path := range paths {
+		in, err := open(path)
+		if err != nil {
+			return nil, err
+		}
+		if len(paths) == 1 {
+			return in, nil
+		}
+		if in.Tables != nil {
+			return nil, fmt.Errorf("%s: only results of compare can be laid over each other, this is one of table", path)
+		}
+		for i, r := range in.Results {
+			name := path
+			if len(in.Results) > 1 {
+				name += ": " + in.Names[i]
+			}
+			all.Results, all.Names = append(all.Results, r), append(all.Names, name)
+		}
+	}
+	if n := len(all.Results); n > MostResults {
+		return nil, fmt.Errorf("%d results: at most %d can be laid over each other", n, MostResults)
+	}
+	return all, nil
+}
+
+func open(path string) (*Input, error) {
 	data, err := datafile.ReadAll(path, diff.MaxSize)
 	if err != nil {
 		return nil, err
@@ -63,14 +105,49 @@ func Read(r io.Reader) (*Input, error) {
 	}
 	switch head.Schema {
 	case compare.Schema:
-		return decodeCompare(data)
+		r, err := decodeCompare(data)
+		if err != nil {
+			return nil, err
+		}
+		return &Input{Results: []*compare.Result{r}, Names: []string{r.Kernel.Name}}, nil
+	case compare.SetSchema:
+		return decodeSet(data)
 	case tables.Schema:
 		return decodeTables(data)
 	}
-	return nil, fmt.Errorf("schema is %q, want %q or %q", head.Schema, compare.Schema, tables.Schema)
+	return nil, fmt.Errorf("schema is %q, want %q, %q or %q", head.Schema, compare.Schema, compare.SetSchema, tables.Schema)
 }
 
-func decodeCompare(data []byte) (*Input, error) {
+// decodeSet reads the results of several kernels.
+func decodeSet(data []byte) (*Input, error) {
+	var set struct {
+		Args    []string          `json:"args"`
+		Verdict *compare.Verdict  `json:"verdict"`
+		Results []json.RawMessage `json:"results"`
+	}
+	if err := json.Unmarshal(data, &set); err != nil {
+		return nil, fmt.Errorf("not a result of compare --format json: %w", err)
+	}
+	if n := len(set.Results); n == 0 {
+		return nil, errors.New("the set has no results")
+	} else if n > MostResults {
+		return nil, fmt.Errorf("%d results: at most %d can be laid over each other", n, MostResults)
+	}
+	in := &Input{Verdict: set.Verdict}
+	for i, b := range set.Results {
+		r, err := decodeCompare(b)
+		if err != nil {
+			return nil, fmt.Errorf("result %d of the set: %w", i+1, err)
+		}
+		if r.Args == nil {
+			r.Args = set.Args
+		}
+		in.Results, in.Names = append(in.Results, r), append(in.Names, r.Kernel.Name)
+	}
+	return in, nil
+}
+
+func decodeCompare(data []byte) (*compare.Result, error) {
 	c, err := diff.Decode(bytes.NewReader(data))
 	if err != nil {
 		return nil, err
@@ -102,7 +179,7 @@ func decodeCompare(data []byte) (*Input, error) {
 			return nil, fmt.Errorf("layer %q: %w", l.Name, err)
 		}
 	}
-	return &Input{Compare: c}, nil
+	return c, nil
 }
 
 // checkDetail finds counts that cannot be.
@@ -143,17 +220,16 @@ func decodeTables(data []byte) (*Input, error) {
 // Write writes the page of a result that [Read] has returned, or one like it.
 func Write(w io.Writer, r *Input) error {
 	var p *page
-	var err error
 	switch {
-	case r.Compare != nil:
-		p, err = comparePage(r.Compare)
+	case len(r.Results) > 0:
+		var err error
+		if p, err = comparePage(r); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
 	case r.Tables != nil:
-		p, err = tablesPage(r.Tables)
+		p = tablesPage(r.Tables)
 	default:
 		return errors.New("report: there is no result to show")
-	}
-	if err != nil {
-		return fmt.Errorf("report: %w", err)
 	}
 	if err := pageTemplate.Execute(w, p); err != nil {
 		return fmt.Errorf("report: %w", err)

@@ -3,6 +3,8 @@ package report
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -11,13 +13,18 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"unicode"
 
+	"github.com/sageacc/sageacc/emulate/program"
+
+	"github.com/sageacc/sageacc/cmd/sageacc/report/internal/demo"
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/attribute"
 	"github.com/sageacc/sageacc/compare/tables"
@@ -35,11 +42,11 @@ var measured = sync.OnceValues(func() ([]byte, error) {
 		return nil, err
 	}
 	defer d.Close()
-	cfg, err := emulate.Preset("sage2-8b-sm90")
+	cfg, err := program.Preset("sage2-8b-sm90")
 	if err != nil {
 		return nil, err
 	}
-	cfg.PVAccum = emulate.AccumFP32
+	must(cfg.SetAccum("fp32"))
 	k, err := emulate.New(cfg)
 	if err != nil {
 		return nil, err
@@ -70,8 +77,10 @@ func sample(t testing.TB) *compare.Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return in.Compare
+	return in.Results[0]
 }
+
+func results(r ...*compare.Result) *Input { return &Input{Results: r} }
 
 func write(t testing.TB, in *Input) string {
 	t.Helper()
@@ -133,10 +142,47 @@ func (n *node) count(name, class string) int {
 	return k
 }
 
-// parse reads a page and checks what holds for every page: elements are closed,
-// nothing is loaded or run, links stay within, and charts have labels.
+// block is a script of a page: its attributes and its text.
+type block struct{ attributes, text string }
+
+// blocks takes the elements of a name out of a page, as a browser would find those that
+// hold text alone.
+func blocks(page, name string) (rest string, found []block) {
+	var b strings.Builder
+	for {
+		before, after, ok := strings.Cut(page, "<"+name)
+		b.WriteString(before)
+		if !ok {
+			return b.String(), found
+		}
+		attributes, after, _ := strings.Cut(after, ">")
+		text, after, _ := strings.Cut(after, "</"+name+">")
+		found = append(found, block{attributes, text})
+		page = after
+	}
+}
+
+// parse reads a page and checks what holds for every page: elements are closed, nothing
+// is loaded, only our script runs, and links stay within or lead to the documentation.
 func parse(t testing.TB, page string) *node {
 	t.Helper()
+	whole := page
+	page, scripts := blocks(page, "script")
+	for _, b := range scripts {
+		switch {
+		case b.text == string(common.Script) || b.text == early:
+		case strings.HasPrefix(b.attributes, ` type="application/json" id="`):
+			if !json.Valid([]byte(b.text)) || strings.ContainsAny(b.text, "<>&\u2028\u2029") {
+				t.Errorf("a script element of data holds %.200s", b.text)
+			}
+		default:
+			t.Errorf("the page has a script%s: %.100s", b.attributes, b.text)
+		}
+	}
+	page, styles := blocks(page, "style")
+	if len(styles) != 1 || styles[0].text != string(common.Style) {
+		t.Error("the page has another style sheet")
+	}
 	d := xml.NewDecoder(strings.NewReader(page))
 	d.Strict, d.AutoClose, d.Entity = false, xml.HTMLAutoClose, xml.HTMLEntity
 	root := &node{attr: map[string]string{}}
@@ -171,10 +217,6 @@ func parse(t testing.TB, page string) *node {
 			switch n.name {
 			case "script", "link", "img", "iframe", "object", "embed", "image", "use", "foreignObject", "base", "form":
 				t.Errorf("the page has <%s>", n.name)
-			case "svg":
-				if n.attr["role"] != "img" || n.attr["aria-label"] == "" {
-					t.Errorf("a chart without a label: %v", n.attr)
-				}
 			}
 			at.nodes = append(at.nodes, n)
 			at = n
@@ -188,123 +230,181 @@ func parse(t testing.TB, page string) *node {
 		}
 	}
 	for _, l := range links {
-		if !strings.HasPrefix(l, "#") || !ids[l[1:]] {
+		if !strings.HasPrefix(l, docsURL) && (!strings.HasPrefix(l, "#") || !ids[l[1:]]) {
 			t.Errorf("the link %q leads nowhere on the page", l)
 		}
 	}
 	if len(root.all("h1")) != 1 || len(root.all("main")) != 1 || len(root.all("title")) == 0 {
 		t.Error("the page has not one heading and one main part")
 	}
-	if i := strings.IndexFunc(page, func(r rune) bool {
+	if i := strings.IndexFunc(whole, func(r rune) bool {
 		return unicode.IsControl(r) && r != '\n' || unicode.Is(unicode.Bidi_Control, r)
 	}); i >= 0 {
-		t.Errorf("the page has a control character: %q", page[max(0, i-20):min(len(page), i+20)])
+		t.Errorf("the page has a control character: %q", whole[max(0, i-20):min(len(whole), i+20)])
 	}
+	for _, m := range root.all("meta") {
+		if m.attr["http-equiv"] == "Content-Security-Policy" {
+			want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + hash(string(common.Style)) + "'"
+			if len(scripts) > 0 {
+				want += "; script-src 'sha256-" + hash(early) + "' 'sha256-" + hash(string(common.Script)) + "'"
+			}
+			if m.attr["content"] != want {
+				t.Errorf("the policy is %q, want %q", m.attr["content"], want)
+			}
+			return root
+		}
+	}
+	t.Error("the page has no Content-Security-Policy")
 	return root
 }
 
-// TestCompare: every layer, head and figure is there, and every datum of a chart has
-// its mark.
+func hash(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return base64.StdEncoding.EncodeToString(h[:])
+}
+
+// embedded reads what the script is given.
+func embedded(t testing.TB, page string) (c cockpit, details [][]*detail) {
+	t.Helper()
+	_, scripts := blocks(page, "script")
+	for _, b := range scripts {
+		var err error
+		switch {
+		case b.attributes == ` type="application/json" id="data"`:
+			err = json.Unmarshal([]byte(b.text), &c)
+		case strings.HasPrefix(b.attributes, fmt.Sprintf(` type="application/json" id="detail-%d"`, len(details))):
+			var d []*detail
+			err = json.Unmarshal([]byte(b.text), &d)
+			details = append(details, d)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(details) != len(c.Layers) {
+		t.Errorf("%d layers with %d details", len(c.Layers), len(details))
+	}
+	return c, details
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (f *figure) UnmarshalJSON(b []byte) error {
+	x, err := strconv.ParseFloat(strings.Trim(string(b), `"`), 64)
+	*f = figure(x)
+	return err
+}
+
+// near holds what five digits hold.
+func near(got figure, want float64) bool {
+	return float64(got) == want || math.Abs(float64(got)-want) <= 1e-4*math.Abs(want) || math.IsNaN(float64(got)) && math.IsNaN(want)
+}
+
+// TestCompare: every layer, head and figure is there, in plain HTML and for the script.
 func TestCompare(t *testing.T) {
 	r := sample(t)
-	page := write(t, &Input{Compare: r})
+	page := write(t, results(r))
 	root := parse(t, page)
 	text := root.allText()
 	for _, want := range []string{
-		"58782 of 131072 elements differ (44.8%)",
-		"The actual output is, bit for bit, that of --pv-accum fp32+fp32.",
-		"token 128, channel 11",
+		"It is not the emulated one: 58782 of 131072 elements differ (44.8%)",
 		`sageacc compare 'a dump'\''s.safetensors' --per-head`,
-		"worst is layer 1, layers.0.attn, with a cosine similarity of 0.999545",
+		"with a cosine similarity of 0.999545",
+		"(devel)",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q", want)
 		}
 	}
-	for _, l := range r.Layers {
-		if !strings.Contains(root.id("layers").allText(), l.Name) {
-			t.Errorf("%s is not in the table of layers", l.Name)
+	rows := root.id("layers").all("tbody")[0].all("tr")
+	if len(rows) != 2 {
+		t.Fatalf("%d rows", len(rows))
+	}
+	// The layer that differs is the first, and the verdict leads to it.
+	if rows[0].attr["id"] != "layer-1" || !strings.Contains(rows[0].allText(), "differs") || !strings.Contains(rows[0].allText(), "58782 of 131072") {
+		t.Errorf("the first row is %s", rows[0].allText())
+	}
+	if a := root.id("verdict").all("a"); len(a) == 0 || a[0].attr["href"] != "#layer-1" || a[0].text != "layers.0.attn" {
+		t.Error("the verdict does not lead to the layer")
+	}
+	c, details := embedded(t, page)
+	if c.Axis != "layer: layers.*.attn" || c.Layers[1].Label != "3" {
+		t.Errorf("axis %q, label %q", c.Axis, c.Layers[1].Label)
+	}
+	for i := range r.Layers {
+		l, f := &r.Layers[i], c.Layers[i].Runs[0]
+		if c.Layers[i].Name != l.Name || len(c.Layers[i].Runs) != 1 {
+			t.Errorf("layer %d is %q", i, c.Layers[i].Name)
 		}
-	}
-	layers := root.id("layers").all("svg")
-	if len(layers) != 3 {
-		t.Fatalf("%d charts by layer", len(layers))
-	}
-	for _, c := range layers {
-		// One layer of two has an actual output; a line joins the emulated ones.
-		if c.count("path", "f s1") != 2 || c.count("path", "k s2") != 1 || c.count("path", "k s1") != 1 || len(c.all("title")) != 3 {
-			t.Errorf("%s: %d emulated, %d actual", c.attr["aria-label"], c.count("path", "f s1"), c.count("path", "k s2"))
-		}
-	}
-	heads := root.id("heads").all("svg")
-	n := len(r.Layers[0].Heads) + len(r.Layers[1].Heads)
-	if len(heads) != 2 || heads[0].count("path", "k s1") != n || len(heads[0].all("title")) != n || len(heads[1].all("title")) != n {
-		t.Errorf("%d charts of heads, %d rings for %d heads", len(heads), heads[0].count("path", "k s1"), n)
-	}
-	if rows := root.id("heads").all("tr"); len(rows) != 1+n {
-		t.Errorf("%d rows for %d heads", len(rows)-1, n)
-	}
-	steps := root.id("attribution").all("svg")
-	if want := len(r.Layers[0].Attribution.Steps) * 2; len(steps) != 1 || len(steps[0].all("title")) != want {
-		t.Errorf("%d bars for %d steps", len(steps[0].all("title")), want)
-	}
-	hist := root.id("histograms").all("svg")
-	if len(hist) != 2 {
-		t.Fatalf("%d histograms", len(hist))
-	}
-	for i, c := range hist {
-		h := r.Layers[i].ErrorHistogram
-		var drawn int64
-		for _, bar := range c.all("title") {
-			k, err := strconv.ParseInt(strings.Fields(bar.text)[1], 10, 64)
-			if err != nil {
-				t.Fatal(err)
+		e := l.EmulatedVsReference
+		for k, want := range []float64{1 - float64(e.CosSim), float64(e.RelL1), float64(e.RMSE), float64(e.MaxAbs)} {
+			if !near(f.Emulated[k], want) {
+				t.Errorf("layer %d, figure %d is %g, want %g", i, k, f.Emulated[k], want)
 			}
-			drawn += k
 		}
-		// Bars of rare errors are left out, up to 1 in 10000 each.
-		var all int64
-		for _, k := range h.Counts {
-			all += k
+		if (f.Actual != nil) != (l.ActualVsReference != nil) || f.Actual != nil && (f.Bits[0] != l.ActualVsEmulated.Mismatched || f.Bits[1] != l.ActualVsEmulated.Elements) {
+			t.Errorf("layer %d: actual %v, bits %v", i, f.Actual, f.Bits)
 		}
-		if bars := c.count("path", "f s1"); bars != len(c.all("title")) || drawn > all || float64(drawn) < 0.998*float64(all) {
-			t.Errorf("layer %d: %d bars of %d elements, the histogram has %d", i, bars, drawn, all)
+		for h := range l.Heads {
+			if !near(f.Heads.Emulated[1][h], float64(l.Heads[h].EmulatedVsReference.RelL1)) || len(f.Heads.Emulated[1]) != len(l.Heads) || f.Heads.Names != nil {
+				t.Errorf("layer %d: heads %v", i, f.Heads)
+			}
 		}
-		if lines := c.count("path", "k s2"); (lines == 1) != (r.Layers[i].ActualErrorHistogram != nil) {
-			t.Errorf("layer %d: %d lines of an actual output", i, lines)
+		if len(f.Causes.Steps) != len(l.Attribution.Steps) || !near(f.Causes.Kernel[2], float64(l.Attribution.Kernel.MSE)) {
+			t.Errorf("layer %d: causes %v", i, f.Causes)
+		}
+		for k, s := range l.Attribution.Steps {
+			if got := f.Causes.Steps[k]; c.Steps[got.Step] != s.Name || !near(got.Alone[2], float64(s.Alone.MSE)) || !near(got.Without[1], float64(s.Without.RelL1)) {
+				t.Errorf("layer %d, step %s: %v", i, s.Name, got)
+			}
+		}
+		d := details[i][0]
+		if !slices.Equal(d.Errors.Counts, l.ErrorHistogram.Counts) || d.Errors.Min != l.ErrorHistogram.MinExponent || (d.Actual != nil) != (l.ActualErrorHistogram != nil) {
+			t.Errorf("layer %d: histogram %v", i, d.Errors)
 		}
 	}
-	m := r.Layers[0].DifferenceMap
-	diff := root.id("differences").all("svg")
-	if want := len(m.Blocks) * len(m.Blocks[0]); len(diff) != 2 || len(diff[0].all("title")) != want || len(diff[1].all("title")) != len(m.Channels) {
-		t.Errorf("%d charts, %d cells, %d channels", len(diff), len(diff[0].all("title")), len(diff[1].all("title")))
+	d := details[0][0]
+	if want := r.Layers[0].DifferenceMap; !reflect.DeepEqual(d.Map.Blocks, want.Blocks) || !slices.Equal(d.Map.Channels, want.Channels) || d.Map.Tokens != 64 || details[1][0].Map != nil {
+		t.Errorf("difference map %v", d.Map)
 	}
-	if k := diff[0].count("path", "f h0"); k != 4 { // two blocks of 64 tokens of two heads
-		t.Errorf("%d cells without a difference, want 4", k)
+	why := strings.Join(d.Why, "\n")
+	for _, want := range []string{"58782 of 131072 elements differ (44.8%)", "The actual output is, bit for bit, that of --pv-accum fp32+fp32.", "token 128, channel 11"} {
+		if !strings.Contains(why, want) {
+			t.Errorf("the layer does not say %q: %s", want, why)
+		}
 	}
-	if again := write(t, &Input{Compare: sample(t)}); again != page {
+	if again := write(t, results(sample(t))); again != page {
 		t.Error("the same result gives another page")
 	}
 }
 
-// TestLess: what a result lacks is left out, and nothing else is.
+// TestLess: what a result lacks is left out, and said where it would help.
 func TestLess(t *testing.T) {
 	r := sample(t)
-	r.Args = nil
-	r.Layers = r.Layers[1:] // no actual output
-	l := &r.Layers[0]
-	l.Heads, l.Attribution, l.ErrorHistogram = nil, nil, metrics.HistogramValues{}
-	root := parse(t, write(t, &Input{Compare: r}))
-	for id, want := range map[string]bool{"layers": true, "heads": false, "attribution": false, "histograms": false, "differences": false, "warnings": true, "repeat": true} {
+	r.Args, r.Tool = nil, nil
+	for i := range r.Layers {
+		l := &r.Layers[i]
+		l.ActualVsReference, l.ActualVsEmulated, l.Heads, l.Attribution, l.ErrorHistogram, l.ActualErrorHistogram, l.DifferenceMap, l.Explanation = nil, nil, nil, nil, metrics.HistogramValues{}, nil, nil, nil
+	}
+	page := write(t, results(r))
+	root := parse(t, page)
+	for id, want := range map[string]bool{"overview": true, "layers": true, "warnings": false, "repeat": true, "meaning": true} {
 		if got := root.id(id) != nil; got != want {
 			t.Errorf("section %s: %v", id, got)
 		}
 	}
-	if n := len(root.all("svg")); n != 0 {
-		t.Errorf("%d charts of a single layer", n)
+	for _, want := range []string{"There is no actual output", "does not say by which command", "--per-head adds", "--attribute adds"} {
+		if s := root.allText(); !strings.Contains(s, want) {
+			t.Errorf("the page does not say %q", want)
+		}
 	}
-	if s := root.allText(); !strings.Contains(s, "There is no actual output") || !strings.Contains(s, "does not say by which command") {
-		t.Errorf("text %s", s)
+	c, details := embedded(t, page)
+	if f := c.Layers[0].Runs[0]; f.Actual != nil || f.Heads != nil || f.Causes != nil || f.State != "none" || details[0][0].Errors != nil {
+		t.Errorf("%+v", f)
+	}
+	// A single layer has no maps to choose from.
+	r.Layers = r.Layers[:1]
+	if root := parse(t, write(t, results(r))); root.id("overview") != nil || root.id("layer-1") == nil {
+		t.Error("a page of one layer has an overview, or no layer")
 	}
 }
 
@@ -314,12 +414,14 @@ func TestExact(t *testing.T) {
 	b := r.Layers[0].ActualVsEmulated
 	b.Mismatched, b.First, b.MaxULP = 0, nil, 0
 	r.Layers[0].DifferenceMap, r.Layers[0].Explanation = nil, nil
-	root := parse(t, write(t, &Input{Compare: r}))
-	if s := root.allText(); !strings.Contains(s, "it equals the emulated one bit for bit: none of 131072 elements differs") {
-		t.Errorf("text %s", s)
+	page := write(t, results(r))
+	root := parse(t, page)
+	v := root.id("verdict").all("li")[0]
+	if s := v.allText(); !strings.Contains(s, "it equals the emulated one bit for bit: none of 131072 elements differs") || v.attr["class"] != "good" {
+		t.Errorf("verdict %s", s)
 	}
-	if n := len(root.id("differences").all("svg")); n != 0 {
-		t.Errorf("%d maps of no difference", n)
+	if c, d := embedded(t, page); c.Layers[0].Runs[0].State != "exact" || d[0][0].Why != nil {
+		t.Error("the layer is not exact")
 	}
 }
 
@@ -337,9 +439,15 @@ func TestHostileNames(t *testing.T) {
 	r.Layers[0].ActualVsEmulated.First.Actual = hostile
 	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile}
 	r.Reference, r.Args = hostile, []string{hostile, ""}
-	root := parse(t, write(t, &Input{Compare: r}))
-	if s := root.id("layers").allText(); !strings.Contains(s, `<script>alert('1')</script>`) || !strings.Contains(s, `\u202ecod.exe`) {
-		t.Errorf("the name is not there as text: %s", s)
+	for _, in := range []*Input{results(r), {Results: []*compare.Result{r, r}, Names: []string{hostile, hostile}}} {
+		page := write(t, in)
+		root := parse(t, page)
+		if s := root.id("layers").allText(); !strings.Contains(s, `<script>alert('1')</script>`) || !strings.Contains(s, `\u202ecod.exe`) {
+			t.Errorf("the name is not there as text: %s", s)
+		}
+		if c, d := embedded(t, page); c.Layers[0].Name != clean(hostile) || d[0][0].Warnings[0] != clean(hostile) || c.Steps[0] != clean(hostile) {
+			t.Errorf("the script gets %q", c.Layers[0].Name)
+		}
 	}
 	tab := &tables.Result{Schema: tables.Schema, Layers: []string{hostile}, Synthetic: []string{hostile}, Reference: hostile,
 		Tables: []tables.Table{{Name: hostile, Title: hostile, Setup: hostile, Rows: []tables.Row{{Method: hostile}}}}}
@@ -364,68 +472,238 @@ func TestNonFinite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := parse(t, write(t, in))
-	for _, c := range root.id("layers").all("svg") {
-		// The cross is a stroke, as is the line.
-		if c.count("path", "f s1") != 1 || c.count("path", "k s1") != 2 || len(c.all("title")) != 3 {
-			t.Errorf("%s: %d points, %d strokes", c.attr["aria-label"], c.count("path", "f s1"), c.count("path", "k s1"))
-		}
+	page := write(t, in)
+	root := parse(t, page)
+	if s := root.id("layers").all("tbody")[0].all("tr")[0].allText(); !strings.Contains(s, "not finite") || !strings.Contains(s, "NaN") || !strings.Contains(s, "+Inf") {
+		t.Errorf("the worst layer is %s", s)
 	}
-	if n := root.id("heads").all("svg")[1].count("path", "f bad"); n != 1 {
-		t.Errorf("%d cells of NaN", n)
+	if v := root.id("verdict").all("li")[0]; v.attr["class"] != "bad" || !strings.Contains(v.allText(), "NaN or infinite values:") || v.all("a")[0].attr["href"] != "#layer-1" {
+		t.Errorf("verdict %s", v.allText())
 	}
-	if s := root.id("heads").all("tbody")[0].all("tr")[0].allText(); !strings.Contains(s, "NaN") {
-		t.Errorf("the worst head is %s", s)
-	}
-	if s := root.allText(); !strings.Contains(s, "cosine similarity of NaN") || !strings.Contains(s, "absolute errors, because") {
-		t.Error("the page does not say that a figure is NaN or that there is no RMS")
-	}
-	steps := root.id("attribution")
-	if n := len(steps.all("svg")[0].all("title")); n != len(r.Layers[1].Attribution.Steps) || !strings.Contains(steps.allText(), "Layer 1, layers.0.attn: the mean squared error is 0") {
-		t.Errorf("%d bars of steps of one layer: %s", n, steps.allText())
-	}
-	r.Layers[1].Attribution.Kernel.MSE = nan
-	steps = parse(t, write(t, &Input{Compare: r})).id("attribution")
-	if steps == nil || len(steps.all("svg")) != 0 {
-		t.Error("errors that cannot be shared out are drawn, or not spoken of")
+	c, _ := embedded(t, page)
+	if f := c.Layers[0].Runs[0]; !math.IsNaN(float64(f.Emulated[0])) || !math.IsInf(float64(f.Emulated[1]), 1) || !math.IsInf(float64(f.Emulated[3]), -1) || !math.IsNaN(float64(f.Heads.Emulated[1][1])) || f.State != "not-finite" {
+		t.Errorf("%+v", f)
 	}
 }
 
-// TestManyLayers: charts stay bounded in number and in titles.
-func TestManyLayers(t *testing.T) {
-	r := sample(t)
-	one := r.Layers[0]
-	r.Layers = nil
-	for i := range 60 {
-		l := one
-		l.Name = fmt.Sprintf("blocks.%d.attn", i)
-		l.Heads = nil
-		for h := range 48 {
-			x := one.Heads[h%2]
-			x.Head = h
-			l.Heads = append(l.Heads, x)
+// TestSize: what a page of a model weighs, and that difference maps become coarser
+// before it weighs too much.
+func TestSize(t *testing.T) {
+	all := func(r *compare.Result) *compare.Result {
+		// Every layer differs everywhere.
+		var worst *compare.Layer
+		for i := range r.Layers {
+			if r.Layers[i].DifferenceMap != nil {
+				worst = &r.Layers[i]
+			}
 		}
-		r.Layers = append(r.Layers, l)
+		for i := range r.Layers {
+			m := *worst.DifferenceMap
+			m.Blocks = nil
+			for h := range worst.DifferenceMap.Blocks {
+				row := make([]int64, 64)
+				for k := range row {
+					row[k] = int64(1000 + (h*64+k)%7000)
+				}
+				m.Blocks = append(m.Blocks, row)
+			}
+			r.Layers[i].DifferenceMap, r.Layers[i].Explanation = &m, worst.Explanation
+			r.Layers[i].ActualVsEmulated = worst.ActualVsEmulated
+		}
+		return r
 	}
-	root := parse(t, write(t, &Input{Compare: r}))
-	for i := range r.Layers {
-		if !strings.Contains(root.id("layers").allText(), r.Layers[i].Name+" ") {
-			t.Errorf("%s is missing", r.Layers[i].Name)
+	for _, tc := range []struct {
+		name          string
+		r             *compare.Result
+		least, most   int
+		blocks, heads int
+	}{
+		{"24 layers", demo.Result(24, 32, 1), 100e3, 400e3, 64, 32},
+		{"100 layers", demo.Result(100, 32, 1), 400e3, 1e6, 64, 32},
+		{"100 layers that all differ", all(demo.Result(100, 32, 1)), 1e6, 2e6, 64, 32},
+		{"100 layers of 64 heads that all differ", all(demo.Result(100, 64, 1)), 1e6, 2e6, 32, 64},
+		{"2000 layers that all differ", all(demo.Result(2000, 16, 1)), 5e6, 12e6, 8, 16},
+	} {
+		page := write(t, results(tc.r))
+		if n := len(page); n < tc.least || n > tc.most {
+			t.Errorf("the page of %s has %d bytes", tc.name, n)
+		}
+		_, d := embedded(t, page)
+		var m *place
+		for i := range d {
+			if d[i][0].Map != nil {
+				m = d[i][0].Map
+			}
+		}
+		if len(m.Blocks) != tc.heads || len(m.Blocks[0]) != tc.blocks || m.Tokens*int64(tc.blocks) != 4096 {
+			t.Errorf("%s: a map of %d x %d blocks of %d tokens", tc.name, len(m.Blocks), len(m.Blocks[0]), m.Tokens)
 		}
 	}
-	hist := root.id("histograms")
-	if n := len(hist.all("svg")); n != 60 {
-		t.Errorf("%d histograms", n)
+}
+
+// TestCoarser: blocks that are put together keep their counts.
+func TestCoarser(t *testing.T) {
+	l := demo.Result(8, 4, 1).Layers[3]
+	sum := func(rows [][]int64) (n int64) {
+		for _, r := range rows {
+			for _, x := range r {
+				n += x
+			}
+		}
+		return n
 	}
-	if n := len(hist.all("details")[0].all("svg")); n != 60-unfolded {
-		t.Errorf("%d histograms are folded", n)
+	l.DifferenceMap.Blocks[1] = l.DifferenceMap.Blocks[1][:61] // ragged, odd
+	fine, coarse := placeOf(&l, 1<<20), placeOf(&l, 40)
+	if fine.Tokens != 64 || coarse.Tokens != 512 || len(coarse.Blocks[0]) != 8 || sum(fine.Blocks) != sum(coarse.Blocks) || sum(fine.Blocks) != sum(l.DifferenceMap.Blocks) {
+		t.Errorf("%d tokens with %d differing, then %d with %d", fine.Tokens, sum(fine.Blocks), coarse.Tokens, sum(coarse.Blocks))
 	}
-	dots := root.id("heads").all("svg")[0]
-	if n := dots.count("path", "k s1"); n != 60*48 || len(dots.all("title")) != 0 {
-		t.Errorf("%d rings, %d titles", n, len(dots.all("title")))
+}
+
+// TestOver lays two results over each other.
+func TestOver(t *testing.T) {
+	a, b := demo.Result(10, 4, 1), demo.Result(10, 4, 1)
+	b.Kernel.PVAccum = "fp32"
+	b.Layers[2].EmulatedVsReference.RelL1 *= 3
+	b.Layers[4].EmulatedVsReference.RelL1 /= 2
+	b.Layers[5].ActualVsReference.RelL1 = jsonfloat.Float(math.NaN())
+	a.Layers[8].Name, b.Layers[9].Name = "only a", "only b"
+	page := write(t, &Input{Results: []*compare.Result{a, b}, Names: []string{"old.json", "new.json"}})
+	root := parse(t, page)
+	verdict := root.id("verdict").allText() + root.id("numbers").allText()
+	for _, want := range []string{
+		"From A to B: Worse: blocks.5.attn: the actual output, or a figure of it, became NaN or infinite. look at blocks.5.attn",
+		"From A to B: Worse: blocks.2.attn: the emulated error grew by 200.00% (rel_l1). look at blocks.2.attn",
+		"From A to B: Layers: 2 vanished (only a, blocks.9.attn), 2 appeared (blocks.8.attn, only b).",
+		"From A to B changed: pv_accum: fp32+fp32 -> fp32.",
+		"the relative L1 error of the emulated kernel grew by more than 1% in 1 of 8 layers, fell in 1 and stayed in 6. It fell most, -50.0%, in blocks.4.attn. It grew most, +200.0%, in blocks.2.attn",
+		"the relative L1 error of the actual output grew by more than 1% in 1 of 8 layers",
+		"A by itself: Not finite: blocks.6.attn",
+		"A, sage2-8b-sm90 on sm_90: on average over 10 layers",
+	} {
+		if got := strings.Join(strings.Fields(verdict), " "); !strings.Contains(got, want) {
+			t.Errorf("the verdict does not say %q: %s", want, got)
+		}
 	}
-	if n := len(root.id("heads").all("tr")); n != 1+worstHeads {
-		t.Errorf("%d rows of worst heads", n-1)
+	c, d := embedded(t, page)
+	if len(c.Layers) != 12 || !slices.Equal(c.Runs, []string{"A: old.json", "B: new.json"}) {
+		t.Fatalf("%d layers of %q", len(c.Layers), c.Runs)
+	}
+	for i, want := range map[int][2]bool{0: {true, true}, 8: {true, false}, 9: {true, false}, 10: {false, true}, 11: {false, true}} {
+		for k := range want {
+			if (c.Layers[i].Runs[k] != nil) != want[k] || (d[i][k] != nil) != want[k] {
+				t.Errorf("layer %d, %q, of result %d: %v", i, c.Layers[i].Name, k, c.Layers[i].Runs[k])
+			}
+		}
+	}
+	if n := len(root.id("layers").all("tbody")[0].all("tr")); n != 12 {
+		t.Errorf("%d rows", n)
+	}
+	// A result over itself has not changed.
+	if v := parse(t, write(t, results(a, a))).id("verdict").all("li")[0]; v.attr["class"] != "good" || !strings.Contains(v.allText(), "All fine: of 10 layers in both results") {
+		t.Errorf("a result over itself: %s", v.allText())
+	}
+	// One layer in many results.
+	one := demo.Result(1, 4, 1)
+	if c, d := embedded(t, write(t, results(one, one, one))); len(c.Layers) != 1 || len(c.Layers[0].Runs) != 3 || len(d[0]) != 3 {
+		t.Errorf("%d layers", len(c.Layers))
+	}
+}
+
+// TestSet: the results of several kernels are laid over each other.
+func TestSet(t *testing.T) {
+	a, b := demo.Result(5, 4, 1), demo.Result(5, 4, 1)
+	b.Kernel.Name = "sage2-4b"
+	set := compare.Set{Schema: compare.SetSchema, Args: []string{"sageacc", "compare", "d"}, Verdict: compare.Judge([]*compare.Result{a, b}, nil), Results: []*compare.Result{a, b}}
+	js, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "set.json")
+	if err := os.WriteFile(path, js, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	in, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := write(t, in)
+	root := parse(t, page)
+	if c, _ := embedded(t, page); !slices.Equal(c.Runs, []string{"A: sage2-8b-sm90", "B: sage2-4b"}) {
+		t.Errorf("runs %q", c.Runs)
+	}
+	v := root.id("verdict").all("li")
+	if s := v[0].allText(); !strings.Contains(s, "Not finite: blocks.3.attn") || v[0].all("a")[0].attr["href"] != "#layer-4" {
+		t.Errorf("verdict %s", s)
+	}
+	if in, err = Open(path, path, path); err != nil || len(in.Results) != 6 || in.Names[5] != path+": sage2-4b" {
+		t.Errorf("%v, %v", in, err)
+	}
+	if _, err := Open(path, path, path, path, path); err == nil || err.Error() != "10 results: at most 8 can be laid over each other" {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestRelative(t *testing.T) {
+	nan, inf := math.NaN(), math.Inf(1)
+	for _, tc := range []struct {
+		a, b, want float64
+		text       string
+	}{
+		{1, 1, 0, "+0.0%"}, {2, 1, -0.5, "-50.0%"}, {1, 20, 19, "20.0 times"}, {0, 0, 0, "+0.0%"}, {0, 1, inf, "from zero or to infinity or NaN"},
+		{1, nan, inf, "from zero or to infinity or NaN"}, {nan, nan, 0, "+0.0%"}, {nan, inf, 0, "+0.0%"}, {nan, 1, -1, "-100.0%"},
+	} {
+		if got := relative(tc.a, tc.b); got != tc.want || growth(got) != tc.text {
+			t.Errorf("from %g to %g is %g, %q", tc.a, tc.b, got, growth(got))
+		}
+	}
+}
+
+// TestOrder: the worst layer is the first, whatever its number.
+func TestOrder(t *testing.T) {
+	r := demo.Result(30, 4, 1)
+	rows := parse(t, write(t, results(r))).id("layers").all("tbody")[0].all("tr")
+	rank := map[string]int{"not finite": 0, "differs": 1, "warning": 2, "bit-exact": 2, "no actual output": 2}
+	last, lastErr := -1, math.Inf(1)
+	for _, row := range rows {
+		cells := row.all("td")
+		err, e := strconv.ParseFloat(cells[9].text, 64)
+		if e != nil {
+			t.Fatal(e)
+		}
+		if k := rank[cells[2].text]; k < last {
+			t.Errorf("%s comes after a lesser state", row.allText())
+		} else if k > last {
+			last, lastErr = k, math.Inf(1)
+		}
+		if err > lastErr {
+			t.Errorf("%s comes after a smaller error", row.allText())
+		}
+		lastErr = err
+	}
+	if rows[0].attr["id"] != "layer-21" {
+		t.Errorf("the first row is %s", rows[0].allText())
+	}
+}
+
+func TestAxis(t *testing.T) {
+	for _, tc := range []struct {
+		names  []string
+		axis   string
+		labels string
+	}{
+		{[]string{"l"}, "layer, numbered as in the table", "1"},
+		{[]string{"l.10", "l.11"}, "layer: l.*", "10 11"},
+		{[]string{"b.0.attn", "b.12.attn"}, "layer: b.*.attn", "0 12"},
+		{[]string{"l1", "l12"}, "layer: l*", "1 12"},
+		{[]string{"a.x", "b.x"}, "layer: *.x", "a b"},
+		{[]string{"encoder.self", "decoder.cross"}, "layer, numbered as in the table", "1 2"},
+		{[]string{"x", "x.1"}, "layer, numbered as in the table", "1 2"},
+		{[]string{"", "y"}, "layer, numbered as in the table", "1 2"},
+	} {
+		axis, labels := axisOf(tc.names)
+		if axis != tc.axis || strings.Join(labels, " ") != tc.labels {
+			t.Errorf("%q: %q, %q", tc.names, axis, labels)
+		}
 	}
 }
 
@@ -450,15 +728,15 @@ func TestTables(t *testing.T) {
 	}
 	root := parse(t, write(t, in))
 	charts := root.all("svg")
-	if len(charts) != 2 || charts[0].count("path", "f s1") != 2 || charts[0].count("path", "k s2") != 2 || charts[1].count("path", "k s1") != 1 {
-		t.Errorf("%d charts", len(charts))
+	if len(charts) != 3 || len(charts[0].all("path")) != 3 || len(charts[2].all("path")) != 2 || charts[2].count("path", "bad") != 1 {
+		t.Errorf("%d bars", len(charts))
 	}
 	first := root.id("table-1").all("table")[0]
 	if s := first.allText(); !strings.Contains(s, "80.04%") || !strings.Contains(s, "0.3906") || !strings.Contains(s, "70.00%") || !strings.Contains(s, "4.83%") {
 		t.Errorf("the first table is %s", s)
 	}
 	for _, row := range first.all("tr") {
-		if n := len(row.nodes); n != 13 {
+		if n := len(row.nodes); n != 14 {
 			t.Errorf("a row has %d cells", n)
 		}
 	}
@@ -483,21 +761,25 @@ func TestRead(t *testing.T) {
 		"<html>":                          "not a result",
 		"[]":                              "not a result",
 		"{}":                              `schema is ""`,
-		`{"schema":"x/v1"}`:               `schema is "x/v1", want "sageacc/compare/v1" or "sageacc/table/v1"`,
+		`{"schema":"x/v1"}`:               `schema is "x/v1", want "sageacc/compare/v1", "sageacc/compare-set/v1" or "sageacc/table/v1"`,
 		`{"schema":"sageacc/compare/v1"}`: "no layers",
-		`{"schema":"sageacc/compare/v1","layers":[{"name":"l"}]}`:                                  `layer "l" has no figures`,
-		`{"schema":"sageacc/compare/v1","layers":7}`:                                               "not a result",
-		layer(`,"actual_vs_reference":{}`):                                                         "only one of",
-		layer(`,"shape":{"heads":-1}`):                                                             "negative size",
-		layer(`,"error_histogram":{"counts":[-1]}`):                                                "error histogram",
-		layer(`,"error_histogram":{"min_exponent":99999}`):                                         "error histogram",
-		layer(`,"difference_map":{"block_tokens":0}`):                                              "difference map",
-		layer(`,"difference_map":{"block_tokens":64,"blocks":[[1],[-2]]}`):                         "difference map",
-		`{"schema":"sageacc/compare/v1","layers":[` + l("a") + `,` + l("a") + `]}`:                 "twice",
-		string(good) + "{}":                                                                        "not a result",
-		`{"schema":"sageacc/table/v1"}`:                                                            "no tables",
-		`{"schema":"sageacc/table/v1","tables":[{"name":"t"}]}`:                                    `table "t" has no methods`,
-		`{"schema":"sageacc/table/v1","tables":3}`:                                                 "not a result",
+		`{"schema":"sageacc/compare-set/v1","results":[]}`:                                "the set has no results",
+		`{"schema":"sageacc/compare-set/v1","results":7}`:                                 "not a result",
+		`{"schema":"sageacc/compare-set/v1","results":[{"schema":"sageacc/compare/v1"}]}`: "result 1 of the set: the result has no layers",
+		`{"schema":"sageacc/compare-set/v1","results":[{},{},{},{},{},{},{},{},{}]}`:      "9 results: at most 8",
+		`{"schema":"sageacc/compare/v1","layers":[{"name":"l"}]}`:                         `layer "l" has no figures`,
+		`{"schema":"sageacc/compare/v1","layers":7}`:                                      "not a result",
+		layer(`,"actual_vs_reference":{}`):                                                "only one of",
+		layer(`,"shape":{"heads":-1}`):                                                    "negative size",
+		layer(`,"error_histogram":{"counts":[-1]}`):                                       "error histogram",
+		layer(`,"error_histogram":{"min_exponent":99999}`):                                "error histogram",
+		layer(`,"difference_map":{"block_tokens":0}`):                                     "difference map",
+		layer(`,"difference_map":{"block_tokens":64,"blocks":[[1],[-2]]}`):                "difference map",
+		`{"schema":"sageacc/compare/v1","layers":[` + l("a") + `,` + l("a") + `]}`:        "twice",
+		string(good) + "{}":                                     "not a result",
+		`{"schema":"sageacc/table/v1"}`:                         "no tables",
+		`{"schema":"sageacc/table/v1","tables":[{"name":"t"}]}`: `table "t" has no methods`,
+		`{"schema":"sageacc/table/v1","tables":3}`:              "not a result",
 		`{"schema":"sageacc/compare/v1","layers":[{"emulated_vs_reference":{"rmse":"Infinity"}}]}`: "not a result",
 	} {
 		if in, err := Read(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
@@ -524,22 +806,20 @@ func TestRead(t *testing.T) {
 
 func l(name string) string { return `{"name":"` + name + `","emulated_vs_reference":{}}` }
 
-// TestStyle: every class that is drawn has a colour, in light and in dark, that can be
-// told from what it lies on: WCAG 2.1 asks for a contrast of 4.5 for text and 3 for
-// graphics.
+// TestStyle: the colours can be told from what they lie on, in light and in dark: WCAG
+// 2.1 asks for a contrast of 4.5 for text and 3 for graphics.
 func TestStyle(t *testing.T) {
-	css, err := files.ReadFile("style.css")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if regexp.MustCompile(`(?i)url\(|@import|https?:`).Match(css) {
+	css := string(common.Style)
+	if regexp.MustCompile(`(?i)url\(|@import|https?:`).MatchString(css) {
 		t.Error("the style sheet loads something")
 	}
-	light, dark, ok := strings.Cut(string(css), "@media (prefers-color-scheme: dark)")
-	if !ok {
-		t.Fatal("the style sheet has no dark part")
+	// What the device chooses and what the reader does are the same colours.
+	device := regexp.MustCompile(`(?s):root:not\(\[data-theme="light"\]\) \{(.*?)\}`).FindStringSubmatch(css)
+	reader := regexp.MustCompile(`(?s):root\[data-theme="dark"\] \{\s*color-scheme: dark;(.*?)\}`).FindStringSubmatch(css)
+	light := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindStringSubmatch(css)
+	if device == nil || reader == nil || light == nil || strings.Join(strings.Fields(device[1]), " ") != strings.Join(strings.Fields(reader[1]), " ") {
+		t.Fatal("there are not two dark themes that are the same")
 	}
-	dark, rules, _ := strings.Cut(dark, "\n}\n")
 	vars := func(s string) map[string][3]float64 {
 		out := map[string][3]float64{}
 		for _, m := range regexp.MustCompile(`--([a-z0-9]+): #([0-9a-f]{6})`).FindAllStringSubmatch(s, -1) {
@@ -568,64 +848,32 @@ func TestStyle(t *testing.T) {
 		x, y := luminance(a), luminance(b)
 		return (max(x, y) + 0.05) / (min(x, y) + 0.05)
 	}
-	classes := map[string]float64{"ink": 4.5, "muted": 4.5, "s1": 3, "s2": 3, "grid": 1, "h0": 1, "bad": 3}
-	for i := range stepClasses {
-		classes[fmt.Sprintf("a%d", i+1)] = 3
-	}
-	for i := range shades {
-		classes[fmt.Sprintf("h%d", i+1)] = 1
-	}
-	for mode, v := range map[string]map[string][3]float64{"light": vars(light), "dark": vars(dark)} {
-		for c, want := range classes {
-			if !strings.Contains(rules, "."+c+" { color: var(--"+c+"); }") {
-				t.Errorf("there is no rule for .%s", c)
-			}
-			colour, ok := v[c]
-			if got := contrast(colour, v["card"]); !ok || got < want {
-				t.Errorf("%s: the contrast of %s is %.2f, want %.1f", mode, c, got, want)
+	for mode, v := range map[string]map[string][3]float64{"light": vars(light[1]), "dark": vars(device[1])} {
+		for _, tc := range []struct {
+			colour, on string
+			want       float64
+		}{
+			{"ink", "card", 4.5}, {"ink", "page", 4.5}, {"ink", "code", 4.5}, {"muted", "card", 4.5}, {"muted", "page", 4.5}, {"link", "page", 4.5}, {"link", "card", 4.5},
+			{"bad", "card", 4.5}, {"warn", "card", 4.5}, {"warn", "page", 4.5}, {"good", "card", 4.5}, {"s1", "card", 3}, {"s2", "card", 3}, {"s1", "h0", 3},
+		} {
+			a, ok := v[tc.colour]
+			b, ok2 := v[tc.on]
+			if got := contrast(a, b); !ok || !ok2 || got < tc.want {
+				t.Errorf("%s: the contrast of %s on %s is %.2f, want %.1f", mode, tc.colour, tc.on, got, tc.want)
 			}
 		}
-		for text, on := range map[string]string{"link": "page", "ink": "code", "muted": "page"} {
-			if got := contrast(v[text], v[on]); got < 4.5 {
-				t.Errorf("%s: the contrast of %s on %s is %.2f", mode, text, on, got)
+		// A map's classes go one way, and each differs from the one before.
+		for _, way := range [][]string{{"h0", "h1", "h2", "h3", "h4", "h5", "h6", "h7"}, {"c0", "w1", "w2", "w3"}, {"c0", "g1", "g2", "g3"}} {
+			for i := range way[1:] {
+				a, b := v[way[i]], v[way[i+1]]
+				if (mode == "light") != (luminance(a) > luminance(b)) || contrast(a, b) < 1.1 {
+					t.Errorf("%s: %s and %s do not differ as they should", mode, way[i], way[i+1])
+				}
 			}
 		}
-		// A map's classes go one way, and its first differs from no difference.
-		for i := range shades {
-			a, b := luminance(v[fmt.Sprintf("h%d", i)]), luminance(v[fmt.Sprintf("h%d", i+1)])
-			if (mode == "light") != (a > b) || contrast(v[fmt.Sprintf("h%d", i)], v[fmt.Sprintf("h%d", i+1)]) < 1.1 {
-				t.Errorf("%s: h%d and h%d do not differ as they should", mode, i, i+1)
-			}
-		}
-	}
-}
-
-func TestScales(t *testing.T) {
-	for _, tc := range []struct {
-		values []float64
-		want   string // lo, hi, labels
-	}{
-		{nil, "0 1 [0 1]"},
-		{[]float64{0, math.NaN(), math.Inf(1)}, "0 1 [0 1]"},
-		{[]float64{0.034, 0.008}, "0 0.04 [0 0.01 0.02 0.03 0.04]"},
-		{[]float64{1}, "0 1 [0 0.2 0.4 0.6 0.8 1]"},
-		{[]float64{7, 0, 3}, "0 8 [0 2 4 6 8]"},
-		{[]float64{1e-5, 0.04}, "1e-05 0.1 [1e-5 0.0001 0.001 0.01 0.1]"},
-		{[]float64{0.003, 0.11}, "0.002 0.2 [0.002 0.005 0.01 0.02 0.05 0.1 0.2]"},
-		{[]float64{5e-324}, "0 4.94e-324 [0 4.94e-324]"},
-		{[]float64{1e300, 1e-300}, "1e-300 1e+300 [1e-300 1e-200 1e-100 1 1e100 1e200 1e300]"},
-	} {
-		s := scaleOf(tc.values)
-		var labels []string
-		for _, k := range s.ticks {
-			labels = append(labels, k.Label)
-		}
-		if got := fmt.Sprintf("%.3g %.3g %v", s.lo, s.hi, labels); got != tc.want {
-			t.Errorf("%v: %s, want %s", tc.values, got, tc.want)
-		}
-		for _, v := range append(tc.values, -1, math.Inf(-1)) {
-			if p := s.place(v); !(p >= s.lo && p <= s.hi) {
-				t.Errorf("%v: %g is drawn at %g", tc.values, v, p)
+		for _, class := range []string{"w3", "g3", "h7", "bad"} {
+			if contrast(v[class], v["h0"]) < 3 {
+				t.Errorf("%s: %s hardly stands out", mode, class)
 			}
 		}
 	}
@@ -642,7 +890,7 @@ func TestWords(t *testing.T) {
 			t.Errorf("percent(%g) is %q, want %q", x, got, want)
 		}
 	}
-	for in, want := range map[string]string{"": "", "that is x": "That is x.", "élan": "Élan.", "\x1bb": `\x1bb.`} {
+	for in, want := range map[string]string{"": "", "that is x": "That is x.", "so:": "So:", "élan": "Élan.", "\x1bb": `\x1bb.`} {
 		if got := sentence(in); got != want {
 			t.Errorf("sentence(%q) is %q, want %q", in, got, want)
 		}
@@ -664,16 +912,31 @@ func FuzzRead(f *testing.F) {
 		"difference_map":{"block_tokens":9223372036854775807,"blocks":[[],[9223372036854775807,1,2]],"channels":[0,1]},
 		"attribution":{"steps":[{"name":"s","alone":{"mse":-1}},{"name":"s","alone":{"mse":"+Inf"}}]},"explanation":{"nearest":[{}]},"counts":{"q":{"nan":1}}},
 		{"name":"b","emulated_vs_reference":{"rel_l1":1e-300}}]}`))
+	f.Add([]byte(`{"schema":"sageacc/compare-set/v1","verdict":{"status":"differs","lines":["differs in bits: b: \u202e"],"findings":[{"kind":"differs","layer":"b","place":{}},{"kind":"<x>"}]},"results":[
+		{"schema":"sageacc/compare/v1","verdict":{"status":"ok","findings":[{"kind":"beyond-bound","layer":"b"}]},"layers":[{"name":"b","emulated_vs_reference":{},"differing":{},"spoiled":{"most":[]}}]},
+		{"schema":"sageacc/compare/v1","verdict":{"lines":["x"]},"layers":[{"name":"c","emulated_vs_reference":{"rel_l1":"NaN"}}]}]}`))
 	f.Add([]byte(`{"schema":"sageacc/table/v1","layers":["\u202e"],"tables":[{"rows":[{"method":"\n","average":{"rel_l1":"-Inf"},"paper":{"average":{"rel_l1":1e308}}},{"method":"字","average":{"rel_l1":1e-308}}]}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		in, err := Read(bytes.NewReader(data))
 		if err != nil {
 			return
 		}
-		root := parse(t, write(t, in))
-		if in.Compare != nil && len(root.id("layers").all("tbody")[0].all("tr")) < len(in.Compare.Layers) {
+		page := write(t, in)
+		root := parse(t, page)
+		if in.Tables != nil {
+			return
+		}
+		names := map[string]bool{}
+		for _, r := range in.Results {
+			for _, l := range r.Layers {
+				names[l.Name] = true
+			}
+		}
+		if len(root.id("layers").all("tbody")[0].all("tr")) != len(names) {
 			t.Error("a layer is missing")
 		}
+		embedded(t, page)
+		parse(t, write(t, results(in.Results[0], in.Results[0])))
 	})
 }
 
@@ -716,11 +979,10 @@ func FuzzWrite(f *testing.F) {
 		if err != nil {
 			return
 		}
-		root := parse(t, write(t, in))
-		for _, c := range root.id("layers").all("svg") {
-			if n := len(c.all("title")); n != 8 {
-				t.Errorf("%d marks of four layers with two outputs", n)
-			}
+		page := write(t, in)
+		parse(t, page)
+		if c, _ := embedded(t, page); len(c.Layers) != 4 {
+			t.Errorf("%d layers", len(c.Layers))
 		}
 		tab := &tables.Result{Schema: tables.Schema, Tables: []tables.Table{{Title: name, Rows: []tables.Row{
 			{Method: name, Average: v(x), Worst: v(y)}, {Method: name, Average: v(y), Paper: &tables.Figures{Average: tables.Triple{RelL1: y, CosSim: x}}},
@@ -729,16 +991,25 @@ func FuzzWrite(f *testing.F) {
 	})
 }
 
-// TestLSE: where the log-sum-exp was compared it has a table.
+// TestLSE: where the log-sum-exp was compared its figures are there.
 func TestLSE(t *testing.T) {
 	r := sample(t)
-	if n := len(parse(t, write(t, &Input{Compare: r})).id("layers").all("table")); n != 1 {
-		t.Errorf("%d tables without a log-sum-exp", n)
+	if _, d := embedded(t, write(t, results(r))); d[1][0].LSE != nil {
+		t.Error("there are figures of a log-sum-exp that was not compared")
 	}
 	v := metrics.Values{RelL1: 0.125, RMSE: 0.25}
 	r.Layers[1].LSE = &compare.Rows{EmulatedVsReference: v, ActualVsReference: &v, ActualVsEmulated: &compare.BitValues{Bits: metrics.Bits{Elements: 77, Mismatched: 3}}}
-	tab := parse(t, write(t, &Input{Compare: r})).id("layers").all("table")
-	if len(tab) != 2 || len(tab[1].all("tr")) != 2 || !strings.Contains(tab[1].allText(), "3 of 77") || !strings.Contains(tab[1].allText(), "layers.3.attn") {
-		t.Errorf("%d tables", len(tab))
+	_, d := embedded(t, write(t, results(r)))
+	if l := d[1][0].LSE; l == nil || l.Emulated[1] != 0.125 || l.Actual[2] != 0.25 || l.Bits[0] != 3 || l.Bits[1] != 77 {
+		t.Errorf("%+v", l)
+	}
+}
+
+// must stops at an edit that a test cannot do without.
+func must(errs ...error) {
+	for _, err := range errs {
+		if err != nil {
+			panic(err)
+		}
 	}
 }

@@ -25,7 +25,7 @@ type Unit struct {
 	Kind Kind
 	// Step is how many keys it adds at a time.
 	Step int
-	// Half says that steps round to FP16 to nearest even, not to FP32 (FP22) toward zero.
+	// Half says that steps round to FP16 to nearest even, not to FP32 or, by format.TruncateFP22, FP22 toward zero.
 	Half bool
 }
 

@@ -2456,7 +2456,6 @@ negativeEnd:
 	VPORQ            Z16, Z3, Z3
 	VADDPD           Z3, Z1, Z1
 	VSUBPD           Z3, Z1, Z1
-	VPORQ            Z16, Z1, Z1
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z1, Z3
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z3, K2
 	KORW             K2, K1, K1
@@ -2470,7 +2469,6 @@ negativeEnd:
 	VPORQ            Z3, Z1, Z1
 	VADDPD           Z1, Z2, Z2
 	VSUBPD           Z1, Z2, Z2
-	VPORQ            Z3, Z2, Z2
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z2, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2484,7 +2482,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z4, Z4
 	VSUBPD           Z1, Z4, Z4
-	VPORQ            Z2, Z4, Z4
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z4, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2498,7 +2495,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z6, Z6
 	VSUBPD           Z1, Z6, Z6
-	VPORQ            Z2, Z6, Z6
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z6, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2512,7 +2508,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z8, Z8
 	VSUBPD           Z1, Z8, Z8
-	VPORQ            Z2, Z8, Z8
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z8, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2526,7 +2521,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z10, Z10
 	VSUBPD           Z1, Z10, Z10
-	VPORQ            Z2, Z10, Z10
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z10, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2540,7 +2534,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z12, Z12
 	VSUBPD           Z1, Z12, Z12
-	VPORQ            Z2, Z12, Z12
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z12, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -2554,7 +2547,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z14, Z14
 	VSUBPD           Z1, Z14, Z14
-	VPORQ            Z2, Z14, Z14
 	VPANDQ.BCST      dot25HalfConstants<>+48(SB), Z14, Z1
 	VCMPPD.BCST      $0x0e, dot25HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3208,7 +3200,6 @@ negativeEnd:
 	VPORQ            Z16, Z3, Z3
 	VADDPD           Z3, Z1, Z1
 	VSUBPD           Z3, Z1, Z1
-	VPORQ            Z16, Z1, Z1
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z1, Z3
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z3, K2
 	KORW             K2, K1, K1
@@ -3222,7 +3213,6 @@ negativeEnd:
 	VPORQ            Z3, Z1, Z1
 	VADDPD           Z1, Z2, Z2
 	VSUBPD           Z1, Z2, Z2
-	VPORQ            Z3, Z2, Z2
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z2, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3236,7 +3226,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z4, Z4
 	VSUBPD           Z1, Z4, Z4
-	VPORQ            Z2, Z4, Z4
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z4, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3250,7 +3239,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z6, Z6
 	VSUBPD           Z1, Z6, Z6
-	VPORQ            Z2, Z6, Z6
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z6, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3264,7 +3252,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z8, Z8
 	VSUBPD           Z1, Z8, Z8
-	VPORQ            Z2, Z8, Z8
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z8, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3278,7 +3265,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z10, Z10
 	VSUBPD           Z1, Z10, Z10
-	VPORQ            Z2, Z10, Z10
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z10, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3292,7 +3278,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z12, Z12
 	VSUBPD           Z1, Z12, Z12
-	VPORQ            Z2, Z12, Z12
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z12, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3306,7 +3291,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z14, Z14
 	VSUBPD           Z1, Z14, Z14
-	VPORQ            Z2, Z14, Z14
 	VPANDQ.BCST      dot25FP16HalfConstants<>+48(SB), Z14, Z1
 	VCMPPD.BCST      $0x0e, dot25FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3960,7 +3944,6 @@ negativeEnd:
 	VPORQ            Z16, Z3, Z3
 	VADDPD           Z3, Z1, Z1
 	VSUBPD           Z3, Z1, Z1
-	VPORQ            Z16, Z1, Z1
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z1, Z3
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z3, K2
 	KORW             K2, K1, K1
@@ -3974,7 +3957,6 @@ negativeEnd:
 	VPORQ            Z3, Z1, Z1
 	VADDPD           Z1, Z2, Z2
 	VSUBPD           Z1, Z2, Z2
-	VPORQ            Z3, Z2, Z2
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z2, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -3988,7 +3970,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z4, Z4
 	VSUBPD           Z1, Z4, Z4
-	VPORQ            Z2, Z4, Z4
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z4, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -4002,7 +3983,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z6, Z6
 	VSUBPD           Z1, Z6, Z6
-	VPORQ            Z2, Z6, Z6
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z6, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -4016,7 +3996,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z8, Z8
 	VSUBPD           Z1, Z8, Z8
-	VPORQ            Z2, Z8, Z8
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z8, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -4030,7 +4009,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z10, Z10
 	VSUBPD           Z1, Z10, Z10
-	VPORQ            Z2, Z10, Z10
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z10, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -4044,7 +4022,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z12, Z12
 	VSUBPD           Z1, Z12, Z12
-	VPORQ            Z2, Z12, Z12
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z12, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -4058,7 +4035,6 @@ negativeEnd:
 	VPORQ            Z2, Z1, Z1
 	VADDPD           Z1, Z14, Z14
 	VSUBPD           Z1, Z14, Z14
-	VPORQ            Z2, Z14, Z14
 	VPANDQ.BCST      dot24FP16HalfConstants<>+48(SB), Z14, Z1
 	VCMPPD.BCST      $0x0e, dot24FP16HalfConstants<>+72(SB), Z1, K2
 	KORW             K2, K1, K1
@@ -5365,7 +5341,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5380,7 +5355,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5395,7 +5369,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5410,7 +5383,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5425,7 +5397,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5440,7 +5411,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5455,7 +5425,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5470,7 +5439,6 @@ channel:
 	VPORQ        Z10, Z9, Z9
 	VADDPD       Z9, Z8, Z8
 	VSUBPD       Z9, Z8, Z8
-	VPORQ        Z10, Z8, Z8
 	VPANDQ.BCST  dotExactHalfConstants<>+24(SB), Z8, Z9
 	VCMPPD.BCST  $0x0e, dotExactHalfConstants<>+48(SB), Z9, K2
 	KORW         K2, K1, K1
@@ -5830,9 +5798,10 @@ TEXT ·dot13Half(SB), NOSPLIT, $0-76
 	MOVQ         p+32(FP), SI
 	MOVQ         e+40(FP), DI
 	MOVQ         channels+48(FP), R8
+	VPXORD       Z0, Z0, Z0
 	KXORW        K1, K1, K1
 	MOVL         bias+64(FP), R9
-	VPBROADCASTD R9, Z0
+	VPBROADCASTD R9, Z1
 
 channel:
 	MOVBQZX      (CX), R11
@@ -5845,74 +5814,74 @@ channel:
 	ADDQ         DX, R12
 	ADDQ         DI, R10
 	LEAQ         4(CX), R9
-	VMOVUPS      (R11), Z1
-	VPMOVZXBD    (R10), Z2
-	VPSUBD       Z0, Z2, Z2
-	VPSLLD       $0x01, Z1, Z3
-	VPSRLD       $0x18, Z3, Z3
-	VPTESTMD     Z3, Z3, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z3, K2, Z3
-	VPMAXSD      Z3, Z2, Z2
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z2, Z2
-	VPSLLD       $0x17, Z2, Z2
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z2, Z4
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z3
-	VPSUBD       Z2, Z3, Z3
-	VMULPS       Z3, Z1, Z1
-	VCVTTPS2DQ   Z1, Z1
-	VPADDD       Z1, Z4, Z1
-	VMOVDQA32    Z4, Z2
-	VMOVUPS      64(R11), Z3
-	VPMOVZXBD    16(R10), Z5
-	VPSUBD       Z0, Z5, Z5
-	VPSLLD       $0x01, Z3, Z6
-	VPSRLD       $0x18, Z6, Z6
-	VPTESTMD     Z6, Z6, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z6, K2, Z6
-	VPMAXSD      Z6, Z5, Z5
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z5, Z5
-	VPSLLD       $0x17, Z5, Z5
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z5, Z7
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z6
-	VPSUBD       Z5, Z6, Z6
-	VMULPS       Z6, Z3, Z3
-	VCVTTPS2DQ   Z3, Z3
-	VPADDD       Z3, Z7, Z3
-	VMOVDQA32    Z7, Z5
-	VMOVUPS      128(R11), Z6
-	VPMOVZXBD    32(R10), Z8
-	VPSUBD       Z0, Z8, Z8
-	VPSLLD       $0x01, Z6, Z9
-	VPSRLD       $0x18, Z9, Z9
-	VPTESTMD     Z9, Z9, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z9, K2, Z9
-	VPMAXSD      Z9, Z8, Z8
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z8, Z8
-	VPSLLD       $0x17, Z8, Z8
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z8, Z10
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z9
-	VPSUBD       Z8, Z9, Z9
-	VMULPS       Z9, Z6, Z6
-	VCVTTPS2DQ   Z6, Z6
-	VPADDD       Z6, Z10, Z6
-	VMOVDQA32    Z10, Z8
-	VMOVUPS      192(R11), Z9
-	VPMOVZXBD    48(R10), Z11
-	VPSUBD       Z0, Z11, Z11
-	VPSLLD       $0x01, Z9, Z12
-	VPSRLD       $0x18, Z12, Z12
-	VPTESTMD     Z12, Z12, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z12, K2, Z12
-	VPMAXSD      Z12, Z11, Z11
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z11, Z11
-	VPSLLD       $0x17, Z11, Z11
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z11, Z13
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z12
-	VPSUBD       Z11, Z12, Z12
-	VMULPS       Z12, Z9, Z9
-	VCVTTPS2DQ   Z9, Z9
-	VPADDD       Z9, Z13, Z9
-	VMOVDQA32    Z13, Z11
+	VMOVUPS      (R11), Z2
+	VPMOVZXBD    (R10), Z3
+	VPSUBD       Z1, Z3, Z3
+	VPSLLD       $0x01, Z2, Z4
+	VPSRLD       $0x18, Z4, Z4
+	VPTESTMD     Z4, Z4, K2
+	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z4, K2, Z4
+	VPMAXSD      Z4, Z3, Z3
+	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z3, Z3
+	VPSLLD       $0x17, Z3, Z3
+	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z3, Z5
+	VPBROADCASTD dot13HalfConstants<>+4(SB), Z4
+	VPSUBD       Z3, Z4, Z4
+	VMULPS       Z4, Z2, Z2
+	VCVTTPS2DQ   Z2, Z2
+	VPADDD       Z2, Z5, Z2
+	VMOVDQA32    Z5, Z3
+	VMOVUPS      64(R11), Z4
+	VPMOVZXBD    16(R10), Z6
+	VPSUBD       Z1, Z6, Z6
+	VPSLLD       $0x01, Z4, Z7
+	VPSRLD       $0x18, Z7, Z7
+	VPTESTMD     Z7, Z7, K2
+	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z7, K2, Z7
+	VPMAXSD      Z7, Z6, Z6
+	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z6, Z6
+	VPSLLD       $0x17, Z6, Z6
+	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z6, Z8
+	VPBROADCASTD dot13HalfConstants<>+4(SB), Z7
+	VPSUBD       Z6, Z7, Z7
+	VMULPS       Z7, Z4, Z4
+	VCVTTPS2DQ   Z4, Z4
+	VPADDD       Z4, Z8, Z4
+	VMOVDQA32    Z8, Z6
+	VMOVUPS      128(R11), Z7
+	VPMOVZXBD    32(R10), Z9
+	VPSUBD       Z1, Z9, Z9
+	VPSLLD       $0x01, Z7, Z10
+	VPSRLD       $0x18, Z10, Z10
+	VPTESTMD     Z10, Z10, K2
+	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z10, K2, Z10
+	VPMAXSD      Z10, Z9, Z9
+	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z9, Z9
+	VPSLLD       $0x17, Z9, Z9
+	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z9, Z11
+	VPBROADCASTD dot13HalfConstants<>+4(SB), Z10
+	VPSUBD       Z9, Z10, Z10
+	VMULPS       Z10, Z7, Z7
+	VCVTTPS2DQ   Z7, Z7
+	VPADDD       Z7, Z11, Z7
+	VMOVDQA32    Z11, Z9
+	VMOVUPS      192(R11), Z10
+	VPMOVZXBD    48(R10), Z12
+	VPSUBD       Z1, Z12, Z12
+	VPSLLD       $0x01, Z10, Z13
+	VPSRLD       $0x18, Z13, Z13
+	VPTESTMD     Z13, Z13, K2
+	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z13, K2, Z13
+	VPMAXSD      Z13, Z12, Z12
+	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z12, Z12
+	VPSLLD       $0x17, Z12, Z12
+	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z12, Z14
+	VPBROADCASTD dot13HalfConstants<>+4(SB), Z13
+	VPSUBD       Z12, Z13, Z13
+	VMULPS       Z13, Z10, Z10
+	VCVTTPS2DQ   Z10, Z10
+	VPADDD       Z10, Z14, Z10
+	VMOVDQA32    Z14, Z12
 	MOVBQZX      1(CX), R10
 	TESTQ        R10, R10
 	JZ           positiveEnd
@@ -5920,28 +5889,28 @@ channel:
 positive:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z13
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z9
+	VMOVUPS            (SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z2
+	VMOVUPS            64(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z4
+	VMOVUPS            128(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z7
+	VMOVUPS            192(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z10
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z13
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z11
+	VMOVUPS            (SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z3
+	VMOVUPS            64(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z6
+	VMOVUPS            128(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z9
+	VMOVUPS            192(SI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z12
 	ADDQ               $0x02, R9
 	DECQ               R10
 	JNZ                positive
@@ -5949,28 +5918,28 @@ positive:
 positiveEnd:
 	MOVBQZX            (R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z12
+	VBROADCASTSS       (BX)(R13*4), Z13
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z9
+	VMOVUPS            (SI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z2
+	VMOVUPS            64(SI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z4
+	VMOVUPS            128(SI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z7
+	VMOVUPS            192(SI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z13, Z10
 	MOVBQZX            1(R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z12
+	VBROADCASTSS       (BX)(R13*4), Z13
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z11
+	VMOVUPS            (SI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z3
+	VMOVUPS            64(SI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z6
+	VMOVUPS            128(SI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z9
+	VMOVUPS            192(SI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z12
 	ADDQ               $0x02, R9
 	MOVBQZX            2(CX), R10
 	TESTQ              R10, R10
@@ -5979,65 +5948,69 @@ positiveEnd:
 negative:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z13
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z9
+	VMOVUPS            (SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z2
+	VMOVUPS            64(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z4
+	VMOVUPS            128(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z7
+	VMOVUPS            192(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z10
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z13
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z11
+	VMOVUPS            (SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z3
+	VMOVUPS            64(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z6
+	VMOVUPS            128(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z9
+	VMOVUPS            192(SI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z13, Z12
 	ADDQ               $0x02, R9
 	DECQ               R10
 	JNZ                negative
 
 negativeEnd:
-	VSUBPS      Z4, Z1, Z1
-	VSUBPS      Z4, Z2, Z2
-	VADDPS      Z2, Z1, Z1
-	VCVTPS2PH   $0x00, Z1, Y1
-	VCVTPH2PS   Y1, Z1
-	VFPCLASSPSZ $0x18, Z1, K2
+	VSUBPS      Z5, Z2, Z2
+	VSUBPS      Z5, Z3, Z3
+	VADDPS      Z3, Z2, Z2
+	VCVTPS2PH   $0x00, Z2, Y2
+	VCVTPH2PS   Y2, Z2
+	VADDPS      Z0, Z2, Z2
+	VFPCLASSPSZ $0x18, Z2, K2
 	KORW        K2, K1, K1
-	VMOVUPS     Z1, (R11)
-	VSUBPS      Z7, Z3, Z3
-	VSUBPS      Z7, Z5, Z5
-	VADDPS      Z5, Z3, Z3
-	VCVTPS2PH   $0x00, Z3, Y1
-	VCVTPH2PS   Y1, Z3
-	VFPCLASSPSZ $0x18, Z3, K2
+	VMOVUPS     Z2, (R11)
+	VSUBPS      Z8, Z4, Z4
+	VSUBPS      Z8, Z6, Z6
+	VADDPS      Z6, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y2
+	VCVTPH2PS   Y2, Z4
+	VADDPS      Z0, Z4, Z4
+	VFPCLASSPSZ $0x18, Z4, K2
 	KORW        K2, K1, K1
-	VMOVUPS     Z3, 64(R11)
-	VSUBPS      Z10, Z6, Z6
-	VSUBPS      Z10, Z8, Z8
-	VADDPS      Z8, Z6, Z6
-	VCVTPS2PH   $0x00, Z6, Y1
-	VCVTPH2PS   Y1, Z6
-	VFPCLASSPSZ $0x18, Z6, K2
+	VMOVUPS     Z4, 64(R11)
+	VSUBPS      Z11, Z7, Z7
+	VSUBPS      Z11, Z9, Z9
+	VADDPS      Z9, Z7, Z7
+	VCVTPS2PH   $0x00, Z7, Y2
+	VCVTPH2PS   Y2, Z7
+	VADDPS      Z0, Z7, Z7
+	VFPCLASSPSZ $0x18, Z7, K2
 	KORW        K2, K1, K1
-	VMOVUPS     Z6, 128(R11)
-	VSUBPS      Z13, Z9, Z9
-	VSUBPS      Z13, Z11, Z11
-	VADDPS      Z11, Z9, Z9
-	VCVTPS2PH   $0x00, Z9, Y1
-	VCVTPH2PS   Y1, Z9
-	VFPCLASSPSZ $0x18, Z9, K2
+	VMOVUPS     Z7, 128(R11)
+	VSUBPS      Z14, Z10, Z10
+	VSUBPS      Z14, Z12, Z12
+	VADDPS      Z12, Z10, Z10
+	VCVTPS2PH   $0x00, Z10, Y2
+	VCVTPH2PS   Y2, Z10
+	VADDPS      Z0, Z10, Z10
+	VFPCLASSPSZ $0x18, Z10, K2
 	KORW        K2, K1, K1
-	VMOVUPS     Z9, 192(R11)
+	VMOVUPS     Z10, 192(R11)
 	ADDQ        stride+56(FP), CX
 	DECQ        R8
 	JNZ         channel
@@ -11094,6 +11067,8 @@ negativeEnd:
 	VADDPS       256(SP), Y1, Y1
 	VCVTPS2PH    $0x00, Y1, X1
 	VCVTPH2PS    X1, Y1
+	VPXOR        Y9, Y9, Y9
+	VADDPS       Y9, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+8(SB), Y9
 	VPAND        Y1, Y9, Y10
 	VPCMPEQD     Y9, Y10, Y10
@@ -11103,6 +11078,8 @@ negativeEnd:
 	VADDPS       288(SP), Y2, Y2
 	VCVTPS2PH    $0x00, Y2, X2
 	VCVTPH2PS    X2, Y2
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y2, Y2
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y2, Y1, Y9
 	VPCMPEQD     Y1, Y9, Y9
@@ -11112,6 +11089,8 @@ negativeEnd:
 	VADDPS       320(SP), Y3, Y3
 	VCVTPS2PH    $0x00, Y3, X3
 	VCVTPH2PS    X3, Y3
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2
@@ -11121,6 +11100,8 @@ negativeEnd:
 	VADDPS       352(SP), Y4, Y4
 	VCVTPS2PH    $0x00, Y4, X4
 	VCVTPH2PS    X4, Y4
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y4, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2
@@ -11130,6 +11111,8 @@ negativeEnd:
 	VADDPS       384(SP), Y5, Y5
 	VCVTPS2PH    $0x00, Y5, X5
 	VCVTPH2PS    X5, Y5
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y5, Y5
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y5, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2
@@ -11139,6 +11122,8 @@ negativeEnd:
 	VADDPS       416(SP), Y6, Y6
 	VCVTPS2PH    $0x00, Y6, X6
 	VCVTPH2PS    X6, Y6
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y6, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y6, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2
@@ -11148,6 +11133,8 @@ negativeEnd:
 	VADDPS       448(SP), Y7, Y7
 	VCVTPS2PH    $0x00, Y7, X7
 	VCVTPH2PS    X7, Y7
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y7, Y7
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y7, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2
@@ -11157,6 +11144,8 @@ negativeEnd:
 	VADDPS       480(SP), Y8, Y8
 	VCVTPS2PH    $0x00, Y8, X8
 	VCVTPH2PS    X8, Y8
+	VPXOR        Y1, Y1, Y1
+	VADDPS       Y1, Y8, Y8
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y8, Y1, Y2
 	VPCMPEQD     Y1, Y2, Y2

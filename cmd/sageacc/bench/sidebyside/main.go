@@ -31,6 +31,8 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/bench"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/strictmath"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -84,12 +86,18 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 		run  func() error
 	}
 	var list []contender
-	for _, cfg := range emulate.Presets() {
-		k, err := emulate.New(cfg)
+	for _, p := range program.Presets() {
+		k, err := emulate.New(p)
+		if err == nil {
+			k, err = k.For(dim, format.FP16, false)
+		}
 		if err != nil {
 			return err
 		}
-		list = append(list, contender{cfg.Name, func() error { return h.Emulate(ctx, k, threads) }})
+		if k.Portable() != "" {
+			continue // slow, and no news
+		}
+		list = append(list, contender{p.Name, func() error { return h.Emulate(ctx, k, threads) }})
 	}
 	list = append(list,
 		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, threads) }},

@@ -242,13 +242,14 @@ func escape(s string) string {
 	return Printable(markdown.Replace(s))
 }
 
-// Markdown escapes what in a line of text Markdown would take for a link, a picture or
-// HTML.
-func Markdown(s string) string { return Printable(plain.Replace(s)) }
+// Markdown returns s as one line of running Markdown text, in which no character of
+// s means anything but itself.
+func Markdown(s string) string { return Printable(running.Replace(s)) }
 
 // The replacers are safe for concurrent use and never change.
 var (
 	lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
-	markdown   = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ", "<", "&lt;", "[", `\[`)
-	plain      = strings.NewReplacer("<", "&lt;", "[", `\[`)
+	running    = strings.NewReplacer(`\`, `\\`, "`", "\\`", "*", `\*`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "|", `\|`, "~", `\~`,
+		"\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
+	markdown = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ", "<", "&lt;", "[", `\[`)
 )

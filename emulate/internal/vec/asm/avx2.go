@@ -568,9 +568,10 @@ func dot13AVX2(name string, c *constants, half bool) {
 		if half {
 			VCVTPS2PH(Imm(0), a[i], a[i].AsX())
 			VCVTPH2PS(a[i].AsX(), a[i])
+			VADDPS(zeroY(), a[i], a[i]) // -0, of a sum that rounds to zero, becomes +0
 			raiseY(bad, a[i], c)
 		} else {
-			VPAND(splatY(c.u32(0xfffffc00)), a[i], a[i])
+			VPAND(splatY(c.u32(truncateFP22)), a[i], a[i])
 		}
 		VMOVUPS(a[i], Mem{Base: ap, Disp: 32 * i})
 	}

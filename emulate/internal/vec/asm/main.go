@@ -610,6 +610,10 @@ func exponents(name string, n, run, stride int) {
 	RET()
 }
 
+// truncateFP22 keeps the bits of an FP32 pattern that format.TruncateFP22 keeps: it is
+// that rule, for finite numbers.
+const truncateFP22 = 0xffffffff - 0x3ff // 0x3ff is format.FP22Dropped
+
 // dot13 is the second pass of the dot-add with 13 fraction bits.
 //
 // With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
@@ -627,7 +631,11 @@ func dot13(name string, half bool) {
 	c := newConstants(name + "Constants")
 	toMagic := c.u32(10<<23 | 1<<22)
 	toScale := c.u32((127 + 13 + 127) << 23 & 0xffffffff)
-	fp22 := c.u32(0xfffffc00)
+	fp22 := c.u32(truncateFP22)
+	zero := ZMM()
+	if half {
+		VPXORD(zero, zero, zero)
+	}
 	lowest := c.u32(127 - 14)
 	least := c.u32(31)
 	bad := K()
@@ -711,6 +719,7 @@ func dot13(name string, half bool) {
 			h := YMM()
 			VCVTPS2PH(Imm(0), a[i], h)
 			VCVTPH2PS(h, a[i])
+			VADDPS(zero, a[i], a[i]) // -0, of a sum that rounds to zero, becomes +0
 			raise(bad, classInf, a[i])
 		} else {
 			VPANDD_BCST(fp22, a[i], a[i])
@@ -860,8 +869,7 @@ func (h half) round(x VecVirtual, bad Register) {
 	VPANDQ_BCST(h.sign, x, sign)
 	VPORQ(sign, big, big)
 	VADDPD(big, x, x)
-	VSUBPD(big, x, x)
-	VPORQ(sign, x, x) // of a zero
+	VSUBPD(big, x, x) // +0 of what rounds to zero, whatever its sign
 	VPANDQ_BCST(h.magnitude, x, size)
 	VCMPPD_BCST(Imm(14), h.largest, size, k)
 	KORW(k, bad, bad)

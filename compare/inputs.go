@@ -1,0 +1,107 @@
+package compare
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// inputs looks for what is odd about an input, head by head: such a layer says
+// little about a kernel, and more often than not its dump is broken.
+type inputs struct {
+	elements, zeros, nonFinite int64
+	absMax, absSum             float64
+	// Whole heads that are zero, and that are the same in every token.
+	heads, zeroHeads, sameHeads int64
+}
+
+// head collects one head, or a part of one, whose first token is known.
+type headInputs struct {
+	inputs
+	varies bool
+}
+
+// add takes in rows of d channels of a head with the given first row.
+func (h *headInputs) add(rows, first []float32, d int) {
+	h.elements += int64(len(rows))
+	for _, x := range rows {
+		a := math.Abs(float64(x))
+		switch {
+		case a == 0:
+			h.zeros++
+		case a-a != 0:
+			h.nonFinite++
+		default:
+			h.absSum += a
+			h.absMax = max(h.absMax, a)
+		}
+	}
+	for i := 0; i < len(rows) && !h.varies; i += d {
+		for c, x := range rows[i : i+d] {
+			if x != first[c] {
+				h.varies = true
+				break
+			}
+		}
+	}
+}
+
+// merge takes in another part of the same head.
+func (h *headInputs) merge(o *headInputs) {
+	h.inputs.sum(&o.inputs)
+	h.varies = h.varies || o.varies
+}
+
+func (in *inputs) sum(o *inputs) {
+	in.elements += o.elements
+	in.zeros += o.zeros
+	in.nonFinite += o.nonFinite
+	in.absSum += o.absSum
+	in.absMax = max(in.absMax, o.absMax)
+}
+
+// addHead takes in a whole head of that many tokens.
+func (in *inputs) addHead(h *headInputs, tokens int) {
+	in.sum(&h.inputs)
+	in.heads++
+	switch {
+	case h.zeros == h.elements:
+		in.zeroHeads++
+	case !h.varies && tokens > 1:
+		in.sameHeads++
+	}
+}
+
+// outlier is how many times the mean magnitude of a tensor an element must be to be
+// odd. Channels of real models with a bias stay below a hundred.
+const outlier = 1000
+
+// describe says what is odd about the tensor of that name, a line for each thing. NaN
+// and infinities the emulator counts.
+func (in *inputs) describe(name string) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, name+": "+fmt.Sprintf(format, args...)) }
+	of := func(n int64, what string) {
+		switch {
+		case n == 0:
+		case n == in.heads:
+			add("%s", what)
+		default:
+			add("%d of %d heads: %s", n, in.heads, what)
+		}
+	}
+	of(in.zeroHeads, "all elements are zero")
+	of(in.sameHeads, "every token is the same")
+	if finite := in.elements - in.nonFinite; finite > 0 {
+		mean := in.absSum / float64(finite)
+		if in.absMax > outlier*mean {
+			add("an element of magnitude %s, %s times the mean", figure(in.absMax), figure(in.absMax/mean))
+		}
+	}
+	return out
+}
+
+// figure writes a number with few digits and no exponent where there is none to see.
+func figure(x float64) string {
+	return strings.Replace(fmt.Sprintf("%.3g", x), "e+0", "e", 1)
+}

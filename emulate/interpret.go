@@ -1,0 +1,999 @@
+package emulate
+
+import (
+	"context"
+	"math"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// This file is the interpreter: it runs any description, a block of query rows at a
+// time, in the order of its stages. It is the definition of what a description means.
+
+// threads is how many threads of a warp share a row of a matrix fragment; each keeps
+// its own part of the denominator.
+const threads = 4
+
+// Workspace holds the buffers of one goroutine. Its zero value is ready.
+type Workspace struct {
+	q       []float32 // [BlockQ][Dim]
+	qMean   []float32 // [Dim]
+	qCodes  []int8    // [BlockQ][Dim]
+	qScale  []float32 // [BlockQ], by row
+	amax    []float32 // [BlockQ], by group
+	keys    []float32 // [BlockK][Dim], smoothed K for delta-S
+	deltaS  []float32 // [BlockK]
+	sInt    []int32   // [BlockQ][BlockK]
+	s       []float32 // [BlockQ][BlockK], scores, then P
+	pCodes  []uint16  // [BlockQ][BlockK], in V's stored order
+	pValues []float32 // [BlockQ][BlockK], the same where P or V is exact
+	vCodes  []uint16  // [Dim][BlockK], in V's stored order
+	vValues []float32 // [Dim][BlockK]
+	wide    []uint16  // operands of scores
+	qPanel  tensorcore.Panel
+	kPanel  tensorcore.Panel
+	pPanel  tensorcore.Panel
+	vPanel  tensorcore.Panel
+	ones    tensorcore.Panel
+	m       []float32 // [BlockQ]
+	d       []float32 // [BlockQ][threads]
+	alpha   []float32 // [BlockQ]
+	o       []float32 // [BlockQ][Dim]
+	o64     []float64 // the same where sums are exact
+	tile    []float32 // [BlockQ][Dim]
+	scratch []float32 // [BlockK]
+	visible []bool    // [BlockK]
+	seen    []int     // [BlockQ], keys of the tile that a row sees
+	index   []int     // [BlockQ], the query of each row
+	strips  *strips   // of the vector levels
+	// window holds the codes in hand of windowOf, where they are streamed.
+	window   *window
+	windowOf *KV
+	// Counts of what the blocks run with this workspace met.
+	Counts Counts
+	// Observer, if set, is shown every tile, and Ending what becomes of the rows of a
+	// block; both keep the blocks in portable code.
+	Observer func(*Tile)
+	Ending   func(*Ending)
+}
+
+// Tile is what an Observer sees: the stages of one tile, valid during the call.
+type Tile struct {
+	// Block and Index count blocks of query rows and tiles of keys; the tile's
+	// first query row is Row, its first key Key. Rows of its BlockQ rows exist.
+	Block, Index, Row, Key, Rows int
+	// Keys and Dim are the widths of the matrices below.
+	Keys, Dim int
+	// QCodes [Rows][Dim] are the integer codes of the queries, nil where they have none,
+	// Q [Rows][Dim] what they are made of: smoothed, not yet quantised. QScale [Rows] are
+	// their scales.
+	QCodes []int8
+	Q      []float32
+	QScale []float32
+	// IntScores [Rows][Keys] are the integer products, nil where there are none.
+	IntScores []int32
+	// Visible [Rows] says how many keys of the tile the mask leaves to a row.
+	Visible []int
+	// P [Rows][Keys] is P before its conversion; PCodes its codes, in the stored order of
+	// V, and PDecoded [Rows][Keys] what they stand for, in the order of the keys.
+	P        []float32
+	PCodes   []uint16
+	PDecoded []float32
+	// RowMax [Rows] and Rescale [Rows] are m and alpha.
+	RowMax, Rescale []float32
+	// TileSums [Rows][Dim] is what joins O, the last level's where a tile has several;
+	// nil where all keys go through one chain. Output [Rows][Dim] is O after the tile.
+	TileSums, Output []float32
+	// Denominators [Rows][4] is d of each of a row's four threads after the tile; where
+	// they share one it is the first's.
+	Denominators []float32
+}
+
+// Ending is what becomes of a block's rows after the last tile, valid during the call.
+type Ending struct {
+	// Block is the block, Row its first row, Rows how many it has.
+	Block, Row, Rows int
+	// Denominator and Inverse [Rows] are d over all threads, and what O is multiplied by
+	// (1/d; d itself where every element is divided). LSE [Rows] is the log-sum-exp, NaN
+	// where the kernel writes none.
+	Denominator, Inverse, LSE []float32
+}
+
+func grow[T any](s []T, n int) []T {
+	if cap(s) < n {
+		return make([]T, n)
+	}
+	return s[:n]
+}
+
+func (ws *Workspace) fit(k *Kernel, dim int) {
+	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
+	ws.q = grow(ws.q, bq*dim)
+	ws.qMean = grow(ws.qMean, dim)
+	ws.qCodes = grow(ws.qCodes, bq*dim)
+	ws.qScale = grow(ws.qScale, bq)
+	ws.amax = grow(ws.amax, bq)
+	ws.keys = grow(ws.keys, bk*dim)
+	ws.deltaS = grow(ws.deltaS, bk)
+	ws.sInt = grow(ws.sInt, bq*bk)
+	ws.s = grow(ws.s, bq*bk)
+	ws.pCodes = grow(ws.pCodes, bq*bk)
+	ws.vCodes = grow(ws.vCodes, dim*bk)
+	if k.byValue() {
+		ws.pValues = grow(ws.pValues, bq*bk)
+		ws.vValues = grow(ws.vValues, dim*bk)
+		ws.o64 = grow(ws.o64, bq*dim)
+	}
+	ws.m = grow(ws.m, bq)
+	ws.d = grow(ws.d, bq*threads)
+	ws.alpha = grow(ws.alpha, bq)
+	ws.o = grow(ws.o, bq*dim)
+	ws.tile = grow(ws.tile, bq*dim)
+	ws.scratch = grow(ws.scratch, bk)
+	ws.visible = grow(ws.visible, bk)
+	ws.seen = grow(ws.seen, bq)
+	ws.index = grow(ws.index, bq)
+}
+
+// byValue says that the second product takes values instead of codes: of exact P or V,
+// or through exact sums.
+func (k *Kernel) byValue() bool {
+	return k.p.exact || k.v.exact || k.exactSums()
+}
+
+func (k *Kernel) exactSums() bool { return k.pvUnit == nil && !k.intPV }
+
+// runRows runs the first rows of the workspace from their codes to the output. It
+// returns an error only if ctx ends.
+func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
+	kv := q.kv
+	d := kv.in.Dim
+	for r := range rows {
+		ws.m[r] = k.start
+		for j := range threads {
+			ws.d[r*threads+j] = float32(k.prog.Denominator.Start)
+		}
+	}
+	clear(ws.o[:rows*d])
+	if k.exactSums() {
+		clear(ws.o64[:rows*d])
+	}
+	k.loadQueryPanel(ws, rows, d)
+	first, last := k.tiles(q, block)
+	for i := range last - first {
+		t := first + i
+		if k.prog.Tiles.Order == "last-to-first" {
+			t = last - 1 - i
+		}
+		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		tail := k.tail(t, last)
+		k.scores(ws, kv, t, rows)
+		k.softmax(q, ws, t, rows, tail)
+		k.multiplyV(ws, kv, t, rows)
+		if ws.Observer != nil {
+			k.observe(ws, kv, block, t, rows)
+		}
+	}
+	k.finish(q, ws, block, rows, out, lse)
+	return nil
+}
+
+// loadQueryPanel loads the operands of a floating-point first product.
+func (k *Kernel) loadQueryPanel(ws *Workspace, rows, d int) {
+	if k.scoreUnit != nil {
+		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
+	}
+}
+
+// loadScorePanel loads rows of x, padded to the unit's depth, in its order of channels.
+func (k *Kernel) loadScorePanel(p *tensorcore.Panel, ws *Workspace, x []float32, rows, d int) {
+	u := k.scoreUnit
+	short := 0
+	const part = 32
+	if k.prog.Scores.HeadDim == "residual32" {
+		short = d % part
+	}
+	depth := (d + u.K - 1) / u.K * u.K
+	if short != 0 {
+		depth = (d + part - 1) / part * part
+	}
+	ws.wide = grow(ws.wide, rows*depth)
+	clear(ws.wide)
+	for r := range rows {
+		for c, v := range x[r*d : r*d+d] {
+			if short != 0 && c >= short {
+				c += part - short
+			}
+			ws.wide[r*depth+c] = encodeOperand(u.A, v)
+		}
+	}
+	p.Load(u.A, ws.wide, rows, depth, depth)
+}
+
+// encodeOperand is the code of a value that the format has.
+func encodeOperand(f tensorcore.Operand, x float32) uint16 {
+	switch f {
+	case tensorcore.E4M3:
+		return uint16(format.E4M3FromFloat32(x))
+	case tensorcore.E5M2:
+		return uint16(format.E5M2FromFloat32(x))
+	case tensorcore.BF16:
+		return format.BF16FromFloat32(x)
+	}
+	return format.FP16FromFloat32(x)
+}
+
+// scores computes the products of a tile; keys beyond the end give 0, they are masked
+// later. Integers go to sInt, all to s as FP32.
+func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
+	d := kv.in.Dim
+	bk := k.tiling.BlockK
+	lo := t * bk
+	n := min(bk, kv.in.Len-lo)
+	w, at := kv.windowAt(lo, ws)
+	switch {
+	case k.integer:
+		codes := w.kCodes[at*d : (at+n)*d]
+		for r := range rows {
+			out := ws.sInt[r*bk : r*bk+bk]
+			intDots(out[:n], ws.qCodes[r*d:r*d+d], codes)
+			clear(out[n:])
+			for i, x := range out {
+				ws.s[r*bk+i] = float32(x)
+			}
+		}
+	case k.scoreUnit != nil:
+		clear(ws.s[:rows*bk])
+		k.loadScorePanel(&ws.kPanel, ws, w.kRaw[at*d:], bk, d)
+		k.scoreUnit.Tile(ws.s[:rows*bk], &ws.qPanel, &ws.kPanel)
+	default:
+		for r := range rows {
+			q := ws.q[r*d : r*d+d]
+			for i := range bk {
+				var s float64
+				for c, x := range w.kRaw[(at+i)*d : (at+i+1)*d] {
+					s += float64(float64(q[c]) * float64(x))
+				}
+				ws.s[r*bk+i] = float32(s)
+			}
+		}
+	}
+}
+
+// intDots writes the exact products of q with each row of k.
+func intDots(out []int32, q, k []int8) {
+	d := len(q)
+	j := 0
+	for ; j+4 <= len(out); j += 4 {
+		k0 := k[j*d : j*d+d][:len(q)]
+		k1 := k[(j+1)*d : (j+1)*d+d][:len(q)]
+		k2 := k[(j+2)*d : (j+2)*d+d][:len(q)]
+		k3 := k[(j+3)*d : (j+3)*d+d][:len(q)]
+		var s0, s1, s2, s3 int32
+		for i, v := range q {
+			x := int32(v)
+			s0 += x * int32(k0[i])
+			s1 += x * int32(k1[i])
+			s2 += x * int32(k2[i])
+			s3 += x * int32(k3[i])
+		}
+		out[j], out[j+1], out[j+2], out[j+3] = s0, s1, s2, s3
+	}
+	for ; j < len(out); j++ {
+		var s int32
+		for i, v := range q {
+			s += int32(v) * int32(k[j*d+i])
+		}
+		out[j] = s
+	}
+}
+
+// softmax turns the scores of a tile into P, its codes, the new row maxima, the
+// rescaling factors and the denominators.
+func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail bool) {
+	bk := k.tiling.BlockK
+	delta := k.smoothQ && k.prog.Smoothing.DeltaS != "none"
+	if delta {
+		k.deltaScores(ws, q.kv, ws.qMean, t*bk)
+	}
+	for r := range rows {
+		var scale [threads]float32
+		s := ws.s[r*bk : r*bk+bk]
+		k.dequantize(q, ws, r, t*bk, s, &scale, tail, delta)
+		k.mask(q, ws, r, t*bk, s, tail)
+		k.softmaxRow(ws, r, s, &scale)
+		if bad := ws.m[r]; bad-bad != 0 && bad != k.start {
+			ws.Counts[StageRowMax].add(bad)
+		}
+	}
+}
+
+// dequantize multiplies the scores of a row by what the program multiplies them by before
+// the mask, and finds what is left for the exponent, for each of the row's threads.
+func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, scale *[threads]float32, tail, delta bool) {
+	kv, g := q.kv, k.granularity
+	for j := range scale {
+		scale[j] = q.scale
+	}
+	if k.integer {
+		if tail || g == quant.PerToken {
+			for i, x := range s {
+				var step float32 // of keys beyond the end
+				if j := g.KeyGroup(k.tiling, lo+i); j < len(kv.kScales) {
+					step = kv.kScales[j]
+				}
+				dequant := k.arith.mul(ws.qScale[r], step)
+				if delta {
+					s[i] = k.arith.fma(x, dequant, ws.deltaS[i])
+				} else {
+					s[i] = k.arith.mul(x, dequant)
+				}
+			}
+		} else {
+			for j := range threads {
+				// A thread's keys share a scale at every granularity but PerToken.
+				dequant := k.arith.mul(ws.qScale[r], kv.kScales[g.KeyGroup(k.tiling, lo+2*j)])
+				scale[j] = k.arith.mul(q.scale, dequant)
+			}
+		}
+	}
+	if k.prog.Scores.SMScale == "scores" {
+		sm := float32(q.sm)
+		for i, x := range s {
+			s[i] = k.arith.mul(sm, x)
+		}
+	}
+	if q.in.Bias != nil {
+		n := min(len(s), kv.in.Len-lo)
+		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
+		for i, b := range ws.scratch[:n] {
+			s[i] = k.arith.add(s[i], b)
+		}
+	}
+	if k.prog.Scores.SMScale == "scores" {
+		for i, x := range s {
+			s[i] = k.arith.mul(math.Log2E, x)
+		}
+	}
+}
+
+// mask masks the scores of a row: those beyond the end, of keys that a causal mask or a
+// window hides, and of a mask that came with the call.
+func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool) {
+	m := &k.prog.Mask
+	keys := q.kv.in.Len
+	if m.Tiles == "tail" && !tail {
+		// No key of these tiles needs a mask.
+		ws.seen[r] = len(s)
+		return
+	}
+	from, to := lo, lo+len(s)
+	if m.Beyond != "kept" {
+		to = min(to, keys)
+	}
+	at := ws.index[r] + k.align(q.in.Len, keys)
+	if q.in.Causal {
+		to = min(to, at+1+m.Shift)
+	}
+	if q.in.Windowed {
+		if q.in.Right >= 0 {
+			to = min(to, at+q.in.Right+1)
+		}
+		if q.in.Left >= 0 {
+			from = max(from, at-q.in.Left)
+		}
+	}
+	from, to = min(from-lo, len(s)), max(to-lo, 0)
+	for i := range from {
+		s[i] = k.masked
+	}
+	add := m.Beyond == "added" && !q.in.Causal
+	for i := max(to, 0); i < len(s); i++ {
+		if add && lo+i >= keys {
+			s[i] = k.arith.add(s[i], float32(m.BeyondValue))
+		} else {
+			s[i] = k.masked
+		}
+	}
+	ws.seen[r] = max(0, min(to, len(s))-from)
+	if q.in.Visible == nil {
+		return
+	}
+	n := min(len(s), keys-lo)
+	q.in.Visible(ws.index[r], lo, lo+n, ws.visible[:n])
+	for i, see := range ws.visible[:n] {
+		if see {
+			continue
+		}
+		if i >= from && i < to {
+			ws.seen[r]--
+		}
+		if m.Boolean == "add" {
+			s[i] = k.arith.add(s[i], float32(m.BooleanValue))
+		} else {
+			s[i] = k.masked
+		}
+	}
+}
+
+// softmaxRow is the online softmax of one row of a tile.
+func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32) {
+	old := ws.m[r]
+	m := k.rowMax(ws, old, s, scale)
+	ws.m[r] = m
+	shifted := k.prog.Maximum.Of == "shifted"
+	seen := m
+	if k.prog.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
+		seen = 0
+	}
+	// What the exponents are lowered by: the maximum in their unit, and alpha.
+	var alpha float32
+	var lower [threads]float32
+	if shifted {
+		alpha = k.ex2(k.arith.sub(old, seen))
+		for j := range lower {
+			lower[j] = seen
+		}
+	} else {
+		alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
+		for j := range lower {
+			lower[j] = k.arith.mul(seen, scale[j])
+			if k.offset != 0 {
+				lower[j] = k.arith.mulAdd(seen, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+			}
+			if seen != m {
+				lower[j] = 0
+			}
+		}
+	}
+	ws.alpha[r] = alpha
+	if k.prog.PV.Rescale == "none" {
+		ws.alpha[r] = 1
+	}
+	if k.prog.Denominator.Rescale == "none" {
+		alpha = 1
+	}
+	twice := k.prog.Exponent.Round == "twice"
+	for i, x := range s {
+		j := i & 7 >> 1
+		s[i] = k.arith.mulAdd(x, scale[j], -lower[j], twice)
+	}
+	if k.prog.Exponent.Exp2 == "ex2.approx.ftz" {
+		mufu.Ex2Slice(s, s)
+	} else {
+		for i, x := range s {
+			s[i] = k.ex2(x)
+		}
+	}
+	k.convertP(ws, r, s)
+	k.sum(ws, r, s, alpha)
+	limit := float32(0)
+	if k.p.typed {
+		limit = k.p.kind.Max()
+	}
+	for _, p := range s {
+		if p-p != 0 {
+			ws.Counts[StageP].add(p)
+		} else if limit > 0 && p > limit {
+			ws.Counts[StagePCodes].Saturated++
+		}
+	}
+}
+
+// rowMax returns the new maximum of a row.
+func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]float32) float32 {
+	var top [threads]float32
+	for j := range top {
+		top[j] = k.start
+	}
+	for i, v := range s {
+		j := i & 7 >> 1
+		if v > top[j] {
+			top[j] = v
+		} else if v-v != 0 && v != k.masked {
+			ws.Counts[StageScores].add(v)
+		}
+	}
+	if k.prog.Maximum.Of == "scores" {
+		for _, x := range top {
+			if x > m {
+				m = x
+			}
+		}
+		return m
+	}
+	for j, x := range top {
+		if x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice"); x > m {
+			m = x
+		}
+	}
+	return m
+}
+
+// convertP writes the operand of a row of P, in the stored order of V.
+func (k *Kernel) convertP(ws *Workspace, r int, s []float32) {
+	codes := ws.pCodes[r*len(s) : (r+1)*len(s)]
+	zero := k.prog.P.Round == "zero"
+	switch {
+	case k.p.exact:
+	case k.p.typed && k.p.kind == quant.E4M3 && !zero:
+		for i := range codes {
+			codes[i] = uint16(format.E4M3FromFloat32(s[k.Stored(i)]))
+		}
+	default:
+		for i := range codes {
+			codes[i] = k.p.encode(s[k.Stored(i)], zero)
+		}
+	}
+	if k.byValue() {
+		values := ws.pValues[r*len(s) : (r+1)*len(s)]
+		for i := range values {
+			if k.p.exact {
+				values[i] = s[k.Stored(i)]
+			} else {
+				values[i] = k.p.decode(codes[i])
+			}
+		}
+	}
+}
+
+// decodedP writes what a row's operand stands for, in the order of the keys.
+func (k *Kernel) decodedP(ws *Workspace, r, keys int, dst []float32) {
+	for i := range keys {
+		if k.p.exact {
+			dst[k.Stored(i)] = ws.pValues[r*keys+i]
+		} else {
+			dst[k.Stored(i)] = k.p.decode(ws.pCodes[r*keys+i])
+		}
+	}
+}
+
+// sum adds a row's weights to its denominator.
+func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
+	den := &k.prog.Denominator
+	a := k.arith
+	d := ws.d[r*threads : r*threads+threads]
+	weights := s
+	if den.Of == "codes" {
+		weights = ws.scratch[:len(s)]
+		k.decodedP(ws, r, len(s), weights)
+	}
+	switch den.Order {
+	case "groups16", "pairwise16":
+		for b := 0; b < len(s); b += 16 {
+			p := weights[b : b+16]
+			for j := range threads {
+				sum := p[2*j] + p[2*j+1]
+				if den.Order == "pairwise16" {
+					sum += p[2*j+8] + p[2*j+9]
+				} else {
+					sum += p[2*j+8]
+					sum += p[2*j+9]
+				}
+				if b > 0 {
+					d[j] = a.add(d[j], sum)
+				} else {
+					d[j] = a.mulAdd(d[j], alpha, sum, den.Rescale != "fma")
+				}
+			}
+		}
+	case "sequential":
+		for j := range d {
+			d[j] = a.mul(d[j], alpha)
+		}
+		for i, p := range weights {
+			j := i & 7 >> 1
+			d[j] = a.add(d[j], p)
+		}
+	case "chain":
+		d[0] = a.mul(d[0], alpha) // the unit adds the codes, with all rows
+	case "tile":
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), den.Rescale != "fma")
+	case "groups32":
+		d[0] = a.mul(d[0], alpha)
+		for b := 0; b < len(weights); b += 32 {
+			d[0] = a.add(d[0], k.combine(k.threadSums(weights[b:min(b+32, len(weights))])))
+		}
+	}
+}
+
+// threadSums adds each thread's weights, one after the other.
+func (k *Kernel) threadSums(weights []float32) (sums [threads]float32) {
+	for i, p := range weights {
+		j := i & 7 >> 1
+		sums[j] = k.arith.add(sums[j], p)
+	}
+	return sums
+}
+
+// combine adds the parts of a row's threads.
+func (k *Kernel) combine(t [threads]float32) float32 {
+	a := k.arith
+	if k.prog.Denominator.Combine == "02+13" {
+		return a.add(a.add(t[0], t[2]), a.add(t[1], t[3]))
+	}
+	return a.add(a.add(t[0], t[1]), a.add(t[2], t[3]))
+}
+
+// deltaScores computes the delta-S correction of a tile: the products of the
+// block's mean query with every smoothed key (or every raw key), FP32, one fused
+// multiply-add per channel in order.
+func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
+	d := kv.in.Dim
+	n := min(k.tiling.BlockK, kv.in.Len-lo)
+	x := ws.keys[:n*d]
+	kv.in.K(lo, lo+n, x)
+	if k.prog.Smoothing.DeltaS != "raw" {
+		k.smoothKeys(kv, x)
+	}
+	for i := range n {
+		var s float32
+		for c, v := range x[i*d : i*d+d] {
+			s = k.arith.fma(qMean[c], v, s)
+		}
+		ws.deltaS[i] = s
+	}
+	clear(ws.deltaS[n:])
+}
+
+// multiplyV rescales O and adds the tile's PV.
+func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
+	d := kv.in.Dim
+	bk := k.tiling.BlockK
+	w, at := kv.windowAt(t*bk, ws)
+	var values []float32
+	if k.byValue() {
+		values = ws.vValues
+	}
+	k.loadValues(w, ws.vCodes, values, d, at, bk)
+	if k.onesUnit != nil {
+		k.sumOnes(ws, rows)
+	}
+	if k.exactSums() && k.prog.OneChain() {
+		k.multiplyExact(ws, rows, d)
+		return
+	}
+	if k.prog.OneChain() {
+		k.rescale(ws, rows, d)
+		k.load(ws, rows, d, 0, bk)
+		k.tileProduct(ws.o[:rows*d], ws)
+		ws.Counts[StageTileSums].scan(ws.o[:rows*d])
+		return
+	}
+	tile := ws.tile[:rows*d]
+	for lo := 0; lo < bk; lo += k.sumKeys {
+		if k.intPV {
+			k.intTile(ws, tile, rows, d, lo, k.sumKeys)
+		} else if k.exactSums() {
+			k.exactTile(ws, tile, rows, d, lo, k.sumKeys)
+		} else {
+			clear(tile)
+			k.load(ws, rows, d, lo, k.sumKeys)
+			k.tileProduct(tile, ws)
+		}
+		ws.Counts[StageTileSums].scan(tile)
+		for r := range rows {
+			o := ws.o[r*d : r*d+d]
+			scale := ws.alpha[r]
+			if lo > 0 {
+				scale = 1
+			}
+			for c, x := range tile[r*d : r*d+d] {
+				o[c] = k.arith.mulAdd(o[c], scale, x, k.prog.PV.Join == "twice")
+			}
+		}
+	}
+}
+
+// rescale multiplies O by alpha.
+func (k *Kernel) rescale(ws *Workspace, rows, d int) {
+	for r := range rows {
+		o := ws.o[r*d : r*d+d]
+		alpha := ws.alpha[r]
+		if k.prog.PV.Rescale == "fp16" {
+			alpha = format.RoundFP16(alpha)
+			for c := range o {
+				o[c] = format.RoundFP16(o[c] * alpha)
+			}
+			continue
+		}
+		for c := range o {
+			o[c] = k.arith.mul(o[c], alpha)
+		}
+	}
+}
+
+// load loads keys [lo, lo+n) of the tile into the panels, padded with zeros to the
+// unit's depth.
+func (k *Kernel) load(ws *Workspace, rows, d, lo, n int) {
+	bk := k.tiling.BlockK
+	if k.p.exact {
+		ws.pPanel.LoadValues(ws.pValues[lo:], rows, n, bk)
+	} else {
+		ws.pPanel.Load(k.pvUnit.A, ws.pCodes[lo:], rows, n, bk)
+	}
+	if k.v.exact {
+		ws.vPanel.LoadValues(ws.vValues[lo:], d, n, bk)
+	} else {
+		ws.vPanel.Load(k.pvUnit.A, ws.vCodes[lo:], d, n, bk)
+	}
+}
+
+// tileProduct adds the product of the panels. Exact operands keep the exponents that they
+// have as FP32 numbers.
+func (k *Kernel) tileProduct(acc []float32, ws *Workspace) {
+	if k.p.exact || k.v.exact {
+		k.pvUnit.TileValues(acc, &ws.pPanel, &ws.vPanel)
+		return
+	}
+	k.pvUnit.Tile(acc, &ws.pPanel, &ws.vPanel)
+}
+
+// sumOnes adds the tile's codes of P to d through the matrix unit.
+func (k *Kernel) sumOnes(ws *Workspace, rows int) {
+	bk := k.tiling.BlockK
+	one := encodeOperand(k.onesUnit.A, 1)
+	ws.wide = grow(ws.wide, bk)
+	for i := range ws.wide[:bk] {
+		ws.wide[i] = one
+	}
+	ws.ones.Load(k.onesUnit.A, ws.wide, 1, bk, bk)
+	ws.pPanel.Load(k.onesUnit.A, ws.pCodes, rows, bk, bk)
+	den := make([]float32, rows)
+	for r := range den {
+		den[r] = ws.d[r*threads]
+	}
+	k.onesUnit.Tile(den, &ws.pPanel, &ws.ones)
+	for r, x := range den {
+		ws.d[r*threads] = x
+	}
+}
+
+// exactTile is the product of keys [lo, lo+n) of the tile in FP64, rounded to FP32.
+func (k *Kernel) exactTile(ws *Workspace, tile []float32, rows, d, lo, n int) {
+	bk := k.tiling.BlockK
+	for r := range rows {
+		p := ws.pValues[r*bk+lo:][:n]
+		for c := range d {
+			v := ws.vValues[c*bk+lo:][:len(p)]
+			var s float64
+			for i, x := range p {
+				s += float64(float64(x) * float64(v[i]))
+			}
+			tile[r*d+c] = float32(s)
+		}
+	}
+}
+
+// multiplyExact adds a tile without rounding but FP64's.
+func (k *Kernel) multiplyExact(ws *Workspace, rows, d int) {
+	bk := k.tiling.BlockK
+	for r := range rows {
+		alpha := float64(ws.alpha[r])
+		p := ws.pValues[r*bk : r*bk+bk]
+		for c := range d {
+			v := ws.vValues[c*bk : c*bk+bk][:len(p)]
+			var s float64
+			for i, x := range p {
+				s += float64(float64(x) * float64(v[i]))
+			}
+			at := r*d + c
+			ws.o64[at] = float64(ws.o64[at]*alpha) + s
+			ws.o[at] = float32(ws.o64[at])
+		}
+	}
+}
+
+// intTile is the INT8 product of keys [lo, lo+n) of the tile: exact in int32, then
+// converted to FP32.
+func (k *Kernel) intTile(ws *Workspace, tile []float32, rows, d, lo, n int) {
+	bk := k.tiling.BlockK
+	for r := range rows {
+		p := ws.pCodes[r*bk+lo:][:n]
+		for c := range d {
+			v := ws.vCodes[c*bk+lo:][:len(p)]
+			var s int32
+			for i, x := range p {
+				s += int32(int8(x)) * int32(int8(v[i]))
+			}
+			tile[r*d+c] = float32(s)
+		}
+	}
+}
+
+// finish divides O by the denominator, applies V's scale and mean and rounds to the
+// output's dtype.
+func (k *Kernel) finish(q *Query, ws *Workspace, block, rows int, out, lse []float32) {
+	d := q.kv.in.Dim
+	var end *Ending
+	if ws.Ending != nil {
+		end = &Ending{Block: block, Row: block * k.tiling.BlockQ, Rows: rows,
+			Denominator: make([]float32, rows), Inverse: make([]float32, rows), LSE: make([]float32, rows)}
+	}
+	for r := range rows {
+		t := [threads]float32(ws.d[r*threads : r*threads+threads])
+		den := t[0]
+		switch k.prog.Denominator.Order {
+		case "groups16", "pairwise16", "sequential":
+			den = k.combine(t)
+		}
+		if den-den != 0 || den == 0 {
+			ws.Counts[StageDenominator].add(den)
+			if den == 0 {
+				ws.Counts[StageDenominator].Zero++
+			}
+		}
+		inverse := k.inverse(den)
+		sum := k.lse(q, den, ws.m[r])
+		if lse != nil {
+			lse[r] = sum
+		}
+		if end != nil {
+			end.Denominator[r], end.Inverse[r], end.LSE[r] = den, inverse, sum
+		}
+		k.finishRow(q.kv, ws, den, inverse, ws.o[r*d:r*d+d], out[r*d:r*d+d])
+	}
+	if end != nil {
+		ws.Ending(end)
+	}
+}
+
+// inverse is what O is multiplied by.
+func (k *Kernel) inverse(den float32) float32 {
+	if den == 0 || den != den {
+		switch k.prog.Finish.Empty {
+		case "one":
+			return 1
+		case "zero":
+			return 0
+		}
+	}
+	switch k.prog.Finish.Inverse {
+	case "exact":
+		if k.arith.keep {
+			return 1 / den
+		}
+		return exactRcp(den)
+	case "divide", "div.full":
+		return den
+	}
+	return mufu.Rcp(den)
+}
+
+// ln2 is the FP32 constant of CUDA's natural logarithm.
+const ln2 = float32(0.69314718246459960938)
+
+// lse is the log-sum-exp of a row; NaN where the kernel writes none.
+func (k *Kernel) lse(q *Query, den, m float32) float32 {
+	a := k.arith
+	switch k.prog.LSE.Form {
+	case "base2":
+		return a.add(mufu.Lg2(den), m)
+	case "natural":
+		if den == 0 || den != den {
+			return float32(math.Inf(1))
+		}
+		if den < 0x1p-126 { // the library's logarithm scales a subnormal number
+			return a.fma(m, float32(q.sm), float32((mufu.Lg2(float32(den*0x1p24))-24)*ln2))
+		}
+		return a.fma(m, float32(q.sm), a.mul(mufu.Lg2(den), ln2))
+	case "natural-offset":
+		den = a.mul(den, float32(math.Ldexp(1, -int(k.offset))))
+		if den == 0 || den != den {
+			return float32(math.Inf(-1))
+		}
+		return a.fma(m, a.mul(q.scale, ln2), a.mul(mufu.Lg2(den), ln2))
+	}
+	return float32(math.NaN())
+}
+
+// finishRow makes a row of the output.
+func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, o, out []float32) {
+	a := k.arith
+	f := &k.prog.Finish
+	to := k.OutputDType(kv.in.DType)
+	for c, x := range o {
+		switch f.Inverse {
+		case "divide":
+			x = a.flush(a.flush(x) / a.flush(inverse))
+		case "div.full":
+			x = mufu.DivFull(x, inverse)
+		default:
+			factor := inverse
+			if f.Scale == "inverse" {
+				factor = a.mul(inverse, kv.vScale[c])
+			}
+			x = a.mul(x, factor)
+		}
+		switch {
+		case f.Mean == "fma" && f.Scale == "output":
+			x = a.fma(x, kv.vScale[c], kv.vMean[c])
+		case f.Mean == "fma":
+			x = a.add(x, kv.vMean[c])
+		case f.Scale == "output":
+			x = a.mul(x, kv.vScale[c])
+		}
+		if f.First == "fp16" {
+			x = format.RoundFP16(x)
+		}
+		y := x
+		switch f.Round {
+		case "even":
+			y = to.Round(x)
+		case "zero":
+			y = to.RoundTowardZero(x)
+		}
+		if f.Mean == "output" {
+			y = to.Round(y + kv.vMean[c])
+		}
+		if y-y != 0 {
+			ws.Counts[StageOutput].add(y)
+			if !math.IsInf(float64(x), 0) && x == x {
+				ws.Counts[StageOutput].Saturated++
+			}
+		}
+		out[c] = y
+	}
+}
+
+func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
+	d := kv.in.Dim
+	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
+	v := &Tile{
+		Block: block, Index: t, Row: block * bq, Key: t * bk, Rows: rows, Keys: bk, Dim: d,
+		Q: ws.q[:rows*d], QScale: ws.qScale[:rows], Visible: ws.seen[:rows],
+		P: ws.s[:rows*bk], PCodes: ws.pCodes[:rows*bk], PDecoded: make([]float32, rows*bk),
+		RowMax: ws.m[:rows], Rescale: ws.alpha[:rows],
+		Output: ws.o[:rows*d], Denominators: ws.d[:rows*threads],
+	}
+	for r := range rows {
+		k.decodedP(ws, r, bk, v.PDecoded[r*bk:(r+1)*bk])
+	}
+	if k.integer {
+		v.QCodes, v.IntScores = ws.qCodes[:rows*d], ws.sInt[:rows*bk]
+	}
+	if !k.prog.OneChain() {
+		v.TileSums = ws.tile[:rows*d]
+	}
+	ws.Observer(v)
+}
+
+// NaturalLSE turns a base-2 log-sum-exp into what the released API returns: lse /
+// 1.44269504, which PyTorch computes as a product with the FP32 reciprocal, plus the
+// correction times the softmax scale.
+func NaturalLSE(lse, correction, scale float32) float32 {
+	// The conversions keep compilers from fusing the operations.
+	return float32(lse*invLog2e) + float32(correction*scale)
+}
+
+// invLog2e is how the released API turns its base-2 log-sum-exp into a natural one: a
+// multiplication by the FP32 reciprocal of 1.44269504.
+const invLog2e = float32(1 / float32(1.44269504))
+
+// NaturalLSE turns a row's log-sum-exp, as the kernel writes it, into the natural one
+// that the kernel's callers return: x is the row of Q, of which the released API needs
+// the product with K's mean.
+func (q *Query) NaturalLSE(lse float32, x []float32) float32 {
+	if q.kv.kernel.prog.LSE.Form != "base2" {
+		return lse
+	}
+	return NaturalLSE(lse, q.LSECorrection(x), float32(q.sm))
+}
+
+// LSECorrection returns the product of the query row x with the mean that was
+// subtracted from K, rounded to the input dtype; 0 where K was not smoothed. The
+// released API forms it with a framework's matrix multiplication; here it is the
+// exact product rounded once, which may differ from a particular library's in
+// that dtype's last place.
+func (q *Query) LSECorrection(x []float32) float32 {
+	var s float64
+	for c, m := range q.kv.mean {
+		s += float64(float64(x[c]) * float64(m))
+	}
+	return q.kv.in.DType.Round(float32(s))
+}

@@ -1,0 +1,74 @@
+package program
+
+import (
+	"embed"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+)
+
+//go:embed presets/*.yaml
+var presetFiles embed.FS
+
+// presets are the known kernels, by name. Nothing changes them.
+var presets = sync.OnceValue(func() map[string]Program {
+	m := map[string]Program{}
+	files, err := presetFiles.ReadDir("presets")
+	if err != nil {
+		panic(err) // embedded
+	}
+	for _, f := range files {
+		text, err := presetFiles.ReadFile("presets/" + f.Name())
+		if err == nil {
+			var p Program
+			if p, err = Parse(text); err == nil {
+				m[strings.TrimSuffix(f.Name(), path.Ext(f.Name()))] = p
+			}
+		}
+		if err != nil {
+			panic(fmt.Sprintf("presets/%s: %v", f.Name(), err)) // a test parses them all
+		}
+	}
+	return m
+})
+
+// presetText returns the file of a known kernel, nil if there is none.
+func presetText(name string) []byte {
+	text, err := presetFiles.ReadFile("presets/" + name + ".yaml")
+	if err != nil {
+		return nil
+	}
+	return text
+}
+
+// Names lists the known kernels.
+func Names() []string {
+	var out []string
+	for name := range presets() {
+		out = append(out, name)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Presets returns the known kernels, by name.
+func Presets() []Program {
+	var out []Program
+	for _, name := range Names() {
+		p, _ := Preset(name)
+		out = append(out, p)
+	}
+	return out
+}
+
+// Preset returns the known kernel of that name. The caller owns it.
+func Preset(name string) (Program, error) {
+	p, ok := presets()[name]
+	if !ok {
+		return Program{}, fmt.Errorf("unknown kernel %q (have %s)", name, strings.Join(Names(), ", "))
+	}
+	p.Tiles.Shapes = slices.Clone(p.Tiles.Shapes)
+	return p, nil
+}

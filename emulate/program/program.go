@@ -1,0 +1,441 @@
+// Package program describes attention kernels as data: every choice that decides
+// the bits of a tiled attention with an online softmax, as one value with a text
+// form in YAML. Package emulate interprets it.
+//
+// A [Program] says everything explicitly. No field has a default: a file that
+// leaves one out is refused, and so is a value that does not exist. The known
+// kernels are files of this package ([Preset], [Presets]), with the source of each
+// fact beside its line; a kernel of one's own is another such file. [Program.Set]
+// changes one choice by its path, [Knobs] are named groups of such changes, and
+// [Diff] says in which choices two programs differ.
+//
+// The short names are the field's: m is a row's running maximum, d its
+// denominator, p the weights before normalisation (P~ in the papers), o the
+// output accumulator, s a score, sm_scale the softmax scale.
+package program
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// Schema is the version of the text form.
+const Schema = "sageacc/program/v1"
+
+// Program is the description of an attention kernel. The tag choices lists what a
+// text field may be.
+type Program struct {
+	Schema string `yaml:"schema" json:"schema"`
+	Name   string `yaml:"name" json:"name"`
+	// Summary is a line about the kernel, Source where its facts are from, Evidence what
+	// has been compared with a GPU.
+	Summary  string `yaml:"summary" json:"summary"`
+	Source   string `yaml:"source" json:"source"`
+	Evidence string `yaml:"evidence" json:"evidence"`
+	// Arch is the architecture whose matrix units run it, one of tensorcore.Archs. A
+	// unit may name another (see Unit).
+	Arch        string      `yaml:"arch" json:"arch"`
+	Operands    Operands    `yaml:"operands" json:"operands"`
+	Smoothing   Smoothing   `yaml:"smoothing" json:"smoothing"`
+	QKCodes     QKCodes     `yaml:"qk_codes" json:"qk_codes"`
+	VCodes      VCodes      `yaml:"v_codes" json:"v_codes"`
+	Tiles       Tiles       `yaml:"tiles" json:"tiles"`
+	Mask        Mask        `yaml:"mask" json:"mask"`
+	Scores      Scores      `yaml:"scores" json:"scores"`
+	Maximum     Maximum     `yaml:"maximum" json:"maximum"`
+	Exponent    Exponent    `yaml:"exponent" json:"exponent"`
+	Denominator Denominator `yaml:"denominator" json:"denominator"`
+	P           P           `yaml:"p" json:"p"`
+	PV          PV          `yaml:"pv" json:"pv"`
+	Finish      Finish      `yaml:"finish" json:"finish"`
+	LSE         LSE         `yaml:"log_sum_exp" json:"log_sum_exp"`
+}
+
+// Operands says what the kernel takes and returns.
+type Operands struct {
+	// DTypes are the dtypes of Q, K and V that the kernel takes, a comma-separated list
+	// of fp16, bf16, fp32 and e4m3.
+	DTypes string `yaml:"dtypes" json:"dtypes"`
+	// MaxHeadDim is the largest head_dim. Smaller ones are padded with zeros by the
+	// callers, which changes no score and no other channel.
+	MaxHeadDim int `yaml:"max_head_dim" json:"max_head_dim"`
+	// Output is the dtype of the output.
+	Output string `yaml:"output" json:"output" choices:"input fp16 bf16 fp32"`
+	// Subnormals says what FP32 arithmetic makes of subnormal numbers: flushed to zero
+	// (--use_fast_math, .ftz) or kept.
+	Subnormals string `yaml:"subnormals" json:"subnormals" choices:"flush keep"`
+}
+
+// Smoothing is what is subtracted from Q, K and V before they are quantised, and
+// where it comes back.
+type Smoothing struct {
+	// Q: the mean of each tile of query rows, in FP32. DeltaS is the correction of the
+	// scores for it: the mean's products with the smoothed or the raw K, in FP32, one
+	// fused multiply-add a channel in order.
+	Q      string `yaml:"q" json:"q" choices:"none tile-mean"`
+	DeltaS string `yaml:"delta_s" json:"delta_s" choices:"none smoothed raw"`
+	// K: the mean over all tokens of a sequence, exact and rounded to KMean; KDifference
+	// is how k - mean is rounded.
+	K           string `yaml:"k" json:"k" choices:"none mean"`
+	KMean       string `yaml:"k_mean" json:"k_mean" choices:"input fp32"`
+	KDifference string `yaml:"k_difference" json:"k_difference" choices:"input fp32 fp32-ftz"`
+	// V: the mean of each channel over all tokens, exact, or as csrc/fused/fused.cu sums
+	// it (in FP32 over 256 threads; divided by the count padded to 16). Both are
+	// subtracted in FP32; input-mean is rounded to the dtype of V, and so is the
+	// difference.
+	V string `yaml:"v" json:"v" choices:"none mean fused-mean input-mean"`
+}
+
+// QKCodes is how Q and K become the operands of the first product.
+type QKCodes struct {
+	// Format of the codes; input leaves Q and K as they are, exact leaves them in
+	// FP32 whatever the unit.
+	Format string `yaml:"format" json:"format" choices:"int8 int4 e4m3 input exact"`
+	// Granularity says which elements share a scale.
+	Granularity string `yaml:"granularity" json:"granularity" choices:"none per-tensor per-block per-warp per-thread per-token"`
+	// Scale is the rule for the scale and for the quotient that is rounded: paper, triton
+	// and fused are quant.Style's; triton-block is triton's without its epsilon; descale
+	// takes a given scale for each head, or makes one of the head's largest magnitude.
+	Scale string `yaml:"scale" json:"scale" choices:"none paper triton triton-block fused descale"`
+	// Round is the rounding of the codes.
+	Round string `yaml:"round" json:"round" choices:"none even away zero"`
+	// Fold is what Q is multiplied by, in FP32, before it is quantised.
+	Fold string `yaml:"fold" json:"fold" choices:"none sm_scale*log2e"`
+}
+
+// VCodes is how V becomes the operand of the second product.
+type VCodes struct {
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Scale  string `yaml:"scale" json:"scale" choices:"none paper fused descale"`
+	// Max is what the largest magnitude of a channel is scaled to.
+	Max   Number `yaml:"max" json:"max"`
+	Round string `yaml:"round" json:"round" choices:"none even zero"`
+	// Order is the order of keys in the operands P and V: natural, or permuted within
+	// 16 (quant.Permute).
+	Order string `yaml:"order" json:"order" choices:"natural permuted16"`
+}
+
+// Tiles is the order in which a block of query rows meets the keys.
+type Tiles struct {
+	// Shapes are tried in order; the first whose conditions hold is taken.
+	Shapes []Shape `yaml:"shapes" json:"shapes"`
+	Order  string  `yaml:"order" json:"order" choices:"first-to-last last-to-first"`
+	// Split is the number of parts into which the tiles of keys are split, each with a
+	// softmax of its own, combined at the end; 1 for none.
+	Split int `yaml:"split" json:"split"`
+}
+
+// Shape is a tile shape, and where it is taken.
+type Shape struct {
+	// MaxHeadDim, if not 0, is the largest head_dim, Causal and DType, if not "", the mask
+	// ("yes" or "no") and the dtype for which the shape is taken.
+	MaxHeadDim int    `yaml:"max_head_dim,omitempty" json:"max_head_dim,omitempty"`
+	Causal     string `yaml:"causal,omitempty" json:"causal,omitempty" choices:"yes no"`
+	DType      string `yaml:"dtype,omitempty" json:"dtype,omitempty" choices:"fp16 bf16 fp32 e4m3"`
+	// Rows query rows make a thread block's tile, WarpRows of them a warp's part, and
+	// Keys keys a tile.
+	Rows     int `yaml:"rows" json:"rows"`
+	WarpRows int `yaml:"warp_rows" json:"warp_rows"`
+	Keys     int `yaml:"keys" json:"keys"`
+}
+
+// Mask is which scores are masked, and how.
+type Mask struct {
+	// Causal is how queries and keys are aligned: top-left masks key j for query i where
+	// j > i + Shift, bottom-right where j > i + keys - queries + Shift.
+	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right"`
+	Shift  int    `yaml:"shift" json:"shift"`
+	// Tiles says in which tiles a causal mask acts: all, or the tail of the scores.
+	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail"`
+	// Beyond says what becomes of the keys between the end and the end of a tile:
+	// masked, kept with scores of zero, or, in calls without a causal mask, BeyondValue
+	// is added to their scores (and masked in those with one).
+	Beyond      string `yaml:"beyond" json:"beyond" choices:"masked kept added"`
+	BeyondValue Number `yaml:"beyond_value" json:"beyond_value"`
+	// Value is what a masked score becomes.
+	Value Number `yaml:"value" json:"value"`
+	// Boolean is what a boolean mask does to the score of a key that it hides: it becomes
+	// Value, or BooleanValue is added. Additive says whether an additive mask is taken;
+	// it is added to the scaled score, in units of the exponent.
+	Boolean      string `yaml:"boolean" json:"boolean" choices:"none value add"`
+	BooleanValue Number `yaml:"boolean_value" json:"boolean_value"`
+	Additive     string `yaml:"additive" json:"additive" choices:"none before-max"`
+}
+
+// Unit is a matrix instruction, and how it differs from what the architecture has.
+type Unit struct {
+	// Instruction is in the form of tensorcore.Canonical; a type of input stands for the
+	// dtype of the operands, and @ARCH behind it names another architecture.
+	// exact is exact arithmetic, rounded once to FP32.
+	Instruction string `yaml:"instruction" json:"instruction"`
+	// FractionBits and Step, if not "unit", replace those of the unit: the bits that a
+	// dot-add keeps and how many consecutive k it takes.
+	FractionBits OrUnit `yaml:"fraction_bits" json:"fraction_bits"`
+	Step         OrUnit `yaml:"step" json:"step"`
+	// SumRound is the rounding of its sums; fp16-nearest also makes the accumulator FP16.
+	SumRound string `yaml:"sum_round" json:"sum_round" choices:"unit fp22-zero fp22-nearest fp32-zero fp32-nearest fp16-nearest"`
+}
+
+// Scores is the first product, and when the scales join it.
+type Scores struct {
+	Unit Unit `yaml:"unit" json:"unit"`
+	// TailTiles is in how many of a block's last tiles the scores are multiplied by the
+	// scales of Q and K, then masked; in all others the scales are a factor of the
+	// softmax scale. With a smoothed Q, and with scales per token, the scores are
+	// multiplied in every tile.
+	TailTiles Count `yaml:"tail_tiles" json:"tail_tiles"`
+	// SMScale says where the softmax scale, times log2 e, is applied: in the exponent;
+	// nowhere, as Q contains it; or to the scores, one factor after the other, an
+	// additive mask between them.
+	SMScale string `yaml:"sm_scale" json:"sm_scale" choices:"exponent folded scores"`
+	// Product is how sm_scale * log2 e is rounded: the FP32 product of both in FP32; the
+	// FP64 product of the FP32 scale, rounded; or that of the FP64 scale with 1.44269504.
+	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504"`
+	// HeadDim is the order in which the unit takes the channels: natural, or in parts of
+	// 32, the short one first.
+	HeadDim string `yaml:"head_dim" json:"head_dim" choices:"natural residual32"`
+}
+
+// Maximum is a row's running maximum.
+type Maximum struct {
+	Start Number `yaml:"start" json:"start"`
+	// Of says what it is the maximum of: shifted, of scores times scale less the
+	// offset of P, per thread; or scores, before their scale.
+	Of string `yaml:"of" json:"of" choices:"shifted scores"`
+	// Round is how score * scale - offset is rounded: once (fma), or product and
+	// difference each (twice).
+	Round string `yaml:"round" json:"round" choices:"fma twice"`
+	// Unseen is what a maximum of -inf counts as, in a row that has seen no key: itself, or
+	// zero.
+	Unseen string `yaml:"unseen" json:"unseen" choices:"itself zero"`
+}
+
+// Exponent is p = 2^(s*scale - m).
+type Exponent struct {
+	// Offset is what the exponent of P is lowered by so that P fills its format.
+	Offset Number `yaml:"offset" json:"offset"`
+	Round  string `yaml:"round" json:"round" choices:"fma twice"`
+	// Exp2 is ex2.approx.ftz.f32; ex2.approx.f32, which below -126 is the square of that of
+	// half the argument; or 2^x correctly rounded and flushed below 2^-126.
+	Exp2 string `yaml:"exp2" json:"exp2" choices:"ex2.approx.ftz ex2.approx exact"`
+}
+
+// Denominator is the sum of a row's weights.
+type Denominator struct {
+	// Of says what is summed: p before or after its conversion, or ones: the matrix unit
+	// multiplies the codes of P with ones, all keys in one chain on d.
+	Of string `yaml:"of" json:"of" choices:"p codes ones"`
+	// Unit is the instruction of ones, none otherwise.
+	Unit  string `yaml:"unit" json:"unit"`
+	Start Number `yaml:"start" json:"start"`
+	// Order is the order within a thread, which has two keys of every 8. Onto d: of each
+	// 16 keys ((p0+p1)+p8)+p9, or (p0+p1)+(p8+p9); one p after the other (sequential); or
+	// as the unit has it (chain). From zero: of a tile, or of each 32 keys, one p after the
+	// other, the threads combined, and that sum to a d that the threads share.
+	Order string `yaml:"order" json:"order" choices:"groups16 pairwise16 sequential chain tile groups32"`
+	// Rescale is how the old d joins: with the first sum of a tile in one rounding
+	// (fma), by a product of its own, or not rescaled at all.
+	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply none"`
+	// Combine is the order over the four threads of a row.
+	Combine string `yaml:"combine" json:"combine" choices:"01+23 02+13"`
+}
+
+// P is the conversion of the weights to an operand.
+type P struct {
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Round  string `yaml:"round" json:"round" choices:"none even zero"`
+}
+
+// PV is the second product, and how it joins the output.
+type PV struct {
+	Unit Unit `yaml:"unit" json:"unit"`
+	// Level is how many keys a sum from zero takes before it joins O: all for one chain
+	// over all keys on O itself, tile, or a number that divides the tile.
+	Level Level `yaml:"level" json:"level"`
+	// Join is how a sum from zero joins: O*alpha + sum in one rounding (fma) or two
+	// (twice); none where there is one chain.
+	Join string `yaml:"join" json:"join" choices:"none fma twice"`
+	// Rescale is how O is multiplied by alpha: in FP32, in FP16 with alpha rounded to
+	// FP16, or not at all.
+	Rescale string `yaml:"rescale" json:"rescale" choices:"fp32 fp16 none"`
+}
+
+// Finish makes the output of O.
+type Finish struct {
+	// Inverse is the division by d: times rcp.approx.ftz.f32, times 1/d correctly
+	// rounded, or an IEEE division of every element.
+	Inverse string `yaml:"inverse" json:"inverse" choices:"rcp.approx.ftz exact divide div.full"`
+	// Scale is when V's scale is applied: to O/d, or to the inverse.
+	Scale string `yaml:"scale" json:"scale" choices:"none output inverse"`
+	// Mean is when V's mean is added: with its scale in one rounding (fma), or to the
+	// output, in its dtype.
+	Mean string `yaml:"mean" json:"mean" choices:"none fma output"`
+	// Empty is the inverse of a d that is 0 or NaN: what the division gives, one, or zero.
+	Empty string `yaml:"empty" json:"empty" choices:"divide one zero"`
+	// First is what the output is rounded to before its dtype.
+	First string `yaml:"first" json:"first" choices:"none fp16"`
+	Round string `yaml:"round" json:"round" choices:"even zero none"`
+}
+
+// LSE is the log-sum-exp that the kernel writes.
+type LSE struct {
+	// Form is lg2(d) + m in base 2; the natural fma(m, sm_scale, lg2(d) * ln 2); or
+	// natural-offset, fma(m, scale * ln 2, lg2(d * 2^-offset) * ln 2).
+	Form string `yaml:"form" json:"form" choices:"none base2 natural natural-offset"`
+}
+
+// Number is an FP32 number; its text form is the shortest that gives it back, -inf and
+// inf included.
+type Number float32
+
+// OrUnit is a whole number, or 0, in text "unit", for what the unit has.
+type OrUnit int
+
+// Count is a number of tiles, or All.
+type Count int
+
+// All is every tile.
+const All Count = -1
+
+// Level is a number of keys, or one of the two constants.
+type Level int
+
+// Levels.
+const (
+	WholeTile Level = 0
+	AllKeys   Level = -1
+)
+
+// Case is what a program's choices may depend on.
+type Case struct {
+	HeadDim int
+	Causal  bool
+	// DType is that of the inputs: fp16, bf16, fp32 or e4m3.
+	DType string
+}
+
+// At returns the program with the choices that depend on a case made: one shape, and
+// no dtype called input. The error says what the kernel does not take.
+func (p Program) At(c Case) (Program, error) {
+	if c.HeadDim < 1 || c.HeadDim > p.Operands.MaxHeadDim {
+		return p, fmt.Errorf("head_dim %d: kernel %s supports 1 to %d", c.HeadDim, p.Name, p.Operands.MaxHeadDim)
+	}
+	if !slices.Contains(p.DTypeList(), c.DType) {
+		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
+	}
+	found := false
+	for _, s := range p.Tiles.Shapes {
+		if (s.MaxHeadDim == 0 || c.HeadDim <= s.MaxHeadDim) && (s.Causal == "" || (s.Causal == "yes") == c.Causal) && (s.DType == "" || s.DType == c.DType) {
+			s.MaxHeadDim, s.Causal, s.DType = 0, "", ""
+			p.Tiles.Shapes = []Shape{s}
+			found = true
+			break
+		}
+	}
+	if !found {
+		return p, fmt.Errorf("kernel %s has no tile shape for head_dim %d, %s, causal %v", p.Name, c.HeadDim, c.DType, c.Causal)
+	}
+	for _, f := range []*string{&p.QKCodes.Format, &p.VCodes.Format, &p.P.Format} {
+		if *f == "input" {
+			*f = c.DType
+		}
+	}
+	ptx := map[string]string{"fp16": "f16", "bf16": "bf16", "e4m3": "e4m3"}[c.DType]
+	for _, u := range []*Unit{&p.Scores.Unit, &p.PV.Unit} {
+		if strings.Contains(u.Instruction, ".input") {
+			if ptx == "" {
+				return p, fmt.Errorf("kernel %s has no matrix unit for %s inputs", p.Name, c.DType)
+			}
+			u.Instruction = strings.Replace(u.Instruction, ".input", "."+ptx, 1)
+		}
+	}
+	return p, nil
+}
+
+// DTypeList is Operands.DTypes as a list.
+func (p *Program) DTypeList() []string {
+	var out []string
+	for s := range strings.SplitSeq(p.Operands.DTypes, ",") {
+		out = append(out, strings.TrimSpace(s))
+	}
+	return out
+}
+
+// Tiling returns the tile shape of a program with one shape, the first of others.
+func (p *Program) Tiling() quant.Tiling {
+	s := p.Tiles.Shapes[0]
+	return quant.Tiling{BlockQ: s.Rows, WarpQ: s.WarpRows, BlockK: s.Keys}
+}
+
+// Shape says in a few words what the kernel's tiles are.
+func (p *Program) Shape() string {
+	unit := "mma.sync"
+	switch i := p.PV.Unit.Instruction; {
+	case strings.HasPrefix(i, "wgmma"):
+		unit = "wgmma"
+	case i == "exact":
+		unit = i
+	}
+	var tiles []string
+	for _, s := range p.Tiles.Shapes {
+		if t := fmt.Sprintf("%dx%d", s.Rows, s.Keys); !slices.Contains(tiles, t) {
+			tiles = append(tiles, t)
+		}
+	}
+	text := unit + ", tiles " + strings.Join(tiles, ", ")
+	if p.Tiles.Order == "last-to-first" {
+		text += ", last to first"
+	}
+	if p.QKCodes.Scale == "paper" {
+		text += ", Algorithm 1"
+	}
+	return text
+}
+
+// Lookup returns the matrix unit on arch, nil for exact arithmetic.
+func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
+	if u.Instruction == "exact" {
+		return nil, nil
+	}
+	name := u.Instruction
+	if i := strings.IndexByte(name, '@'); i >= 0 {
+		name, arch = name[:i], name[i+1:]
+	}
+	t, err := tensorcore.Lookup(arch, name)
+	if err != nil {
+		return nil, err
+	}
+	w := *t
+	if u.FractionBits != 0 {
+		w.FractionBits = int(u.FractionBits)
+	}
+	if u.Step != 0 {
+		if w.K%int(u.Step) != 0 {
+			return nil, fmt.Errorf("step %d does not divide the instruction's depth of %d", u.Step, w.K)
+		}
+		w.Steps = tensorcore.Consecutive(w.K, int(u.Step))
+	}
+	if u.SumRound != "unit" {
+		w.Out, w.C = sumRounds[u.SumRound], tensorcore.FP32
+		if u.SumRound == "fp16-nearest" {
+			w.C = tensorcore.FP16
+		}
+	}
+	return &w, nil
+}
+
+var sumRounds = map[string]tensorcore.Output{
+	"fp22-zero": tensorcore.FP22Zero, "fp22-nearest": tensorcore.FP22Nearest,
+	"fp32-zero": tensorcore.FP32Zero, "fp32-nearest": tensorcore.FP32Nearest,
+	"fp16-nearest": tensorcore.FP16Nearest,
+}
+
+// OneChain says that all keys go through one accumulator.
+func (p *Program) OneChain() bool { return p.PV.Level == AllKeys }
+
+// Nowhere is no architecture: what does not depend on one has it.
+const Nowhere = ""

@@ -1,0 +1,287 @@
+package program
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// MaxHeadDim is the largest head_dim that a program may have.
+const MaxHeadDim = 256
+
+// MaxTile is the largest number of rows, and of keys, of a tile.
+const MaxTile = 512
+
+// dtypes are the dtypes of operands.
+var dtypes = []string{"fp16", "bf16", "fp32", "e4m3"}
+
+// Validate reports a description that cannot run, in a line that names the choice.
+func (p *Program) Validate() error {
+	var err error
+	bad := func(path, format string, args ...any) {
+		if err == nil {
+			err = fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))
+		}
+	}
+	walk(reflect.ValueOf(p).Elem(), "", "", func(path, choices string, v reflect.Value) {
+		if e := checkChoice(choices, text(v)); e != nil && v.Kind() == reflect.String {
+			bad(path, "%v", e)
+		}
+	})
+	if p.Schema != Schema {
+		bad("schema", "%q: want %s", p.Schema, Schema)
+	}
+	if p.Name == "" || strings.ContainsAny(p.Name, " ,\t\r\n") {
+		bad("name", "%q: want a name without spaces and commas", p.Name)
+	}
+	if !slices.Contains(tensorcore.Archs(), p.Arch) {
+		bad("arch", "unknown architecture %q (have %s)", p.Arch, strings.Join(tensorcore.Archs(), ", "))
+	}
+	for _, d := range p.DTypeList() {
+		if !slices.Contains(dtypes, d) {
+			bad("operands.dtypes", "unknown dtype %q (have %s)", d, strings.Join(dtypes, ", "))
+		}
+	}
+	if n := p.Operands.MaxHeadDim; n < 1 || n > MaxHeadDim {
+		bad("operands.max_head_dim", "%d: want 1 to %d", n, MaxHeadDim)
+	}
+	p.validateCodes(bad)
+	p.validateTiles(bad)
+	p.validateSoftmax(bad)
+	if err != nil {
+		return err
+	}
+	p.validateUnits(bad)
+	return err
+}
+
+// Plain says that V's operand is V itself, converted or not, without a scale.
+func (v *VCodes) Plain() bool { return v.Format != "e4m3" && v.Format != "e5m2" && v.Format != "int8" }
+
+type report func(path, format string, args ...any)
+
+func (p *Program) validateCodes(bad report) {
+	s, qk, v := &p.Smoothing, &p.QKCodes, &p.VCodes
+	if s.Q == "none" && s.DeltaS != "none" {
+		bad("smoothing.delta_s", "%s: the kernel does not smooth Q", s.DeltaS)
+	}
+	integer := qk.Format == "int8" || qk.Format == "int4"
+	switch {
+	case integer && (qk.Granularity == "none" || qk.Scale == "none" || qk.Scale == "descale" || qk.Round == "none"):
+		bad("qk_codes", "%s codes need a granularity, a scale and a rounding", qk.Format)
+	case !integer && qk.Format != "e4m3" && (qk.Granularity != "none" || qk.Scale != "none" || qk.Round != "none"):
+		bad("qk_codes", "format %s has no scales: want granularity, scale and round none", qk.Format)
+	case qk.Format == "e4m3" && (qk.Granularity != "per-tensor" || qk.Scale != "descale" || qk.Round != "even"):
+		bad("qk_codes", "format e4m3 wants granularity per-tensor, scale descale and round even")
+	case !integer && s.Q != "none":
+		bad("smoothing.q", "format %s of qk_codes cannot be smoothed", qk.Format)
+	case qk.Scale == "triton-block" && qk.Granularity != "per-block":
+		bad("qk_codes.scale", "triton-block has granularity per-block")
+	}
+	if (qk.Fold == "none") == (p.Scores.SMScale == "folded") {
+		bad("qk_codes.fold", "%s: the softmax scale stands in scores.sm_scale %s", qk.Fold, p.Scores.SMScale)
+	}
+	plain := v.Plain()
+	switch {
+	case plain && v.Scale != "none":
+		bad("v_codes.scale", "%s: %s V is not scaled", v.Scale, v.Format)
+	case !plain && v.Scale == "none":
+		bad("v_codes.scale", "%s V needs a scale", v.Format)
+	case v.Scale == "descale" && v.Format != "e4m3":
+		bad("v_codes.scale", "descale is for e4m3")
+	case !plain && (v.Max <= 0 || math.IsInf(float64(v.Max), 0)):
+		bad("v_codes.max", "%s: want a number above 0", v.Max)
+	case plain && v.Max != 0:
+		bad("v_codes.max", "%s V is not scaled: want 0", v.Format)
+	case v.Format != "exact" && v.Round == "none":
+		bad("v_codes.round", "%s V is rounded", v.Format)
+	}
+	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" {
+		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
+	}
+	if p.P.Format != "exact" && p.P.Round == "none" {
+		bad("p.round", "none: %s P is rounded", p.P.Format)
+	}
+	if (p.Finish.Scale == "none") != plain {
+		bad("finish.scale", "%s: V's scale is %s", p.Finish.Scale, v.Scale)
+	}
+	if (p.Finish.Mean == "none") != (s.V == "none") {
+		bad("finish.mean", "%s: smoothing.v is %s", p.Finish.Mean, s.V)
+	}
+	if p.Finish.Mean == "fma" && p.Finish.Scale == "inverse" {
+		bad("finish.mean", "fma joins the scale of V with its mean: want finish.scale output")
+	}
+}
+
+func (p *Program) validateTiles(bad report) {
+	if len(p.Tiles.Shapes) == 0 {
+		bad("tiles.shapes", "no shape")
+		return
+	}
+	for i, s := range p.Tiles.Shapes {
+		path := fmt.Sprintf("tiles.shapes.%d", i)
+		switch {
+		case s.MaxHeadDim < 0:
+			bad(path+".max_head_dim", "%d: want a number above 0", s.MaxHeadDim)
+		case s.Rows < 1 || s.Rows > MaxTile:
+			bad(path+".rows", "%d: want 1 to %d", s.Rows, MaxTile)
+		case s.WarpRows < 8 || s.WarpRows%8 != 0 || s.Rows%s.WarpRows != 0:
+			bad(path+".warp_rows", "%d: want a multiple of 8 that divides the %d rows", s.WarpRows, s.Rows)
+		case s.Keys < 16 || s.Keys > MaxTile || s.Keys%16 != 0:
+			bad(path+".keys", "%d: want a multiple of 16 up to %d", s.Keys, MaxTile)
+		}
+		if n := int(p.PV.Level); n > 0 && s.Keys > 0 && s.Keys%n != 0 {
+			bad("pv.level", "%d does not divide the tile of %d keys", n, s.Keys)
+		}
+	}
+	if p.Tiles.Split != 1 {
+		bad("tiles.split", "%d: want 1 (a split over keys is not emulated yet)", p.Tiles.Split)
+	}
+	if n := p.Mask.Shift; n < -maxShift || n > maxShift {
+		bad("mask.shift", "%d: want at most %d", n, maxShift)
+	}
+	if n := p.Scores.TailTiles; n < All {
+		bad("scores.tail_tiles", "%d: want a number of tiles or all", n)
+	}
+	if p.Mask.Tiles == "tail" && p.Tiles.Order != "first-to-last" {
+		bad("mask.tiles", "tail: the tail tiles come last only with tiles.order first-to-last")
+	}
+	if x := float64(p.Mask.BeyondValue); x != x || p.Mask.Beyond == "added" && x > -1000 {
+		bad("mask.beyond_value", "%s: want a number far below all scores", p.Mask.BeyondValue)
+	}
+	if x := float64(p.Mask.Value); x != x || x > -1000 {
+		bad("mask.value", "%s: want a number far below all scores", p.Mask.Value)
+	}
+	if x := float64(p.Mask.BooleanValue); x != x || p.Mask.Boolean == "add" && x > -1000 {
+		bad("mask.boolean_value", "%s: want a number far below all scores", p.Mask.BooleanValue)
+	}
+}
+
+// Bounds of numbers.
+const (
+	maxShift  = 1 << 20
+	maxOffset = 100
+)
+
+func (p *Program) validateSoftmax(bad report) {
+	if x := float64(p.Exponent.Offset); !(math.Abs(x) <= maxOffset) {
+		bad("exponent.offset", "%s: want at most %d", p.Exponent.Offset, maxOffset)
+	}
+	if x := float64(p.Maximum.Start); x != x || x > -1000 {
+		bad("maximum.start", "%s: want a number far below all scores", p.Maximum.Start)
+	}
+	if x := float64(p.Denominator.Start); x != 0 && x != 1 {
+		bad("denominator.start", "%s: want 0 or 1", p.Denominator.Start)
+	}
+	if p.Maximum.Of == "scores" && p.perTokenScale() {
+		bad("maximum.of", "scores: keys with scales of their own have no maximum before them; want shifted, or scores.tail_tiles all")
+	}
+	d := &p.Denominator
+	if (d.Order == "sequential" || d.Order == "chain" || d.Order == "groups32") && d.Rescale == "fma" {
+		bad("denominator.rescale", "fma: with denominator.order %s d is rescaled by a product of its own", d.Order)
+	}
+	if (d.Of == "ones") != (d.Order == "chain") || (d.Of == "ones") != (d.Unit != "none") {
+		bad("denominator", "of ones, order chain and a unit go together")
+	}
+	one := p.OneChain()
+	if n := p.PV.Level; n < AllKeys {
+		bad("pv.level", "%d: want a number of keys, tile or all", n)
+	}
+	switch {
+	case one != (p.PV.Join == "none"):
+		bad("pv.join", "%s: pv.level is %s", p.PV.Join, text(reflect.ValueOf(p.PV.Level)))
+	case p.PV.Rescale == "fp16" && !one:
+		bad("pv.rescale", "fp16: a sum from zero joins an FP32 output")
+	}
+}
+
+// perTokenScale says that keys of a thread have different scales outside of tail
+// tiles.
+func (p *Program) perTokenScale() bool {
+	g := p.QKCodes.Granularity
+	return (g == "per-thread" || g == "per-token") && p.Scores.TailTiles != All
+}
+
+// operands are the formats that an operand format is for a unit.
+var operands = map[string][]tensorcore.Operand{
+	"int8": {tensorcore.S8}, "int4": {tensorcore.S4, tensorcore.S8},
+	"e4m3": {tensorcore.E4M3}, "e5m2": {tensorcore.E5M2}, "fp16": {tensorcore.FP16}, "bf16": {tensorcore.BF16},
+}
+
+// validateUnits checks units against operands, for every dtype that is taken.
+func (p *Program) validateUnits(bad report) {
+	for _, d := range p.DTypeList() {
+		q, err := p.At(Case{HeadDim: 1, DType: d})
+		if err != nil && len(p.Tiles.Shapes) == 1 {
+			bad("operands.dtypes", "%v", err)
+			continue
+		}
+		for _, x := range []struct {
+			path, operand string
+			unit          Unit
+		}{{"scores.unit", q.QKCodes.Format, q.Scores.Unit}, {"pv.unit", q.VCodes.Format, q.PV.Unit}} {
+			if x.unit.FractionBits < 0 || x.unit.FractionBits > tensorcore.MaxFractionBits {
+				bad(x.path+".fraction_bits", "%d: want 1 to %d", x.unit.FractionBits, tensorcore.MaxFractionBits)
+			}
+			if x.unit.Step < 0 {
+				bad(x.path+".step", "%d: want a number above 0", x.unit.Step)
+				continue
+			}
+			u, err := x.unit.Lookup(p.Arch)
+			if err != nil {
+				bad(x.path, "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
+				continue
+			}
+			if u == nil || x.operand == "exact" {
+				continue
+			}
+			if !slices.Contains(operands[x.operand], u.A) {
+				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, u.A, x.operand)
+			}
+			integer := u.Integer()
+			if integer && (x.unit.FractionBits != 0 || x.unit.Step != 0 || x.unit.SumRound != "unit") {
+				bad(x.path, "an integer unit is exact: fraction_bits, step and sum_round are the unit's")
+			}
+			if x.path != "pv.unit" {
+				if u.C == tensorcore.FP16 {
+					bad(x.path, "scores are FP32 or integers, not FP16")
+				}
+				continue
+			}
+			if n := int(p.PV.Level); n > 0 && n%u.K != 0 {
+				bad("pv.level", "%d is no multiple of the instruction's depth of %d", n, u.K)
+			}
+			half := u.C == tensorcore.FP16
+			switch {
+			case integer && p.OneChain():
+				bad("pv.level", "all: integer sums join O in FP32")
+			case half && p.OneChain() && p.PV.Rescale == "fp32":
+				bad("pv.rescale", "fp32: an FP16 accumulator over all keys is rescaled in fp16, or has two levels")
+			case !half && p.PV.Rescale == "fp16":
+				bad("pv.rescale", "fp16: the accumulator is not FP16")
+			}
+		}
+		if name := p.Denominator.Unit; name != "none" {
+			if u, err := (Unit{Instruction: name, SumRound: "unit"}).Lookup(p.Arch); err != nil {
+				bad("denominator.unit", "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
+			} else if u == nil || u.C != tensorcore.FP32 || !slices.Contains(operands[q.P.Format], u.A) {
+				bad("denominator.unit", "%s: want one of %s operands with an FP32 accumulator", name, q.P.Format)
+			}
+		}
+		if p.P.Format == "exact" || p.VCodes.Format == "exact" {
+			if u, err := q.PV.Unit.Lookup(p.Arch); err == nil && u != nil && u.Integer() {
+				bad("pv.unit", "an integer unit takes no exact operands")
+			}
+		}
+	}
+	if g := p.QKCodes.Granularity; g != "none" {
+		if _, err := quant.ParseGranularity(g); err != nil {
+			bad("qk_codes.granularity", "%v", err)
+		}
+	}
+}

@@ -1,0 +1,300 @@
+package emulate
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/quant"
+)
+
+// QInput is Q of one query head, and how it attends: Len tokens.
+type QInput struct {
+	Q   Rows
+	Len int
+	// Scale multiplies Q K^T; 0 stands for 1/sqrt(Dim).
+	Scale float64
+	// Causal masks keys that come after the query, aligned as the program says.
+	Causal bool
+	// Left and Right, where Windowed is set, mask keys more than Left before or Right after
+	// the query, aligned like the causal mask; -1 for no bound.
+	Windowed    bool
+	Left, Right int
+	// Visible, if not nil, is a boolean mask: it writes whether query row sees keys [lo,
+	// hi). Bias, if not nil, is an additive one: it writes what is added to the scaled
+	// scores. The program must take them.
+	Visible func(row, lo, hi int, dst []bool)
+	Bias    func(row, lo, hi int, dst []float32)
+	// QDescale is the scale of FP8 operands that comes with Q; 0 stands for one made of the
+	// head's largest magnitude, amax/448.
+	QDescale float32
+}
+
+// Query is a query head ready to run block by block.
+type Query struct {
+	in    QInput
+	kv    *KV
+	amax  float32 // of the whole head, for PerTensor and descales
+	sm    float64 // the softmax scale
+	fold  float32 // what Q is multiplied by
+	scale float32 // of the scores in the exponent
+}
+
+// Query prepares a query head against a kv head. It reads Q only where one scale spans
+// the head. The kernel must be the one that prepared kv, or have its Preparation.
+func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
+	q := &Query{in: in, kv: kv, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
+	q.scale = k.scale(q.sm)
+	if k.prog.QKCodes.Fold != "none" {
+		q.fold = k.product(q.sm, 1.44269504088896340736)
+	}
+	if k.granularity == quant.PerTensor && (k.integer || k.prog.QKCodes.Scale == "descale") {
+		for b := range k.Blocks(in.Len) {
+			ws.fit(k, kv.in.Dim)
+			rows := k.loadQuery(q, ws, b)
+			q.amax = quant.AbsMaxAt(k.level.l, q.amax, ws.q[:rows*kv.in.Dim])
+		}
+	}
+	if k.prog.QKCodes.Scale == "descale" {
+		// The scales of Q and K join the softmax scale.
+		qs := descale(in.QDescale, q.amax)
+		q.scale = k.arith.mul(q.scale, k.arith.mul(qs, kv.kScale))
+	}
+	return q
+}
+
+// Supports says whether the kernel takes a call's masks; the error names the choice.
+func (k *Kernel) Supports(in QInput) error {
+	switch m := &k.prog.Mask; {
+	case in.Visible != nil && m.Boolean == "none":
+		return fmt.Errorf("kernel %s takes no boolean mask (mask.boolean: none)", k.prog.Name)
+	case in.Bias != nil && m.Additive == "none":
+		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
+	case in.Windowed && m.Tiles != "all":
+		return fmt.Errorf("kernel %s takes no window (mask.tiles: %s)", k.prog.Name, m.Tiles)
+	}
+	return nil
+}
+
+// Blocks returns how many blocks of query rows a head of n queries has.
+func (k *Kernel) Blocks(n int) int { return (n + k.tiling.BlockQ - 1) / k.tiling.BlockQ }
+
+// loadQuery reads the rows of a block and smooths them; it returns their number.
+func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
+	d := q.kv.in.Dim
+	lo := block * k.tiling.BlockQ
+	rows := min(k.tiling.BlockQ, q.in.Len-lo)
+	x := ws.q[:rows*d]
+	q.in.Q(lo, lo+rows, x)
+	if k.smoothQ {
+		m := quant.NewChannelMean(d)
+		m.AddAt(k.level.l, x)
+		m.Mean(ws.qMean, format.FP32.Round)
+		quant.SubtractMeanAt(k.level.l, quant.Paper, x, ws.qMean, format.FP32)
+	}
+	if q.fold != 1 {
+		for i, v := range x {
+			x[i] = k.arith.mul(v, q.fold)
+		}
+	}
+	return rows
+}
+
+// loadCodes quantises a block's queries and returns their number.
+func (k *Kernel) loadCodes(q *Query, ws *Workspace, block int) int {
+	rows := k.loadQuery(q, ws, block)
+	ws.Counts[StageQ].scanAt(k.level.l, ws.q[:rows*q.kv.in.Dim])
+	k.quantizeQuery(q, ws, block*k.tiling.BlockQ, rows)
+	return rows
+}
+
+func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
+	d := q.kv.in.Dim
+	ws.Counts[StageQCodes].scanAt(k.level.l, ws.q[:rows*d])
+	if !k.integer {
+		for r := range rows {
+			ws.qScale[r] = 1
+		}
+		if k.prog.QKCodes.Scale == "descale" {
+			encodeFP8(ws.q[:rows*d], q.in.QDescale, descale(q.in.QDescale, q.amax))
+		}
+		return
+	}
+	g := k.granularity
+	// Groups interleave within a block (per-thread), so each row finds its group's
+	// maximum among the rows of the block; groups never cross a block but for the
+	// one of the whole tensor.
+	base := g.QueryGroup(k.tiling, first)
+	clear(ws.amax)
+	for r := range rows {
+		i := g.QueryGroup(k.tiling, first+r) - base
+		ws.amax[i] = quant.AbsMaxAt(k.level.l, ws.amax[i], ws.q[r*d:r*d+d])
+	}
+	if g == quant.PerTensor {
+		ws.amax[0] = q.amax
+	}
+	for r := range rows {
+		s := quant.NewScale(k.qkStyle, k.bits, ws.amax[g.QueryGroup(k.tiling, first+r)-base]).Rounded(k.qkRound)
+		ws.qScale[r] = s.Step
+		s.QuantizeAt(k.level.l, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
+	}
+}
+
+// QuantizeQuery returns the integer codes [Len][dim] and the scales by group of a query
+// head, as Run computes them block by block; nil where Q is not quantised to integers.
+func (k *Kernel) QuantizeQuery(in QInput, dim int) (codes []int8, scales []float32) {
+	if !k.integer {
+		return nil, nil
+	}
+	kv := &KV{in: KVInput{Dim: dim}, kScale: 1}
+	ws := &Workspace{}
+	ws.fit(k, dim)
+	q := k.Query(in, kv, ws)
+	g := k.granularity
+	scales = make([]float32, g.QueryGroups(k.tiling, in.Len))
+	// A group without rows keeps the scale of zeros, which the released kernels
+	// store for the padding of the last tile.
+	for i := range scales {
+		s := quant.NewScale(k.qkStyle, k.bits, 0)
+		scales[i] = s.Step
+	}
+	for b := range k.Blocks(in.Len) {
+		first := b * k.tiling.BlockQ
+		rows := k.loadQuery(q, ws, b)
+		k.quantizeQuery(q, ws, first, rows)
+		codes = append(codes, ws.qCodes[:rows*dim]...)
+		for r := range rows {
+			scales[g.QueryGroup(k.tiling, first+r)] = ws.qScale[r]
+		}
+	}
+	return codes, scales
+}
+
+// Run emulates one block of query rows: block b covers rows [b*BlockQ,
+// min((b+1)*BlockQ, Len)). out receives [rows][Dim] values of the output dtype;
+// lse, if not nil, the kernel's log-sum-exp per row, as the kernel writes it. It
+// returns the number of rows.
+func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int {
+	n, _ := k.RunBlocks(context.Background(), q, ws, block, 1, out, lse) // which never ends
+	return n
+}
+
+// RunBlocks is Run for n consecutive blocks from first on. Where codes are streamed
+// it makes them once for all of its blocks, whose state it holds: about 700 bytes a
+// row of 128 channels. It returns an error only if ctx ends, which it looks at once for
+// each block and window of 1,024 keys.
+func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, n int, out, lse []float32) (int, error) {
+	kv := q.kv
+	d, bq := kv.in.Dim, k.tiling.BlockQ
+	ws.fit(k, d)
+	group := 1
+	if kv.in.Stream {
+		group = n
+	}
+	for lo := first; lo < first+n; lo += group {
+		at := (lo - first) * bq
+		var l []float32
+		if lse != nil {
+			l = lse[at:]
+		}
+		portable := func(i int) error {
+			rows := min(bq, q.in.Len-(lo+i)*bq)
+			var part []float32
+			if l != nil {
+				part = l[i*bq:][:rows]
+			}
+			for r := range rows {
+				ws.index[r] = (lo+i)*bq + r
+			}
+			return k.runRows(ctx, q, ws, lo+i, rows, out[(at+i*bq)*d:], part)
+		}
+		if !kv.strips || ws.Observer != nil || !k.stripCall(&q.in) {
+			for i := range group {
+				k.loadCodes(q, ws, lo+i)
+				if err := portable(i); err != nil {
+					return 0, err
+				}
+			}
+			continue
+		}
+		failed, err := k.runStrips(ctx, q, ws, lo, group, out[at*d:], l)
+		if err != nil {
+			return 0, err
+		}
+		for _, i := range failed {
+			counts := ws.Counts // the queries have been counted
+			k.loadCodes(q, ws, lo+i)
+			ws.Counts = counts
+			if err := portable(i); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return min((first+n)*bq, q.in.Len) - first*bq, nil
+}
+
+// RunRows is Run for some rows of a block: pick holds their numbers within it,
+// ascending. out receives [len(pick)][Dim] values. What the block's rows share is
+// computed from all of them, so that the rows come out as Run's do.
+func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []float32) {
+	d := q.kv.in.Dim
+	ws.fit(k, d)
+	first := block * k.tiling.BlockQ
+	rows := k.loadQuery(q, ws, block)
+	k.quantizeQuery(q, ws, first, rows)
+	for i, r := range pick {
+		ws.index[i] = first + r
+		ws.qScale[i] = ws.qScale[r]
+		copy(ws.qCodes[i*d:i*d+d], ws.qCodes[r*d:r*d+d])
+		copy(ws.q[i*d:i*d+d], ws.q[r*d:r*d+d])
+	}
+	_ = k.runRows(context.Background(), q, ws, block, len(pick), out, nil) // which never ends
+}
+
+// tiles returns the tiles of keys [first, last) that a block of query rows looks at.
+func (k *Kernel) tiles(q *Query, block int) (first, last int) {
+	keys := q.kv.in.Len
+	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
+	align := k.align(q.in.Len, keys)
+	if q.in.Causal {
+		keys = min(keys, (block+1)*bq+align)
+	}
+	if q.in.Windowed {
+		if q.in.Right >= 0 {
+			keys = min(keys, (block+1)*bq+align+q.in.Right)
+		}
+		if q.in.Left >= 0 {
+			first = max(0, (block*bq+align-q.in.Left)/bk)
+		}
+	}
+	return first, max(first, (keys+bk-1)/bk)
+}
+
+// align is what is added to a query's number for the key that it is aligned with.
+func (k *Kernel) align(queries, keys int) int {
+	if k.prog.Mask.Causal == "bottom-right" {
+		return keys - queries
+	}
+	return 0
+}
+
+// Tiles returns how many tiles of keys a block of query rows looks at, where there are so
+// many queries and keys and no window.
+func (k *Kernel) Tiles(block, queries, keys int, causal bool) int {
+	q := &Query{in: QInput{Len: queries, Causal: causal}, kv: &KV{in: KVInput{Len: keys}}}
+	_, last := k.tiles(q, block)
+	return last
+}
+
+// Align returns what is added to a query's number for the key that a causal mask aligns it
+// with.
+func (k *Kernel) Align(queries, keys int) int { return k.align(queries, keys) }
+
+// tail says whether the scores of tile t of n are dequantised before they are masked.
+// The released kernels multiply the integer scores by the dequantisation scale in
+// their tail tiles and fold it into the softmax scale elsewhere; a smoothed Q needs the
+// scores themselves.
+func (k *Kernel) tail(t, n int) bool {
+	c := k.prog.Scores.TailTiles
+	return k.smoothQ || c < 0 || t >= n-int(c)
+}
