@@ -7,7 +7,6 @@ package compare
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -910,7 +909,7 @@ func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
 	c.acc.lse.both.Add(w.act[:n], lse)
 	l.LSE.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
 	for i, x := range lse {
-		w.bitsE[i] = math.Float32bits(x)
+		w.bitsE[i] = format.FP32.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
 	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])

@@ -96,7 +96,7 @@ func (e *env) tellIgnored(d *layerdumps.Dump) {
 
 // read reads the dump; flags that were not given leave the files' word standing.
 func (f *dumpFlags) read(cmd *cobra.Command, paths []string) (*layerdumps.Dump, error) {
-	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse}
+	opt := layerdumps.Options{Actual: f.actual, LSE: f.lse, Failed: failure(cmd.Context())}
 	if f.names != nil {
 		n, err := layerdumps.ParseNames(f.names)
 		if err != nil {

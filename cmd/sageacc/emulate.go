@@ -4,13 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/tensors"
@@ -47,7 +45,7 @@ bear on the result.`,
   sageacc compare dump.safetensors --actual emulated.safetensors`,
 		Args: needArgs("dump"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if f, ok := e.stdout.(*os.File); ok && (out == "" || out == "-") && term.IsTerminal(int(f.Fd())) {
+			if e.shown && (out == "" || out == "-") {
 				return errors.New("tensors are not for a terminal: say -o FILE")
 			}
 			k, err := kernel.build(cmd)

@@ -100,7 +100,7 @@ func (c *Collector) Add(o compare.Outputs) {
 	if c.opt.LSE {
 		out := l.lse[row*4 : row*4]
 		for _, x := range o.LSE {
-			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(x))
+			out = binary.LittleEndian.AppendUint32(out, format.FP32.Bits(x))
 		}
 	}
 	if c.opt.Reference {
@@ -118,7 +118,7 @@ func (l *layer) putReference(b []byte, at int, values []float64) {
 		if l.refLen == 8 {
 			out = binary.LittleEndian.AppendUint64(out, math.Float64bits(x))
 		} else {
-			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(float32(x)))
+			out = binary.LittleEndian.AppendUint32(out, format.FP32.Bits(float32(x)))
 		}
 	}
 }
