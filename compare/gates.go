@@ -1,7 +1,9 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/sageacc/sageacc/metrics"
@@ -121,6 +123,33 @@ func (r *Result) Check(g Gates) []Check {
 		}
 	}
 	return out
+}
+
+// Failures returns the checks that failed, those of the first gate first and of each
+// gate the worst first.
+func Failures(checks []Check) []Check {
+	order := gateOrder(checks)
+	var out []Check
+	for _, c := range checks {
+		if c.Status == Failed {
+			out = append(out, c)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Check) int {
+		return cmp.Or(cmp.Compare(order[a.Gate], order[b.Gate]), cmp.Compare(worst(b.badness), worst(a.badness)))
+	})
+	return out
+}
+
+// gateOrder numbers the gates as they come.
+func gateOrder(checks []Check) map[string]int {
+	order := map[string]int{}
+	for _, c := range checks {
+		if _, ok := order[c.Gate]; !ok {
+			order[c.Gate] = len(order)
+		}
+	}
+	return order
 }
 
 // worstRow returns the row that a gate is about, and of several the one that fails it

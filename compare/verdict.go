@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sageacc/sageacc/emulate"
 )
 
 // Kind is a kind of finding.
@@ -176,12 +178,7 @@ func Judge(results []*Result, checks []Check) *Verdict {
 			v.Findings = append(v.Findings, f)
 		}
 	}
-	gates := map[string]int{}
-	for _, c := range checks {
-		if _, ok := gates[c.Gate]; !ok {
-			gates[c.Gate] = len(gates)
-		}
-	}
+	gates := gateOrder(checks)
 	slices.SortStableFunc(v.Findings, func(a, b Finding) int {
 		return cmp.Or(
 			cmp.Compare(a.Kind.severity(), b.Kind.severity()),
@@ -350,6 +347,11 @@ func (l *Layer) findings(tile int) []Finding {
 	if l.Misplaced != "" {
 		add(WrongLayout, 0, nil, "%s", l.Misplaced)
 	}
+	for _, name := range []string{"q", "k", "v"} {
+		if c := l.Counts[name]; c.NaN+c.Inf > 0 {
+			add(SuspiciousInput, 1, nil, "%s", describe(name, emulate.Count{NaN: c.NaN, Inf: c.Inf}))
+		}
+	}
 	for _, s := range l.Suspicious {
 		add(SuspiciousInput, 0, nil, "%s", s)
 	}
@@ -380,6 +382,8 @@ func (l *Layer) resemblance() string {
 	switch cos := float64(v.CosSim); {
 	case l.Spoiled != nil:
 		return "many of them not finite"
+	case l.Misplaced != "":
+		return fmt.Sprintf("cos_sim to the reference %.3g", cos)
 	case l.ActualRMS == 0:
 		return "all of the actual output is zero"
 	case cos > 0.9:

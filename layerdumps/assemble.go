@@ -1,6 +1,7 @@
 package layerdumps
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -33,36 +34,35 @@ func (d *Dump) open(paths []string, opt Options) error {
 			return err
 		}
 	}
-	lse := make(sums)
-	found, err := d.collect(paths, func(t *rawTensor) {
-		if !opt.LSE || !lse.add(t) {
+	found, ignored, err := d.collect(paths, opt.Names)
+	if err != nil {
+		return err
+	}
+	ignored = append(ignored, found.dropWeak()...)
+	slices.SortFunc(ignored, func(a, b *rawTensor) int { return cmp.Compare(a.number, b.number) })
+	if len(found) == 0 {
+		return opt.Names.absent(paths, describeAll(ignored), 0, 1, 2, 3)
+	}
+	sumsOf := make(sums)
+	for _, t := range ignored {
+		if !opt.LSE || !sumsOf.add(t) {
 			d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
 		}
-	})
+	}
+	actualSums := make(sums)
+	actual, err := d.collectActual(opt, found, actualSums)
 	if err != nil {
 		return err
 	}
-	if len(found) == 0 {
-		return fmt.Errorf("%s: no tensor is named <layer>.q, .k, .v or .o", strings.Join(paths, ", "))
-	}
-	actualLSE := make(sums)
-	actual, err := d.collectActual(opt.Actual, found, func(t *rawTensor) {
-		if opt.LSE {
-			actualLSE.add(t)
-		}
-	})
-	if err != nil {
-		return err
-	}
-	d.Ignored = append(d.Ignored, lse.without(found)...)
+	d.Ignored = append(d.Ignored, sumsOf.without(found)...)
 	names, err := found.selectNames(opt)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		p, from := *found[name], lse
+		p, from := *found[name], sumsOf
 		if actual[name] != nil {
-			p[output], from = actual[name], actualLSE
+			p[output], from = actual[name], actualSums
 		}
 		layer, err := d.assemble(name, &p, actual[name] != nil, opt)
 		if err != nil {
@@ -76,40 +76,81 @@ func (d *Dump) open(paths []string, opt Options) error {
 	return nil
 }
 
-// collect reads the files in paths and sorts their tensors into layers. A layer
-// may be spread over files. Where a name stands for a whole layer in several
-// files, it is several layers, and then the layers of every file are called
-// <file>/<layer>.
-func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
+// collect reads the files in paths and sorts their tensors into layers; those that
+// belong to none it returns in their order. A layer may be spread over files. Where a
+// name stands for a whole layer in several files, it is several layers, and then the
+// layers of every file are called <file>/<layer>.
+func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 	files, err := expand(paths)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	byFile := make(map[string]set) // by layer, then by file
+	var all []*rawTensor
+	byFile := make(map[string]set)    // by layer, then by file
+	taken := make(map[string]*parts)  // by layer: some tensor that surely has the role
+	used := make(map[*rawTensor]bool) // by a layer
+	weak := make(map[string]bool)     // layers with a tensor that may have a role
+	put := func(t *rawTensor) error {
+		if byFile[t.layer] == nil {
+			byFile[t.layer] = make(set)
+		}
+		p := byFile[t.layer][t.file]
+		if p == nil {
+			p = new(parts)
+			byFile[t.layer][t.file] = p
+		}
+		if other := p[t.role]; other != nil {
+			if other.name != t.name {
+				return fmt.Errorf("%s: tensors %q and %q are both %s of layer %q (--names says which is)", t.file, other.name, t.name, roleNames[t.role][0], t.layer)
+			}
+			return fmt.Errorf("%s: tensor %q: the file is given twice", t.file, t.name)
+		}
+		p[t.role] = t
+		used[t] = true
+		return nil
+	}
 	for _, file := range files {
 		raw, err := d.read(file)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		for i := range raw {
 			t := &raw[i]
-			layer, role, ok := splitName(t.name)
-			if !ok {
-				ignore(t)
-				continue
+			t.number = len(all)
+			all = append(all, t)
+			p, ok, err := names.find(t.name)
+			if err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", t.file, err)
 			}
-			if byFile[layer] == nil {
-				byFile[layer] = make(set)
+			t.part, t.named = p, ok
+			switch {
+			case !ok || p.role == lse:
+			case p.weak:
+				weak[p.layer] = true
+			default:
+				if taken[p.layer] == nil {
+					taken[p.layer] = new(parts)
+				}
+				taken[p.layer][p.role] = t
+				if err := put(t); err != nil {
+					return nil, nil, err
+				}
 			}
-			p := byFile[layer][file]
-			if p == nil {
-				p = new(parts)
-				byFile[layer][file] = p
+		}
+	}
+	if len(weak) > 0 {
+		for _, t := range all {
+			if t.named && t.weak && t.role != lse && (taken[t.layer] == nil || taken[t.layer][t.role] == nil) {
+				if err := put(t); err != nil {
+					return nil, nil, err
+				}
 			}
-			if p[role] != nil {
-				return nil, fmt.Errorf("%s: tensor %q: the file is given twice", t.file, t.name)
-			}
-			p[role] = t
+		}
+	}
+	var ignored []*rawTensor
+	for _, t := range all {
+		if !used[t] {
+			ignored = append(ignored, t)
 		}
 	}
 	found := make(set)
@@ -118,7 +159,7 @@ func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
 		held := byFile[layer]
 		_, twice := held.merge(files)
 		if twice != nil && !held.whole() {
-			return nil, twice
+			return nil, nil, twice
 		}
 		clash = clash || twice != nil
 	}
@@ -131,7 +172,38 @@ func (d *Dump) collect(paths []string, ignore func(*rawTensor)) (set, error) {
 		}
 		found[layer], _ = held.merge(files)
 	}
-	return found, nil
+	return found, ignored, nil
+}
+
+// dropWeak takes out the layers that are made of weak names alone and are not whole:
+// their tensors, which it returns, are likely something else.
+func (s set) dropWeak() []*rawTensor {
+	var out []*rawTensor
+	for _, name := range s.names() {
+		p := s[name]
+		if p[0] != nil && p[1] != nil && p[2] != nil {
+			continue
+		}
+		if slices.ContainsFunc(p[:], func(t *rawTensor) bool { return t != nil && !t.weak }) {
+			continue
+		}
+		for _, t := range p {
+			if t != nil {
+				out = append(out, t)
+			}
+		}
+		delete(s, name)
+	}
+	return out
+}
+
+// describeAll lists tensors for a message.
+func describeAll(ts []*rawTensor) []string {
+	var out []string
+	for _, t := range ts {
+		out = append(out, fmt.Sprintf("%q %v", t.name, t.shape))
+	}
+	return out
 }
 
 // merge puts a layer together from what each file holds of it, in the order of
@@ -182,14 +254,19 @@ func fileLabel(file string, files []string) string {
 }
 
 // collectActual reads the outputs that are to replace the dump's.
-func (d *Dump) collectActual(paths []string, layers set, ignore func(*rawTensor)) (map[string]*rawTensor, error) {
-	if len(paths) == 0 {
+func (d *Dump) collectActual(opt Options, layers set, lse sums) (map[string]*rawTensor, error) {
+	if len(opt.Actual) == 0 {
 		return nil, nil
 	}
 	// An actual file is often a whole dump; what else it holds is no matter.
-	found, err := d.collect(paths, ignore)
+	found, ignored, err := d.collect(opt.Actual, opt.Names)
 	if err != nil {
 		return nil, err
+	}
+	for _, t := range ignored {
+		if opt.LSE {
+			lse.add(t)
+		}
 	}
 	outputs := make(map[string]*rawTensor)
 	for _, name := range found.names() {
@@ -197,13 +274,30 @@ func (d *Dump) collectActual(paths []string, layers set, ignore func(*rawTensor)
 		if o == nil {
 			continue
 		}
-		if layers[name] == nil {
-			return nil, fmt.Errorf("%s: tensor %q: the dump has no layer %q", o.file, o.name, name)
+		at := name
+		if layers[at] == nil {
+			switch {
+			case o.weak && o.layer == BareLayer && name == BareLayer && len(layers) == 1:
+				// An output without the name of a layer is that of the only one.
+				at = layers.names()[0]
+			case o.weak:
+				continue
+			default:
+				return nil, fmt.Errorf("%s: tensor %q: the dump has no layer %q; it has %s", o.file, o.name, name, some(layers.names()))
+			}
 		}
-		outputs[name] = o
+		outputs[at] = o
 	}
 	if len(outputs) == 0 {
-		return nil, fmt.Errorf("%s: no tensor is named <layer>.o", strings.Join(paths, ", "))
+		var all []*rawTensor
+		for _, name := range found.names() {
+			for _, t := range found[name] {
+				if t != nil {
+					all = append(all, t)
+				}
+			}
+		}
+		return nil, opt.Names.absent(opt.Actual, describeAll(append(all, ignored...)), output)
 	}
 	return outputs, nil
 }
@@ -214,11 +308,10 @@ type sums map[string][]*rawTensor
 
 // add takes a tensor in if it is one.
 func (s sums) add(t *rawTensor) bool {
-	layer, ok := strings.CutSuffix(t.name, ".lse")
-	if !ok || layer == "" {
+	if !t.named || t.role != lse {
 		return false
 	}
-	s[layer] = append(s[layer], t)
+	s[t.layer] = append(s[t.layer], t)
 	return true
 }
 
@@ -228,8 +321,7 @@ func (s sums) without(found set) []Ignored {
 	for _, p := range found {
 		for _, t := range p {
 			if t != nil {
-				name, _, _ := splitName(t.name)
-				layers[name] = true
+				layers[t.layer] = true
 			}
 		}
 	}
@@ -252,7 +344,7 @@ func (l *Layer) addLSE(found sums, p *parts) error {
 	if beside == nil {
 		beside = p[0]
 	}
-	name, _, _ := splitName(beside.name)
+	name := beside.layer
 	var t *rawTensor
 	for _, c := range found[name] {
 		if c.file == beside.file {
@@ -281,16 +373,6 @@ func (l *Layer) addLSE(found sums, p *parts) error {
 	return nil
 }
 
-// splitName takes a tensor's name apart.
-func splitName(name string) (layer string, role int, ok bool) {
-	n := len(name) - 2
-	if n < 1 || name[n] != '.' {
-		return "", 0, false
-	}
-	role = strings.IndexByte(roles, name[n+1])
-	return name[:n], role, role >= 0
-}
-
 // names returns the layers' names in natural order.
 func (s set) names() []string {
 	names := make([]string, 0, len(s))
@@ -314,12 +396,7 @@ func (s set) selectNames(opt Options) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		const most = 5
-		list := strings.Join(all[:min(len(all), most)], ", ")
-		if len(all) > most {
-			list += fmt.Sprintf(" and %d more", len(all)-most)
-		}
-		return nil, fmt.Errorf("no layer matches %q; the dump has %s", opt.Layers, list)
+		return nil, fmt.Errorf("no layer matches %q; the dump has %s", opt.Layers, some(all))
 	}
 	return names, nil
 }
@@ -328,27 +405,29 @@ func (s set) selectNames(opt Options) ([]string, error) {
 func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer, error) {
 	q, k, v, o := p[0], p[1], p[2], p[3]
 	if q == nil || k == nil || v == nil {
-		return Layer{}, p.incomplete(name)
+		return Layer{}, d.incomplete(name, p)
 	}
 	l := Layer{Name: name}
-	layout := HND
-	if err := applyMetadata(&l, &layout, d.Metadata[q.file]); err != nil {
+	layout, given, err := applyMetadata(&l, d.Metadata[q.file], opt)
+	if err != nil {
 		return Layer{}, fmt.Errorf("%s: metadata: %w", q.file, err)
 	}
 	outputLayout := layout
 	if actual {
 		// An actual output may come from another program, hence in another
 		// layout, and says so in its own metadata.
-		if s, ok := d.Metadata[o.file]["layout"]; ok {
-			var err error
-			if outputLayout, err = ParseLayout(s); err != nil {
-				return Layer{}, fmt.Errorf("%s: metadata: %w", o.file, err)
-			}
+		s, ok, err := known(d.Metadata[o.file], "layout")
+		if err == nil && ok {
+			outputLayout, err = ParseLayout(s)
+		}
+		if err != nil {
+			return Layer{}, fmt.Errorf("%s: metadata: %w", o.file, err)
 		}
 	}
 	if opt.Layout != nil {
-		layout, outputLayout = *opt.Layout, *opt.Layout
+		layout, outputLayout, given = *opt.Layout, *opt.Layout, true
 	}
+	l.LayoutGiven = given
 	if opt.Causal != nil {
 		l.Causal = *opt.Causal
 	}
@@ -383,8 +462,8 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 }
 
 // incomplete says which of a layer's tensors there are and which are missing.
-func (p *parts) incomplete(name string) error {
-	var file string
+func (d *Dump) incomplete(name string, p *parts) error {
+	var file, layer string
 	var has, lacks []string
 	for i, t := range p {
 		role := roles[i : i+1]
@@ -392,42 +471,23 @@ func (p *parts) incomplete(name string) error {
 		case t != nil:
 			has = append(has, role)
 			if file == "" {
-				file = t.file
+				file, layer = t.file, t.layer
 			}
-		case role != "o":
+		case i != output:
 			lacks = append(lacks, role)
 		}
 	}
-	return fmt.Errorf("%s: layer %q has %s but no %s", file, name, strings.Join(has, ", "), strings.Join(lacks, ", "))
-}
-
-// applyMetadata reads the metadata that means something to a layer.
-func applyMetadata(l *Layer, layout *Layout, metadata map[string]string) error {
-	if s, ok := metadata["layout"]; ok {
-		var err error
-		if *layout, err = ParseLayout(s); err != nil {
-			return err
+	var near []string
+	for _, x := range d.Ignored {
+		if strings.HasPrefix(x.Name, layer) {
+			near = append(near, strconv.Quote(x.Name))
 		}
 	}
-	switch s, ok := metadata["causal"]; {
-	case !ok:
-	case strings.EqualFold(s, "true"):
-		l.Causal = true
-	case !strings.EqualFold(s, "false"):
-		return fmt.Errorf("causal %q is neither true nor false", s)
+	more := ""
+	if near != nil {
+		more = fmt.Sprintf("; there is %s (--names says how they are called)", some(near))
 	}
-	if s, ok := metadata["sm_scale"]; ok {
-		x, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			return fmt.Errorf("sm_scale %q is not a number", s)
-		}
-		if err := checkScale(x); err != nil {
-			return err
-		}
-		l.SMScale = x
-	}
-	l.Synthetic = metadata["synthetic"]
-	return nil
+	return fmt.Errorf("%s: layer %q has %s but no %s%s", file, name, strings.Join(has, ", "), strings.Join(lacks, ", "), more)
 }
 
 func checkScale(x float64) error {

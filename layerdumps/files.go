@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/layerdumps/npy"
@@ -16,6 +17,12 @@ type rawTensor struct {
 	shape             []int
 	data              []byte
 	release           func()
+
+	// What the name says, if anything.
+	part
+	named bool
+	// number is its place among those of all files.
+	number int
 }
 
 // The endings of the files that a dump is made of.
@@ -39,11 +46,25 @@ func expand(paths []string) ([]string, error) {
 				return nil, err
 			}
 			if len(files) == n {
-				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder", path, extSafetensors, extNPZ, extNPY)
+				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder%s", path, extSafetensors, extNPZ, extNPY, torchFiles(path))
 			}
 		}
 	}
 	return files, nil
+}
+
+// torchFiles says that a folder has files of PyTorch's.
+func torchFiles(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return ""
+	}
+	for _, e := range entries {
+		if slices.Contains(extTorch, strings.ToLower(filepath.Ext(e.Name()))) {
+			return fmt.Sprintf("; there is %s, and %s", e.Name(), convert)
+		}
+	}
+	return ""
 }
 
 // appendFolder appends the dump files in dir and below, sorted by name. Hidden
@@ -77,8 +98,19 @@ func appendFolder(files []string, dir string) ([]string, error) {
 	return files, nil
 }
 
-// read opens one file of the dump and returns its tensors.
+// read opens one file of the dump and returns its tensors. Of a file that is none it
+// says what it is, where that is known.
 func (d *Dump) read(path string) ([]rawTensor, error) {
+	raw, err := d.parse(path)
+	if err != nil {
+		if better := hint(path); better != nil {
+			return nil, better
+		}
+	}
+	return raw, err
+}
+
+func (d *Dump) parse(path string) ([]rawTensor, error) {
 	switch strings.ToLower(filepath.Ext(path)) {
 	case extSafetensors:
 		return d.readSafetensors(path)
@@ -104,7 +136,7 @@ func (d *Dump) readSafetensors(path string) ([]rawTensor, error) {
 	}
 	var raw []rawTensor
 	for _, t := range f.Tensors {
-		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { f.Release(t.Data) }})
+		raw = append(raw, rawTensor{file: path, name: t.Name, dtype: t.DType, shape: t.Shape, data: t.Data, release: func() { f.Release(t.Data) }})
 	}
 	return raw, nil
 }
@@ -120,7 +152,7 @@ func (d *Dump) readNPZ(path string) ([]rawTensor, error) {
 	}
 	var raw []rawTensor
 	for i, t := range a.Arrays {
-		raw = append(raw, rawTensor{path, t.Name, t.DType, t.Shape, t.Data, func() { a.Release(i) }})
+		raw = append(raw, rawTensor{file: path, name: t.Name, dtype: t.DType, shape: t.Shape, data: t.Data, release: func() { a.Release(i) }})
 	}
 	return raw, nil
 }
@@ -133,5 +165,5 @@ func (d *Dump) readNPY(path string) ([]rawTensor, error) {
 	d.closers = append(d.closers, f.Close)
 	base := filepath.Base(path)
 	name := base[:len(base)-len(extNPY)]
-	return []rawTensor{{path, name, f.DType, f.Shape, f.Data, f.Release}}, nil
+	return []rawTensor{{file: path, name: name, dtype: f.DType, shape: f.Shape, data: f.Data, release: f.Release}}, nil
 }

@@ -11,11 +11,18 @@
 // (q, k and v) of the same name, they are different layers, and all layers are
 // called <file>/<layer>, the file without its ending.
 //
+// Tensors <layer>.query, .key, .value and .out, .output or .attn_output stand for
+// those where they complete a layer and have no rival, and tensors called q, k, v and
+// so on alone are the layer "attn". Options.Names has patterns for any other names.
+//
 // An .npz array has its name in the archive, a .npy file its file name without
 // the ending. A safetensors file's metadata applies to the layers whose q it
 // holds: causal ("true" or "false"), layout ("HND" or "NHD"), sm_scale (a
 // number) and synthetic (free text: how the layer was made, if it was not
-// recorded). Options override the first three.
+// recorded). Options override the first three. The names that PyTorch and
+// SageAttention have for them are read too: is_causal, tensor_layout, softmax_scale.
+// A name that only looks like one of them is an error, so that no mask or scale is
+// passed over; others, such as format, mean nothing here.
 //
 // Layers read from memory maps, so a dump's size is no concern:
 //
@@ -53,6 +60,9 @@ type Layer struct {
 	// there is none.
 	LSE    *Tensor
 	Causal bool
+	// LayoutGiven says that Options or the file's metadata name the layout, which is
+	// HND otherwise.
+	LayoutGiven bool
 	// SMScale is the softmax scale that was given, or 0. Scale has the one to
 	// use.
 	SMScale float64
@@ -96,6 +106,8 @@ type Options struct {
 	// LSE says that tensors <layer>.lse, FP32 [batch, heads, tokens] in either
 	// layout, are the layers' log-sum-exp. Otherwise they belong to no layer.
 	LSE bool
+	// Names say how tensors are called, if not <layer>.q.
+	Names Names
 }
 
 // Ignored is a tensor that belongs to no layer.
@@ -135,4 +147,39 @@ func (d *Dump) Close() error {
 	}
 	d.closers = nil
 	return errors.Join(errs...)
+}
+
+// Reread returns the layer as it is if its tensors are in the other layout, or nil
+// where they do not fit each other then. It shares their memory. It has no LSE.
+func (l *Layer) Reread() *Layer {
+	out := *l
+	out.LSE = nil
+	out.Q, out.K, out.V = l.Q.reread(), l.K.reread(), l.V.reread()
+	if l.O != nil {
+		o := l.O.reread()
+		out.O = &o
+	}
+	if out.check() != nil {
+		return nil
+	}
+	return &out
+}
+
+// reread is the tensor with heads and tokens exchanged.
+func (t *Tensor) reread() Tensor {
+	out := *t
+	out.Heads, out.Tokens = t.Tokens, t.Heads
+	out.layout = HND
+	if t.layout == HND {
+		out.layout = NHD
+	}
+	return out
+}
+
+// Reordered returns the tensor with the same dimensions, whose elements lie in the
+// order of the other layout.
+func (t *Tensor) Reordered() Tensor {
+	out := t.reread()
+	out.Heads, out.Tokens = t.Heads, t.Tokens
+	return out
 }

@@ -324,6 +324,56 @@ func read(t testing.TB, path string) string {
 	return string(b)
 }
 
+// TestLayoutGuard: a dump in a layout that nobody named is refused, but by inspect,
+// which says what is odd about it.
+func TestLayoutGuard(t *testing.T) {
+	swapped := func(names ...string) []safetensors.Tensor {
+		var ts []safetensors.Tensor
+		for _, n := range names {
+			ts = append(ts, tensor(n, 1, 20, 2, 8))
+		}
+		return ts
+	}
+	path := write(t, nil, swapped("l.q", "l.k", "l.v", "m.q", "m.k", "m.v")...)
+	want := "dump.safetensors: layer l: read as [batch, heads, tokens, head_dim] \"l.k\" has 20 heads of 2 tokens, which is likely [batch, tokens, heads, head_dim] (and so it is with 1 more): say which with --layout nhd or --layout hnd, or metadata layout\n"
+	for _, args := range [][]string{{"compare", path}, {"recommend", "--require", "cos>0.9", path}, {"trace", "--layer", "l", path}, {"table", "smooth-v", path}} {
+		if code, out, errs := sage(t, args...); code != exitCannotRun || out != "" || !strings.HasSuffix(errs, want) {
+			t.Errorf("%q: exit %d, stderr %q", args, code, errs)
+		}
+		for _, layout := range []string{"nhd", "hnd"} {
+			if code, _, errs := sage(t, append(slices.Clone(args), "--layout", layout)...); code != exitOK {
+				t.Errorf("%q --layout %s: exit %d, stderr %q", args, layout, code, errs)
+			}
+		}
+	}
+	if code, out, errs := sage(t, "inspect", path); code != exitOK || errs != "" || strings.Count(out, "  ! layout: read as [batch, heads, tokens, head_dim]") != 2 {
+		t.Errorf("inspect: exit %d, %s%s", code, out, errs)
+	}
+	labelled := write(t, map[string]string{"tensor_layout": "NHD"}, swapped("l.q", "l.k", "l.v")...)
+	if code, out, errs := sage(t, "compare", labelled); code != exitOK || errs != "" || !strings.Contains(out, "1x2x20x8") {
+		t.Errorf("labelled: exit %d, %s%s", code, out, errs)
+	}
+}
+
+// TestNamesFlag: other names by pattern, and a note on what belongs to no layer.
+func TestNamesFlag(t *testing.T) {
+	path := write(t, nil, tensor("blk/query", 1, 2, 20, 8), tensor("blk/key", 1, 2, 20, 8), tensor("blk.v", 1, 2, 20, 8), tensor("mask", 1), tensor("rope\x1b", 1))
+	code, out, errs := sage(t, "compare", path, "--names", "q={layer}/query,k={layer}/key")
+	if code != exitOK || !strings.Contains(out, "\nblk    1x2x20x8") || errs != "sageacc: note: 2 tensors belong to no layer: mask, rope\\x1b (see sageacc inspect and --names)\n" {
+		t.Errorf("exit %d, stderr %q, stdout:\n%s", code, errs, out)
+	}
+	code, _, errs = sage(t, "compare", path)
+	if want := `layer "blk" has v but no q, k; there is "blk/query", "blk/key" (--names says how they are called)`; code != exitCannotRun || !strings.Contains(errs, want) {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+	if code, _, errs := sage(t, "compare", path, "--names", "query=x"); code != exitCannotRun || !strings.Contains(errs, `--names: "query=x": unknown role "query"`) {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+	if code, _, errs := sage(t, "compare", write(t, map[string]string{"scale": "1"}, layer(1, 2, 20, 8)...)); code != exitCannotRun || !strings.Contains(errs, `metadata: unknown name "scale" ("1"): if that is sm_scale, call it so, or give --sm-scale`) {
+		t.Errorf("exit %d, stderr %q", code, errs)
+	}
+}
+
 // TestGatesNeedActual: a check that has nothing to look at does not pass.
 func TestGatesNeedActual(t *testing.T) {
 	good := write(t, nil, layer(1, 2, 20, 8)...)
@@ -475,5 +525,59 @@ func TestSummaryKeeps(t *testing.T) {
 	}
 	if code, _, errs := sage(t, "compare", dump, "--summary", dump); code != exitCannotRun || !strings.Contains(errs, "one of the inputs") {
 		t.Errorf("exit %d, %s", code, errs)
+	}
+}
+
+// TestExplainUnrelated: of an output that no hypothesis comes near, --explain says so
+// and lists none.
+func TestExplainUnrelated(t *testing.T) {
+	d, err := layerdumps.Open([]string{sample}, layerdumps.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const tokens = 128
+	l := &d.Layers[0]
+	q, k, v := make([]float32, tokens*brokenDim), make([]float32, tokens*brokenDim), make([]float32, tokens*brokenDim)
+	l.Q.Rows(0, 0, 0, tokens, q)
+	l.K.Rows(0, 0, 0, tokens, k)
+	l.V.Rows(0, 0, 0, tokens, v)
+	exact := make([]float64, tokens*brokenDim)
+	if err := reference.Attention(t.Context(), reference.Params{Causal: true, Scale: l.Scale()}, q, k, v, 0, tokens, tokens, brokenDim, nil, exact, nil); err != nil {
+		t.Fatal(err)
+	}
+	ts := func(o func(i int) uint16) []safetensors.Tensor {
+		var out []safetensors.Tensor
+		for _, x := range []struct {
+			name string
+			bits func(i int) uint16
+		}{
+			{"l.q", func(i int) uint16 { return uint16(format.FP16.Bits(q[i])) }},
+			{"l.k", func(i int) uint16 { return uint16(format.FP16.Bits(k[i])) }},
+			{"l.v", func(i int) uint16 { return uint16(format.FP16.Bits(v[i])) }},
+			{"l.o", o},
+		} {
+			data := make([]byte, 2*tokens*brokenDim)
+			for i := range tokens * brokenDim {
+				binary.LittleEndian.PutUint16(data[2*i:], x.bits(i))
+			}
+			out = append(out, safetensors.Tensor{Name: x.name, DType: "F16", Shape: []int{1, 1, tokens, brokenDim}, Data: data})
+		}
+		return out
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, tc := range []struct {
+		name string
+		o    func(i int) uint16
+		want string
+	}{
+		// As of a kernel that rounds elsewhere.
+		{"attention", func(i int) uint16 { return uint16(format.FP16.Bits(float32(exact[i] * (1 + 0.02*r.NormFloat64())))) }, "l: yet it is much like it: the output is likely of another family of kernels"},
+		{"noise", func(i int) uint16 { return uint16(r.IntN(0x3c00)) | uint16(r.IntN(2))<<15 }, "l: nor is it much like it: the output is likely not of these inputs, or in another order"},
+	} {
+		code, out, errs := sage(t, "compare", write(t, map[string]string{"causal": "true"}, ts(tc.o)...), "--explain", "--explain-changes", "1")
+		if code != exitOK || errs != "" || !strings.Contains(out, tc.want) || !strings.Contains(out, " hypotheses comes near the actual output: even of ") || strings.Contains(out, "on some of its rows") {
+			t.Errorf("%s: exit %d, stderr %q, stdout:\n%s", tc.name, code, errs, out)
+		}
 	}
 }

@@ -77,9 +77,9 @@ func readUpTo(path string, n int64) ([]byte, error) {
 }
 
 // write writes the files; table adds the body of the summary.
-func (f *checkFiles) write(title string, failed bool, lines []string, cases []render.Case, table func(io.Writer) error) error {
+func (f *checkFiles) write(o render.Outcome, table func(io.Writer) error) error {
 	if w := f.junitFile; w != nil {
-		if err := render.JUnit(w, title, cases); err != nil {
+		if err := render.JUnit(w, o.Title, o.Cases); err != nil {
 			return err
 		}
 		if err := w.commit(); err != nil {
@@ -90,7 +90,7 @@ func (f *checkFiles) write(title string, failed bool, lines []string, cases []re
 		if _, err := w.Write(f.before); err != nil {
 			return err
 		}
-		if err := render.Summary(w, title, failed, lines, cases, table); err != nil {
+		if err := render.Summary(w, o, table); err != nil {
 			return err
 		}
 		return w.commit()

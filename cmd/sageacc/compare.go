@@ -175,7 +175,8 @@ with all others exact, and all others with that step exact.`,
 			if err := w.commit(); err != nil {
 				return err
 			}
-			err = files.write("sageacc compare", c.Verdict.Failed, c.Verdict.Lines, render.CasesOf(made), func(w io.Writer) error {
+			failed := failures(made, len(results) > 1)
+			err = files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
 				c := c // without the verdict, which stands in front
 				c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
 				c.Verdict = nil
@@ -339,20 +340,22 @@ func (e *env) check(results []*compare.Result, made []compare.Check, g *compare.
 			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact\n", of, v.Actual, v.Layers, v.Exact)
 		}
 	}
-	var failures []string
-	for _, c := range made {
-		if c.Status != compare.Failed {
-			continue
-		}
+	return e.report(failures(made, len(results) > 1))
+}
+
+// failures says which checks failed, the worst first.
+func failures(made []compare.Check, several bool) []string {
+	var out []string
+	for _, c := range compare.Failures(made) {
 		of := ""
-		if len(results) > 1 {
+		if several {
 			of = ", " + c.Kernel
 		}
 		gate := c.Gate
 		if !strings.HasPrefix(gate, "--") {
 			gate = "see --allow-nonfinite"
 		}
-		failures = append(failures, fmt.Sprintf("layer %s%s: %s (%s)", c.Layer, of, c.Text, gate))
+		out = append(out, fmt.Sprintf("layer %s%s: %s (%s)", c.Layer, of, c.Text, gate))
 	}
-	return e.report(failures)
+	return out
 }

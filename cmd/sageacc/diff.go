@@ -90,8 +90,13 @@ longer there. Layers that are in one result only are named. If no layer is in bo
 			if err := write(e.stdout, d); err != nil {
 				return err
 			}
-			cases := render.DiffCases(checks)
-			err = files.write("sageacc diff", res.Verdict.Failed, res.Verdict.Lines, cases, func(w io.Writer) error {
+			var failures []string
+			for _, c := range checks {
+				if c.Failed {
+					failures = append(failures, fmt.Sprintf("layer %s: %s", c.Layer, c.Text))
+				}
+			}
+			err = files.write(render.Outcome{Title: "sageacc diff", Verdict: res.Verdict.Lines, Cases: render.DiffCases(checks), Failures: failures}, func(w io.Writer) error {
 				d, res := *d, *res
 				res.Verdict = nil // which stands in front
 				d.Result = &res
@@ -102,12 +107,6 @@ longer there. Layers that are in one result only are named. If no layer is in bo
 			})
 			if err != nil {
 				return err
-			}
-			var failures []string
-			for _, c := range checks {
-				if c.Failed {
-					failures = append(failures, fmt.Sprintf("layer %s: %s", c.Layer, c.Text))
-				}
 			}
 			return e.report(failures)
 		},

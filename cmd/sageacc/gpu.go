@@ -53,7 +53,7 @@ func (f *gpuFlags) add(cmd *cobra.Command) {
 var (
 	choiceFlags = []string{"kernel", "module", "manifest"}
 	matrixFlags = []string{"size", "shape", "dtype", "mask", "distribution"}
-	layerFlags  = []string{"layers", "layout", "causal", "sm-scale"}
+	layerFlags  = []string{"layers", "layout", "causal", "sm-scale", "names"}
 	caseFlags   = slices.Concat(matrixFlags, layerFlags)
 )
 

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/layerdumps/inspect"
 )
 
@@ -34,7 +36,7 @@ the place of the first.`,
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
-			d, err := dump.open(cmd, args)
+			d, err := dump.read(cmd, args)
 			if err != nil {
 				return err
 			}
@@ -42,6 +44,14 @@ the place of the first.`,
 			res, err := inspect.Dump(cmd.Context(), d)
 			if err != nil {
 				return err
+			}
+			doubts, err := compare.DoubtLayouts(cmd.Context(), d)
+			if err != nil {
+				return err
+			}
+			for _, x := range doubts {
+				i := slices.IndexFunc(res.Layers, func(l inspect.Layer) bool { return l.Name == x.Layer })
+				res.Layers[i].Warnings = append(res.Layers[i].Warnings, "layout: "+x.Text)
 			}
 			return write(e.stdout, res)
 		},

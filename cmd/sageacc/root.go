@@ -82,10 +82,16 @@ and what a GPU returned (actual).`,
 		Version:       version.Line(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		err = nearestFlag(cmd, err)
 		if !cmd.HasParent() {
 			return fmt.Errorf("%w (see %s --help)", err, cmd.CommandPath())
 		}
@@ -130,6 +136,9 @@ func newHelp() *cobra.Command {
 			c, rest, err := cmd.Root().Find(args)
 			if err != nil {
 				return err
+			}
+			if len(rest) > 0 && !c.HasParent() {
+				return unknownCommand(c, rest)
 			}
 			if len(rest) > 0 {
 				return fmt.Errorf("unknown command %q for %q", rest[0], c.CommandPath())

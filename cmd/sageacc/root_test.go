@@ -19,6 +19,13 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"completion", "bash", "zsh"}, `"zsh"`},
 		{[]string{"--frobnicate"}, "sageacc: unknown flag: --frobnicate (see sageacc --help)\n"},
 		{[]string{"version", "x"}, `"x"`},
+		{[]string{"comapre"}, "sageacc: unknown command \"comapre\" for \"sageacc\": did you mean sageacc compare?\n"},
+		{[]string{"help", "reprot"}, "did you mean sageacc report?\n"},
+		{[]string{sample}, "did you mean sageacc compare " + sample + "?\n"},
+		{[]string{"compare", "--fail_if", "x"}, "sageacc: compare: unknown flag: --fail_if: did you mean --fail-if? (see sageacc compare --help)\n"},
+		{[]string{"compare", "--kernal=x"}, "did you mean --kernel?"},
+		{[]string{"diff", "--max-grwoth", "5"}, "did you mean --max-growth?"},
+		{[]string{"compare", "-x"}, "unknown shorthand flag: 'x' in -x (see sageacc compare --help)\n"},
 	} {
 		code, out, errs := sage(t, tc.args...)
 		if code != exitCannotRun || out != "" || strings.Count(errs, "\n") != 1 || !strings.Contains(errs, tc.want) {

@@ -72,6 +72,9 @@ type Result struct {
 	// differ, those with the smallest distance. Of several whose rows are the same it
 	// holds one.
 	Nearest []Hypothesis `json:"nearest,omitempty"`
+	// Unrelated says that even of the nearest more than nine in ten elements differ: the
+	// output is of another family of kernels, or not of these inputs.
+	Unrelated bool `json:"unrelated,omitempty"`
 	// Tried counts the hypotheses.
 	Tried int `json:"tried"`
 	// Where says which part of the output differs from that of the kernel as given,
@@ -170,6 +173,7 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 			break
 		}
 	}
+	res.Unrelated = !slices.ContainsFunc(res.Nearest, func(h Hypothesis) bool { return h.part() <= nearlyAll })
 	return res, nil
 }
 
@@ -204,6 +208,16 @@ func (r *Result) Lines() []string {
 	if len(r.Exact) > 0 {
 		return out
 	}
+	if r.Unrelated {
+		h := &r.Nearest[0]
+		add("none of %d hypotheses comes near the actual output: even of %s, the nearest, %d of %d elements differ (rel_l1 %.2g)", r.Tried, h.String(), h.Mismatched, h.Elements, float64(h.RelL1))
+		if h.RelL1 < unlike {
+			add("yet it is much like it: the output is likely of another family of kernels (sageacc kernels lists those that --kernel knows)")
+		} else {
+			add("nor is it much like it: the output is likely not of these inputs, or in another order")
+		}
+		return out
+	}
 	add("none of %d hypotheses gives the actual output; the nearest, on some of its rows:", r.Tried)
 	for _, h := range r.Nearest {
 		add("  %s: %d of %d differ, rel_l1 %.2g", h.String(), h.Mismatched, h.Elements, float64(h.RelL1))
@@ -214,13 +228,20 @@ func (r *Result) Lines() []string {
 // candidates is how many hypotheses are kept for the list of the nearest.
 const candidates = 40
 
+// nearlyAll is the part of differing elements from which on those that agree do so by
+// chance.
+const nearlyAll = 0.9
+
+// unlike is the relative L1 distance from which on an output is not another kernel's
+// for the same inputs: the coarsest quantisation stays below.
+const unlike = 0.5
+
 // nearest returns the n best outcomes, best first, and of those whose rows are the
 // same only the one with the fewest changes. What leaves some elements right is judged
 // by how many it leaves wrong; where nearly all are wrong, those that are right are
 // so by chance, and the distance counts, of which a change has to take a tenth to be
 // worth it.
 func nearest(list []outcome, n int) []outcome {
-	const nearlyAll = 0.9
 	list = slices.Clone(list)
 	slices.SortStableFunc(list, func(a, b outcome) int {
 		x, y := &a.hypothesis, &b.hypothesis

@@ -89,47 +89,59 @@ func JUnit(w io.Writer, suite string, cases []Case) error {
 	return err
 }
 
+// Outcome is what became of a run, for a summary.
+type Outcome struct {
+	Title string
+	// Verdict is in lines.
+	Verdict []string
+	// Cases are all checks, Failures those that failed, in words, worst first.
+	Cases    []Case
+	Failures []string
+}
+
 // mostFailures is how many failed checks a summary lists.
 const mostFailures = 20
 
 // Summary writes what a GitHub step shows of a run: title and outcome, the lines of
-// the verdict, the checks that failed, and the body that write adds, folded.
-func Summary(w io.Writer, title string, failed bool, lines []string, cases []Case, write func(io.Writer) error) error {
+// the verdict, the checks that failed, and the body that table adds, folded.
+func Summary(w io.Writer, o Outcome, table func(io.Writer) error) error {
 	outcome := "passed"
-	if failed {
+	if len(o.Failures) > 0 {
 		outcome = "failed"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "### %s: %s\n\n", texttab.Markdown(title), outcome)
-	for _, l := range lines {
-		fmt.Fprintf(&b, "- %s\n", texttab.Markdown(texttab.Shorten(l, lineWidth)))
+	line := func(s string) { fmt.Fprintf(&b, "- %s\n", texttab.Markdown(texttab.Shorten(s, lineWidth))) }
+	fmt.Fprintf(&b, "### %s: %s\n\n", texttab.Markdown(o.Title), outcome)
+	for _, l := range o.Verdict {
+		line(l)
 	}
-	n, passed := 0, 0
-	var failures []string
-	for _, c := range cases {
-		switch {
-		case c.Failure != "":
-			if n++; n <= mostFailures {
-				failures = append(failures, fmt.Sprintf("- %s: %s", texttab.Markdown(name(c.Name)), texttab.Markdown(texttab.Shorten(c.Failure, lineWidth))))
+	if len(o.Cases) > 0 {
+		passed, skipped := 0, 0
+		for _, c := range o.Cases {
+			switch {
+			case c.Skipped != "":
+				skipped++
+			case c.Failure == "":
+				passed++
 			}
-		case c.Skipped == "":
-			passed++
 		}
+		fmt.Fprintf(&b, "\n%d checks passed, %d failed, %d skipped\n", passed, len(o.Failures), skipped)
 	}
-	if len(cases) > 0 {
-		fmt.Fprintf(&b, "\n%d checks passed, %d failed, %d skipped\n", passed, n, len(cases)-passed-n)
+	if len(o.Failures) > 0 {
+		b.WriteString("\n")
 	}
-	if n > 0 {
-		fmt.Fprintf(&b, "\n%s\n", strings.Join(failures, "\n"))
-		if n > mostFailures {
-			fmt.Fprintf(&b, "- … %d more\n", n-mostFailures)
+	for i, f := range o.Failures {
+		if i == mostFailures {
+			fmt.Fprintf(&b, "- … %d more\n", len(o.Failures)-i)
+			break
 		}
+		line(f)
 	}
 	b.WriteString("\n<details><summary>table</summary>\n\n")
 	if _, err := io.WriteString(w, b.String()); err != nil {
 		return err
 	}
-	if err := write(w); err != nil {
+	if err := table(w); err != nil {
 		return err
 	}
 	_, err := io.WriteString(w, "\n</details>\n\n")

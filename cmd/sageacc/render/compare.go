@@ -136,7 +136,7 @@ func CompareMarkdown(w io.Writer, c *Compared) error {
 		if p.key == "" {
 			key = " " // the item goes on
 		}
-		if _, err := fmt.Fprintf(w, "%s %s\n", key, p.value); err != nil {
+		if _, err := fmt.Fprintf(w, "%s %s\n", key, texttab.Markdown(p.value)); err != nil {
 			return err
 		}
 	}
@@ -400,6 +400,9 @@ func (c *Compared) notes() []string {
 				for _, w := range l.Suspicious {
 					notes = append(notes, fmt.Sprintf("%s: suspicious: %s", name(l.Name), w))
 				}
+			}
+			if k == 0 && l.Misplaced != "" {
+				notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), l.Misplaced))
 			}
 			if b := l.ActualVsEmulated; b != nil && b.First != nil {
 				notes = append(notes, fmt.Sprintf("%s: %s", of, Mismatch(b.First)))

@@ -66,7 +66,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		}
 	}
 	if len(r.Ignored) > 0 {
-		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o or .lse:")
+		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):")
 		for _, t := range r.Ignored {
 			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), t.File))
 		}

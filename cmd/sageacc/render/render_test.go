@@ -145,7 +145,7 @@ func TestCompareMarkdown(t *testing.T) {
 	}
 	got := text(t, CompareMarkdown, compared(r))
 	for _, want := range []string{
-		"\n- verdict: not finite: c: worst\n  differs in bits: a|b: next\n- kernel: k on sm_90: p\n",
+		"\n- verdict: not finite: c: worst\n  differs in bits: a\\|b: next\n- kernel: k on sm_90: p\n",
 		"\n- input: c (synthetic: noise)\n\n| layer ",
 		"\n| a\\|b    | 1x2x6x8 kv 1x9 FP16 causal | emulated vs reference | 0.999950 |",
 		"\n| average |",
@@ -219,7 +219,7 @@ b: FP16, not causal, sm_scale 0.5 (synthetic: noise)
   k       1x2x3x4        -1    2       2  0.1235  0.25   1.5  k
   v       1x2x3x4        -1    2       2  0.1235  0.25   1.5  v
 
-ignored, because their names are not <layer>.q, .k, .v, .o or .lse:
+ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):
   mask in f.npz
 `)
 }
