@@ -233,7 +233,9 @@ func check(t *testing.T, r *release, files map[string][]byte) {
 			t.Errorf("the licence of %s is not in THIRD-PARTY.txt", name)
 		}
 	}
-	if !slices.ContainsFunc(bom.Components, func(c cdxComponent) bool { return c.Name == "github.com/spf13/cobra" && strings.HasPrefix(c.Version, "v") }) {
+	if !slices.ContainsFunc(bom.Components, func(c cdxComponent) bool {
+		return c.Name == "github.com/spf13/cobra" && strings.HasPrefix(c.Version, "v")
+	}) {
 		t.Error("cobra is not in the bill of materials")
 	}
 }
