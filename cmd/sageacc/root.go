@@ -211,6 +211,7 @@ and what a GPU returned (actual).`,
 		newValidate(e),
 		newRecord(e),
 		newVersion(e),
+		newMan(e),
 	)
 	root.SetVersionTemplate("sageacc {{.Version}}\n")
 	root.SetHelpCommand(newHelp())
