@@ -182,9 +182,7 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want[name])
 		}
 		delete(want, name)
-		reported := !strings.Contains(u.Instruction, ".s32.") && strings.Contains(blackwell, u.Arch) ||
-			u.Arch == SM90 && (u.Instruction == "wgmma.m64nNk16.f32.bf16" || u.Instruction == "wgmma.m64nNk8.f32.tf32")
-		if u.Reported() != reported {
+		if reported := !strings.Contains(u.Instruction, ".s32.") && strings.Contains(blackwell, u.Arch); u.Reported() != reported {
 			t.Errorf("%s: reported %v", name, u.Reported())
 		}
 	}
