@@ -56,7 +56,7 @@ func TestMan(t *testing.T) {
 			}
 		}
 	}
-	look(newRoot(&env{io.Discard, io.Discard}))
+	look(newRoot(&env{stdout: io.Discard, stderr: io.Discard}))
 	if n != len(pages) || n < 15 {
 		t.Errorf("%d pages of %d commands", len(pages), n)
 	}
