@@ -7,7 +7,6 @@ package compare
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -44,6 +43,16 @@ type Options struct {
 	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool
+	// NoReference leaves the reference out, which takes about as long as the emulation:
+	// the figures against it are then those of nothing, and so for Outputs alone.
+	NoReference bool
+	// Rows, if not zero, are the queries [Rows[0], Rows[1]) to which a run is confined, in
+	// whole chunks: 256 queries, or as many more as whole tiles take. Figures, counts and
+	// outputs are then theirs alone. A layer that has none of them is an error.
+	Rows [2]int
+	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
+	// time, each row once, from several goroutines at once.
+	Outputs func(Outputs)
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
 	Jobs int
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
@@ -51,6 +60,21 @@ type Options struct {
 	Progress func(part float64)
 	// MaxChanges is how many changes Explain combines; 0 stands for 2.
 	MaxChanges int
+}
+
+// Outputs are what a run computed for the rows [Row, Row+n) of a head of a layer.
+// The slices are the run's own: they must not be changed, nor kept after the call.
+type Outputs struct {
+	Layer            *layerdumps.Layer
+	Batch, Head, Row int
+	// Emulated is [n, head_dim], row-major; every value is one of the output's format.
+	Emulated []float32
+	// LSE is [n], the natural log-sum-exp of the scaled scores as the released API
+	// returns it; nil without Options.LSE.
+	LSE []float32
+	// Reference is [n, head_dim] and ReferenceLSE [n], nil as LSE is; both are nil
+	// with Options.NoReference. A reference in FP32 holds float32 values.
+	Reference, ReferenceLSE []float64
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -297,6 +321,19 @@ const (
 	streamedChunks = 16
 )
 
+// queries returns the queries [first, end) of a layer that a run is confined to, in whole
+// chunks of that many rows.
+func (o *Options) queries(l *layerdumps.Layer, rows int) (first, end int, err error) {
+	if o.Rows == [2]int{} {
+		return 0, l.Q.Tokens, nil
+	}
+	lo, hi := o.Rows[0], min(o.Rows[1], l.Q.Tokens)
+	if lo < 0 || lo >= hi {
+		return 0, 0, fmt.Errorf("it has no queries %d to %d: they are 0 to %d", o.Rows[0], o.Rows[1]-1, l.Q.Tokens-1)
+	}
+	return lo / rows * rows, min((hi+rows-1)/rows*rows, l.Q.Tokens), nil
+}
+
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
 	tool := version.Get()
@@ -318,8 +355,10 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		}
 		res.Layers = append(res.Layers, *l)
 	}
-	if err := findMisplaced(ctx, d, res); err != nil {
-		return nil, err
+	if !opt.NoReference {
+		if err := findMisplaced(ctx, d, res); err != nil {
+			return nil, err
+		}
 	}
 	res.summarise()
 	return res, nil
@@ -492,39 +531,35 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 		return nil, err
 	}
 	opt.Kernel = bound.Kernel
-	rows := chunkRows(opt.Kernel)
-	group := bound.Group()
-	var chunks []chunk
-	var kvs []*kvHead
-	for b := range l.Q.Batch {
-		for kh := range l.K.Heads {
-			kv := &kvHead{batch: b, head: kh}
-			kvs = append(kvs, kv)
-			for h := kh * group; h < (kh+1)*group; h++ {
-				for lo := 0; lo < l.Q.Tokens; lo += rows {
-					chunks = append(chunks, chunk{batch: b, head: h, kv: kv, lo: lo, hi: min(lo+rows, l.Q.Tokens)})
-					kv.left.Add(1)
-				}
-			}
-		}
+	first, end, err := opt.queries(l, chunkRows(opt.Kernel))
+	if err != nil {
+		return nil, err
 	}
-	tasks := split(chunks, l.K.Tokens*l.Q.Dim > streamed)
+	prog.add(float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens-(end-first)) * float64(l.K.Tokens) * float64(l.Q.Dim)))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	jobs := max(1, min(opt.Jobs, taskCount(l, opt, end-first)))
+	g := newGatherer(bound, opt, first, end, jobs)
+	defer context.AfterFunc(ctx, g.wake)()
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, len(tasks))) {
+	for range jobs {
 		wg.Go(func() {
 			w := worker{opt: opt, layer: bound}
 			for {
 				i := int(next.Add(1)) - 1
-				if i >= len(tasks) || ctx.Err() != nil {
+				if i >= g.tasks {
 					return
 				}
-				if err := w.run(ctx, tasks[i], prog); err != nil {
+				cs := g.start(ctx, i)
+				if ctx.Err() != nil {
+					return
+				}
+				if err := w.run(ctx, cs, prog); err != nil {
 					cancel(err)
 					return
 				}
+				g.finish(i, cs)
 			}
 		})
 	}
@@ -532,80 +567,166 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return collect(l, chunks, kvs, opt), nil
+	return g.result(), nil
 }
 
-// split makes tasks of chunks: one of each, or, if codes are streamed, runs of chunks
-// of a head.
-func split(chunks []chunk, stream bool) [][]chunk {
-	most := 1
-	if stream {
-		most = streamedChunks
+// taskChunks is how many consecutive chunks of a head make a task: one, or more if
+// codes are streamed.
+func taskChunks(l *layerdumps.Layer) int {
+	if l.K.Tokens*l.Q.Dim > streamed {
+		return streamedChunks
 	}
-	var tasks [][]chunk
-	for len(chunks) > 0 {
-		n := 1
-		for n < min(most, len(chunks)) && chunks[n].kv == chunks[0].kv && chunks[n].head == chunks[0].head {
-			n++
-		}
-		tasks, chunks = append(tasks, chunks[:n]), chunks[n:]
-	}
-	return tasks
+	return 1
 }
 
-// collect merges the chunks in order.
-func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *Layer {
-	actual := l.O != nil && !opt.NoActual
-	out := &Layer{
-		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
-		Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
+// taskCount is how many tasks so many queries of each of a layer's heads make.
+func taskCount(l *layerdumps.Layer, opt Options, queries int) int {
+	rows := chunkRows(opt.Kernel) * taskChunks(l)
+	return l.Q.Batch * l.Q.Heads * ((queries + rows - 1) / rows)
+}
+
+// gatherer makes the tasks of a layer and merges what becomes of them, in their order:
+// the sums depend on it. It holds no more than a few tasks of each goroutine at a time,
+// however many heads there are.
+type gatherer struct {
+	l      *heads.Layer
+	opt    Options
+	first  int // query of a head
+	end    int // after its last
+	tasks  int
+	window int // how far beyond the first task that is not merged one may start
+
+	mu   sync.Mutex
+	cond *sync.Cond
+	kvs  map[int]*kvHead // those in use, by batch entry and head
+	done map[int][]chunk // finished, and not merged
+	next int             // to be merged
+
+	// Of what is merged. head is the head at hand.
+	out                *Layer
+	all, head          accumulators
+	differing, spoiled span
+	inQ, inK, inV      inputs
+	differences        *DifferenceMap
+}
+
+func newGatherer(l *heads.Layer, opt Options, first, end, jobs int) *gatherer {
+	g := &gatherer{
+		l: l, opt: opt, first: first, end: end, tasks: taskCount(l.Layer, opt, end-first), window: 16 + 4*jobs,
+		kvs: make(map[int]*kvHead), done: make(map[int][]chunk),
+		out: &Layer{
+			Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
+			Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
+		},
 	}
-	rows := func(a *accumulators) Rows {
-		r := a.rows(actual)
-		if opt.LSE {
-			lse := a.lse.rows(l.LSE != nil && !opt.NoActual)
-			r.LSE = &lse
+	g.cond = sync.NewCond(&g.mu)
+	return g
+}
+
+// wake ends the waiting of start.
+func (g *gatherer) wake() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.cond.Broadcast()
+}
+
+// start returns the chunks of task i, once most of those before it are merged.
+func (g *gatherer) start(ctx context.Context, i int) []chunk {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i >= g.next+g.window && ctx.Err() == nil {
+		g.cond.Wait()
+	}
+	rows, group := chunkRows(g.opt.Kernel), g.l.Group()
+	perHead := (g.end - g.first + rows - 1) / rows
+	perTask := taskChunks(g.l.Layer)
+	tasks := (perHead + perTask - 1) / perTask // of a head
+	head := i / tasks
+	kv := g.kvs[head/group]
+	if kv == nil {
+		kv = &kvHead{batch: head / group / g.l.K.Heads, head: head / group % g.l.K.Heads}
+		kv.left.Store(int64(group * perHead))
+		g.kvs[head/group] = kv
+	}
+	var cs []chunk
+	for c := i % tasks * perTask; c < min((i%tasks+1)*perTask, perHead); c++ {
+		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: g.first + c*rows, hi: min(g.first+(c+1)*rows, g.end)})
+	}
+	return cs
+}
+
+// finish takes in the chunks of task i, which have run, and merges what can be.
+func (g *gatherer) finish(i int, cs []chunk) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.done[i] = cs
+	for {
+		cs, ok := g.done[g.next]
+		if !ok {
+			break
 		}
-		return r
-	}
-	var all accumulators
-	var inQ, inK, inV inputs
-	for i := 0; i < len(chunks); {
-		var head accumulators
-		var differing, spoiled span
-		b, h := chunks[i].batch, chunks[i].head
-		for ; i < len(chunks) && chunks[i].batch == b && chunks[i].head == h; i++ {
-			c := chunks[i].acc
-			head.merge(c)
-			differing.merge(c.differing)
-			spoiled.merge(c.spoiled)
-			head.inQ.merge(&c.inQ)
+		delete(g.done, g.next)
+		g.next++
+		for j := range cs {
+			g.merge(&cs[j])
 		}
-		out.Differing = out.Differing.add(b, h, &differing)
-		out.Spoiled = out.Spoiled.add(b, h, &spoiled)
-		inQ.addHead(&head.inQ, l.Q.Tokens)
-		if opt.PerHead {
-			out.Heads = append(out.Heads, Head{b, h, rows(&head)})
-		}
-		all.merge(&head)
 	}
-	for _, kv := range kvs {
-		all.counts.Merge(&kv.kv.Counts)
-		inK.addHead(&kv.inK, l.K.Tokens)
-		inV.addHead(&kv.inV, l.V.Tokens)
+	g.cond.Broadcast()
+}
+
+// actual reports whether the layer's own output is compared.
+func (g *gatherer) actual() bool { return g.l.O != nil && !g.opt.NoActual }
+
+// rows are the rows of a head's or the layer's figures.
+func (g *gatherer) rows(a *accumulators) Rows {
+	r := a.rows(g.actual())
+	if g.opt.LSE {
+		lse := a.lse.rows(g.l.LSE != nil && !g.opt.NoActual)
+		r.LSE = &lse
 	}
-	out.Suspicious = slices.Concat(inQ.describe("q"), inK.describe("k"), inV.describe("v"))
-	out.Rows = rows(&all)
+	return r
+}
+
+// merge takes in the next chunk. With the last of a head it closes the head, and with
+// the last head of a group what its heads share.
+func (g *gatherer) merge(c *chunk) {
+	g.head.merge(c.acc)
+	g.differing.merge(c.acc.differing)
+	g.spoiled.merge(c.acc.spoiled)
+	g.head.inQ.merge(&c.acc.inQ)
+	g.mapDifferences(c)
+	if c.hi < g.end {
+		return
+	}
+	g.out.Differing = g.out.Differing.add(c.batch, c.head, &g.differing)
+	g.out.Spoiled = g.out.Spoiled.add(c.batch, c.head, &g.spoiled)
+	g.inQ.addHead(&g.head.inQ, g.l.Q.Tokens)
+	if g.opt.PerHead {
+		g.out.Heads = append(g.out.Heads, Head{c.batch, c.head, g.rows(&g.head)})
+	}
+	g.all.merge(&g.head)
+	g.head, g.differing, g.spoiled = accumulators{}, span{}, span{}
+	if group := g.l.Group(); (c.head+1)%group == 0 {
+		delete(g.kvs, (c.batch*g.l.Q.Heads+c.head)/group)
+		g.all.counts.Merge(&c.kv.kv.Counts)
+		g.inK.addHead(&c.kv.inK, g.l.K.Tokens)
+		g.inV.addHead(&c.kv.inV, g.l.V.Tokens)
+	}
+}
+
+// result is the layer's, when all is merged.
+func (g *gatherer) result() *Layer {
+	out, all := g.out, &g.all
+	out.Suspicious = slices.Concat(g.inQ.describe("q"), g.inK.describe("k"), g.inV.describe("v"))
+	out.Rows = g.rows(all)
 	out.ReferenceRMS = jsonfloat.Float(all.emulated.RefRMS())
 	out.ErrorHistogram = all.errors.Values()
-	if actual {
+	if g.actual() {
 		h := all.actErrors.Values()
 		out.ActualErrorHistogram = &h
 		out.ActualRMS = jsonfloat.Float(all.actual.OutRMS())
 	}
-	if actual && all.bits.Mismatched > 0 {
-		out.DifferenceMap = differenceMap(l, chunks)
-	}
+	out.DifferenceMap = g.differences
 	out.Counts = all.counts.Map()
 	if len(out.Counts) == 0 {
 		out.Counts = nil
@@ -613,7 +734,7 @@ func collect(l *layerdumps.Layer, chunks []chunk, kvs []*kvHead, opt Options) *L
 	if n := all.actual.NonFinite(); n.OutNaN+n.OutInf > 0 {
 		out.ActualNonFinite = &emulate.Count{NaN: n.OutNaN, Inf: n.OutInf}
 	}
-	out.Warnings = warnings(l, &all.counts, out.ActualNonFinite)
+	out.Warnings = warnings(g.l.Layer, &all.counts, out.ActualNonFinite)
 	if n := all.emulated.NonFinite(); n.RefNaN+n.RefInf > 0 {
 		out.Warnings = append(out.Warnings, describe("the reference", emulate.Count{NaN: n.RefNaN, Inf: n.RefInf}))
 	}
@@ -736,29 +857,43 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
 	c.acc.inQ.add(w.q[:n], w.first[:d], d)
-	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	var refLSE []float64
-	if w.opt.LSE {
-		refLSE = w.refLSE[:c.hi-c.lo]
+	ref, refLSE := w.ref[:n], []float64(nil)
+	if w.opt.NoReference {
+		ref = nil
+	} else {
+		if w.opt.LSE {
+			refLSE = w.refLSE[:c.hi-c.lo]
+		}
+		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
+			return err
+		}
+		c.acc.emulated.Add64(out, ref)
+		c.acc.errors.Add64(out, ref)
 	}
-	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
-		return err
-	}
-	c.acc.emulated.Add64(out, w.ref[:n])
-	c.acc.errors.Add64(out, w.ref[:n])
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
 			lse[i] = q.NaturalLSE(x, w.q[i*d:i*d+d])
 		}
+	} else {
+		lse = nil
+	}
+	if w.opt.Outputs != nil {
+		w.opt.Outputs(Outputs{l.Layer, c.batch, c.head, c.lo, out, lse, ref, refLSE})
+	}
+	if w.opt.NoReference {
+		return nil
+	}
+	if w.opt.LSE {
 		w.compareLSE(c, lse, refLSE)
 	}
 	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
-	c.acc.actual.Add64(w.act[:n], w.ref[:n])
-	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
+	c.acc.actual.Add64(w.act[:n], ref)
+	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)
@@ -814,27 +949,39 @@ func (a *accumulators) findSpoiled(f format.DType, d, lo int, actual []float32, 
 // mostBlocks is how many blocks of tokens a difference map has at the most.
 const mostBlocks = 64
 
-// differenceMap puts the chunks' counts together.
-func differenceMap(l *layerdumps.Layer, chunks []chunk) *DifferenceMap {
-	d, n := l.Q.Dim, l.Q.Tokens
+// newDifferenceMap is an empty map of a layer.
+func newDifferenceMap(l *layerdumps.Layer) *DifferenceMap {
+	n := l.Q.Tokens
 	tokens := mapTokens
 	for (n+tokens-1)/tokens > mostBlocks {
 		tokens *= 2
 	}
-	m := &DifferenceMap{BlockTokens: tokens, Channels: make([]int64, d)}
-	for range l.Q.Batch * l.Q.Heads {
-		m.Blocks = append(m.Blocks, make([]int64, (n+tokens-1)/tokens))
-	}
-	for _, c := range chunks {
-		row := m.Blocks[c.batch*l.Q.Heads+c.head]
-		for i, x := range c.acc.blocks {
-			row[(c.lo+i*mapTokens)/tokens] += x
-		}
-		for i, x := range c.acc.channels {
-			m.Channels[i] += x
-		}
+	m := &DifferenceMap{BlockTokens: tokens, Channels: make([]int64, l.Q.Dim)}
+	blocks := (n + tokens - 1) / tokens
+	all := make([]int64, l.Q.Batch*l.Q.Heads*blocks)
+	for ; len(all) > 0; all = all[blocks:] {
+		m.Blocks = append(m.Blocks, all[:blocks:blocks])
 	}
 	return m
+}
+
+// mapDifferences adds a chunk's differing elements to the layer's map, which is made
+// with the first of them.
+func (g *gatherer) mapDifferences(c *chunk) {
+	if c.acc.blocks == nil {
+		return
+	}
+	if g.differences == nil {
+		g.differences = newDifferenceMap(g.l.Layer)
+	}
+	m := g.differences
+	row := m.Blocks[c.batch*g.l.Q.Heads+c.head]
+	for i, x := range c.acc.blocks {
+		row[(c.lo+i*mapTokens)/m.BlockTokens] += x
+	}
+	for i, x := range c.acc.channels {
+		m.Channels[i] += x
+	}
 }
 
 // compareLSE compares the log-sum-exp of the chunk's rows. The actual one's bits are
@@ -851,7 +998,7 @@ func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
 	c.acc.lse.both.Add(w.act[:n], lse)
 	l.LSE.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
 	for i, x := range lse {
-		w.bitsE[i] = math.Float32bits(x)
+		w.bitsE[i] = format.FP32.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
 	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])

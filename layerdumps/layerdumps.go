@@ -129,6 +129,9 @@ type Options struct {
 	// LSE says that tensors <layer>.lse, FP32 [batch, heads, tokens] in either
 	// layout, are the layers' log-sum-exp. Otherwise they belong to no layer.
 	LSE bool
+	// Failed, if not nil, is called once with what Err returns as soon as there is
+	// something, by the goroutine that was reading: it can stop what depends on it.
+	Failed func(error)
 	// Names say how tensors are called, if not <layer>.q.
 	Names Names
 }
@@ -165,7 +168,7 @@ func Open(paths []string, opt Options) (*Dump, error) {
 	d := &Dump{
 		Metadata: make(map[string]map[string]string),
 		files:    datafile.NewPool(descriptors),
-		source:   &source{opened: make(map[string]*datafile.File)},
+		source:   &source{opened: make(map[string]*datafile.File), failed: opt.Failed},
 	}
 	if err := d.open(paths, opt); err != nil {
 		return nil, errors.Join(err, d.Close())
@@ -185,10 +188,15 @@ func (d *Dump) Close() error {
 type source struct {
 	opened map[string]*datafile.File // by path; only read once the dump is open
 	fault  atomic.Pointer[error]     // the first
+	failed func(error)
 }
 
 // fail keeps the first error.
-func (s *source) fail(err error) { s.fault.CompareAndSwap(nil, &err) }
+func (s *source) fail(err error) {
+	if s.fault.CompareAndSwap(nil, &err) && s.failed != nil {
+		s.failed(err)
+	}
+}
 
 func (s *source) err() error {
 	if p := s.fault.Load(); p != nil {

@@ -117,14 +117,15 @@ func (t *rawTensor) bytes(s *source) elements {
 }
 
 // readAt fills p with the bytes from off on; with zeros, if they cannot be read.
-func (e *elements) readAt(p []byte, off int64) {
+func (t *Tensor) readAt(p []byte, off int64) {
+	e := &t.bytes
 	if e.data != nil {
 		copy(p, e.data[off:])
 		return
 	}
 	if n, err := e.src.ReadAt(p, e.offset+off); n < len(p) {
 		clear(p)
-		e.source.fail(err)
+		e.source.fail(fmt.Errorf("%w (tensor %q)", err, t.Name))
 	}
 }
 
@@ -207,7 +208,7 @@ func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
 			count = min(hi-lo, 1+(len(buf)-n)/stride)
 		}
 		src := buf[:(count-1)*stride+n]
-		t.bytes.readAt(src, int64(t.at(batch, head, lo))*int64(n))
+		t.readAt(src, int64(t.at(batch, head, lo))*int64(n))
 		if stride == n {
 			decode(src)
 		} else {

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -10,6 +12,7 @@ import (
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 // checkFiles are the files that hold the outcome of checks for others to read.
@@ -65,8 +68,8 @@ func (f *checkFiles) open(e *env, out string, inputs []string) (err error) {
 
 // readUpTo reads the first n bytes of a file, none if it is not there.
 func readUpTo(path string, n int64) ([]byte, error) {
-	in, err := os.Open(path)
-	if os.IsNotExist(err) {
+	in, err := datafile.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -17,6 +17,7 @@ import (
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/hardware/record"
 	"github.com/sageacc/sageacc/hardware/validate"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/launch"
 	"github.com/sageacc/sageacc/kernels/manifest"
@@ -81,7 +82,8 @@ func (f *gpuFlags) chosen() ([]*kernels.Kernel, bool, error) {
 		if len(f.kernels) > 0 {
 			return nil, false, errors.New("--kernel and --module exclude each other")
 		}
-		image, err := os.ReadFile(f.module)
+		const largest = 1 << 28
+		image, err := datafile.ReadAll(f.module, largest)
 		if err != nil {
 			return nil, false, err
 		}
@@ -250,11 +252,17 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				return err
 			}
 			defer dev.Close()
-			w, err := e.open(out, append(dump.Files, f.module, f.manifest))
+			inputs := dump.Files
+			for _, k := range ks {
+				// A manifest may name a description beside it.
+				inputs = append(inputs, filepath.Join(filepath.Dir(f.manifest), k.Manifest.Emulates.Kernel))
+			}
+			w, err := e.open(out, inputs)
 			if err != nil {
 				return err
 			}
 			defer w.abort()
+			e.tellIgnored(dump)
 			var reports []*validate.Report
 			bar := e.progress("validate")
 			var unfit error
@@ -392,6 +400,7 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			var us []probe.Unit
 			var ks []*kernels.Kernel
 			var cases []validate.Case
+			dump := new(layerdumps.Dump)
 			named := false
 			if unitPattern != "" {
 				var err error
@@ -406,7 +415,6 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				if ks, named, err = f.chosen(); err != nil {
 					return err
 				}
-				var dump *layerdumps.Dump
 				if cases, dump, err = f.cases(cmd, args); err != nil {
 					return err
 				}
@@ -423,6 +431,7 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			if err != nil {
 				return err
 			}
+			e.tellIgnored(dump)
 			set := &record.Set{Writer: w, Device: dev.Name(), Arch: dev.Arch()}
 			bar := e.progress("record")
 			defer bar.erase()

@@ -27,21 +27,21 @@ func newKernels(e *env) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			k := render.ListKernels()
-			text := k.Text
+			text := render.Kernels.Text
 			if units {
-				text = k.UnitsText
+				text = render.Kernels.UnitsText
 			}
 			if variants {
-				text = k.VariantsText
+				text = render.Kernels.VariantsText
 			}
-			write, err := pick(format, map[string]func(io.Writer) error{
-				"table": text,
-				"json":  func(w io.Writer) error { return render.JSON(w, k) },
+			write, err := pick(format, map[string]func(io.Writer, render.Kernels) error{
+				"table": func(w io.Writer, k render.Kernels) error { return text(k, w) },
+				"json":  func(w io.Writer, k render.Kernels) error { return render.JSON(w, k) },
 			})
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
-			return write(e.stdout)
+			return write(e.stdout, k)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "table", "output format, `table|json`")
@@ -85,9 +85,9 @@ that they changed says what it was.`,
 			if err != nil {
 				return err
 			}
-			write, err := pick(format, map[string]func(io.Writer) error{
-				"yaml": func(w io.Writer) error { _, err := w.Write(text); return err },
-				"json": func(w io.Writer) error { return render.JSON(w, p) },
+			write, err := pick(format, map[string]func(io.Writer, program.Program) error{
+				"yaml": func(w io.Writer, _ program.Program) error { _, err := w.Write(text); return err },
+				"json": func(w io.Writer, p program.Program) error { return render.JSON(w, p) },
 			})
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
@@ -97,7 +97,7 @@ that they changed says what it was.`,
 				return err
 			}
 			defer w.abort()
-			if err := write(w); err != nil {
+			if err := write(w, p); err != nil {
 				return err
 			}
 			return w.commit()

@@ -14,8 +14,24 @@ func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(20)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	ctx := context.Background()
+	if on := interrupts(); on != nil { // none would stand for all
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, on...)
+		// The first signal ends the command in order, a second one kills it.
+		context.AfterFunc(ctx, stop)
+	}
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// interrupts are the signals that end a command, but for those that the process was
+// started to ignore, as nohup does.
+func interrupts() []os.Signal {
+	var on []os.Signal
+	for _, s := range []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			on = append(on, s)
+		}
+	}
+	return on
 }

@@ -668,7 +668,7 @@ func TestInterrupt(t *testing.T) {
 
 // TestHelp: every command shows an example.
 func TestHelp(t *testing.T) {
-	for _, c := range newRoot(&env{&bytes.Buffer{}, &bytes.Buffer{}}).Commands() {
+	for _, c := range newRoot(&env{stdout: &bytes.Buffer{}, stderr: &bytes.Buffer{}}).Commands() {
 		code, out, errs := sage(t, c.Name(), "--help")
 		if code != exitOK || errs != "" || !strings.Contains(out, "sageacc "+c.Name()) {
 			t.Errorf("%s --help: exit %d, stderr %q, stdout:\n%s", c.Name(), code, errs, out)

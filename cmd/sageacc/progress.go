@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"os"
 	"strings"
-
-	"golang.org/x/term"
 )
+
+// eraseLine is what removes a bar from a terminal.
+const eraseLine = "\r\x1b[K"
 
 // progress is a bar on a terminal, nothing elsewhere.
 type progress struct {
@@ -18,8 +18,8 @@ type progress struct {
 
 // progress returns a bar on standard error if that is a terminal.
 func (e *env) progress(label string) *progress {
-	if f, ok := e.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		return &progress{w: f, label: label, last: -1}
+	if e.terminal != nil {
+		return &progress{w: e.terminal, label: label, last: -1}
 	}
 	return &progress{}
 }
@@ -42,6 +42,6 @@ func (p *progress) show(part float64) {
 // erase removes the bar.
 func (p *progress) erase() {
 	if p.w != nil && p.last >= 0 {
-		fmt.Fprint(p.w, "\r\x1b[K")
+		fmt.Fprint(p.w, eraseLine)
 	}
 }

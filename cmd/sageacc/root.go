@@ -8,11 +8,14 @@ import (
 	"io/fs"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/term"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/internal/atomicfile"
@@ -33,26 +36,99 @@ var errChecks = errors.New("a check failed")
 // env is what a command sees of the world.
 type env struct {
 	stdout, stderr io.Writer
+	// terminal is standard error if that is a terminal, for what is drawn there.
+	terminal *os.File
+	// shown says that standard output is a terminal.
+	shown bool
+	// given is what the command line names, beside what it writes to: no file of these
+	// names is written.
+	given []string
 }
 
-// run executes one command line and returns its exit status.
+// longestLine is how many characters a message may have: a file may hold names of any
+// length.
+const longestLine = 1000
+
+// patience is how long a command may take to end when it is interrupted. What it leaves
+// behind then, such as a temporary file, the next run removes.
+const patience = 500 * time.Millisecond
+
+// failureKey is the context's key of the function that ends the command with an error,
+// see failure.
+type failureKey struct{}
+
+// failure returns the function that ends a command whose input cannot be read any more.
+func failure(ctx context.Context) func(error) {
+	fail, _ := ctx.Value(failureKey{}).(context.CancelCauseFunc)
+	return fail
+}
+
+// run executes one command line and returns its exit status. When ctx ends, or the
+// input fails, it returns soon, also from a command that waits for something, a pipe
+// or a disk, or computes what does not look at ctx.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	root := newRoot(&env{stdout, stderr})
-	root.SetArgs(append([]string{}, args...)) // nil would stand for os.Args
-	err := root.ExecuteContext(ctx)
-	switch {
+	inner, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	out := &checkedWriter{w: stdout}
+	e := &env{stdout: out, stderr: texttab.Lines(stderr, longestLine)}
+	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		e.terminal = f
+	}
+	if f, ok := stdout.(*os.File); ok {
+		e.shown = term.IsTerminal(int(f.Fd()))
+	}
+	done := make(chan error, 1)
+	go func() {
+		root := newRoot(e)
+		root.SetArgs(append([]string{}, args...)) // nil would stand for os.Args
+		err := root.ExecuteContext(context.WithValue(inner, failureKey{}, fail))
+		if err == nil && out.err != nil {
+			err = fmt.Errorf("standard output: %w", out.err) // of a help text, say
+		}
+		done <- err
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-inner.Done():
+		select {
+		case err = <-done:
+		case <-time.After(patience):
+			err = context.Canceled
+			if e.terminal != nil {
+				fmt.Fprint(e.terminal, eraseLine)
+			}
+		}
+	}
+	switch stopped := inner.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.Cause(inner))); {
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errChecks):
 		return exitCheckFailed
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
-		fmt.Fprintln(stderr, "sageacc: interrupted")
+	case stopped && ctx.Err() != nil:
+		fmt.Fprintln(e.stderr, "sageacc: interrupted")
 		return exitInterrupted
+	case stopped:
+		err = context.Cause(inner)
 	}
 	// One line, whatever the error holds.
-	line := strings.Join(strings.Fields(strings.ReplaceAll(message(err), "\n", "; ")), " ")
-	fmt.Fprintf(stderr, "sageacc: %s\n", texttab.Printable(line))
+	fmt.Fprintf(e.stderr, "sageacc: %s\n", strings.Join(strings.Fields(strings.ReplaceAll(message(err), "\n", "; ")), " "))
 	return exitCannotRun
+}
+
+// checkedWriter keeps the first error, which not every writer reports.
+type checkedWriter struct {
+	w   io.Writer
+	err error
+}
+
+// Write implements io.Writer.
+func (c *checkedWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if err != nil && c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 // message is the error's text without what is of no use to users: the name of the
@@ -70,10 +146,31 @@ func message(err error) string {
 	return s
 }
 
+// outputs are the flags that name files to write.
+var outputs = []string{"output", "junit", "summary"}
+
+// names lists what a command line may name files with.
+func names(cmd *cobra.Command, args []string) []string {
+	names := slices.Clone(args)
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if slices.Contains(outputs, f.Name) {
+			return
+		}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			names = append(names, list.GetSlice()...)
+			return
+		}
+		names = append(names, f.Value.String())
+		names = append(names, strings.Split(f.Value.String(), ",")...)
+	})
+	return names
+}
+
 func newRoot(e *env) *cobra.Command {
 	root := &cobra.Command{
-		Use:   "sageacc",
-		Short: "How accurate is quantised attention, and does a kernel compute what it should?",
+		PersistentPreRun: func(cmd *cobra.Command, args []string) { e.given = names(cmd, args) },
+		Use:              "sageacc",
+		Short:            "How accurate is quantised attention, and does a kernel compute what it should?",
 		Long: `sageacc runs SageAttention2-style kernels bit for bit on the CPU and compares
 three outputs of every layer of a dump: full precision (reference), emulated,
 and what a GPU returned (actual).`,
@@ -100,6 +197,7 @@ and what a GPU returned (actual).`,
 	})
 	root.AddCommand(
 		newCompare(e),
+		newEmulate(e),
 		newInspect(e),
 		newTrace(e),
 		newKernels(e),
@@ -113,6 +211,7 @@ and what a GPU returned (actual).`,
 		newValidate(e),
 		newRecord(e),
 		newVersion(e),
+		newMan(e),
 	)
 	root.SetVersionTemplate("sageacc {{.Version}}\n")
 	root.SetHelpCommand(newHelp())
@@ -226,19 +325,23 @@ func needArgs(what string) cobra.PositionalArgs {
 	}
 }
 
-// pick finds the writer for a --format value.
-func pick[T any](format string, choices map[string]T) (T, error) {
-	if c, ok := choices[format]; ok {
-		return c, nil
+// pick finds the writer for a --format value. What it writes has no hidden characters,
+// whatever the names in the files are.
+func pick[R any](format string, choices map[string]func(io.Writer, R) error) (func(io.Writer, R) error, error) {
+	if write, ok := choices[format]; ok {
+		safe := texttab.Safe
+		if format == "json" {
+			safe = texttab.SafeJSON
+		}
+		return func(w io.Writer, r R) error { return write(safe(w), r) }, nil
 	}
-	var zero T
 	var names []string
 	for _, n := range []string{"table", "json", "csv", "markdown"} {
 		if _, ok := choices[n]; ok {
 			names = append(names, n)
 		}
 	}
-	return zero, fmt.Errorf("unknown format %q (have %s)", format, strings.Join(names, ", "))
+	return nil, fmt.Errorf("unknown format %q (have %s)", format, strings.Join(names, ", "))
 }
 
 // output is where a command's results go: standard output, or a file that
@@ -259,7 +362,7 @@ func (e *env) open(path string, inputs []string) (*output, error) {
 	if path == "" || path == "-" {
 		return &output{Writer: e.stdout}, nil
 	}
-	o := &output{path: path, inputs: inputs}
+	o := &output{path: path, inputs: slices.Concat(inputs, e.given)}
 	if err := o.distinct(); err != nil {
 		return nil, err
 	}

@@ -30,7 +30,7 @@ The file says that it is synthetic, and so does everything made from it.`,
 		Example: `  sageacc synth --profile outlier -o outlier.safetensors
   sageacc synth --profile paper --layers 4 --tokens 2048 --seed 7 -o paper.safetensors`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
 				return fmt.Errorf("synth: no output file given (-o FILE)")
 			}
@@ -38,7 +38,7 @@ The file says that it is synthetic, and so does everything made from it.`,
 			if err != nil {
 				return fmt.Errorf("--profile: %w", err)
 			}
-			if err := synth.Write(out, p, opt); err != nil {
+			if err := synth.Write(cmd.Context(), out, p, opt); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintf(e.stderr, "%s: %d layers of %d heads x %d tokens x %d, %s\n", out, opt.Layers, opt.Heads, opt.Tokens, opt.HeadDim, synth.Describe(p, opt))

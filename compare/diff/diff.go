@@ -3,17 +3,18 @@
 package diff
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/metrics"
 )
@@ -93,6 +94,10 @@ type Result struct {
 	Layers   []Layer  `json:"layers"`
 }
 
+// MaxSize is the size of the largest result that is read, in bytes: that of a million
+// heads.
+const MaxSize = 1 << 30
+
 // Verdict says what got worse.
 type Verdict struct {
 	// Failed says that a check failed, which is exit status 1.
@@ -104,12 +109,11 @@ type Verdict struct {
 
 // Read reads a result of compare --format json.
 func Read(path string) (*compare.Result, error) {
-	f, err := os.Open(path)
+	data, err := datafile.ReadAll(path, MaxSize)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	r, err := Decode(f)
+	r, err := Decode(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

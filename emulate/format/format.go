@@ -153,9 +153,21 @@ func RoundFP22(x float32) float32 {
 	return math.Float32frombits((b + ulp/2 - 1 + b/ulp&1) &^ FP22Dropped)
 }
 
+// The bit patterns of the one NaN that a GPU's instructions return, whatever NaN they
+// are given: every NaN among the recorded results has one of these.
+const (
+	NaN16 = 0x7fff      // of FP16 and BF16
+	NaN32 = 0x7fff_ffff // of FP32
+)
+
 // FP16FromFloat32 is cvt.rn.f16.f32: IEEE binary16, to nearest, ties to even,
-// overflow to infinity.
-func FP16FromFloat32(x float32) uint16 { return float16.Fromfloat32(x).Bits() }
+// overflow to infinity; NaN gives NaN16.
+func FP16FromFloat32(x float32) uint16 {
+	if x != x {
+		return NaN16
+	}
+	return float16.Fromfloat32(x).Bits()
+}
 
 // FP16ToFloat32 returns the value of the IEEE binary16 bit pattern h, exactly.
 func FP16ToFloat32(h uint16) float32 { return fp16Values[h] }
@@ -184,7 +196,7 @@ func RoundFP16(x float32) float32 {
 func BF16FromFloat32(x float32) uint16 {
 	b := math.Float32bits(x)
 	if b&absMask32 > inf32 {
-		return 0x7fff
+		return NaN16
 	}
 	return uint16((b + 0x7fff + b>>16&1) >> 16)
 }
@@ -287,7 +299,8 @@ func (t DType) RoundTowardZero(x float32) float32 {
 	return t.FromBits(t.Bits(y) - 1)
 }
 
-// Bits returns the bit pattern of the format's value nearest to x, ties to even.
+// Bits returns the bit pattern of the format's value nearest to x, ties to even. A NaN
+// has the one pattern of the GPU's: which one x is depends on the CPU.
 func (t DType) Bits(x float32) uint32 {
 	switch t {
 	case FP16:
@@ -296,6 +309,9 @@ func (t DType) Bits(x float32) uint32 {
 		return uint32(BF16FromFloat32(x))
 	case FP8:
 		return uint32(E4M3FromFloat32(x))
+	}
+	if x != x {
+		return NaN32
 	}
 	return math.Float32bits(x)
 }

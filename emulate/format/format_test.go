@@ -367,3 +367,21 @@ func TestFMAFtzAtTheBound(t *testing.T) {
 		}
 	}
 }
+
+// TestOneNaN: a NaN of any sign and payload has one bit pattern.
+func TestOneNaN(t *testing.T) {
+	for _, b := range []uint32{0x7fc0_0000, 0xffc0_0000, 0x7f80_0001, 0xff80_0001, 0x7fff_ffff, 0xffff_ffff, 0x7fa0_0000, 0x7f80_2000} {
+		x := math.Float32frombits(b)
+		for d, want := range map[DType]uint32{FP16: 0x7fff, BF16: 0x7fff, FP32: 0x7fff_ffff} {
+			if got := d.Bits(x); got != want {
+				t.Errorf("%s of %#x is %#x, want %#x", d, b, got, want)
+			}
+			if y := d.FromBits(d.Bits(x)); y == y {
+				t.Errorf("%s of %#x is %g", d, b, y)
+			}
+		}
+		if got := FP16FromFloat32(x); got != NaN16 {
+			t.Errorf("FP16 of %#x is %#x", b, got)
+		}
+	}
+}

@@ -189,6 +189,9 @@ type comparison struct {
 func (m *comparison) add(t *tensor, i int, emulated uint32) {
 	m.elements++
 	want := bitsAt(t, i)
+	if isNaN(t.DType, emulated) {
+		emulated = nan(t.DType)
+	}
 	if want == emulated || isNaN(t.DType, want) && isNaN(t.DType, emulated) {
 		return
 	}

@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -24,6 +23,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
@@ -85,14 +85,20 @@ func (c *Case) Name() string {
 // casesFile is the list of cases in a set's directory.
 const casesFile = "cases.jsonl"
 
+// maxCases bounds the size of that list, in bytes.
+const maxCases = 1 << 28
+
 // Load reads the cases of a set whose name matches filter (nil: all).
 func Load(dir string, filter *regexp.Regexp) ([]Case, error) {
 	path := filepath.Join(dir, casesFile)
-	f, err := os.Open(path)
+	f, err := datafile.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > maxCases {
+		return nil, fmt.Errorf("%s: %d bytes are over the limit of %d", path, st.Size(), maxCases)
+	}
 	cases, err := parse(f, dir, filter)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -249,6 +255,17 @@ func isNaN(dtype string, b uint32) bool {
 		return b&0x7fff_ffff > 0x7f80_0000
 	}
 	return false
+}
+
+// nan is the pattern of the dtype's NaN that emulated results have: a GPU's.
+func nan(dtype string) uint32 {
+	switch dtype {
+	case "F8_E4M3", "F8_E5M2":
+		return uint32(format.E4M3NaN)
+	case "F32":
+		return format.NaN32
+	}
+	return format.NaN16
 }
 
 // dtypeOf maps a safetensors dtype to an input format.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
@@ -82,7 +81,7 @@ func (e *emulated) stage(name, kind string, size int) ([]byte, error) {
 		case "bf16":
 			out = binary.LittleEndian.AppendUint16(out, uint16(format.BF16.Bits(x)))
 		default:
-			out = binary.LittleEndian.AppendUint32(out, math.Float32bits(x))
+			out = binary.LittleEndian.AppendUint32(out, format.FP32.Bits(x))
 		}
 	}
 	// codes appends rows of codes and zeros up to the buffer's rows.

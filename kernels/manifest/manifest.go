@@ -39,7 +39,6 @@ import (
 	"io"
 	"iter"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -47,6 +46,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/datafile"
 )
 
 // Manifest is a parsed manifest.
@@ -126,7 +126,7 @@ func Read(name string, r io.Reader) (*Manifest, error) {
 
 // Open reads a manifest file.
 func Open(path string) (*Manifest, error) {
-	f, err := os.Open(path)
+	f, err := datafile.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ package inspect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -185,7 +186,7 @@ func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
 		if part.src == nil {
 			continue
 		}
-		t, warnings, err := inspectTensor(ctx, part.kind, part.src)
+		t, warnings, err := inspectTensor(ctx, l, part.kind, part.src)
 		if err != nil {
 			return nil, err
 		}
@@ -213,7 +214,7 @@ const queryBlock = 128
 // blockRows is how many rows are in memory at a time: whole blocks of queries.
 const blockRows = 8 * queryBlock
 
-func inspectTensor(ctx context.Context, k kind, src *layerdumps.Tensor) (*Tensor, []string, error) {
+func inspectTensor(ctx context.Context, l *layerdumps.Layer, k kind, src *layerdumps.Tensor) (*Tensor, []string, error) {
 	t := &Tensor{Shape: src.Shape(), DType: src.DType.String()}
 	v := newValues(src.DType)
 	s := newSmoothness(k)
@@ -224,7 +225,7 @@ func inspectTensor(ctx context.Context, k kind, src *layerdumps.Tensor) (*Tensor
 			// only be found once these are known.
 			each := func(f func(first int, rows []float32)) error {
 				for lo := 0; lo < src.Tokens; lo += blockRows {
-					if err := ctx.Err(); err != nil {
+					if err := errors.Join(ctx.Err(), l.Err()); err != nil {
 						return err
 					}
 					hi := min(lo+blockRows, src.Tokens)

@@ -25,10 +25,12 @@
 package synth
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -99,7 +101,7 @@ func (o *Options) Validate() error {
 			return fmt.Errorf("--%s is %d: want 1 to %d", f.name, f.v, f.max)
 		}
 	}
-	if n := o.Layers * o.Heads; n > (1<<33)/(6*o.Tokens*o.HeadDim) {
+	if n := o.Layers * o.Heads; int64(n) > int64(1)<<33/(6*int64(o.Tokens)*int64(o.HeadDim)) {
 		return fmt.Errorf("--layers, --heads, --tokens, --head-dim: %d layers of %d heads x %d x %d are more than 8 GiB", o.Layers, o.Heads, o.Tokens, o.HeadDim)
 	}
 	return nil
@@ -111,94 +113,242 @@ func Describe(p Profile, o Options) string {
 }
 
 // Write makes a dump of the profile at path: FP16, HND, layers named layers.0.attn
-// and so on.
-func Write(path string, p Profile, o Options) error {
+// and so on. What it holds in memory does not depend on the sizes, but for four bytes a
+// token. Cancelling ctx stops it soon, and no file is made.
+func Write(ctx context.Context, path string, p Profile, o Options) error {
+	return write(ctx, path, p, o, most)
+}
+
+func write(ctx context.Context, path string, p Profile, o Options, kept int) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
 	var ts []safetensors.Tensor
+	shape := []int{1, o.Heads, o.Tokens, o.HeadDim}
 	for i := range o.Layers {
-		ts = append(ts, layer(p, o, i)...)
+		for _, role := range []string{"q", "k", "v"} {
+			ts = append(ts, safetensors.Tensor{Name: fmt.Sprintf("layers.%d.attn.%s", i, role), DType: "F16", Shape: shape})
+		}
 	}
-	return safetensors.Write(path, map[string]string{
+	w, err := safetensors.Create(path, map[string]string{
 		"synthetic": Describe(p, o), "layout": "HND", "causal": fmt.Sprint(o.Causal),
 	}, ts)
+	if err != nil {
+		return err
+	}
+	defer w.Abort()
+	for i := range o.Layers {
+		pcg := rand.NewPCG(o.Seed, uint64(i))
+		g := generator{ctx: ctx, p: p, o: o, pcg: pcg, r: rand.New(pcg), kept: kept}
+		for h := range o.Heads {
+			for role := range g.write {
+				offset := int64(h) * int64(o.Tokens) * int64(2*o.HeadDim)
+				g.write[role] = func(row int, b []byte) error {
+					return w.WriteAt(3*i+role, b, offset+int64(row)*int64(2*o.HeadDim))
+				}
+			}
+			if err := g.head(); err != nil {
+				return err
+			}
+		}
+	}
+	return w.Commit()
 }
 
-func layer(p Profile, o Options, index int) []safetensors.Tensor {
-	r := rand.New(rand.NewPCG(o.Seed, uint64(index)))
-	n, d := o.Tokens, o.HeadDim
-	size := o.Heads * n * d
-	q, k, v := make([]byte, 0, 2*size), make([]byte, 0, 2*size), make([]byte, 0, 2*size)
-	for range o.Heads {
-		a, b, vb := make([]float64, d), make([]float64, d), make([]float64, d)
-		for c := range d {
+const (
+	// chunkRows is how many rows are made between two looks at the context.
+	chunkRows = 1024
+	// most is how many elements of K are in memory at a time.
+	most = 1 << 22
+)
+
+// generator makes the heads of a layer, in order. Draws are made again rather than
+// kept: its source can be set back to where it was.
+type generator struct {
+	ctx   context.Context
+	p     Profile
+	o     Options
+	pcg   *rand.PCG
+	r     *rand.Rand
+	write [3]func(row int, b []byte) error // to q, k and v
+	kept  int                              // elements of K
+	buf   []float64
+	bytes []byte
+}
+
+// normal draws rows of scaled normal values with biases.
+func (g *generator) normal(r *rand.Rand, x []float64, scale float64, bias []float64) {
+	for i := range x {
+		x[i] = float64(scale*r.NormFloat64()) + bias[i%len(bias)]
+	}
+}
+
+// chunks calls f with runs of rows lo to hi, until ctx is done.
+func (g *generator) chunks(lo, hi int, f func(lo, hi int) error) error {
+	for ; lo < hi; lo += chunkRows {
+		if err := g.ctx.Err(); err != nil {
+			return err
+		}
+		if err := f(lo, min(lo+chunkRows, hi)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// put writes rows from row on.
+func (g *generator) put(role, row int, x []float64) error {
+	g.bytes = appendFP16(g.bytes[:0], x)
+	return g.write[role](row, g.bytes)
+}
+
+// head makes a head.
+func (g *generator) head() error {
+	p, n, d, r := g.p, g.o.Tokens, g.o.HeadDim, g.r
+	if g.buf == nil {
+		g.buf = make([]float64, min(n, chunkRows)*d)
+	}
+	a, b, vb := make([]float64, d), make([]float64, d), make([]float64, d)
+	for c := range d {
+		if r.Float64() < p.Outliers {
+			a[c] = p.QBias * sign(r) * (1 + float64(r.NormFloat64()/5))
+			b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
+		}
+		if p.Apart {
+			b[c] = 0
 			if r.Float64() < p.Outliers {
-				a[c] = p.QBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 				b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
 			}
-			if p.Apart {
-				b[c] = 0
-				if r.Float64() < p.Outliers {
-					b[c] = p.KBias * sign(r) * (1 + float64(r.NormFloat64()/5))
-				}
-			}
 		}
-		for c := range d {
-			if r.Float64() < p.VBiased {
-				vb[c] = p.VBias * sign(r) * (1 + float64(r.NormFloat64()/5))
-			}
-		}
-		normal := func(scale float64, bias []float64) []float64 {
-			x := make([]float64, n*d)
-			for i := range x {
-				x[i] = float64(scale*r.NormFloat64()) + bias[i%d]
-			}
-			return x
-		}
-		qs, ks, vs := normal(p.QScale, a), normal(p.KScale, b), normal(1, vb)
-		if p.Sink > 0 {
-			u := make([]float64, d)
-			norm := 0.0
-			for c := range u {
-				u[c] = r.NormFloat64()
-				norm += float64(u[c] * u[c])
-			}
-			norm = math.Sqrt(norm)
-			for c := range u {
-				u[c] /= norm
-				ks[c] += float64(p.Sink * u[c])
-				for i := range n {
-					qs[i*d+c] += float64(u[c] * math.Sqrt(float64(d)))
-				}
-			}
-		}
-		for i := range n {
-			if r.Float64() >= p.Peaks {
-				continue
-			}
-			keys := n
-			if o.Causal {
-				keys = i + 1
-			}
-			j := r.IntN(keys)
-			norm := 0.0
-			for c := range d {
-				x := ks[j*d+c] - b[c]
-				norm += float64(x * x)
-			}
-			for c := range d {
-				qs[i*d+c] += float64(p.Peak * (ks[j*d+c] - b[c]) * math.Sqrt(float64(d)/norm))
-			}
-		}
-		q, k, v = appendFP16(q, qs), appendFP16(k, ks), appendFP16(v, vs)
 	}
-	shape := []int{1, o.Heads, n, d}
-	name := fmt.Sprintf("layers.%d.attn", index)
-	return []safetensors.Tensor{
-		{Name: name + ".q", DType: "F16", Shape: shape, Data: q},
-		{Name: name + ".k", DType: "F16", Shape: shape, Data: k},
-		{Name: name + ".v", DType: "F16", Shape: shape, Data: v},
+	for c := range d {
+		if r.Float64() < p.VBiased {
+			vb[c] = p.VBias * sign(r) * (1 + float64(r.NormFloat64()/5))
+		}
+	}
+	// Q and K depend on what is drawn after them: they are passed over, and made
+	// when that is known.
+	skip := func(lo, hi int) error {
+		for range (hi - lo) * d {
+			r.NormFloat64()
+		}
+		return nil
+	}
+	q := *g.pcg
+	if err := g.chunks(0, n, skip); err != nil {
+		return err
+	}
+	block := max(1, g.kept/d)
+	var keys []rand.PCG // in front of each block of keys
+	for lo := 0; lo < n; lo += block {
+		keys = append(keys, *g.pcg)
+		if err := g.chunks(lo, min(lo+block, n), skip); err != nil {
+			return err
+		}
+	}
+	err := g.chunks(0, n, func(lo, hi int) error {
+		x := g.buf[:(hi-lo)*d]
+		g.normal(r, x, 1, vb)
+		return g.put(2, lo, x)
+	})
+	if err != nil {
+		return err
+	}
+	var u []float64
+	if p.Sink > 0 {
+		u = make([]float64, d)
+		norm := 0.0
+		for c := range u {
+			u[c] = r.NormFloat64()
+			norm += float64(u[c] * u[c])
+		}
+		norm = math.Sqrt(norm)
+		for c := range u {
+			u[c] /= norm
+		}
+	}
+	// The key that each query looks for, or -1.
+	peaks := make([]int32, n)
+	for i := range peaks {
+		peaks[i] = -1
+		if r.Float64() >= p.Peaks {
+			continue
+		}
+		seen := n
+		if g.o.Causal {
+			seen = i + 1
+		}
+		peaks[i] = int32(r.IntN(seen))
+	}
+	kept := make([]float64, min(n, block)*d)
+	for i := range keys {
+		lo, hi := i*block, min((i+1)*block, n)
+		ks := kept[:(hi-lo)*d]
+		kr := rand.New(&keys[i])
+		err := g.chunks(lo, hi, func(from, to int) error {
+			x := ks[(from-lo)*d : (to-lo)*d]
+			g.normal(kr, x, p.KScale, b)
+			if from == 0 {
+				for c := range u {
+					x[c] += float64(p.Sink * u[c])
+				}
+			}
+			return g.put(1, from, x)
+		})
+		if err != nil {
+			return err
+		}
+		// The queries that look for one of these keys, and once those that look for none.
+		mine := func(j int32) bool { return lo <= int(j) && int(j) < hi || j < 0 && lo == 0 }
+		if !slices.ContainsFunc(peaks, mine) {
+			continue
+		}
+		state := q
+		qr := rand.New(&state)
+		err = g.chunks(0, n, func(from, to int) error {
+			x := g.buf[:(to-from)*d]
+			g.normal(qr, x, p.QScale, a)
+			start := from
+			for row := from; row < to; row++ {
+				j := peaks[row]
+				if !mine(j) {
+					if start < row {
+						if err := g.put(0, start, x[(start-from)*d:(row-from)*d]); err != nil {
+							return err
+						}
+					}
+					start = row + 1
+					continue
+				}
+				y := x[(row-from)*d : (row-from+1)*d]
+				for c := range u {
+					y[c] += float64(u[c] * math.Sqrt(float64(d)))
+				}
+				if j >= 0 {
+					look(y, ks[(int(j)-lo)*d:(int(j)-lo+1)*d], b, p.Peak)
+				}
+			}
+			if start < to {
+				return g.put(0, start, x[(start-from)*d:])
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look turns a query to a key, whose channels have the biases b.
+func look(q, k, b []float64, peak float64) {
+	norm := 0.0
+	for c := range k {
+		x := k[c] - b[c]
+		norm += float64(x * x)
+	}
+	for c := range q {
+		q[c] += float64(peak * (k[c] - b[c]) * math.Sqrt(float64(len(q))/norm))
 	}
 }
 

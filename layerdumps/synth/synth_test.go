@@ -20,7 +20,7 @@ func write(t *testing.T, profile string, o synth.Options) (string, *layerdumps.D
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "s.safetensors")
-	if err := synth.Write(path, p, o); err != nil {
+	if err := synth.Write(t.Context(), path, p, o); err != nil {
 		t.Fatal(err)
 	}
 	d, err := layerdumps.Open([]string{path}, layerdumps.Options{})
@@ -164,7 +164,7 @@ func TestErrors(t *testing.T) {
 	} {
 		o := good
 		change(&o)
-		if err := synth.Write(filepath.Join(t.TempDir(), "x.safetensors"), p, o); err == nil || !strings.Contains(err.Error(), want) {
+		if err := synth.Write(t.Context(), filepath.Join(t.TempDir(), "x.safetensors"), p, o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 	}

@@ -146,19 +146,18 @@ func CompareMarkdown(w io.Writer, c *Compared) error {
 	if err := c.table(false).Markdown(w); err != nil {
 		return err
 	}
+	notes := c.notes()
 	if c.Left > 0 {
 		if _, err := fmt.Fprintf(w, "\n%s\n", c.more()); err != nil {
 			return err
 		}
 	}
-	var notes []string
-	for i, n := range c.notes() {
-		if i == 0 {
-			notes = append(notes, "")
+	if len(notes) > 0 {
+		if _, err := fmt.Fprintln(w); err != nil {
+			return err
 		}
-		notes = append(notes, "- "+n)
 	}
-	if err := list(w, notes); err != nil {
+	if err := items(w, notes); err != nil {
 		return err
 	}
 	return c.writeAttribution(w, (*texttab.Table).Markdown)
@@ -223,10 +222,10 @@ func (c *Compared) head() []pair {
 		if n > 0 && r.Layers[shown[n-1]].Synthetic == l.Synthetic {
 			continue
 		}
-		synthetic = append(synthetic, fmt.Sprintf("%s (synthetic: %s)", name(l.Name), l.Synthetic))
+		synthetic = append(synthetic, name(l.Name)+" "+origin(l.Synthetic))
 	}
 	if len(synthetic) == 1 && allSynthetic(r.Layers) {
-		synthetic[0] = fmt.Sprintf("(synthetic: %s)", r.Layers[shown[0]].Synthetic)
+		synthetic[0] = origin(r.Layers[shown[0]].Synthetic)
 	}
 	for _, s := range synthetic {
 		head = append(head, pair{"input", s})

@@ -32,7 +32,7 @@ func DiffText(w io.Writer, d *Diff) error {
 			return err
 		}
 	}
-	if err := list(w, append(append([]string{}, d.Settings...), "")); err != nil {
+	if err := list(w, append(d.settings(), "")); err != nil {
 		return err
 	}
 	if err := d.table().Text(w); err != nil {
@@ -47,10 +47,8 @@ func DiffText(w io.Writer, d *Diff) error {
 
 // DiffMarkdown is DiffText in GitHub Flavored Markdown.
 func DiffMarkdown(w io.Writer, d *Diff) error {
-	for _, s := range append(d.verdict(), d.Settings...) {
-		if _, err := fmt.Fprintf(w, "- %s\n", texttab.Markdown(s)); err != nil {
-			return err
-		}
+	if err := items(w, append(d.verdict(), d.settings()...)); err != nil {
+		return err
 	}
 	if _, err := fmt.Fprintln(w); err != nil {
 		return err
@@ -74,6 +72,16 @@ func (d *Diff) verdict() []string {
 		for _, l := range d.Verdict.Lines {
 			out = append(out, texttab.Shorten(l, lineWidth))
 		}
+	}
+	return out
+}
+
+// settings are the lines of what the two runs did differently. The names in them are
+// those of files.
+func (d *Diff) settings() []string {
+	var out []string
+	for _, s := range d.Settings {
+		out = append(out, texttab.Cut(s, lineWidth))
 	}
 	return out
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/layerdumps/inspect"
 )
 
@@ -68,7 +69,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 	if len(r.Ignored) > 0 {
 		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):")
 		for _, t := range r.Ignored {
-			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), t.File))
+			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), texttab.Printable(t.File)))
 		}
 	}
 	return list(w, lines)
@@ -81,7 +82,7 @@ func layerLine(l *inspect.Layer) string {
 	}
 	line := fmt.Sprintf("%s: %s, %s, sm_scale %s", name(l.Name), l.Q.DType, mask, general(l.SMScale, 6))
 	if l.Synthetic != "" {
-		line += fmt.Sprintf(" (synthetic: %s)", l.Synthetic)
+		line += " " + origin(l.Synthetic)
 	}
 	return line
 }

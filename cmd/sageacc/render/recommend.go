@@ -36,7 +36,7 @@ func recommendTable(r *recommend.Result) *texttab.Table {
 	for _, l := range r.Layers {
 		layer := name(l.Name)
 		if l.Synthetic != "" {
-			layer += fmt.Sprintf(" (synthetic: %s)", l.Synthetic)
+			layer += " " + origin(l.Synthetic)
 		}
 		cells := []string{layer, l.Kernel}
 		for _, v := range l.Figures {

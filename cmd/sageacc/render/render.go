@@ -67,6 +67,13 @@ func name(s string) string {
 	return texttab.Shorten(s, width)
 }
 
+// origin writes how a layer was made, if it was not recorded: what a file says of that
+// may be anything.
+func origin(s string) string {
+	const width = 200
+	return fmt.Sprintf("(synthetic: %s)", texttab.Shorten(s, width))
+}
+
 // shortened is a message about a layer with its name as [name] writes it.
 func shortened(message, layer string) string { return strings.ReplaceAll(message, layer, name(layer)) }
 
@@ -92,6 +99,16 @@ type pair struct{ key, value string }
 func list(w io.Writer, lines []string) error {
 	for _, l := range lines {
 		if _, err := fmt.Fprintln(w, texttab.Printable(l)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// items writes lines of text as a list in Markdown.
+func items(w io.Writer, lines []string) error {
+	for _, l := range lines {
+		if _, err := fmt.Fprintf(w, "- %s\n", texttab.Markdown(l)); err != nil {
 			return err
 		}
 	}

@@ -149,7 +149,7 @@ func TestCompareMarkdown(t *testing.T) {
 		"\n- input: c (synthetic: noise)\n\n| layer ",
 		"\n| a\\|b    | 1x2x6x8 kv 1x9 FP16 causal | emulated vs reference | 0.999950 |",
 		"\n| average |",
-		"\n\n- worst actual vs emulated: a|b (cos_sim, rmse), c (rel_l1, max_abs)\n- a|b: first difference at batch 0,",
+		"\n\n- worst actual vs emulated: a\\|b (cos_sim, rmse), c (rel_l1, max_abs)\n- a\\|b: first difference at batch 0,",
 		"\n- c: v: 1 NaN\n",
 	} {
 		if !strings.Contains(got, want) {

@@ -38,7 +38,7 @@ func TableMarkdown(w io.Writer, r *tables.Result, withPaper bool) error {
 				return err
 			}
 		}
-		if _, err := fmt.Fprintf(w, "**%s.** %s; %s.\n\n", t.Title, t.Setup, over(r)); err != nil {
+		if _, err := fmt.Fprintf(w, "**%s.** %s; %s.\n\n", t.Title, t.Setup, texttab.Markdown(over(r))); err != nil {
 			return err
 		}
 		if err := tableOf(&t, withPaper).Markdown(w); err != nil {
@@ -55,7 +55,7 @@ func over(r *tables.Result) string {
 		s = "over 1 layer"
 	}
 	if len(r.Synthetic) > 0 {
-		s += fmt.Sprintf(" (synthetic: %s)", strings.Join(r.Synthetic, "; "))
+		s += " " + origin(strings.Join(r.Synthetic, "; "))
 	}
 	return s
 }

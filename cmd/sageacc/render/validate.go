@@ -29,7 +29,7 @@ func ValidateText(w io.Writer, reports []*validate.Report) error {
 }
 
 func validateText(w io.Writer, r *validate.Report) error {
-	fmt.Fprintf(w, "kernel    %s\nemulated  %s\ndevice    %s (%s)\n\n", texttab.Printable(r.Kernel), r.Config, r.Device, r.Arch)
+	fmt.Fprintf(w, "kernel    %s\nemulated  %s\ndevice    %s (%s)\n\n", texttab.Printable(r.Kernel), texttab.Printable(r.Config), texttab.Printable(r.Device), texttab.Printable(r.Arch))
 	type sum struct {
 		cases, failed, skipped int
 		elements, mismatched   int64
@@ -145,12 +145,7 @@ func ProbesText(w io.Writer, outcomes []probe.Outcome) error {
 	if err := t.Text(w); err != nil {
 		return err
 	}
-	for _, n := range notes {
-		if _, err := fmt.Fprintln(w, n); err != nil {
-			return err
-		}
-	}
-	return nil
+	return list(w, notes)
 }
 
 // AccumulatorsText writes what accumulators keep.

@@ -20,12 +20,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/diff"
 	"github.com/sageacc/sageacc/compare/tables"
+	"github.com/sageacc/sageacc/internal/datafile"
 	"github.com/sageacc/sageacc/metrics"
 )
 
@@ -76,12 +76,11 @@ func Open(paths ...string) (*Input, error) {
 }
 
 func open(path string) (*Input, error) {
-	f, err := os.Open(path)
+	data, err := datafile.ReadAll(path, diff.MaxSize)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	r, err := Read(f)
+	r, err := Read(bytes.NewReader(data))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -91,9 +90,12 @@ func open(path string) (*Input, error) {
 // Read reads a JSON result of compare or table and checks that it has what a page
 // needs: at least one layer, or a table with methods, each with its figures.
 func Read(r io.Reader) (*Input, error) {
-	data, err := io.ReadAll(r)
+	data, err := io.ReadAll(io.LimitReader(r, diff.MaxSize+1))
 	if err != nil {
 		return nil, err
+	}
+	if len(data) > diff.MaxSize {
+		return nil, fmt.Errorf("more than the limit of %d bytes", diff.MaxSize)
 	}
 	var head struct {
 		Schema string `json:"schema"`

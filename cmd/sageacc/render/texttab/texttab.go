@@ -9,7 +9,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/rivo/uniseg"
@@ -69,7 +68,8 @@ func (t *Table) Text(w io.Writer) error {
 // Markdown writes the table in the syntax of GitHub Flavored Markdown, padded so
 // that its source can be read as well. It escapes the bars in cells, and the
 // backslashes before them, and turns line breaks into <br>. Markdown has no
-// tables without a header: a missing one is written as empty cells.
+// tables without a header: a missing one is written as empty cells. A cell's text is
+// no link, picture or HTML.
 func (t *Table) Markdown(w io.Writer) error {
 	const shortestRule = 3 // what every Markdown dialect accepts, "--:"
 	widths := t.widths(escape, shortestRule)
@@ -99,14 +99,18 @@ func (t *Table) Markdown(w io.Writer) error {
 }
 
 // CSV writes the table as RFC 4180 has it, with encoding/csv, every record of
-// the same length. The header, if there is one, is the first record.
+// the same length. The header, if there is one, is the first record. A cell that a
+// spreadsheet would take for a formula has an apostrophe in front, as there; numbers
+// have none.
 func (t *Table) CSV(w io.Writer) error {
 	columns := t.columns()
 	c := csv.NewWriter(w)
 	record := make([]string, columns)
 	write := func(row []string) error {
 		clear(record)
-		copy(record, row)
+		for c, s := range row {
+			record[c] = inert(s)
+		}
 		return c.Write(record)
 	}
 	if len(t.Header) > 0 {
@@ -121,6 +125,18 @@ func (t *Table) CSV(w io.Writer) error {
 	}
 	c.Flush()
 	return c.Error()
+}
+
+// inert keeps a spreadsheet from evaluating a cell.
+func inert(s string) string {
+	first, _ := utf8.DecodeRuneInString(s)
+	if !strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) || s == "" {
+		return s
+	}
+	if _, err := strconv.ParseFloat(s, 64); err == nil {
+		return s
+	}
+	return "'" + s
 }
 
 // columns returns the number of columns.
@@ -167,15 +183,31 @@ func pad(s string, width int, a Align) string {
 	return s + blanks
 }
 
-// clean makes a line of s.
-func clean(s string) string { return Printable(lineBreaks.Replace(s)) }
+// widest is how wide a cell of text may be: what stands in it may come from a file, and
+// every row of the table is as wide as the widest.
+const widest = 300
+
+// clean makes a cell of text of s.
+func clean(s string) string {
+	if len(s) <= widest {
+		return oneLine(s)
+	}
+	return Shorten(s, widest)
+}
+
+// oneLine makes a line of s.
+func oneLine(s string) string { return Printable(lineBreaks.Replace(s)) }
 
 // Shorten returns s for a table or a message: on one line, without control
 // characters, and where it is wider than width columns with an ellipsis in place
 // of its middle, so that the beginning and the end of a name remain. It never
 // splits what is read as one character.
 func Shorten(s string, width int) string {
-	s = clean(s)
+	// What is far from both ends is not worth the time of looking at it.
+	if far := 32 * width; len(s) > 2*far {
+		s = strings.ToValidUTF8(s[:far], "") + "\u2026" + strings.ToValidUTF8(s[len(s)-far:], "")
+	}
+	s = oneLine(s)
 	if uniseg.StringWidth(s) <= width {
 		return s
 	}
@@ -203,34 +235,21 @@ func Shorten(s string, width int) string {
 	return head + ellipsis + tail
 }
 
-func escape(s string) string { return Printable(markdown.Replace(s)) }
+func escape(s string) string {
+	if len(s) > widest {
+		s = Shorten(s, widest)
+	}
+	return Printable(markdown.Replace(s))
+}
 
 // Markdown returns s as one line of running Markdown text, in which no character of
 // s means anything but itself.
 func Markdown(s string) string { return Printable(running.Replace(s)) }
-
-// Printable replaces control characters, which names in files may hold and a
-// terminal would obey, by Go escapes, and bytes that are not UTF-8 by U+FFFD.
-func Printable(s string) string {
-	if utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl) {
-		return s
-	}
-	var b strings.Builder
-	for _, r := range s {
-		if unicode.IsControl(r) {
-			q := strconv.QuoteRune(r)
-			b.WriteString(q[1 : len(q)-1])
-		} else {
-			b.WriteRune(r)
-		}
-	}
-	return b.String()
-}
 
 // The replacers are safe for concurrent use and never change.
 var (
 	lineBreaks = strings.NewReplacer("\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
 	running    = strings.NewReplacer(`\`, `\\`, "`", "\\`", "*", `\*`, "[", `\[`, "]", `\]`, "<", "&lt;", ">", "&gt;", "&", "&amp;", "|", `\|`, "~", `\~`,
 		"\r\n", " ", "\n", " ", "\r", " ", "\t", " ")
-	markdown = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ")
+	markdown = strings.NewReplacer(`\|`, `\\\|`, "|", `\|`, "\r\n", "<br>", "\n", "<br>", "\r", "<br>", "\t", " ", "<", "&lt;", "[", `\[`)
 )
