@@ -425,6 +425,9 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 			w.C = tensorcore.FP16
 		}
 	}
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
 	return &w, nil
 }
 

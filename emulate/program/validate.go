@@ -53,6 +53,7 @@ func (p *Program) Validate() error {
 	p.validateCodes(bad)
 	p.validateTiles(bad)
 	p.validateSoftmax(bad)
+	p.validateTogether(bad)
 	if err != nil {
 		return err
 	}
@@ -237,10 +238,10 @@ func (p *Program) validateUnits(bad report) {
 				bad(x.path, "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
 				continue
 			}
-			if u == nil || x.operand == "exact" {
+			if u == nil {
 				continue
 			}
-			if !slices.Contains(operands[x.operand], u.A) {
+			if x.operand != "exact" && !slices.Contains(operands[x.operand], u.A) {
 				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, u.A, x.operand)
 			}
 			integer := u.Integer()
@@ -266,6 +267,7 @@ func (p *Program) validateUnits(bad report) {
 				bad("pv.rescale", "fp16: the accumulator is not FP16")
 			}
 		}
+		p.validateOperands(&q, bad)
 		if name := p.Denominator.Unit; name != "none" {
 			if u, err := (Unit{Instruction: name, SumRound: "unit"}).Lookup(p.Arch); err != nil {
 				bad("denominator.unit", "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
