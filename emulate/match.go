@@ -140,9 +140,7 @@ func (k *Kernel) vectorUnit() (vec.Unit, bool) {
 		u = &tensorcore.Unit{A: map[string]tensorcore.Operand{"fp16": tensorcore.FP16}[k.prog.VCodes.Format]}
 	}
 	for _, x := range vecUnits {
-		v := &x.unit
-		if u.A == v.A && u.C == v.C && u.K == v.K && u.FractionBits == v.FractionBits && u.Out == v.Out && u.SeparateAdd == v.SeparateAdd &&
-			slices.EqualFunc(u.Steps, v.Steps, slices.Equal) {
+		if u.Same(&x.unit) {
 			return x.vec, true
 		}
 	}
