@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 )
 
@@ -179,4 +180,50 @@ func TestStripChoices(t *testing.T) {
 			t.Errorf("%s is no choice of a description", path)
 		}
 	}
+}
+
+// TestPortableIsTrue: where Portable has nothing to say, a head of ordinary numbers runs
+// in strips to the end, on every level that has the unit; where it has, none does. The
+// results could not tell.
+func TestPortableIsTrue(t *testing.T) {
+	ran := 0
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		p := randomProgram(r, 3)
+		if p.VCodes.Max != 0 && (p.VCodes.Max < 1 || p.VCodes.Max > 1e5) {
+			continue // V's scale is no ordinary number
+		}
+		for _, level := range Levels()[1:] {
+			k, err := NewAt(p, level)
+			if err != nil {
+				t.Fatal(err)
+			}
+			const d, n = 16, 200
+			if k, err = k.For(d, format.FP16, seed%2 == 0); err != nil {
+				continue
+			}
+			kv, err := k.Prepare(KVInput{K: ramp(d), V: ramp(d), Len: n, Dim: d, DType: format.FP16})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := k.Portable() == "" && level.l.Has(k.vecUnit.Kind); kv.strips != want {
+				t.Fatalf("seed %d: %s: level %s, prepared for strips %v, Portable %q", seed, describe(&p), level, kv.strips, k.Portable())
+			}
+			if !kv.strips || k.vecUnit.Half && p.VCodes.Max > 2.25 { // whose FP16 sums overflow
+				continue
+			}
+			ran++
+			var ws Workspace
+			ws.fit(k, d)
+			q := k.Query(QInput{Q: ramp(d), Len: n, Scale: 0.25, Causal: seed%2 == 0}, kv, &ws)
+			failed, err := k.runStrips(t.Context(), q, &ws, 0, k.Blocks(n), make([]float32, n*d), nil)
+			if err != nil || len(failed) > 0 {
+				t.Errorf("seed %d: %s: level %s gives up blocks %v, error %v", seed, describe(&p), level, failed, err)
+			}
+		}
+	}
+	if ran < 20 && len(Levels()) > 1 {
+		t.Errorf("only %d in strips", ran)
+	}
+	t.Logf("%d in strips", ran)
 }
