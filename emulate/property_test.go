@@ -96,7 +96,9 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 	for b := range k.Blocks(h.nq) {
 		wg.Go(func() {
 			var ws Workspace
-			k.Run(k.Query(h.in, kv, &ws), &ws, b, got.out[b*bq*h.d:], got.lse[b*bq:])
+			if _, err := k.Run(k.Query(h.in, kv, &ws), &ws, b, got.out[b*bq*h.d:], got.lse[b*bq:]); err != nil {
+				fail("block %d: %v", b, err)
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			// What Query reads of the whole head is not counted.
@@ -116,7 +118,9 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 		}
 		var ws Workspace
 		out := make([]float32, len(some)*h.d)
-		k.RunRows(k.Query(h.in, kv, &ws), &ws, b, some, out)
+		if err := k.RunRows(k.Query(h.in, kv, &ws), &ws, b, some, out); err != nil {
+			fail("rows of block %d: %v", b, err)
+		}
 		for i, row := range some {
 			a := result{out: out[i*h.d : (i+1)*h.d]}
 			at := (b*bq + row) * h.d
