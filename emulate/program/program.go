@@ -414,7 +414,7 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 		w.FractionBits = int(u.FractionBits)
 	}
 	if u.Step != 0 {
-		if w.K%int(u.Step) != 0 {
+		if u.Step < 0 || w.K%int(u.Step) != 0 {
 			return nil, fmt.Errorf("step %d does not divide the instruction's depth of %d", u.Step, w.K)
 		}
 		w.Steps = tensorcore.Consecutive(w.K, int(u.Step))
@@ -425,7 +425,8 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 			w.C = tensorcore.FP16
 		}
 	}
-	if err := w.Validate(); err != nil {
+	// What an integer unit cannot be, Validate says.
+	if err := w.Validate(); err != nil && !t.Integer() {
 		return nil, err
 	}
 	return &w, nil

@@ -25,6 +25,11 @@ func (p *Program) Validate() error {
 	var err error
 	bad := func(path, format string, args ...any) {
 		if err == nil {
+			for i, a := range args {
+				if s, ok := a.(string); ok {
+					args[i] = short(s)
+				}
+			}
 			err = fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))
 		}
 	}
