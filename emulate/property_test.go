@@ -231,3 +231,27 @@ func TestPortableIsTrue(t *testing.T) {
 	}
 	t.Logf("%d in strips", ran)
 }
+
+// TestOddTile: a tile of keys that is no multiple of 32, which is how V's codes lie.
+func TestOddTile(t *testing.T) {
+	p, err := program.Preset("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range [][2]string{
+		{"v_codes.format", "fp16"}, {"v_codes.scale", "none"}, {"v_codes.max", "0"}, {"p.format", "fp16"}, {"finish.scale", "none"},
+		{"pv.unit.instruction", "mma.m16n8k16.f32.f16"}, {"tiles.shapes.0.keys", "48"},
+	} {
+		if err := p.Set(e[0], e[1]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k, err := New(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const d, n = 16, 40
+	if _, err := k.Prepare(KVInput{K: ramp(d), V: ramp(d), Len: n, Dim: d}); err != nil {
+		t.Fatal(err)
+	}
+}
