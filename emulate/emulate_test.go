@@ -84,7 +84,9 @@ func (h *head) run(t testing.TB, cfg program.Program) (out, lse []float32, count
 	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
 	for b := range k.Blocks(h.nq) {
 		lo := b * k.Tiling().BlockQ
-		k.Run(q, &ws, b, out[lo*h.d:], lse[lo:])
+		if _, err := k.Run(q, &ws, b, out[lo*h.d:], lse[lo:]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	counts = ws.Counts
 	counts.Merge(&kv.Counts)
@@ -212,7 +214,10 @@ func TestLSE(t *testing.T) {
 		q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Scale: 0.125}, kv, &ws)
 		out, lse := make([]float32, k.Tiling().BlockQ*h.d), make([]float32, k.Tiling().BlockQ)
 		for b := range k.Blocks(h.nq) {
-			n := k.Run(q, &ws, b, out, lse)
+			n, err := k.Run(q, &ws, b, out, lse)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for i := range n {
 				row := b*k.Tiling().BlockQ + i
 				got := emulate.NaturalLSE(lse[i], q.LSECorrection(h.q[row*h.d:(row+1)*h.d]), 0.125)

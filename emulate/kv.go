@@ -95,6 +95,9 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	if in.Len < 1 {
 		return nil, fmt.Errorf("no keys")
 	}
+	if in.KMean != nil && len(in.KMean) != in.Dim {
+		return nil, fmt.Errorf("a mean of K with %d channels: want %d", len(in.KMean), in.Dim)
+	}
 	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK

@@ -140,8 +140,7 @@ func (k *Kernel) vectorUnit() (vec.Unit, bool) {
 		u = &tensorcore.Unit{A: map[string]tensorcore.Operand{"fp16": tensorcore.FP16}[k.prog.VCodes.Format]}
 	}
 	for _, x := range vecUnits {
-		v := &x.unit
-		if u.Same(v) {
+		if u.Same(&x.unit) {
 			return x.vec, true
 		}
 	}

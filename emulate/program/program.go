@@ -97,7 +97,7 @@ type Smoothing struct {
 type QKCodes struct {
 	// Format of the codes; input leaves Q and K as they are, exact leaves them in
 	// FP32 whatever the unit.
-	Format string `yaml:"format" json:"format" choices:"int8 int4 e4m3 input exact"`
+	Format string `yaml:"format" json:"format" choices:"int8 int4 e4m3 fp16 bf16 input exact"`
 	// Granularity says which elements share a scale.
 	Granularity string `yaml:"granularity" json:"granularity" choices:"none per-tensor per-block per-warp per-thread per-token"`
 	// Scale is the rule for the scale and for the quotient that is rounded: paper, triton
@@ -112,7 +112,7 @@ type QKCodes struct {
 
 // VCodes is how V becomes the operand of the second product.
 type VCodes struct {
-	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
 	Scale  string `yaml:"scale" json:"scale" choices:"none paper fused descale"`
 	// Max is what the largest magnitude of a channel is scaled to.
 	Max   Number `yaml:"max" json:"max"`
@@ -274,7 +274,7 @@ type Denominator struct {
 
 // P is the conversion of the weights to an operand.
 type P struct {
-	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
 	Round  string `yaml:"round" json:"round" choices:"none even zero"`
 }
 
@@ -527,7 +527,7 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 		w.FractionBits = int(u.FractionBits)
 	}
 	if u.Step != 0 {
-		if w.K%int(u.Step) != 0 {
+		if u.Step < 0 || w.K%int(u.Step) != 0 {
 			return nil, fmt.Errorf("step %d does not divide the instruction's depth of %d", u.Step, w.K)
 		}
 		w.Steps = tensorcore.Consecutive(w.K, int(u.Step))
@@ -537,6 +537,10 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 		if u.SumRound == "fp16-nearest" {
 			w.C = tensorcore.FP16
 		}
+	}
+	// What an integer unit cannot be, Validate says.
+	if err := w.Validate(); err != nil && !t.Integer() {
+		return nil, err
 	}
 	return &w, nil
 }

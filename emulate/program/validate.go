@@ -26,6 +26,11 @@ func (p *Program) Validate() error {
 	var err error
 	bad := func(path, format string, args ...any) {
 		if err == nil {
+			for i, a := range args {
+				if s, ok := a.(string); ok {
+					args[i] = short(s)
+				}
+			}
 			err = fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))
 		}
 	}
@@ -54,6 +59,7 @@ func (p *Program) Validate() error {
 	p.validateCodes(bad)
 	p.validateTiles(bad)
 	p.validateSoftmax(bad)
+	p.validateTogether(bad)
 	if err != nil {
 		return err
 	}
@@ -282,10 +288,10 @@ func (p *Program) validateUnits(bad report) {
 				bad(x.path, "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
 				continue
 			}
-			if u == nil || x.operand == "exact" {
+			if u == nil {
 				continue
 			}
-			if !slices.Contains(operands[x.operand], u.A) {
+			if x.operand != "exact" && !slices.Contains(operands[x.operand], u.A) {
 				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, u.A, x.operand)
 			}
 			integer := u.Integer()
@@ -311,6 +317,7 @@ func (p *Program) validateUnits(bad report) {
 				bad("pv.rescale", "fp16: the accumulator is not FP16")
 			}
 		}
+		p.validateOperands(&q, bad)
 		if name := p.Denominator.Unit; name != "none" {
 			if u, err := (Unit{Instruction: name, SumRound: "unit"}).Lookup(p.Arch); err != nil {
 				bad("denominator.unit", "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)

@@ -491,7 +491,10 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				n := k.Run(q, &ws, blk, out, lse)
+				n, err := k.Run(q, &ws, blk, out, lse)
+				if err != nil {
+					return err
+				}
 				row := (b*p.q.Shape[1]+h)*nq + blk*k.Tiling().BlockQ
 				if !rawLSE && !apiLSE {
 					for i, x := range out[:n*d] {
