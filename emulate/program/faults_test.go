@@ -131,6 +131,7 @@ func TestParseFaults(t *testing.T) {
 		{"order", set("tiles.order", "last-to-first"), "mask.tiles: tail: the tail tiles come last only with tiles.order first-to-last"},
 		{"boolean in the tail", set("mask.boolean", "value"), "mask.boolean: value: a boolean mask acts in all tiles, and mask.tiles is tail"},
 		{"mask beside the correction", set("smoothing.q=tile-mean;smoothing.delta_s=raw;mask.tiles=all;scores.tail_tiles=all;mask.boolean_value=-10000;mask.boolean", "add"), "mask: what is added with the scale has no place beside smoothing.delta_s raw"},
+		{"a last tile that is skipped", set("pv.join=memory;finish.inverse=exact;v_codes.scale=none;v_codes.format=exact;v_codes.max=0;finish.scale=none;mask.hidden", "skip"), "mask.hidden: skip: with pv.join memory the last tile divides"},
 		{"no tail", set("scores.tail_tiles", "0"), "scores.tail_tiles: 0: with mask.tiles tail nothing would be masked"},
 		{"tail of -5", set("scores.tail_tiles", "-5"), "scores.tail_tiles: -5: want a number of tiles or all"},
 		{"denominator", set("denominator.start", "2"), "denominator.start: 2: want 0 or 1"},
