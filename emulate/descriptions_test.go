@@ -25,7 +25,12 @@ var invented = map[string][]string{
 	"shape.rows":            {"8", "16", "32", "48", "64", "80", "128"},
 	"shape.warp_rows":       {"8", "16", "24", "32", "64"},
 	"shape.keys":            {"16", "32", "48", "64", "96", "128", "160"},
-	"tiles.split":           {"1", "2"},
+	"tiles.split":           {"none", "2", "3", "fa2-heuristic"},
+	"tiles.sms":             {"0", "1", "132"},
+	"shape.head_dim":        {"0", "16"},
+	"shape.accum":           program.Accums(),
+	"shape.max_queries":     {"0", "1", "64"},
+	"shape.set":             {"", "exponent.offset=1"},
 	"mask.shift":            {"0", "1", "-1", "7", "-40", "1000"},
 	"mask.beyond_value":     {"0", "-10000", "-inf", "-3e38"},
 	"mask.value":            {"-5000000", "-inf", "-10000", "-3.4028235e38"},
@@ -64,6 +69,9 @@ func values(c program.Choice) []string {
 	var shape int
 	var field, unit string
 	if n, _ := fmt.Sscanf(c.Path, "tiles.shapes.%d.%s", &shape, &field); n == 2 {
+		return invented["shape."+field]
+	}
+	if n, _ := fmt.Sscanf(c.Path, "tiles.split_shapes.%d.%s", &shape, &field); n == 2 {
 		return invented["shape."+field]
 	}
 	for _, unit = range []string{"scores.unit.", "pv.unit."} {
@@ -113,7 +121,7 @@ var groups = [][]string{
 	{"denominator.of=ones", "denominator.order=chain", "denominator.unit=mma.m16n8k32.f32.e4m3", "denominator.rescale=multiply"},
 	{"denominator.of=ones", "denominator.order=chain", "denominator.unit=mma.m16n8k16.f32.f16", "denominator.rescale=multiply"},
 	{"denominator.order=sequential", "denominator.rescale=multiply"}, {"denominator.order=groups32", "denominator.rescale=none"},
-	{"tiles.order=last-to-first", "mask.tiles=all"}, {"mask.tiles=all", "mask.boolean=value"}, {"mask.tiles=all", "mask.boolean=add", "mask.boolean_value=-10000", "mask.additive=before-max"},
+	{"tiles.order=last-to-first", "mask.tiles=all"}, {"mask.tiles=all", "mask.boolean=value"}, {"mask.tiles=all", "mask.boolean=add", "mask.boolean_value=-10000", "mask.additive=scaled"},
 	{"mask.beyond=added", "mask.beyond_value=-10000"}, {"maximum.of=scores", "scores.tail_tiles=all"},
 	{"maximum.of=scores", "qk_codes.granularity=per-block"}, {"maximum.start=-inf", "mask.value=-inf", "maximum.unseen=zero"},
 	{"finish.inverse=divide", "finish.scale=output"},
@@ -161,6 +169,9 @@ func edit(r *rand.Rand, p *program.Program) {
 // how many changes it has at most.
 func randomProgram(r *rand.Rand, far int) program.Program {
 	p := pick(r, program.Presets())
+	if r.IntN(2) == 0 { // those that vector kernels take
+		p, _ = program.Preset(pick(r, []string{"sage2-4b", "sage2-8b-sm89", "sage2-8b-sm90"}))
+	}
 	for range r.IntN(far + 1) {
 		q := p
 		q.Tiles.Shapes = append([]program.Shape(nil), p.Tiles.Shapes...)

@@ -441,7 +441,9 @@ func TestCounts(t *testing.T) {
 		{name: "NaN in Q", spoil: func(h *head) { h.q[5] = nan },
 			want: map[string]emulate.Count{"q": {NaN: 1}, "q_codes": {NaN: 1}}},
 		{name: "Inf in K", spoil: func(h *head) { h.k[70] = inf },
-			want: map[string]emulate.Count{"k": {Inf: 1}, "k_codes": {NaN: 90}}}, // its channel's mean
+			// Its channel's mean is infinite, and so is the scale of every key.
+			want: map[string]emulate.Count{"k": {Inf: 1}, "k_codes": {NaN: 1, Inf: 89}, "scores": {NaN: 80 * 90}, "p": {NaN: 80 * 90},
+				"tile_sums": {NaN: 2 * 80 * 32}, "denominator": {NaN: 80}, "output": {NaN: 80 * 32}}},
 		{name: "a channel of zeros in V", spoil: func(h *head) {
 			for i := 7; i < len(h.v); i += h.d {
 				h.v[i] = 0

@@ -1233,7 +1233,7 @@ const invLog2e = float32(1 / float32(1.44269504))
 // that the kernel's callers return: x is the row of Q, of which the released API needs
 // the product with K's mean.
 func (q *Query) NaturalLSE(lse float32, x []float32) float32 {
-	if !strings.HasPrefix(q.kv.kernel.prog.LSE.Form, "base2") {
+	if !strings.HasPrefix(q.kernel.prog.LSE.Form, "base2") {
 		return lse
 	}
 	return NaturalLSE(lse, q.LSECorrection(x), float32(q.sm))

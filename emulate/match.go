@@ -140,7 +140,8 @@ func (k *Kernel) vectorUnit() (vec.Unit, bool) {
 		u = &tensorcore.Unit{A: map[string]tensorcore.Operand{"fp16": tensorcore.FP16}[k.prog.VCodes.Format]}
 	}
 	for _, x := range vecUnits {
-		if u.Same(&x.unit) {
+		v := &x.unit
+		if u.Same(v) {
 			return x.vec, true
 		}
 	}

@@ -21,6 +21,8 @@ type naive struct {
 	p  program.Program
 	h  *call
 	sm float64
+	// frameworkMean is PyTorch's mean of K, whose order of sums is quant's to know.
+	frameworkMean []float32
 }
 
 // knows says whether naive can read a description.
@@ -29,7 +31,8 @@ func knows(p *program.Program) bool {
 	scores := p.Bits() == 0 && p.Scores.Unit.Instruction == "exact"
 	return !exact && !scores && p.QKCodes.Scale != "descale" && p.VCodes.Scale != "descale" && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
 		(p.QKCodes.Scale == "none" || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even"}[p.QKCodes.Scale]) &&
-		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Operands.Output == "input" && p.Tiles.Split == "none"
+		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Operands.Output == "input" && p.Tiles.Split == "none" &&
+		p.VCodes.Beyond == "zeros" && p.Denominator.Order != "tile-tree" && p.PV.Join != "memory" && p.Mask.Additive != "with-scale" && p.Mask.Hidden == "run" && p.Scores.Softcap == "none"
 }
 
 func (n *naive) flush(x float32) float32 {
@@ -207,6 +210,9 @@ func (n *naive) smoothedK() []float32 {
 	}
 	for c := range d {
 		m := mean(n.h.k, d, c)
+		if n.p.Smoothing.K == "framework-mean" {
+			m = n.frameworkMean[c]
+		}
 		if n.p.Smoothing.KMean == "input" {
 			m = n.h.dtype.Round(m)
 		}
@@ -296,16 +302,16 @@ func (n *naive) row(i int) []float32 {
 			t = last - 1 - x
 		}
 		tail := p.Scores.TailTiles == program.All || p.Smoothing.Q != "none" || t >= last-int(p.Scores.TailTiles)
-		s, scales := n.scores(k, qRow, qMean, qScale, scale, t*shape.Keys, tail)
+		s, scales := n.scores(k, qRow, qMean, qScale, scale, i, t*shape.Keys, tail)
 		n.masks(s, i, t*shape.Keys, align, tail)
-		m = n.tile(s, scales, m, &den, o, t*shape.Keys)
+		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0)
 	}
 	return n.finish(den, o)
 }
 
 // scores are the scores of a row with a tile, before the mask, and what each is multiplied
 // by in the exponent.
-func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, lo int, tail bool) (s, scales []float32) {
+func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, i, lo int, tail bool) (s, scales []float32) {
 	p, h, d := &n.p, n.h, n.h.d
 	s, scales = make([]float32, p.Tiles.Shapes[0].Keys), make([]float32, p.Tiles.Shapes[0].Keys)
 	for x := range s {
@@ -324,7 +330,11 @@ func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, lo int, tai
 				sum += int64(q[c]) * int64(kRow[c])
 			}
 			if tail || p.QKCodes.Granularity == "per-token" {
-				if p.Smoothing.DeltaS == "none" {
+				if hidden := n.hidden(i, j); hidden && p.Mask.Boolean == "add" {
+					s[x] = n.fma(float32(sum), n.mul(qScale, kScale), float32(p.Mask.BooleanValue))
+				} else if h.in.Visible != nil && p.Mask.Boolean == "add" && p.Smoothing.DeltaS == "none" {
+					s[x] = n.fma(float32(sum), n.mul(qScale, kScale), 0)
+				} else if p.Smoothing.DeltaS == "none" {
 					s[x] = n.mul(float32(sum), n.mul(qScale, kScale))
 				} else {
 					var delta float32
@@ -388,11 +398,9 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		case left, right, causal, beyond && p.Mask.Beyond != "kept":
 			s[x] = float32(p.Mask.Value)
 		}
-		if h.in.Visible != nil && !beyond {
-			var see [1]bool
-			h.in.Visible(i, j, j+1, see[:])
+		if n.hidden(i, j) {
 			switch {
-			case see[0]:
+			case p.Mask.Boolean == "add" && p.Bits() > 0: // joined with the scale
 			case p.Mask.Boolean == "add":
 				s[x] = n.add(s[x], float32(p.Mask.BooleanValue))
 			default:
@@ -402,9 +410,19 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 	}
 }
 
+// hidden says whether a boolean mask hides key j from row i.
+func (n *naive) hidden(i, j int) bool {
+	if n.h.in.Visible == nil || j >= n.h.nk {
+		return false
+	}
+	var see [1]bool
+	n.h.in.Visible(i, j, j+1, see[:])
+	return !see[0]
+}
+
 // tile is the online softmax and the second product of a tile whose first key is lo; it
 // returns the new maximum.
-func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []float32, lo int) float32 {
+func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []float32, lo int, first bool) float32 {
 	p := &n.p
 	offset := float32(p.Exponent.Offset)
 	m := old
@@ -423,7 +441,9 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	if p.Maximum.Of == "scores" {
 		alpha = n.mul(alpha, scales[0])
 	}
-	alpha = n.ex2(alpha)
+	if alpha = n.ex2(alpha); first && p.Maximum.Of == "scores" {
+		alpha = 1 // there is nothing to rescale
+	}
 	w := make([]float32, len(s))
 	for x := range s {
 		lower := seen
@@ -460,7 +480,9 @@ func (n *naive) denominator(w, codes []float32, alpha float32, den *[4]float32) 
 	of := func(th, lo, hi int) (sum float32) { // of a thread's keys, one after the other
 		for x := lo; x < hi; x++ {
 			if x%8/2 == th {
-				sum = n.add(sum, w[x])
+				if sum = n.add(sum, w[x]); x == lo+2*th {
+					sum = w[x]
+				}
 			}
 		}
 		return sum
@@ -497,9 +519,9 @@ func (n *naive) denominator(w, codes []float32, alpha float32, den *[4]float32) 
 	default:
 		for th := range den {
 			if d.Order == "sequential" {
-				den[th] = n.mul(den[th], alpha)
+				den[th] = n.mulAdd(den[th], alpha, w[2*th], round)
 				for x := range w {
-					if x%8/2 == th {
+					if x%8/2 == th && x != 2*th {
 						den[th] = n.add(den[th], w[x])
 					}
 				}
@@ -657,6 +679,9 @@ func (n *naive) finish(den [4]float32, o []float32) []float32 {
 func readTwice(t *testing.T, seed uint64) string {
 	r := rand.New(rand.NewPCG(seed, 13))
 	p := randomProgram(r, 10)
+	for try := 0; !knows(&p) && try < 8; try++ {
+		p = randomProgram(r, 10)
+	}
 	k, err := NewAt(p, Levels()[0])
 	if err != nil {
 		t.Fatal(err)
@@ -677,7 +702,7 @@ func readTwice(t *testing.T, seed uint64) string {
 		t.Fatal(err)
 	}
 	got := h.run(t, k, kv)
-	second := &naive{p: q, h: h, sm: h.in.Scale}
+	second := &naive{p: q, h: h, sm: h.in.Scale, frameworkMean: kv.KeyMean()}
 	if second.sm == 0 {
 		second.sm = 1 / math.Sqrt(float64(h.d))
 	}
@@ -693,9 +718,9 @@ func readTwice(t *testing.T, seed uint64) string {
 // TestSecondReader holds the interpreter to a second reading of the same descriptions.
 func TestSecondReader(t *testing.T) {
 	read, units := 0, map[string]int{}
-	n := uint64(600)
+	n := uint64(300)
 	if testing.Short() {
-		n = 100
+		n = 40
 	}
 	for seed := range n {
 		if u := readTwice(t, seed); u != "" {
@@ -704,7 +729,7 @@ func TestSecondReader(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d descriptions read twice: %v", read, n, units)
-	if read < int(n)/5 || !testing.Short() && len(units) < 8 {
+	if read < int(n)/4 || !testing.Short() && len(units) < 8 {
 		t.Errorf("only %d of %d descriptions were read: %v", read, n, units)
 	}
 }

@@ -255,3 +255,37 @@ func TestOddTile(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestNaturalLSEOfTheQuery: the form of the log-sum-exp is that of the kernel that runs,
+// not of the one that prepared K and V.
+func TestNaturalLSEOfTheQuery(t *testing.T) {
+	var k [2]*Kernel
+	for i, form := range []string{"base2", "natural"} {
+		p, err := program.Preset("sage2-8b-sm90")
+		if err == nil {
+			err = p.Set("log_sum_exp.form", form)
+		}
+		// Both in portable code, whose preparation does not depend on the rest.
+		if err == nil {
+			err = p.Set("p.round", "zero")
+		}
+		if err == nil {
+			k[i], err = New(p)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if k[0].Preparation() != k[1].Preparation() {
+		t.Fatal("the preparations differ")
+	}
+	const d = 16
+	kv, err := k[0].Prepare(KVInput{K: ramp(d), V: ramp(d), Len: 40, Dim: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := k[1].Query(QInput{Q: ramp(d), Len: 1}, kv, &Workspace{})
+	if got := q.NaturalLSE(3, make([]float32, d)); got != 3 {
+		t.Errorf("a natural log-sum-exp of 3 becomes %v", got)
+	}
+}

@@ -35,19 +35,21 @@ type QInput struct {
 
 // Query is a query head ready to run block by block.
 type Query struct {
-	in    QInput
-	kv    *KV
-	amax  float32 // of the whole head, for PerTensor and descales
-	sm    float64 // the softmax scale
-	fold  float32 // what Q is multiplied by
-	scale float32 // of the scores in the exponent
-	cap   float32 // what scores are multiplied by before their soft cap, 0 without one
+	in QInput
+	kv *KV
+	// kernel is whose query it is; kv may be another's (see Preparation).
+	kernel *Kernel
+	amax   float32 // of the whole head, for PerTensor and descales
+	sm     float64 // the softmax scale
+	fold   float32 // what Q is multiplied by
+	scale  float32 // of the scores in the exponent
+	cap    float32 // what scores are multiplied by before their soft cap, 0 without one
 }
 
 // Query prepares a query head against a kv head. It reads Q only where one scale spans
 // the head. The kernel must be the one that prepared kv, or have its Preparation.
 func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
-	q := &Query{in: in, kv: kv, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
+	q := &Query{in: in, kv: kv, kernel: k, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
 	q.scale = k.scale(q.sm)
 	if k.prog.QKCodes.Fold != "none" {
 		q.fold = k.product(q.sm, 1.44269504088896340736)

@@ -32,6 +32,12 @@ func (p *Program) validateTogether(bad report) {
 			bad("finish.empty", "zero: with finish.inverse %s there is no inverse that could be zero", f.Inverse)
 		}
 	}
+	if p.PV.Join == "memory" && p.Mask.Hidden == "skip" {
+		bad("mask.hidden", "skip: with pv.join memory the last tile divides, and must be run")
+	}
+	if m := &p.Mask; s.DeltaS != "none" && (m.Additive == "with-scale" || m.Boolean == "add") {
+		bad("mask", "what is added with the scale has no place beside smoothing.delta_s %s", s.DeltaS)
+	}
 	if m := &p.Mask; m.Tiles == "tail" {
 		if m.Boolean != "none" {
 			bad("mask.boolean", "%s: a boolean mask acts in all tiles, and mask.tiles is tail", m.Boolean)
