@@ -5,7 +5,7 @@
 // A manifest is a YAML file:
 //
 //	name: my-kernel
-//	emulates: {kernel: sage2-8b-sm90}    # and any of its fields: qk_granularity, pv_accum, variant, ...
+//	emulates: {kernel: sage2-8b-sm90}    # or FILE.yaml, a description beside it, and any of its fields: pv_accum, set, ...
 //	arch: sm_90a                         # the oldest GPU; with an a, only that one
 //	head_dims: [64, 128]
 //	dtypes: [f16, bf16]
@@ -40,6 +40,7 @@ import (
 	"iter"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -115,23 +116,27 @@ var builtin = []string{"q", "k", "v", "o", "lse"}
 
 var types = map[string]int{"i4": 4, "i8": 8, "e4m3": 8, "e5m2": 8, "f16": 16, "bf16": 16, "dtype": 16, "f32": 32, "i32": 32}
 
-// Read parses a manifest; name stands for it in errors.
-func Read(name string, r io.Reader) (*Manifest, error) {
-	m, err := parse(r)
+// Read parses a manifest; name stands for it in errors. A file that it names is looked
+// for in the working directory.
+func Read(name string, r io.Reader) (*Manifest, error) { return read(name, "", r) }
+
+func read(name, dir string, r io.Reader) (*Manifest, error) {
+	m, err := parse(r, dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return m, nil
 }
 
-// Open reads a manifest file.
+// Open reads a manifest file. A description that it names is looked for in the
+// manifest's folder.
 func Open(path string) (*Manifest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return Read(path, f)
+	return read(path, filepath.Dir(path), f)
 }
 
 // maxSize bounds a manifest's size, maxHeadDims what it does: all of it is tried
@@ -141,7 +146,7 @@ const (
 	maxHeadDims = 16
 )
 
-func parse(r io.Reader) (*Manifest, error) {
+func parse(r io.Reader, dir string) (*Manifest, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
 		return nil, err
@@ -151,7 +156,7 @@ func parse(r io.Reader) (*Manifest, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
-	m := &Manifest{}
+	m := &Manifest{dir: dir}
 	if err := d.Decode(m); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("empty")
