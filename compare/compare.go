@@ -736,7 +736,7 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
 	c.acc.inQ.add(w.q[:n], w.first[:d], d)
-	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Align: w.layer.Kernel.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
 	var refLSE []float64
 	if w.opt.LSE {
 		refLSE = w.refLSE[:c.hi-c.lo]
