@@ -118,10 +118,18 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 			}
 		}
 	}
-	for _, u := range tensorcore.Units() {
-		if u.Arch == base.Arch {
-			set("scores.unit.instruction", u.Instruction)
-			set("pv.unit.instruction", u.Instruction)
+	for _, x := range []struct {
+		path string
+		unit program.Unit
+	}{{"scores.unit.instruction", base.Scores.Unit}, {"pv.unit.instruction", base.PV.Unit}} {
+		have, err := x.unit.Lookup(base.Arch)
+		if err != nil || have == nil {
+			continue
+		}
+		for _, u := range tensorcore.Units() {
+			if u.Arch == base.Arch && u.A == have.A && u.C == have.C && u.Instruction != have.Instruction {
+				set(x.path, u.Instruction)
+			}
 		}
 	}
 	for i := range list[n:] {
@@ -157,7 +165,7 @@ var numbers = map[string][]string{
 	"mask.shift":                {"-1", "0", "1"},
 	"mask.value":                {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
 	"mask.beyond_value":         {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
-	"scores.tail_tiles":         {"1", "2", "3", "all"},
+	"scores.tail_tiles":         {"1", "all"},
 	"maximum.start":             {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
 	"scores.unit.fraction_bits": {"unit"},
 	"scores.unit.step":          {"unit"},
