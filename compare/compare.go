@@ -864,7 +864,7 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 		if w.opt.LSE {
 			refLSE = w.refLSE[:c.hi-c.lo]
 		}
-		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
+		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Align: w.layer.Kernel.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
 		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
 			return err
 		}

@@ -859,16 +859,43 @@ func (k *Kernel) rescale(ws *Workspace, rows, d int) {
 // unit's depth.
 func (k *Kernel) load(ws *Workspace, rows, d, lo, n int) {
 	bk := k.tiling.BlockK
+	depth := k.pvUnit.K
 	if k.p.exact {
-		ws.pPanel.LoadValues(ws.pValues[lo:], rows, n, bk)
+		loadValues(&ws.pPanel, ws.pValues[lo:], rows, n, bk, depth)
 	} else {
-		ws.pPanel.Load(k.pvUnit.A, ws.pCodes[lo:], rows, n, bk)
+		loadCodes(&ws.pPanel, k.pvUnit, ws.pCodes[lo:], rows, n, bk)
 	}
 	if k.v.exact {
-		ws.vPanel.LoadValues(ws.vValues[lo:], d, n, bk)
+		loadValues(&ws.vPanel, ws.vValues[lo:], d, n, bk, depth)
 	} else {
-		ws.vPanel.Load(k.pvUnit.A, ws.vCodes[lo:], d, n, bk)
+		loadCodes(&ws.vPanel, k.pvUnit, ws.vCodes[lo:], d, n, bk)
 	}
+}
+
+// loadCodes loads rows of n codes, padded with zeros to the unit's depth.
+func loadCodes(p *tensorcore.Panel, u *tensorcore.Unit, codes []uint16, rows, n, stride int) {
+	codes, n, stride = padded(codes, rows, n, stride, u.K)
+	p.Load(u.A, codes, rows, n, stride)
+}
+
+// loadValues loads rows of n values, padded with zeros to the depth.
+func loadValues(p *tensorcore.Panel, x []float32, rows, n, stride, depth int) {
+	x, n, stride = padded(x, rows, n, stride, depth)
+	p.LoadValues(x, rows, n, stride)
+}
+
+// padded returns rows of n elements with zeros up to a multiple of depth: the rows as they
+// are, or a copy.
+func padded[T uint16 | float32](x []T, rows, n, stride, depth int) (y []T, width, newStride int) {
+	width = (n + depth - 1) / depth * depth
+	if width == n {
+		return x, n, stride
+	}
+	y = make([]T, rows*width)
+	for r := range rows {
+		copy(y[r*width:], x[r*stride:r*stride+n])
+	}
+	return y, width, width
 }
 
 // tileProduct adds the product of the panels. Exact operands keep the exponents that they
@@ -889,8 +916,8 @@ func (k *Kernel) sumOnes(ws *Workspace, rows int) {
 	for i := range ws.wide[:bk] {
 		ws.wide[i] = one
 	}
-	ws.ones.Load(k.onesUnit.A, ws.wide, 1, bk, bk)
-	ws.pPanel.Load(k.onesUnit.A, ws.pCodes, rows, bk, bk)
+	loadCodes(&ws.ones, k.onesUnit, ws.wide, 1, bk, bk)
+	loadCodes(&ws.pPanel, k.onesUnit, ws.pCodes, rows, bk, bk)
 	den := make([]float32, rows)
 	for r := range den {
 		den[r] = ws.d[r*threads]

@@ -99,6 +99,8 @@ func (p *Program) validateCodes(bad report) {
 		bad("v_codes.scale", "%s: %s V is not scaled", v.Scale, v.Format)
 	case !plain && v.Scale == "none":
 		bad("v_codes.scale", "%s V needs a scale", v.Format)
+	case !plain && s.V == "input-mean":
+		bad("smoothing.v", "input-mean: %s V is quantised; want mean or fused-mean", v.Format)
 	case v.Scale == "descale" && v.Format != "e4m3":
 		bad("v_codes.scale", "descale is for e4m3")
 	case !plain && (v.Max <= 0 || math.IsInf(float64(v.Max), 0)):

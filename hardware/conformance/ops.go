@@ -12,7 +12,6 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/program"
-	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
@@ -598,7 +597,7 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 					}
 					for ch := range d {
 						for t := range padded {
-							got = append(got, uint32(codes[ch*stride+quant.Permute(t)]))
+							got = append(got, uint32(codes[ch*stride+k.Stored(t)]))
 						}
 					}
 					shape, dtype = append(shape, d, padded), "F8_E4M3"
