@@ -169,7 +169,8 @@ func edit(r *rand.Rand, p *program.Program) {
 // how many changes it has at most.
 func randomProgram(r *rand.Rand, far int) program.Program {
 	p := pick(r, program.Presets())
-	if r.IntN(2) == 0 { // those that vector kernels take
+	if r.IntN(2) == 0 {
+		// One that the vector paths have.
 		p, _ = program.Preset(pick(r, []string{"sage2-4b", "sage2-8b-sm89", "sage2-8b-sm90"}))
 	}
 	for range r.IntN(far + 1) {
