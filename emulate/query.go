@@ -3,6 +3,7 @@ package emulate
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -25,6 +26,8 @@ type QInput struct {
 	// scores. The program must take them.
 	Visible func(row, lo, hi int, dst []bool)
 	Bias    func(row, lo, hi int, dst []float32)
+	// Softcap, if not 0, is a soft cap of the scores, which the program must take.
+	Softcap float64
 	// QDescale is the scale of FP8 operands that comes with Q; 0 stands for one made of the
 	// head's largest magnitude, amax/448.
 	QDescale float32
@@ -38,6 +41,7 @@ type Query struct {
 	sm    float64 // the softmax scale
 	fold  float32 // what Q is multiplied by
 	scale float32 // of the scores in the exponent
+	cap   float32 // what scores are multiplied by before their soft cap, 0 without one
 }
 
 // Query prepares a query head against a kv head. It reads Q only where one scale spans
@@ -55,10 +59,18 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 			q.amax = quant.AbsMaxAt(k.level.l, q.amax, ws.q[:rows*kv.in.Dim])
 		}
 	}
+	descales := float32(1)
 	if k.prog.QKCodes.Scale == "descale" {
 		// The scales of Q and K join the softmax scale.
-		qs := descale(in.QDescale, q.amax)
-		q.scale = k.arith.mul(q.scale, k.arith.mul(qs, kv.kScale))
+		descales = k.arith.mul(descale(in.QDescale, q.amax), kv.kScale)
+		q.scale = k.arith.mul(q.scale, descales)
+	}
+	if in.Softcap != 0 {
+		q.cap = float32(q.sm) / float32(in.Softcap)
+		if k.prog.QKCodes.Scale == "descale" {
+			q.cap = k.arith.mul(q.cap, descales)
+		}
+		q.scale = float32(float64(float32(in.Softcap)) * math.Log2E)
 	}
 	return q
 }
@@ -70,6 +82,8 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no boolean mask (mask.boolean: none)", k.prog.Name)
 	case in.Bias != nil && m.Additive == "none":
 		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
+	case in.Softcap != 0 && k.prog.Scores.Softcap == "none":
+		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Tiles != "all":
 		return fmt.Errorf("kernel %s takes no window (mask.tiles: %s)", k.prog.Name, m.Tiles)
 	}

@@ -99,6 +99,9 @@ func exact(p program.Program, steps Steps) program.Program {
 		if p.Scores.SMScale == "folded" {
 			p.Scores.SMScale = "exponent"
 		}
+		if p.Mask.Additive == "with-scale" || p.Mask.Boolean == "add" {
+			p.Mask.Additive, p.Mask.Boolean = "none", "value" // there is no scale to join
+		}
 	}
 	if steps&P != 0 {
 		p.P = program.P{Format: "exact", Round: "none"}

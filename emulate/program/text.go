@@ -320,7 +320,7 @@ func walk(v reflect.Value, path, choices string, f func(path, choices string, v 
 // of the field's; Validate says whether the whole still holds together. The program's
 // shapes are its own afterwards.
 func (p *Program) Set(path, value string) error {
-	p.Tiles.Shapes = slices.Clone(p.Tiles.Shapes)
+	p.Tiles.Shapes, p.Tiles.SplitShapes = slices.Clone(p.Tiles.Shapes), slices.Clone(p.Tiles.SplitShapes)
 	v := reflect.ValueOf(p).Elem()
 	choices := ""
 	for i, part := range strings.Split(path, ".") {

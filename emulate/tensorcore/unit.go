@@ -234,6 +234,8 @@ const (
 	h100     = "recorded on H100 and H200 (Khattak and Mikaitis)"
 	h100TF32 = "recorded on H100 and H200, 4 products (Khattak and Mikaitis); all 8 as mma.sync on an H200"
 	b200     = "recorded on a B200 (Khattak and Mikaitis)"
+	h100k8   = "recorded on an H100"
+	b200k8   = "reported: as m16n8k16 with half the products, not recorded"
 	b200TF32 = "recorded on a B200, 4 products (Khattak and Mikaitis); step of 8 reported (MMA-Sim)"
 	integers = "exact integer arithmetic (PTX ISA); recorded on an H200 only"
 	reported = "reported (MMA-Sim, arXiv 2511.10909), not recorded"
@@ -249,6 +251,8 @@ var table = []row{
 	{SM80, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, a100},
 	{SM80, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, a100},
+	{SM80, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, a100},
+	{SM80, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, a100},
 	{SM80, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, a100},
@@ -260,6 +264,8 @@ var table = []row{
 	{SM86, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, a2},
 	{SM86, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, a2},
+	{SM86, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, a2},
+	{SM86, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, a2},
 	{SM86, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, a2},
@@ -271,6 +277,8 @@ var table = []row{
 	{SM89, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, ada},
 	{SM89, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, ada},
+	{SM89, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, ada},
+	{SM89, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, ada},
 	{SM89, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, ada},
@@ -286,6 +294,8 @@ var table = []row{
 	{SM90, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, h200},
 	{SM90, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, h200},
 	{SM90, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, h200},
+	{SM90, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, h100k8},
+	{SM90, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, h100k8},
 	{SM90, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, h200},
 	{SM90, "wmma.m16n16k16.f32.f16", "2 HMMA", 16, 25, FP32Zero, h100},
 	{SM90, "wmma.m16n16k16.f16.f16", "2 HMMA", 16, 25, FP16Nearest, h100},
@@ -310,6 +320,8 @@ var table = []row{
 	{SM100, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, b200},
 	{SM100, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, b200},
 	{SM100, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, b200},
+	{SM100, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, b200k8},
+	{SM100, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, b200k8},
 	{SM100, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, b200TF32},
 	{SM100, "wmma.m16n16k16.f32.f16", "2 HMMA", 16, 25, FP32Zero, b200},
 	{SM100, "wmma.m16n16k16.f16.f16", "2 HMMA", 16, 25, FP16Nearest, b200},
@@ -325,6 +337,8 @@ var table = []row{
 	{SM120, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, reported},
 	{SM120, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, reported},
+	{SM120, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, reported},
+	{SM120, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k32.f32.e4m3", "QMMA", 32, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k32.f16.e4m3", "QMMA", 32, 25, FP16Nearest, reported},
@@ -336,6 +350,8 @@ var table = []row{
 	{SM121, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, sm120},
 	{SM121, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, sm120},
+	{SM121, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, sm120},
+	{SM121, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k32.f32.e4m3", "QMMA", 32, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k32.f16.e4m3", "QMMA", 32, 25, FP16Nearest, sm120},
