@@ -26,6 +26,7 @@ import (
 const (
 	recorded = "testdata/h200"
 	own      = "testdata/own"
+	field    = "testdata/field"
 )
 
 func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
@@ -43,7 +44,7 @@ func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
 
 // TestRecorded holds the emulator to the hardware without a GPU.
 func TestRecorded(t *testing.T) {
-	dirs := []string{recorded, own}
+	dirs := []string{recorded, own, field}
 	const shared = "../../../shared/conformance"
 	if _, err := os.Stat(shared); err == nil {
 		dirs = append(dirs, shared)
