@@ -207,7 +207,7 @@ func TestLinks(t *testing.T) {
 		}
 	}
 	var pages []string
-	for _, p := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md", "../../layerdumps/capture/README.md", "../../notebooks/README.md"} {
+	for _, p := range []string{"../../*.md", "../../docs/*.md", "../../docs/*/*.md", "../../python/README.md", "../../notebooks/README.md"} {
 		m, err := filepath.Glob(p)
 		if err != nil {
 			t.Fatal(err)
