@@ -85,20 +85,17 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	number := make(map[string]int, len(files)) // of a file, where it is given first
+	for i, f := range slices.Backward(files) {
+		number[f] = i
+	}
 	var all []*rawTensor
-	byFile := make(map[string]set)    // by layer, then by file
-	taken := make(map[string]*parts)  // by layer: some tensor that surely has the role
-	used := make(map[*rawTensor]bool) // by a layer
-	weak := make(map[string]bool)     // layers with a tensor that may have a role
+	layers := make(map[string]*holders)
 	put := func(t *rawTensor) error {
-		if byFile[t.layer] == nil {
-			byFile[t.layer] = make(set)
+		if layers[t.layer] == nil {
+			layers[t.layer] = new(holders)
 		}
-		p := byFile[t.layer][t.file]
-		if p == nil {
-			p = new(parts)
-			byFile[t.layer][t.file] = p
-		}
+		p := layers[t.layer].of(t.file, number[t.file])
 		if other := p[t.role]; other != nil {
 			if other.name != t.name {
 				return fmt.Errorf("%s: tensors %q and %q are both %s of layer %q (--names says which is)", t.file, other.name, t.name, roleNames[t.role][0], t.layer)
@@ -106,9 +103,10 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 			return fmt.Errorf("%s: tensor %q: the file is given twice", t.file, t.name)
 		}
 		p[t.role] = t
-		used[t] = true
+		t.used = true
 		return nil
 	}
+	var weak []*rawTensor // those that may have a role
 	for _, file := range files {
 		raw, err := d.read(file)
 		if err != nil {
@@ -126,61 +124,141 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 			switch {
 			case !ok || p.role == lse:
 			case p.weak:
-				weak[p.layer] = true
+				weak = append(weak, t)
 			default:
-				if taken[p.layer] == nil {
-					taken[p.layer] = new(parts)
-				}
-				taken[p.layer][p.role] = t
 				if err := put(t); err != nil {
 					return nil, nil, err
 				}
 			}
 		}
 	}
-	if len(weak) > 0 {
-		for _, t := range all {
-			if t.named && t.weak && t.role != lse && (taken[t.layer] == nil || taken[t.layer][t.role] == nil) {
-				if err := put(t); err != nil {
-					return nil, nil, err
-				}
+	for _, t := range weak {
+		if h := layers[t.layer]; h == nil || !h.surely(t.role) {
+			if err := put(t); err != nil {
+				return nil, nil, err
 			}
 		}
 	}
 	var ignored []*rawTensor
 	for _, t := range all {
-		if !used[t] {
+		if !t.used {
 			ignored = append(ignored, t)
 		}
 	}
-	found := make(set)
+	found := make(set, len(layers))
 	clash := false // some name is a whole layer in several files
-	for _, layer := range slices.Sorted(maps.Keys(byFile)) {
-		held := byFile[layer]
-		_, twice := held.merge(files)
-		if twice != nil && !held.whole() {
+	for _, layer := range slices.Sorted(maps.Keys(layers)) {
+		h := layers[layer]
+		merged, twice := h.merge()
+		if twice != nil && !h.whole() {
 			return nil, nil, twice
 		}
 		clash = clash || twice != nil
+		found[layer] = merged
 	}
-	for layer, held := range byFile {
-		if clash && held.whole() {
-			for file, p := range held {
-				found[fileLabel(file, files)+"/"+layer] = p
-			}
+	if !clash {
+		return found, ignored, nil
+	}
+	label := fileLabels(files)
+	for layer, h := range layers {
+		if !h.whole() {
 			continue
 		}
-		found[layer], _ = held.merge(files)
+		delete(found, layer)
+		for i, p := range h.parts {
+			found[label(h.files[i])+"/"+layer] = p
+		}
 	}
 	return found, ignored, nil
+}
+
+// holders are the files that hold tensors of one layer, in the order of the files, and
+// what each of them holds.
+type holders struct {
+	files   []string
+	numbers []int
+	parts   []*parts
+}
+
+// of returns what a file holds, to be added to.
+func (h *holders) of(file string, number int) *parts {
+	// Most often it is the last.
+	at := len(h.numbers)
+	if at > 0 && number <= h.numbers[at-1] {
+		at, _ = slices.BinarySearch(h.numbers, number)
+	}
+	if at == len(h.numbers) || h.numbers[at] != number {
+		h.files = slices.Insert(h.files, at, file)
+		h.numbers = slices.Insert(h.numbers, at, number)
+		h.parts = slices.Insert(h.parts, at, new(parts))
+	}
+	return h.parts[at]
+}
+
+// surely reports whether some file has a tensor whose name leaves no doubt that it has
+// the role.
+func (h *holders) surely(role int) bool {
+	return slices.ContainsFunc(h.parts, func(p *parts) bool { return p[role] != nil && !p[role].weak })
+}
+
+// merge puts the layer together from what each file holds of it. The error names a
+// tensor that two of them hold.
+func (h *holders) merge() (*parts, error) {
+	if len(h.parts) == 1 {
+		return h.parts[0], nil
+	}
+	merged := new(parts)
+	var twice error
+	for _, p := range h.parts {
+		for role, t := range p {
+			switch other := merged[role]; {
+			case t == nil:
+			case other == nil:
+				merged[role] = t
+			case twice == nil:
+				twice = fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, other.file)
+			}
+		}
+	}
+	return merged, twice
+}
+
+// whole reports whether every file has q, k and v of its own.
+func (h *holders) whole() bool {
+	for _, p := range h.parts {
+		if p[0] == nil || p[1] == nil || p[2] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// fileLabels returns a function that gives a file's name without its ending, or its
+// path where another of the files has that name too.
+func fileLabels(files []string) func(file string) string {
+	label := func(f string) string { return strings.TrimSuffix(filepath.Base(f), filepath.Ext(f)) }
+	first := make(map[string]string)
+	shared := make(map[string]bool)
+	for _, f := range files {
+		l := label(f)
+		if other, ok := first[l]; ok && other != f {
+			shared[l] = true
+		}
+		first[l] = f
+	}
+	return func(f string) string {
+		if l := label(f); !shared[l] {
+			return l
+		}
+		return filepath.ToSlash(strings.TrimSuffix(f, filepath.Ext(f)))
+	}
 }
 
 // dropWeak takes out the layers that are made of weak names alone and are not whole:
 // their tensors, which it returns, are likely something else.
 func (s set) dropWeak() []*rawTensor {
 	var out []*rawTensor
-	for _, name := range s.names() {
-		p := s[name]
+	for name, p := range s {
 		if p[0] != nil && p[1] != nil && p[2] != nil {
 			continue
 		}
@@ -197,60 +275,9 @@ func (s set) dropWeak() []*rawTensor {
 	return out
 }
 
-// describeAll lists tensors for a message.
-func describeAll(ts []*rawTensor) []string {
-	var out []string
-	for _, t := range ts {
-		out = append(out, fmt.Sprintf("%q %v", t.name, t.shape))
-	}
-	return out
-}
-
-// merge puts a layer together from what each file holds of it, in the order of
-// files. The error names a tensor that two of them hold.
-func (s set) merge(files []string) (*parts, error) {
-	merged := new(parts)
-	var twice error
-	for _, file := range files {
-		p := s[file]
-		if p == nil {
-			continue
-		}
-		for role, t := range p {
-			switch other := merged[role]; {
-			case t == nil:
-			case other == nil:
-				merged[role] = t
-			case twice == nil:
-				twice = fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, other.file)
-			}
-		}
-	}
-	return merged, twice
-}
-
-// whole reports whether every file has q, k and v of its own.
-func (s set) whole() bool {
-	for _, p := range s {
-		if p[0] == nil || p[1] == nil || p[2] == nil {
-			return false
-		}
-	}
-	return true
-}
-
-// fileLabel is the file's name without its ending, or its path where another
-// file has that name too.
-func fileLabel(file string, files []string) string {
-	label := func(f string) string {
-		return strings.TrimSuffix(filepath.Base(f), filepath.Ext(f))
-	}
-	for _, f := range files {
-		if f != file && label(f) == label(file) {
-			return filepath.ToSlash(strings.TrimSuffix(file, filepath.Ext(file)))
-		}
-	}
-	return label(file)
+// describeAll names the first few tensors for a message; it is empty if there is none.
+func describeAll(ts []*rawTensor) string {
+	return some(len(ts), func(i int) string { return fmt.Sprintf("%q %v", ts[i].name, ts[i].shape) })
 }
 
 // collectActual reads the outputs that are to replace the dump's.
@@ -283,7 +310,7 @@ func (d *Dump) collectActual(opt Options, layers set, lse sums) (map[string]*raw
 			case o.weak:
 				continue
 			default:
-				return nil, fmt.Errorf("%s: tensor %q: the dump has no layer %q; it has %s", o.file, o.name, name, some(layers.names()))
+				return nil, fmt.Errorf("%s: tensor %q: the dump has no layer %q; it has %s", o.file, o.name, name, list(layers.names()))
 			}
 		}
 		outputs[at] = o
@@ -317,6 +344,9 @@ func (s sums) add(t *rawTensor) bool {
 
 // without lists those that have no layer in found.
 func (s sums) without(found set) []Ignored {
+	if len(s) == 0 {
+		return nil
+	}
 	layers := make(map[string]bool)
 	for _, p := range found {
 		for _, t := range p {
@@ -401,7 +431,7 @@ func (s set) selectNames(opt Options) ([]string, error) {
 		}
 	}
 	if len(names) == 0 {
-		return nil, fmt.Errorf("no layer matches %q; the dump has %s", opt.Layers, some(all))
+		return nil, fmt.Errorf("no layer matches %q; the dump has %s", opt.Layers, list(all))
 	}
 	return names, nil
 }
@@ -490,7 +520,7 @@ func (d *Dump) incomplete(name string, p *parts) error {
 	}
 	more := ""
 	if near != nil {
-		more = fmt.Sprintf("; there is %s (--names says how they are called)", some(near))
+		more = fmt.Sprintf("; there is %s (--names says how they are called)", list(near))
 	}
 	return fmt.Errorf("%s: layer %q has %s but no %s%s", file, name, strings.Join(has, ", "), strings.Join(lacks, ", "), more)
 }

@@ -26,6 +26,7 @@ type rawTensor struct {
 	// What the name says, if anything.
 	part
 	named bool
+	used  bool // by a layer
 	// number is its place among those of all files.
 	number int
 }

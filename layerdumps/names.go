@@ -120,7 +120,7 @@ func (n Names) describe(role int) string {
 }
 
 // absent says that no tensor belongs to a layer, and what there is instead.
-func (n Names) absent(paths []string, there []string, wanted ...int) error {
+func (n Names) absent(paths []string, there string, wanted ...int) error {
 	var names []string
 	for _, role := range wanted {
 		names = append(names, n.describe(role))
@@ -130,18 +130,27 @@ func (n Names) absent(paths []string, there []string, wanted ...int) error {
 		want = strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 	}
 	have := "there is none at all"
-	if len(there) > 0 {
-		have = "there is " + some(there) + "; --names says how they are called"
+	if there != "" {
+		have = "there is " + there + "; --names says how they are called"
 	}
 	return fmt.Errorf("%s: no tensor is named %s; %s", strings.Join(paths, ", "), want, have)
 }
 
-// some lists the first few of a list.
-func some(list []string) string {
+// list names the first few of names.
+func list(names []string) string {
+	return some(len(names), func(i int) string { return names[i] })
+}
+
+// some lists the first few of n things.
+func some(n int, thing func(i int) string) string {
 	const most = 5
-	out := strings.Join(list[:min(len(list), most)], ", ")
-	if len(list) > most {
-		out += fmt.Sprintf(" and %d more", len(list)-most)
+	var first []string
+	for i := range min(n, most) {
+		first = append(first, thing(i))
+	}
+	out := strings.Join(first, ", ")
+	if n > most {
+		out += fmt.Sprintf(" and %d more", n-most)
 	}
 	return out
 }

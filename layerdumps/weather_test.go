@@ -194,3 +194,42 @@ func TestNoPipes(t *testing.T) {
 		}
 	}
 }
+
+// TestManyLayersOfManyFiles: putting layers together takes time that grows with the
+// tensors and not with layers times files, which here would be 2 billion steps.
+func TestManyLayersOfManyFiles(t *testing.T) {
+	const n = 45_000
+	files := make([]string, n)
+	layers := make(map[string]*holders)
+	for i := range files {
+		files[i] = fmt.Sprintf("l%d.npy", i)
+		h := new(holders)
+		p := h.of(files[i], i)
+		for role := range p {
+			p[role] = &rawTensor{file: files[i]}
+		}
+		layers[files[i]] = h
+	}
+	steps := 0
+	label := fileLabels(files)
+	for _, h := range layers {
+		if p, err := h.merge(); err != nil || p[0] == nil || !h.whole() {
+			t.Fatal(p, err)
+		}
+		if label(h.files[0])+".npy" != h.files[0] {
+			t.Fatal(h.files)
+		}
+		steps += len(h.parts)
+	}
+	if steps != n {
+		t.Errorf("%d steps", steps)
+	}
+	// Whatever the order in which files come, they are kept in theirs.
+	h := new(holders)
+	for _, i := range []int{5, 2, 9, 2, 0, 5, 7} {
+		h.of(fmt.Sprint(i), i)
+	}
+	if got := strings.Join(h.files, " "); got != "0 2 5 7 9" {
+		t.Errorf("files %s", got)
+	}
+}

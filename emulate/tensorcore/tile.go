@@ -240,7 +240,7 @@ func (u *Unit) plan(fa, fb Operand) plan {
 		}
 	}
 	// A term is below 4 * 2^F quanta, and there is one more than products.
-	bound := (most + 1) << (max(u.FractionBits, 0) + 2)
+	bound := int64(most+1) << (max(u.FractionBits, 0) + 2)
 	switch {
 	case len(p.order) != u.K || slices.Contains(seen, false): // not each k once
 	case (u.C == FP16) != (u.Out == FP16Nearest) || u.C != FP16 && u.C != FP32:

@@ -162,51 +162,40 @@ func (f *File) Close() error {
 	return nil
 }
 
-// entry is a header's record of a tensor, before its range is resolved.
-type entry struct {
-	name       string
-	dtype      string
-	shape      []int
-	begin, end int
-}
-
 func (f *File) read(size int64) error {
 	header, length, err := f.header(size)
 	if err != nil {
 		return err
 	}
-	entries, err := f.parseHeader(header)
-	if err != nil {
+	if err := f.parseHeader(header); err != nil {
 		return err
 	}
 	// The name settles the order of empty tensors that share a position, so
 	// that a file always reads the same.
-	slices.SortFunc(entries, func(a, b entry) int {
-		return cmp.Or(cmp.Compare(a.begin, b.begin), cmp.Compare(a.end, b.end), cmp.Compare(a.name, b.name))
+	slices.SortFunc(f.Tensors, func(a, b Tensor) int {
+		return cmp.Or(cmp.Compare(a.Offset, b.Offset), cmp.Compare(a.size, b.size), cmp.Compare(a.Name, b.Name))
 	})
-	f.Tensors = make([]Tensor, 0, len(entries))
 	start := lengthSize + length
 	body := size - start
-	covered, last := 0, ""
-	for _, e := range entries {
-		if err := e.check(body); err != nil {
-			return fmt.Errorf("tensor %q: %w", e.name, err)
+	covered, last := int64(0), ""
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		begin, end := t.Offset, t.Offset+t.size
+		if err := t.check(body); err != nil {
+			return fmt.Errorf("tensor %q: %w", t.Name, err)
 		}
 		switch {
-		case e.begin < covered:
-			return fmt.Errorf("tensor %q: its bytes [%d, %d) overlap tensor %q, which ends at %d", e.name, e.begin, e.end, last, covered)
-		case e.begin > covered:
-			return fmt.Errorf("tensor %q: its bytes start at %d and leave a hole of %d bytes before it", e.name, e.begin, e.begin-covered)
+		case begin < covered:
+			return fmt.Errorf("tensor %q: its bytes [%d, %d) overlap tensor %q, which ends at %d", t.Name, begin, end, last, covered)
+		case begin > covered:
+			return fmt.Errorf("tensor %q: its bytes start at %d and leave a hole of %d bytes before it", t.Name, begin, begin-covered)
 		}
-		covered, last = e.end, e.name
-		f.byName[e.name] = int32(len(f.Tensors))
-		f.Tensors = append(f.Tensors, Tensor{
-			Name: e.name, DType: e.dtype, Shape: e.shape,
-			Offset: start + int64(e.begin), size: int64(e.end - e.begin), file: f,
-		})
+		covered, last = end, t.Name
+		f.byName[t.Name] = int32(i)
+		t.Offset, t.file = start+begin, f
 	}
-	if int64(covered) != body {
-		return fmt.Errorf("%d bytes after the last tensor belong to none", body-int64(covered))
+	if covered != body {
+		return fmt.Errorf("%d bytes after the last tensor belong to none", body-covered)
 	}
 	return nil
 }
@@ -256,8 +245,8 @@ func (f *File) readAt(b []byte, off int64) error {
 	return err
 }
 
-func (f *File) parseHeader(header io.Reader) ([]entry, error) {
-	var entries []entry
+// parseHeader reads the header into Tensors, whose offsets are those in the header.
+func (f *File) parseHeader(header io.Reader) error {
 	// Shapes are cut from blocks: most are of a few numbers.
 	var block []int
 	f.byName = make(map[string]int32)
@@ -279,17 +268,17 @@ func (f *File) parseHeader(header io.Reader) ([]entry, error) {
 		if cap(block)-len(block) < maxDims {
 			block = make([]int, 0, 4096)
 		}
-		e, err := parseEntry(s, name, &block)
+		t, err := parseEntry(s, name, &block)
 		if err != nil {
 			return fmt.Errorf("tensor %q: %w", name, err)
 		}
-		entries = append(entries, e)
+		f.Tensors = append(f.Tensors, t)
 		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return entries, s.end()
+	return s.end()
 }
 
 func (f *File) parseMetadata(s *scanner) error {
@@ -314,8 +303,8 @@ func (f *File) parseMetadata(s *scanner) error {
 
 // parseEntry reads a tensor's record. Its shape is taken from the end of block, which
 // has room for one.
-func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
-	e := entry{name: name}
+func parseEntry(s *scanner, name string, block *[]int) (Tensor, error) {
+	t := Tensor{Name: name}
 	var hasType, hasShape, hasOffsets bool
 	var others map[string]bool
 	twice := func(has *bool, key string) error {
@@ -335,7 +324,7 @@ func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
 			if err != nil {
 				return fmt.Errorf("dtype: %w", err)
 			}
-			e.dtype = known(text)
+			t.DType = known(text)
 			return nil
 		case "shape":
 			if err := twice(&hasShape, "shape"); err != nil {
@@ -347,7 +336,7 @@ func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
 				return fmt.Errorf("shape: %w", err)
 			}
 			*block = (*block)[:n+len(shape)]
-			e.shape = shape[:len(shape):len(shape)]
+			t.Shape = shape[:len(shape):len(shape)]
 			return nil
 		case "data_offsets":
 			if err := twice(&hasOffsets, "data_offsets"); err != nil {
@@ -361,7 +350,7 @@ func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
 			if len(offsets) != 2 {
 				return fmt.Errorf("data_offsets: %d numbers, want a begin and an end", len(offsets))
 			}
-			e.begin, e.end = offsets[0], offsets[1]
+			t.Offset, t.size = int64(offsets[0]), int64(offsets[1])-int64(offsets[0])
 			return nil
 		}
 		// The reference reader skips what it does not know, too.
@@ -377,30 +366,31 @@ func parseEntry(s *scanner, name string, block *[]int) (entry, error) {
 	})
 	switch {
 	case err != nil:
-		return e, err
+		return t, err
 	case !hasType:
-		return e, errors.New("has no dtype")
+		return t, errors.New("has no dtype")
 	case !hasShape:
-		return e, errors.New("has no shape")
+		return t, errors.New("has no shape")
 	case !hasOffsets:
-		return e, errors.New("has no data_offsets")
+		return t, errors.New("has no data_offsets")
 	}
-	return e, nil
+	return t, nil
 }
 
-// check holds the entry's dtype, shape and range against each other and against
-// the size of the data.
-func (e *entry) check(bodySize int64) error {
-	size, err := byteSize(e.dtype, e.shape)
+// check holds a tensor's dtype, shape and range, which begins at Offset in the data,
+// against each other and against the size of the data.
+func (t *Tensor) check(bodySize int64) error {
+	size, err := byteSize(t.DType, t.Shape)
+	begin, end := t.Offset, t.Offset+t.size
 	switch {
 	case err != nil:
 		return err
-	case e.begin > e.end:
-		return fmt.Errorf("its bytes end at %d, before they start at %d", e.end, e.begin)
-	case int64(e.end) > bodySize:
-		return fmt.Errorf("its bytes [%d, %d) are out of the file's %d bytes of data", e.begin, e.end, bodySize)
-	case e.end-e.begin != size:
-		return fmt.Errorf("%s %v takes %d bytes, but its range [%d, %d) has %d", e.dtype, e.shape, size, e.begin, e.end, e.end-e.begin)
+	case begin > end:
+		return fmt.Errorf("its bytes end at %d, before they start at %d", end, begin)
+	case end > bodySize:
+		return fmt.Errorf("its bytes [%d, %d) are out of the file's %d bytes of data", begin, end, bodySize)
+	case t.size != int64(size):
+		return fmt.Errorf("%s %v takes %d bytes, but its range [%d, %d) has %d", t.DType, t.Shape, size, begin, end, t.size)
 	}
 	return nil
 }

@@ -738,6 +738,32 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
+// TestTables: the page of the paper's tables needs no script, and fits a phone.
+func TestTables(t *testing.T) {
+	in, err := report.Read(strings.NewReader(`{"schema":"sageacc/table/v1","layers":["l.0"],"tables":[{"name":"smoothing","title":"Smoothing of Q and K","setup":"INT4","rows":[
+		{"method":"none","average":{"cos_sim":0.9,"rel_l1":0.3},"worst":{},"paper":{"average":{"rel_l1":0.4}}},
+		{"method":"smooth Q+K","average":{"cos_sim":0.99,"rel_l1":"NaN"},"worst":{}}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var html bytes.Buffer
+	if err := report.Write(&html, in); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, html.String(), how{width: 375, height: 700})
+	same(t, "methods", b.text("td.name"), []string{"none", "smooth Q+K"})
+	if w := eval[int](b, `document.documentElement.scrollWidth`); w > 375 {
+		t.Errorf("the page is %d wide", w)
+	}
+	widths := eval[[]float64](b, `[...document.querySelectorAll('svg.bar path:nth-child(2)')].map((p) => p.getBoundingClientRect().width / p.parentNode.getBoundingClientRect().width)`)
+	if len(widths) != 2 || math.Abs(widths[0]-0.74) > 0.02 || widths[1] < 0.97 {
+		t.Errorf("bars of %v", widths)
+	}
+	if n := eval[int](b, `document.scripts.length`); n != 0 {
+		t.Errorf("%d scripts", n)
+	}
+}
+
 // TestPrint: a page can be printed.
 func TestPrint(t *testing.T) {
 	b := open(t, pageOf(t, demo.Result(24, 8, 1)), desktop)
