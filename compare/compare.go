@@ -197,6 +197,9 @@ type Layer struct {
 	SMScale   float64 `json:"sm_scale"`
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
+	// Sampled are the queries [Sampled[0], Sampled[1]) that the figures are of, where a run
+	// was confined to some; nil where they are of all.
+	Sampled *[2]int `json:"sampled,omitempty"`
 	Rows
 	// ReferenceRMS is the root mean square of the reference, against which errors are
 	// large or small.
@@ -567,7 +570,11 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return g.result(), nil
+	out := g.result()
+	if opt.Rows != [2]int{} {
+		out.Sampled = &[2]int{g.first, g.end}
+	}
+	return out, nil
 }
 
 // taskChunks is how many consecutive chunks of a head make a task: one, or more if

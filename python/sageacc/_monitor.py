@@ -191,6 +191,7 @@ class Monitor(Watcher):
             result = json.loads(meta["result"])
             found = result["layers"][0]
             found["name"] = f"step{step}.{layer} [{batch},{head}]"
+            rows = tuple(found.get("sampled", rows))  # whole chunks of the kernel's tiles
             actual, emulated, difference = figures_of(found)
             assert actual is not None
             sample = Sample(

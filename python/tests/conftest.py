@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-# What processes that tests start need on their path.
-PATH = "" if importlib.util.find_spec("sageacc") else str(ROOT / "python")
+_found = importlib.util.find_spec("sageacc")
+_checkout = _found is None or Path(_found.origin or "").resolve().parents[1] == ROOT / "python"
+# What processes that tests start need on their path: nothing where the package is installed.
+PATH = str(ROOT / "python") if _checkout else ""
 if PATH:
     sys.path.insert(0, PATH)
 pytest_plugins = ["pytester"]
