@@ -213,7 +213,7 @@ func TestTileEqualsDotInvented(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	n := 4000
 	if testing.Short() {
-		n = 1000
+		n = 400
 	}
 	for range n {
 		u := invent(r)
