@@ -6,9 +6,11 @@ import (
 	"hash/fnv"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/mufu"
 )
 
 // pin sums up numbers in a checksum: of NaNs only that they are there, of a zero its sign
@@ -99,12 +101,18 @@ func TestPinnedValues(t *testing.T) {
 					n     int
 					scale float32
 					to    float32
-				}{{2500, 1, dtype.Max()}, {16, 1e-3, 2.25}, {3, 40, dtype.Max()}, {1, 0, dtype.Max()}, {33, 0x1p-60, dtype.Max()}, {20, 2e6, dtype.Max()}} {
+				}{
+					{2500, 1, dtype.Max()}, {16, 1e-3, 2.25}, {3, 40, dtype.Max()}, {1, 0, dtype.Max()}, {1, 5, dtype.Max()},
+					{33, 0x1p-60, dtype.Max()}, {20, 2e6, dtype.Max()}, {32, 2e6, dtype.Max()},
+				} {
 					const d = 3
 					r := rand.New(rand.NewPCG(3, uint64(tc.n)))
 					x := sample(r, tc.n*d, tc.scale, tc.n == 33)
 					for i := 1; i < len(x); i += d { // one sign only
 						x[i] = float32(math.Abs(float64(x[i]))) + tc.scale
+					}
+					for i := 0; tc.n == 32 && i < len(x); i += d { // or the other
+						x[i] = -float32(math.Abs(float64(x[i]))) - tc.scale
 					}
 					for i := 2; tc.n == 3 && i < len(x); i += d { // and one channel without a value
 						x[i] = 0
@@ -200,6 +208,96 @@ func TestStyleNames(t *testing.T) {
 	}
 }
 
+// TestExtremes: what takes part in a channel's maximum beside its values.
+func TestExtremes(t *testing.T) {
+	nan := float32(math.NaN())
+	fifteen := func(x float32) []float32 { return slices.Repeat([]float32{x}, 15) }
+	for _, tc := range []struct {
+		name   string
+		style  Style
+		smooth bool
+		x      []float32
+		want   float64 // the maximum
+	}{
+		{"a constant", Paper, false, []float32{3, 3}, 3},
+		{"nothing but NaN", Paper, false, []float32{nan, nan}, 0},
+		{"nothing but NaN, released", Fused, false, slices.Repeat([]float32{nan}, 16), 1e6}, // its starting value
+		{"the padding, above", Fused, true, fifteen(-1), 15.0 / 16},
+		{"the padding, below", Fused, true, fifteen(1), 15.0 / 16},
+		{"the starting value, below", Fused, true, slices.Repeat([]float32{3e6}, 16), 2e6},
+		{"the starting value, above", Fused, true, slices.Repeat([]float32{-3e6}, 16), 2e6},
+	} {
+		v := NewValues(tc.style, E4M3, 448, tc.smooth, len(tc.x), 1)
+		v.Scan(0, tc.x)
+		v.Finish()
+		if got := float64(v.Scale[0]) * 448; math.Abs(got-tc.want) > 1e-6*tc.want {
+			t.Errorf("%s: maximum %g, want %g", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestTies: the Triton style rounds an exact half away from zero; a step that underflows
+// to zero gives zeros.
+func TestTies(t *testing.T) {
+	s := NewScale(Triton, 8, 100)
+	ties := 0
+	for n := float32(0.5); n < 100; n++ {
+		for x, i := n*s.Step*(1-0x1p-21), 0; i < 64; i++ {
+			x = math.Nextafter32(x, math.MaxFloat32)
+			if mufu.DivFull(x, s.Step) != n {
+				continue
+			}
+			ties++
+			up := int8(n + 0.5)
+			even := up &^ 1
+			for round, want := range map[CodeRounding]int8{StyleRounding: up, NearestAway: up, NearestEven: even, TowardZero: up - 1} {
+				r := s.Rounded(round)
+				var got [2]int8
+				r.Quantize(got[:], []float32{x, -x})
+				if got != [2]int8{want, -want} {
+					t.Fatalf("rounding %d of %g steps: %v, want %d", round, n, got, want)
+				}
+			}
+		}
+	}
+	if ties < 20 {
+		t.Errorf("%d ties", ties)
+	}
+	tiny := NewScale(Paper, 8, 0x1p-149)
+	for round := StyleRounding; round <= TowardZero; round++ {
+		r := tiny.Rounded(round)
+		got := []int8{1}
+		if r.Quantize(got, []float32{0x1p-149}); tiny.Step != 0 || got[0] != 0 {
+			t.Errorf("step %g, code %d", tiny.Step, got[0])
+		}
+	}
+}
+
+// TestLaterTiles: groups count on from tile to tile.
+func TestLaterTiles(t *testing.T) {
+	for _, tc := range []struct {
+		g               Granularity
+		row, query, key int
+	}{
+		{PerThread, 2*64 + 10, 4*8 + 2, 2*4 + 1}, {PerThread, 3*64 + 7, 6*8 + 7, 3*4 + 3}, {PerWarp, 3 * 64, 6, 3}, {PerBlock, 3 * 64, 1, 3},
+		{PerToken, 200, 200, 200}, {PerTensor, 200, 0, 0},
+	} {
+		if q, k := tc.g.QueryGroup(sm89, tc.row), tc.g.KeyGroup(sm89, tc.row); q != tc.query || k != tc.key {
+			t.Errorf("%s row %d: groups %d and %d, want %d and %d", tc.g, tc.row, q, k, tc.query, tc.key)
+		}
+	}
+	if g, err := ParseGranularity("no"); g != PerTensor || err == nil {
+		t.Error("an unknown granularity is one")
+	}
+	if p, err := ParsePVType("no"); p != E4M3 || err == nil {
+		t.Error("an unknown type is one")
+	}
+	// A multiple of the tile has no group more.
+	if q, k := PerBlock.QueryGroups(sm89, 256), PerBlock.KeyGroups(sm89, 256); q != 2 || k != 4 {
+		t.Errorf("%d and %d groups", q, k)
+	}
+}
+
 // The pins, as the tests print them.
 var (
 	pinnedCodes = []string{
@@ -229,22 +327,22 @@ var (
 		"fused int8 rounding 3: be8396be684ebd7e",
 	}
 	pinnedValues = []string{
-		"paper e4m3 smooth false: 7f54beafa362c4be",
-		"paper e4m3 smooth true: cae95927f3e5ca49",
-		"paper e5m2 smooth false: f2aeab823e1c5ec2",
-		"paper e5m2 smooth true: 9baab12ce4e825e4",
-		"paper int8 smooth false: 7a4178c9278baf0a",
-		"paper int8 smooth true: dfb66ce81b65aca2",
-		"paper fp16 smooth false: 20968bbfe2b9c39e",
-		"paper fp16 smooth true: 539384bf6259fbb4",
-		"fused e4m3 smooth false: 2717eb732693b3dc",
-		"fused e4m3 smooth true: 34568b5af096862a",
-		"fused e5m2 smooth false: 99450b38d0a06085",
-		"fused e5m2 smooth true: 2a9ba38208ad5935",
-		"fused int8 smooth false: b6a6296c5995aa93",
-		"fused int8 smooth true: 21140d5873e40d7c",
-		"fused fp16 smooth false: 20968bbfe2b9c39e",
-		"fused fp16 smooth true: aeb54ced2fc13d47",
+		"paper e4m3 smooth false: 316c0dd00728e962",
+		"paper e4m3 smooth true: 6b54c4ec84402aae",
+		"paper e5m2 smooth false: 2196e6bc3119b6a3",
+		"paper e5m2 smooth true: 07381ebfa066e8d6",
+		"paper int8 smooth false: b750966764b6eecd",
+		"paper int8 smooth true: 41cac53e4341040e",
+		"paper fp16 smooth false: 97765ffcf8d6d3d1",
+		"paper fp16 smooth true: d84613ba55704ddc",
+		"fused e4m3 smooth false: 4e1b95030bd7b987",
+		"fused e4m3 smooth true: 25d80d23268423e8",
+		"fused e5m2 smooth false: 9bbb68e9157d6197",
+		"fused e5m2 smooth true: 6c6006bbb32aa21d",
+		"fused int8 smooth false: 0d2b8d59b7d12345",
+		"fused int8 smooth true: 3df86edd9fad1615",
+		"fused fp16 smooth false: 97765ffcf8d6d3d1",
+		"fused fp16 smooth true: 1f5629a582f30b3b",
 	}
 	pinnedMeans = []string{
 		"FP16: dc33a80873b8eb69",

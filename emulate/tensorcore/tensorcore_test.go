@@ -213,7 +213,7 @@ func TestTileEqualsDotInvented(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	n := 4000
 	if testing.Short() {
-		n = 1000
+		n = 400
 	}
 	for range n {
 		u := invent(r)
@@ -440,6 +440,7 @@ func TestSmallestAlignment(t *testing.T) {
 // format and for every sign.
 func TestSpecials(t *testing.T) {
 	inf := math.Inf(1)
+	const least = 0x1p-1000 // stands for the smallest number of a format
 	for _, u := range Units() {
 		if u.Out == Int32 {
 			continue
@@ -456,6 +457,12 @@ func TestSpecials(t *testing.T) {
 				return (l.expMask<<l.fracBits | l.fracMask) << l.unused
 			case x == 0 && math.Signbit(x):
 				return l.sign << l.unused
+			case math.Abs(x) == least:
+				b := uint32(1)
+				if x < 0 {
+					b |= l.sign
+				}
+				return b << l.unused
 			}
 			return code(t, u.A, x)
 		}
@@ -476,6 +483,8 @@ func TestSpecials(t *testing.T) {
 			{0, 1, inf, 0, 0, plus, false}, {0, -1, inf, 0, 0, minus, false}, {0, 1, -inf, 0, 0, minus, false}, {0, -1, -inf, 0, 0, plus, false},
 			{0, inf, inf, 0, 0, plus, false}, {0, inf, -inf, 0, 0, minus, false}, {0, -inf, inf, 0, 0, minus, false}, {0, -inf, -inf, 0, 0, plus, false},
 			{0, inf, 0, 0, 0, none, false}, {0, 0, inf, 0, 0, none, false}, {0, -inf, neg0, 0, 0, none, false}, {0, neg0, -inf, 0, 0, none, false},
+			{0, -least, inf, 0, 0, minus, false}, {0, inf, -least, 0, 0, minus, false}, {0, least, inf, 0, 0, plus, false},
+			{0, inf, least, 0, 0, plus, false},
 			{0, inf, 1, inf, 1, plus, false}, {0, inf, 1, inf, -1, none, false}, {0, -inf, 1, inf, 1, none, false}, {0, inf, 1, -1, 1, plus, false},
 			{0, -inf, 1, 2, 1, minus, false}, {0, 1, 1, inf, 1, plus, false},
 			{0, nan, 1, 0, 0, none, true}, {0, 1, nan, 0, 0, none, true}, {0, nan, 0, 0, 0, none, true}, {0, 0, nan, 0, 0, none, true},

@@ -44,11 +44,13 @@ func main() {
 	timeout := flag.Duration("timeout", time.Minute, "a test that takes longer has seen the change")
 	jobs := flag.Int("jobs", 1, "changes tried at a time")
 	filter := flag.String("run", "", "only changes whose 'file function: change' matches `REGEX`")
+	again := flag.String("again", "", "only changes that survive in `FILE`, the output of an earlier run")
 	list := flag.Bool("list", false, "list the changes and stop")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	bad, err := run(ctx, os.Stdout, flag.Args(), *filter, *every, *jobs, *timeout, *list)
+	o := options{filter: *filter, again: *again, every: *every, jobs: *jobs, timeout: *timeout, list: *list}
+	bad, err := run(ctx, os.Stdout, flag.Args(), o)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutate:", err)
 		os.Exit(2)
@@ -58,12 +60,40 @@ func main() {
 	}
 }
 
+// options are the flags.
+type options struct {
+	filter, again string
+	every, jobs   int
+	timeout       time.Duration
+	list          bool
+}
+
+var survivor = regexp.MustCompile(`(?m)^survives: (.*?):\d+ (.*)$`)
+
+// selection returns what says whether a mutant of a key is wanted.
+func (o *options) selection() (func(key string) bool, error) {
+	re, err := regexp.Compile(o.filter)
+	if err != nil || o.again == "" {
+		return re.MatchString, err
+	}
+	text, err := os.ReadFile(o.again)
+	if err != nil {
+		return nil, err
+	}
+	keys := map[string]bool{}
+	for _, m := range survivor.FindAllStringSubmatch(string(text), -1) {
+		keys[m[1]+" "+m[2]] = true
+	}
+	return func(key string) bool { return keys[key] && re.MatchString(key) }, nil
+}
+
 // run tries the mutants of the packages and returns how many survive without a reason.
-func run(ctx context.Context, w io.Writer, dirs []string, filter string, every, jobs int, timeout time.Duration, list bool) (int, error) {
-	re, err := regexp.Compile(filter)
+func run(ctx context.Context, w io.Writer, dirs []string, opt options) (int, error) {
+	wanted, err := opt.selection()
 	if err != nil {
 		return 0, err
 	}
+	every, jobs, timeout := opt.every, opt.jobs, opt.timeout
 	if len(dirs) == 0 || every < 1 || jobs < 1 {
 		return 0, errors.New("name the folders of packages, and numbers from 1 on")
 	}
@@ -79,11 +109,11 @@ func run(ctx context.Context, w io.Writer, dirs []string, filter string, every, 
 		}
 		var mutants []Mutant
 		for _, m := range all {
-			if re.MatchString(m.Key()) {
+			if wanted(m.Key()) {
 				mutants = append(mutants, m)
 			}
 		}
-		if list {
+		if opt.list {
 			for _, m := range mutants {
 				fmt.Fprintln(w, m.Key())
 			}

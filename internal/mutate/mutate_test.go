@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -44,7 +46,8 @@ func TestRun(t *testing.T) {
 		t.Skip("builds a package for each change")
 	}
 	var out strings.Builder
-	n, err := run(t.Context(), &out, []string{sample}, "(held|loose|Limit|Half): .*(Colour|grass|> 10 =>|0.25 =>)", 16, 2, time.Minute, false)
+	opt := options{filter: "(held|loose|Limit|Half): .*(Colour|grass|> 10 =>|0.25 =>)", every: 16, jobs: 2, timeout: time.Minute}
+	n, err := run(t.Context(), &out, []string{sample}, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,17 +69,30 @@ func TestRun(t *testing.T) {
 	if want := "testdata/sample: 7 changes, 0 do not compile, 2 seen by a test, 0 equivalent, 5 survive\n"; !strings.HasSuffix(out.String(), want) || n != 5 {
 		t.Errorf("%d survive:\n%s want %s", n, out.String(), want)
 	}
+	// Again, those of them that are about Half.
+	earlier := filepath.Join(t.TempDir(), "earlier")
+	if err := os.WriteFile(earlier, []byte(out.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out.Reset()
+	n, err = run(t.Context(), &out, []string{sample}, options{filter: "Half", again: earlier, every: 16, jobs: 1, timeout: time.Minute})
+	if err != nil || n != 2 || strings.Count(out.String(), "survives: ") != 2 {
+		t.Errorf("again: %d survive, %v:\n%s", n, err, out.String())
+	}
 }
 
 func TestErrors(t *testing.T) {
 	for _, tc := range []struct {
-		dirs   []string
-		filter string
-		want   string
+		dirs []string
+		opt  options
+		want string
 	}{
-		{nil, "", "name the folders"}, {[]string{sample}, "(", "missing closing"}, {[]string{"testdata/none"}, "", "testdata/none"},
+		{nil, options{every: 1, jobs: 1}, "name the folders"}, {[]string{sample}, options{every: 1}, "from 1 on"},
+		{[]string{sample}, options{filter: "(", every: 1, jobs: 1}, "missing closing"},
+		{[]string{sample}, options{again: "testdata/none", every: 1, jobs: 1}, "testdata/none"},
+		{[]string{"testdata/none"}, options{every: 1, jobs: 1}, "testdata/none"},
 	} {
-		if _, err := run(t.Context(), &strings.Builder{}, tc.dirs, tc.filter, 1, 1, time.Minute, false); err == nil || !strings.Contains(err.Error(), tc.want) {
+		if _, err := run(t.Context(), &strings.Builder{}, tc.dirs, tc.opt); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%v: %v, want %q", tc.dirs, err, tc.want)
 		}
 	}
