@@ -295,7 +295,9 @@ func TestColours(t *testing.T) {
 
 // TestSort by mouse and by keyboard.
 func TestSort(t *testing.T) {
-	b := open(t, pageOf(t, demo.Result(12, 4, 1)), desktop)
+	r := demo.Result(12, 4, 1)
+	r.Layers[1].EmulatedVsReference.MaxAbs = jsonfloat.Float(math.Inf(1))
+	b := open(t, pageOf(t, r), desktop)
 	click := func(title string) {
 		b.run(chromedp.Click(chromedp.Search(fmt.Sprintf(`//table//th/button[starts-with(., %q)]`, title))))
 	}
@@ -315,6 +317,10 @@ func TestSort(t *testing.T) {
 	errors := b.text("#table tbody td:nth-child(9)")
 	if errors[0] != "NaN" || !slices.IsSortedFunc(errors[1:], func(x, y string) int { return strings.Compare(y, x) }) {
 		t.Errorf("errors %q", errors)
+	}
+	click("max. error")
+	if row := b.text("#table tbody tr:first-child td"); row[1] != "blocks.1.attn" || row[6] != "+Inf" {
+		t.Errorf("the largest error is of %q", row)
 	}
 	// Names are sorted by the numbers in them.
 	click("layer")
@@ -621,7 +627,9 @@ func TestOver(t *testing.T) {
 
 // TestMany: 5,000 layers.
 func TestMany(t *testing.T) {
-	b := open(t, pageOf(t, demo.Result(5000, 8, 1)), desktop)
+	r := demo.Result(5000, 8, 1)
+	r.Layers[1234].Heads[3].EmulatedVsReference.RelL1 = 3
+	b := open(t, pageOf(t, r), desktop)
 	if n := b.text(inTable); len(n) != 50 || n[0] != "blocks.3333.attn" {
 		t.Errorf("the table begins with %q", n)
 	}
@@ -629,8 +637,8 @@ func TestMany(t *testing.T) {
 	b.run(chromedp.Click(chromedp.CSS(`[data-go="last"]`)))
 	same(t, "pages", b.text("#table .pages [role=status]"), []string{"Rows 4951 to 5000 of 5000"})
 	// A column of the map stands for several layers, and for the worst of them.
-	if b.pixels(2, "bad") < 3 || b.pixels(1, "bad") != 0 {
-		t.Errorf("%d pixels are not finite", b.pixels(2, "bad"))
+	if b.pixels(2, "bad") < 3 || b.pixels(1, "bad") != 0 || b.pixels(1, "h7") < 3 {
+		t.Errorf("%d pixels are not finite, %d are the largest", b.pixels(2, "bad"), b.pixels(1, "h7"))
 	}
 	if n := eval[int](b, `document.querySelectorAll('body *:not(script)').length`); n > 1500 {
 		t.Errorf("the page has %d elements", n)

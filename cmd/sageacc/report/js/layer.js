@@ -178,10 +178,7 @@ function errors(d) {
   }).root;
 }
 
-let opener = null; // what had the focus before the sheet opened
-
 function openLayer(i) {
-  opener = document.activeElement;
   location.hash = '#layer-' + (i + 1);
 }
 
@@ -204,11 +201,10 @@ function showSheet(i) {
   redraw();
 }
 
+// closeSheet closes it; the browser gives the focus back to where it was.
 function closeSheet() {
   if (location.hash.startsWith('#layer-')) history.pushState(null, '', location.pathname + location.search + '#layers');
   const sheet = byID('sheet');
   if (sheet.open) sheet.close();
   sheet.replaceChildren();
-  if (opener && opener.isConnected) opener.focus({ preventScroll: true });
-  opener = null;
 }

@@ -55,8 +55,6 @@ function controls() {
   addEventListener('hashchange', route);
   byID('sheet').addEventListener('cancel', (e) => { e.preventDefault(); closeSheet(); });
   document.addEventListener('click', (e) => {
-    const a = e.target.closest && e.target.closest('a[href^="#layer-"]');
-    if (a) opener = a;
     if (e.target === byID('sheet')) closeSheet();
   });
 }
