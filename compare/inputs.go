@@ -24,18 +24,32 @@ type headInputs struct {
 // add takes in rows of d channels of a head with the given first row.
 func (h *headInputs) add(rows, first []float32, d int) {
 	h.elements += int64(len(rows))
-	for _, x := range rows {
-		a := math.Abs(float64(x))
-		switch {
-		case a == 0:
-			h.zeros++
-		case a-a != 0:
-			h.nonFinite++
-		default:
-			h.absSum += a
-			h.absMax = max(h.absMax, a)
+	// Four sums, because one would wait for each addition. Magnitudes compare as their
+	// bits do.
+	const sign, inf = 1 << 31, 0x7f80_0000
+	var sum [4]float64
+	var most uint32
+	n := len(rows) &^ 3
+	for i := 0; i < n; i += 4 {
+		x := rows[i : i+4 : i+4]
+		b0, b1, b2, b3 := math.Float32bits(x[0])&^sign, math.Float32bits(x[1])&^sign, math.Float32bits(x[2])&^sign, math.Float32bits(x[3])&^sign
+		if b0-1 >= inf-1 || b1-1 >= inf-1 || b2-1 >= inf-1 || b3-1 >= inf-1 { // zero or not finite
+			for j := range x {
+				h.odd(x[j], &sum[j], &most)
+			}
+			continue
 		}
+		sum[0] += float64(math.Float32frombits(b0))
+		sum[1] += float64(math.Float32frombits(b1))
+		sum[2] += float64(math.Float32frombits(b2))
+		sum[3] += float64(math.Float32frombits(b3))
+		most = max(most, b0, b1, b2, b3)
 	}
+	for _, x := range rows[n:] {
+		h.odd(x, &sum[0], &most)
+	}
+	h.absSum += (sum[0] + sum[1]) + (sum[2] + sum[3])
+	h.absMax = max(h.absMax, float64(math.Float32frombits(most)))
 	for i := 0; i < len(rows) && !h.varies; i += d {
 		for c, x := range rows[i : i+d] {
 			if x != first[c] {
@@ -43,6 +57,20 @@ func (h *headInputs) add(rows, first []float32, d int) {
 				break
 			}
 		}
+	}
+}
+
+// odd takes in an element that may be zero or not finite.
+func (h *headInputs) odd(x float32, sum *float64, most *uint32) {
+	a := math.Abs(float64(x))
+	switch {
+	case a == 0:
+		h.zeros++
+	case a-a != 0:
+		h.nonFinite++
+	default:
+		*sum += a
+		*most = max(*most, math.Float32bits(float32(a)))
 	}
 }
 
