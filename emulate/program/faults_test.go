@@ -120,7 +120,7 @@ func TestParseFaults(t *testing.T) {
 		{"V's scale nowhere", set("finish.scale", "none"), "finish.scale: none: V's scale is fused"},
 		{"V's mean nowhere", set("smoothing.v", "fused-mean"), "finish.mean: none: smoothing.v is fused-mean"},
 		{"V's mean of another", set("smoothing.v=mean;finish.mean", "fma"), "smoothing.v: mean: one quantiser finds mean and scale, and v_codes.scale is fused"},
-		{"V's mean in its dtype", set("smoothing.v=input-mean;finish.mean", "output"), "smoothing.v: input-mean: a scaled V is smoothed in FP32"},
+		{"V's mean in its dtype", set("smoothing.v=input-mean;finish.mean", "output"), "smoothing.v: input-mean: e4m3 V is quantised; want mean or fused-mean"},
 		{"codes without scale", set("qk_codes.scale", "none"), "qk_codes: int8 codes need a granularity, a scale and a rounding"},
 		{"scale without codes", set("qk_codes.format", "input"), "qk_codes: format input has no scales"},
 		{"correction", set("smoothing.delta_s", "raw"), "smoothing.delta_s: raw: the kernel does not smooth Q"},

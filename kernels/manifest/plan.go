@@ -8,6 +8,7 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -194,7 +195,7 @@ func argument(text string, plan *Plan, vars map[string]constant.Value, scale flo
 	case "i32", "i64":
 		limit := 1<<31 - 1
 		if kind == "i64" {
-			limit = 1 << 62
+			limit = math.MaxInt / 2
 		}
 		n, err := integer(rest, vars, -limit, limit)
 		return PlannedArg{Type: kind, Int: int64(n)}, err
