@@ -185,25 +185,30 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 			return nil, err
 		}
 	}
-	n := l.Q.Batch * l.Q.Heads
-	acc := make([]metrics.Accuracy, n*len(all)) // by head, then by set
+	n := l.Q.Batch * l.Q.Heads * len(all) // by head, then by set
+	var mu sync.Mutex
+	sums := make([]metrics.Accuracy, len(all))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, len(acc))) {
+	for range max(1, min(opt.Jobs, n)) {
 		wg.Go(func() {
 			var w worker
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
-				if i >= len(acc) {
+				if i >= n {
 					return
 				}
 				head := i / len(all)
-				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc[i]); err != nil {
+				var acc metrics.Accuracy
+				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc); err != nil {
 					cancel(err)
 					return
 				}
+				mu.Lock()
+				sums[i%len(all)].Merge(&acc)
+				mu.Unlock()
 				finished()
 			}
 		})
@@ -214,11 +219,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 	}
 	errs := make([]Error, len(all))
 	for v := range all {
-		var sum metrics.Accuracy
-		for i := range n {
-			sum.Merge(&acc[i*len(all)+v])
-		}
-		f := sum.Values()
+		f := sums[v].Values()
 		errs[v] = Error{1 - f.CosSim, f.RelL1, f.RMSE * f.RMSE}
 	}
 	out := &Layer{Name: l.Name, Synthetic: l.Synthetic, Kernel: errs[0], Rest: errs[1]}
