@@ -58,6 +58,9 @@ type Options struct {
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
 	// one call at a time.
 	Progress func(part float64)
+	// Skipped, if not nil, is called with parts of the run that were kept, 0 to 1, which
+	// Progress is told of next.
+	Skipped func(part float64)
 	// LayerDone, if not nil, is called with how many layers of how many are finished, one
 	// call at a time.
 	LayerDone func(done, layers int)
@@ -151,8 +154,8 @@ func Describe(kernel *emulate.Kernel) KernelInfo {
 	return k
 }
 
-// queryTile is how many rows of queries make a tile, 0 where that depends on the layer.
-func queryTile(k *emulate.Kernel) int {
+// QueryTile is how many rows of queries make a tile, 0 where that depends on the layer.
+func QueryTile(k *emulate.Kernel) int {
 	p := k.Program()
 	if len(p.Tiles.Shapes) > 1 {
 		return 0
@@ -348,7 +351,7 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	tool := version.Get()
 	res := &Result{
 		Schema: Schema, Tool: &tool, Kernel: Describe(opt.Kernel),
-		Reference: opt.Reference.String(), QueryTile: queryTile(opt.Kernel),
+		Reference: opt.Reference.String(), QueryTile: QueryTile(opt.Kernel),
 	}
 	outlines, err := Outlines(d, opt)
 	if err != nil {
@@ -374,7 +377,7 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		res.Layers = append(res.Layers, *l)
 	}
 	if !opt.NoReference {
-		if err := findMisplaced(ctx, d, res); err != nil {
+		if err := findMisplaced(ctx, d, res, &opt); err != nil {
 			return nil, err
 		}
 	}
@@ -412,9 +415,9 @@ func (r *Result) farOff() []int {
 }
 
 // findMisplaced looks for the right values of outputs that are far off.
-func findMisplaced(ctx context.Context, d *layerdumps.Dump, res *Result) error {
+func findMisplaced(ctx context.Context, d *layerdumps.Dump, res *Result, opt *Options) error {
 	for _, i := range res.farOff() {
-		text, err := misplaced(ctx, d, &d.Layers[i])
+		text, err := noteOfMisplaced(ctx, d, i, opt)
 		if err != nil {
 			return layerError(d, i, err)
 		}
@@ -434,19 +437,18 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	}
 	for n, i := range differ {
 		l := &d.Layers[i]
-		x, err := explain.Layer(ctx, l, explain.Options{
-			Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
-			Progress: func(part float64) {
-				if opt.Progress != nil {
-					opt.Progress((float64(n) + part) / float64(len(differ)))
-				}
-			},
+		x, err := noted(&opt, l, i, noteExplanation, func() (*explain.Result, error) {
+			return explain.Layer(ctx, l, explain.Options{
+				Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
+				Progress: func(part float64) {
+					if opt.Progress != nil {
+						opt.Progress((float64(n) + part) / float64(len(differ)))
+					}
+				},
+			})
 		})
-		if err == nil {
-			err = l.Check()
-		}
 		if err != nil {
-			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
+			return layerError(d, i, err)
 		}
 		res.Layers[i].Explanation = x
 	}
@@ -456,17 +458,28 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 // Attribute finds out, for every layer, how much of the emulated kernel's error each
 // of its steps causes.
 func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
-	layers, err := attribute.Run(ctx, d, attribute.Options{
-		Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
-	})
-	if err != nil {
-		return err
+	total, done := 0.0, 0.0
+	for i := range d.Layers {
+		total += attribute.Cost(&d.Layers[i])
 	}
-	for i := range layers {
-		if l := &d.Layers[i]; l.Check() != nil {
-			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, l.Check())
+	for i := range d.Layers {
+		l := &d.Layers[i]
+		cost := attribute.Cost(l)
+		x, err := noted(&opt, l, i, noteAttribution, func() (*attribute.Layer, error) {
+			return attribute.Run(ctx, l, attribute.Options{
+				Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs,
+				Progress: func(part float64) {
+					if opt.Progress != nil {
+						opt.Progress((done + float64(part*cost)) / total)
+					}
+				},
+			})
+		})
+		if err != nil {
+			return layerError(d, i, err)
 		}
-		res.Layers[i].Attribution = &layers[i]
+		done += cost
+		res.Layers[i].Attribution = x
 	}
 	return nil
 }
@@ -474,7 +487,7 @@ func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options
 // progress is how much of a run is done.
 type progress struct {
 	mu             sync.Mutex
-	report         func(float64)
+	report, skip   func(float64)
 	total, done    float64
 	layer          func(done, layers int)
 	layers, behind int
@@ -482,7 +495,7 @@ type progress struct {
 
 // newProgress makes that of a run of some chunks of each layer.
 func newProgress(opt Options, outlines []*Outline, want []ranges.Set) *progress {
-	p := &progress{report: opt.Progress, layer: opt.LayerDone, layers: len(outlines)}
+	p := &progress{report: opt.Progress, skip: opt.Skipped, layer: opt.LayerDone, layers: len(outlines)}
 	if p.report != nil {
 		for i, o := range outlines {
 			p.total += o.cost(want[i])
@@ -500,6 +513,14 @@ func (p *progress) add(o *Outline, chunks ranges.Set) {
 	defer p.mu.Unlock()
 	p.done += o.cost(chunks)
 	p.report(min(1, p.done/p.total))
+}
+
+// kept takes in chunks that were done before.
+func (p *progress) kept(o *Outline, chunks ranges.Set) {
+	if p.report != nil && p.skip != nil && chunks != nil {
+		p.skip(o.cost(chunks) / p.total)
+	}
+	p.add(o, chunks)
 }
 
 // finished takes in that a layer is.
@@ -599,10 +620,10 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 			total = kept
 		}
 	}
-	prog.add(o, want.Intersect(total.done))
+	prog.kept(o, want.Intersect(total.done))
 	todo := want.Minus(total.done)
 	if todo != nil && opt.Keep != nil {
-		opt.Keep.Begin(ctx, index)
+		opt.Keep.Begin(index)
 	}
 	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -621,7 +642,7 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 				err := w.run(inner, cs)
 				if err == nil {
 					prog.add(o, ranges.Set{g.tasks[i]})
-					err = g.finish(inner, g.tasks[i], cs)
+					err = g.finish(g.tasks[i], cs)
 				}
 				if err != nil {
 					cancel(err)
@@ -633,10 +654,10 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 	wg.Wait()
 	if inner.Err() != nil {
 		// What is done is kept, if it can be: the error is what stopped the run.
-		_ = opt.keep(context.WithoutCancel(ctx), l, index, g.fresh, false)
+		_ = opt.keep(l, index, g.fresh)
 		return nil, context.Cause(inner)
 	}
-	if err := opt.keep(ctx, l, index, g.fresh, true); err != nil {
+	if err := opt.keep(l, index, g.fresh); err != nil {
 		return nil, err
 	}
 	prog.finished()
@@ -712,7 +733,7 @@ func (g *gatherer) start(task [2]int) []chunk {
 
 // finish merges the chunks of a task, which have run, and keeps what there is if it is
 // time to.
-func (g *gatherer) finish(ctx context.Context, task [2]int, cs []chunk) error {
+func (g *gatherer) finish(task [2]int, cs []chunk) error {
 	g.mu.Lock()
 	g.fresh.add(g.o, task[0], cs)
 	if g.opt.Keep == nil || !g.opt.Keep.Due() {
@@ -723,7 +744,7 @@ func (g *gatherer) finish(ctx context.Context, task [2]int, cs []chunk) error {
 	g.fresh = new(Partial)
 	g.mu.Unlock()
 	// Others go on meanwhile.
-	if err := g.opt.keep(ctx, g.l.Layer, g.index, p, false); err != nil {
+	if err := g.opt.keep(g.l.Layer, g.index, p); err != nil {
 		return err
 	}
 	g.mu.Lock()

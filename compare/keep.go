@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/internal/ranges"
-	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -17,31 +16,58 @@ type Keeper interface {
 	// for nothing.
 	Kept(ctx context.Context, layer int, o *Outline) (*Partial, error)
 	// Begin says that a layer is about to be computed.
-	Begin(ctx context.Context, layer int)
-	// Due reports whether it is time to keep what was finished since the last time.
+	Begin(layer int)
+	// Due reports whether it is time to keep a part of a layer.
 	Due() bool
-	// Keep keeps a part. Whole says that the layer is finished with it. It may keep it
-	// in memory for a while, but not after whole or where last is set.
-	Keep(ctx context.Context, layer int, p *Partial, whole bool) error
+	// Keep keeps a part, of which it keeps no reference.
+	Keep(layer int, p *Partial) error
+	// Noted reads what an earlier run noted of a layer under a name, and reports whether
+	// there is anything; Note notes it, as JSON.
+	Noted(layer int, name string, note any) (bool, error)
+	Note(layer int, name string, note any) error
 }
+
+// The names of notes.
+const (
+	noteMisplaced   = "misplaced"
+	noteExplanation = "explanation"
+	noteAttribution = "attribution"
+)
 
 // keep hands what was finished of a layer to the keeper. The layer's files must be those
 // that were opened, or it is worth nothing.
-func (opt *Options) keep(ctx context.Context, l *layerdumps.Layer, index int, p *Partial, whole bool) error {
+func (opt *Options) keep(l *layerdumps.Layer, index int, p *Partial) error {
 	if opt.Keep == nil || p.done == nil {
 		return nil
 	}
 	if err := l.Check(); err != nil {
 		return err
 	}
-	return opt.Keep.Keep(ctx, index, p, whole)
+	return opt.Keep.Keep(index, p)
+}
+
+// noted makes a note of a layer, or reads the one that is kept.
+func noted[T any](opt *Options, l *layerdumps.Layer, index int, name string, make func() (T, error)) (T, error) {
+	var note T
+	if opt.Keep != nil {
+		if ok, err := opt.Keep.Noted(index, name, &note); ok || err != nil {
+			return note, err
+		}
+	}
+	note, err := make()
+	if err == nil {
+		err = l.Check()
+	}
+	if err == nil && opt.Keep != nil {
+		err = opt.Keep.Note(index, name, note)
+	}
+	return note, err
 }
 
 // RunChunks computes the wanted chunks of each layer of a dump, as far as they are not
 // kept already, and gives them to opt.Keep. Layers are by their index in the dump.
-// Misplaced is called for each layer whose output may be found to be misplaced when the
-// result is put together, with what Join wants to be told then.
-func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []ranges.Set, misplacedText func(layer int, text string) error) error {
+// What Join is told of misplaced outputs is noted.
+func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []ranges.Set) error {
 	outlines, err := Outlines(d, opt)
 	if err != nil {
 		return err
@@ -56,40 +82,43 @@ func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []rang
 		if err == nil {
 			err = d.Layers[i].Check()
 		}
+		if err == nil && p.layer(outlines[i]).farOff(p.done.Len() == outlines[i].Chunks()) {
+			_, err = noteOfMisplaced(ctx, d, i, &opt)
+		}
 		if err != nil {
 			return layerError(d, i, err)
-		}
-		text := ""
-		if l := p.layer(outlines[i]); l.farOff(p.done.Len() == outlines[i].Chunks()) {
-			if text, err = misplaced(ctx, d, &d.Layers[i]); err != nil {
-				return layerError(d, i, err)
-			}
-		}
-		if text != "" {
-			if err := misplacedText(i, text); err != nil {
-				return err
-			}
 		}
 	}
 	return nil
 }
 
+// noteOfMisplaced says in which order the values of a layer's output are the right ones.
+func noteOfMisplaced(ctx context.Context, d *layerdumps.Dump, i int, opt *Options) (string, error) {
+	return noted(opt, &d.Layers[i], i, noteMisplaced, func() (string, error) { return misplaced(ctx, d, &d.Layers[i]) })
+}
+
 // Join puts a result together from the partial results of all layers, each of which
-// must have all chunks. Misplaced is what RunChunks told of, by layer.
-func Join(kernel KernelInfo, reference string, tile int, tool version.Info, outlines []*Outline, parts []*Partial, misplaced map[int]string) (*Result, error) {
-	res := &Result{Schema: Schema, Tool: &tool, Kernel: kernel, Reference: reference, QueryTile: tile}
-	for i, p := range parts {
-		l, err := p.whole(outlines[i])
+// must have all chunks. Part returns that of a layer, and note reads what was noted of
+// it, as [Keeper] does.
+func Join(res *Result, outlines []*Outline, part func(layer int) (*Partial, error), note func(layer int, name string, note any) (bool, error)) error {
+	for i, o := range outlines {
+		p, err := part(i)
 		if err != nil {
-			return nil, err
+			return err
+		}
+		l, err := p.whole(o)
+		if err != nil {
+			return err
 		}
 		res.Layers = append(res.Layers, *l)
 	}
 	for _, i := range res.farOff() {
-		res.Layers[i].Misplaced = misplaced[i]
+		if _, err := note(i, noteMisplaced, &res.Layers[i].Misplaced); err != nil {
+			return err
+		}
 	}
 	res.summarise()
-	return res, nil
+	return nil
 }
 
 // whole is the layer's result. A part of the layer has none.

@@ -3,6 +3,7 @@ package compare_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
@@ -20,15 +21,34 @@ type memory struct {
 	mu    sync.Mutex
 	parts map[int][]string
 	kept  map[int]*compare.Partial
+	notes map[string]string
 	every int // a part is due after so many calls
 	calls int
+}
+
+func newMemory(every int) *memory {
+	return &memory{parts: make(map[int][]string), notes: make(map[string]string), every: every}
 }
 
 func (m *memory) Kept(_ context.Context, layer int, _ *compare.Outline) (*compare.Partial, error) {
 	return m.kept[layer], nil
 }
 
-func (m *memory) Begin(context.Context, int) {}
+func (m *memory) Begin(int) {}
+
+func (m *memory) Noted(layer int, name string, note any) (bool, error) {
+	text, ok := m.notes[fmt.Sprint(layer, name)]
+	if !ok {
+		return false, nil
+	}
+	return true, json.Unmarshal([]byte(text), note)
+}
+
+func (m *memory) Note(layer int, name string, note any) error {
+	text, err := json.Marshal(note)
+	m.notes[fmt.Sprint(layer, name)] = string(text)
+	return err
+}
 
 func (m *memory) Due() bool {
 	m.mu.Lock()
@@ -37,7 +57,7 @@ func (m *memory) Due() bool {
 	return m.every > 0 && m.calls%m.every == 0
 }
 
-func (m *memory) Keep(_ context.Context, layer int, p *compare.Partial, _ bool) error {
+func (m *memory) Keep(layer int, p *compare.Partial) error {
 	text, err := json.Marshal(p)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -158,20 +178,16 @@ func TestParts(t *testing.T) {
 					s[i] = s[i].Union(ranges.Of(c, c+1))
 				}
 			}
-			m := &memory{parts: make(map[int][]string), every: r.IntN(4)}
-			told := make(map[int]string)
+			m := newMemory(r.IntN(4))
 			opt.Keep = m
 			for _, s := range share {
-				err := compare.RunChunks(t.Context(), d, opt, s, func(layer int, text string) error {
-					told[layer] = text
-					return nil
-				})
-				if err != nil {
+				if err := compare.RunChunks(t.Context(), d, opt, s); err != nil {
 					t.Fatal(err)
 				}
 			}
-			joined, err := compare.Join(res.Kernel, res.Reference, res.QueryTile, *res.Tool, outlines, m.join(t, r, outlines), told)
-			if err != nil {
+			parts := m.join(t, r, outlines)
+			joined := &compare.Result{Schema: res.Schema, Tool: res.Tool, Kernel: res.Kernel, Reference: res.Reference, QueryTile: res.QueryTile}
+			if err := compare.Join(joined, outlines, func(i int) (*compare.Partial, error) { return parts[i], nil }, m.Noted); err != nil {
 				t.Fatal(err)
 			}
 			if got := text(t, joined); got != want {
@@ -203,9 +219,9 @@ func TestJoinRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &memory{parts: make(map[int][]string), every: 1}
+	m := newMemory(1)
 	opt.Keep = m
-	res := run(t, d, opt)
+	run(t, d, opt)
 	r := rand.New(rand.NewPCG(1, 2))
 	o := outlines[0]
 	p, err := compare.ReadPartial([]byte(m.parts[0][1]), o)
@@ -216,7 +232,8 @@ func TestJoinRefuses(t *testing.T) {
 		t.Errorf("a part twice: %v", err)
 	}
 	m.parts[0] = m.parts[0][1:]
-	if _, err := compare.Join(res.Kernel, res.Reference, 0, *res.Tool, outlines, m.join(t, r, outlines), nil); err == nil || !strings.Contains(err.Error(), "missing") {
+	parts := m.join(t, r, outlines)
+	if err := compare.Join(new(compare.Result), outlines, func(i int) (*compare.Partial, error) { return parts[i], nil }, m.Noted); err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("a part less: %v", err)
 	}
 }
@@ -229,7 +246,7 @@ func TestKeepOnCancel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &memory{parts: make(map[int][]string)}
+	m := newMemory(0)
 	opt.Keep = m
 	ctx, cancel := context.WithCancel(t.Context())
 	opt.Progress = func(part float64) {
@@ -255,7 +272,7 @@ func FuzzReadPartial(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	m := &memory{parts: make(map[int][]string), every: 3}
+	m := newMemory(3)
 	opt.Keep = m
 	if _, err := compare.Run(f.Context(), d, opt); err != nil {
 		f.Fatal(err)
@@ -275,6 +292,51 @@ func FuzzReadPartial(f *testing.F) {
 		if err := all.Merge(o, p); err != nil {
 			t.Fatal(err)
 		}
-		_, _ = compare.Join(compare.KernelInfo{}, "", 0, compare.Tool{}, []*compare.Outline{o}, []*compare.Partial{all}, nil)
+		_ = compare.Join(new(compare.Result), []*compare.Outline{o}, func(int) (*compare.Partial, error) { return all, nil }, m.Noted)
 	})
+}
+
+// TestNotes: what was found out about layers once is not found out again.
+func TestNotes(t *testing.T) {
+	d := open(t, sample)
+	opt := compare.Options{Kernel: kernel(t, "sage2-8b-sm90"), Jobs: 2}
+	d.Layers = d.Layers[:1]
+	// Another kernel's output, so that there is something to explain.
+	opt.Kernel = kernel(t, "sage2-8b-sm89")
+	m := newMemory(0)
+	var want string
+	for i := range 2 {
+		opt.Keep = m
+		if i == 1 {
+			p, err := compare.Outlines(d, opt)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.kept = map[int]*compare.Partial{0: m.join(t, rand.New(rand.NewPCG(1, 2)), p)[0]}
+		}
+		res := run(t, d, opt)
+		ctx, cancel := context.WithCancel(t.Context())
+		if i == 1 {
+			cancel() // nothing can be computed any more
+		}
+		if err := compare.Explain(ctx, d, res, opt); err != nil {
+			t.Fatal(err)
+		}
+		if testing.Short() && i == 0 {
+			m.notes["0attribution"] = `{"name":"x","steps":null}`
+		}
+		if err := compare.Attribute(ctx, d, res, opt); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		got := text(t, res)
+		if i == 0 {
+			want = got
+			if res.Layers[0].Explanation == nil || len(m.notes) != 2 {
+				t.Fatalf("%d notes: %s", len(m.notes), got)
+			}
+		} else if got != want {
+			t.Errorf("with notes:\n%s\nwant\n%s", got, want)
+		}
+	}
 }

@@ -7,12 +7,14 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -48,6 +50,7 @@ func newCompare(e *env) *cobra.Command {
 		changes int
 		causes  bool
 		jobs    int
+		resume  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "compare DUMP...",
@@ -78,6 +81,10 @@ bits where no layer has an actual output is an error.
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
 
+With -o FILE, what is finished of a run that takes longer than a second is kept in
+FILE.journal until the result is there. After a kill or an interrupt --resume goes on
+with it; the result is the same to the byte.
+
 Of many layers the table shows the worst; --top, --sort and --only-failing choose.
 
 With --explain, where an actual output is not the emulated one, it is said where
@@ -96,6 +103,7 @@ with all others exact, and all others with that step exact.`,
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b,sage2-8b-sm90 --sort actual.rel_l1 --top 5
+  sageacc compare dumps/ --format json -o result.json --resume
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
@@ -151,11 +159,25 @@ with all others exact, and all others with that step exact.`,
 			if err := files.open(e, out, d.Files); err != nil {
 				return err
 			}
+			var opts []compare.Options
+			for _, k := range kernels {
+				opts = append(opts, compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes})
+			}
+			id, err := compareIdentity(cmd, d, opts)
+			if err != nil {
+				return err
+			}
+			kept, err := e.keep(cmd.Context(), out, resume, id, d)
+			if err != nil {
+				return err
+			}
+			finished := false
+			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
 			var results []*compare.Result
 			var made []compare.Check
-			for _, k := range kernels {
-				opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes}
+			for i, opt := range opts {
+				opt.Keep = kept.run(i, nil)
 				res, err := e.compare(cmd.Context(), d, opt, why, causes)
 				if err != nil {
 					return err
@@ -186,6 +208,7 @@ with all others exact, and all others with that step exact.`,
 			if err != nil {
 				return err
 			}
+			finished = true
 			return e.check(results, made, checks)
 		},
 	}
@@ -205,7 +228,21 @@ with all others exact, and all others with that step exact.`,
 	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
 	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &resume)
 	return cmd
+}
+
+// compareIdentity is what the journal of a comparison is of.
+func compareIdentity(cmd *cobra.Command, d *layerdumps.Dump, opts []compare.Options) (journal.Identity, error) {
+	id := identity(cmd, map[string]string{"reference": opts[0].Reference.String(), "explain-changes": strconv.Itoa(opts[0].MaxChanges)})
+	for _, opt := range opts {
+		outlines, err := compare.Outlines(d, opt)
+		if err != nil {
+			return id, err
+		}
+		id.Runs = append(id.Runs, journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel), Layers: outlines})
+	}
+	return id, nil
 }
 
 // compare runs one kernel, and explains and attributes what it gives.
@@ -215,7 +252,7 @@ func (e *env) compare(ctx context.Context, d *layerdumps.Dump, opt compare.Optio
 		of = " " + name
 	}
 	bar := e.progress("compare" + of)
-	opt.Progress = bar.show
+	opt.Progress, opt.Skipped, opt.LayerDone = bar.show, bar.skip, bar.layer
 	res, err := compare.Run(ctx, d, opt)
 	bar.erase()
 	if err != nil {

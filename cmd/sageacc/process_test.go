@@ -232,11 +232,17 @@ func TestSignals(t *testing.T) {
 				start := time.Now()
 				p.Process.Signal(s)
 				code := p.end(t)
-				if code != exitInterrupted || p.errs.String() != "sageacc: interrupted\n" {
+				t.Logf("%v after the signal", time.Since(start).Round(time.Millisecond))
+				left, err := os.ReadDir(dir)
+				want := "sageacc: interrupted\n"
+				if kept := filepath.Join(dir, "out"+journalEnding); err == nil && len(left) == 1 && left[0].Name() == filepath.Base(kept) {
+					// The run took a second, on a slow machine.
+					left, want = nil, "sageacc: interrupted; what is done is kept in "+kept+": --resume goes on with it\n"
+				}
+				if code != exitInterrupted || p.errs.String() != want {
 					t.Errorf("exit %d, %.300q", code, &p.errs)
 				}
-				t.Logf("%v after the signal", time.Since(start).Round(time.Millisecond))
-				if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+				if err != nil || len(left) > 0 {
 					t.Errorf("left behind: %v, %v", left, err)
 				}
 			})

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/compare/recommend"
+	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -24,6 +29,7 @@ func newRecommend(e *env) *cobra.Command {
 		out     string
 		ref     string
 		jobs    int
+		resume  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "recommend DUMP... --require EXPR",
@@ -77,9 +83,19 @@ leave that layer as it is.`,
 				return err
 			}
 			defer w.abort()
+			id, err := recommendIdentity(cmd, d, opt)
+			if err != nil {
+				return err
+			}
+			kept, err := e.keep(cmd.Context(), out, resume, id, d)
+			if err != nil {
+				return err
+			}
+			finished := false
+			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
 			bar := e.progress("recommend")
-			opt.Progress = bar.show
+			opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
 			res, err := recommend.Run(cmd.Context(), d, opt)
 			bar.erase()
 			if err != nil {
@@ -88,7 +104,11 @@ leave that layer as it is.`,
 			if err := write(w, res); err != nil {
 				return err
 			}
-			return w.commit()
+			if err := w.commit(); err != nil {
+				return err
+			}
+			finished = true
+			return nil
 		},
 	}
 	dump.add(cmd, false)
@@ -99,5 +119,29 @@ leave that layer as it is.`,
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
 	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &resume)
 	return cmd
+}
+
+// recommendIdentity is what the journal of a recommendation is of.
+func recommendIdentity(cmd *cobra.Command, d *layerdumps.Dump, opt recommend.Options) (journal.Identity, error) {
+	var require []string
+	for _, x := range opt.Require {
+		require = append(require, x.String())
+	}
+	id := identity(cmd, map[string]string{"reference": opt.Reference.String(), "requirements": strings.Join(require, ", ")})
+	for i, p := range opt.Kernels {
+		k, err := emulate.New(p)
+		if err != nil {
+			return id, err
+		}
+		r := journal.Run{Kernel: compare.Describe(k)}
+		if i == 0 {
+			if r.Layers, err = compare.Outlines(d, compare.Options{Kernel: k, NoActual: true}); err != nil {
+				return id, err
+			}
+		}
+		id.Runs = append(id.Runs, r)
+	}
+	return id, nil
 }

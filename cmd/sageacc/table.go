@@ -11,9 +11,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/compare/tables"
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/kernels/launch"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/reference"
 )
 
@@ -26,6 +29,7 @@ func newTable(e *env) *cobra.Command {
 		paper  bool
 		gpu    bool
 		jobs   int
+		resume bool
 	)
 	cmd := &cobra.Command{
 		Use:   "table NAME... DUMP...",
@@ -81,9 +85,22 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 				return err
 			}
 			defer w.abort()
+			id, err := tableIdentity(cmd, d, names, precision)
+			if err != nil {
+				return err
+			}
+			kept, err := e.keep(cmd.Context(), out, resume, id, d)
+			if err != nil {
+				return err
+			}
+			finished := false
+			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
 			bar := e.progress("table")
-			res, err := tables.Run(cmd.Context(), names, d, tables.Options{Reference: precision, Jobs: jobs, Progress: bar.show})
+			res, err := tables.Run(cmd.Context(), names, d, tables.Options{
+				Reference: precision, Jobs: jobs, Progress: bar.show, Skipped: bar.skip,
+				Keep: func(method int) compare.Keeper { return kept.run(method, nil) },
+			})
 			bar.erase()
 			if err != nil {
 				return err
@@ -92,7 +109,11 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 			if err := write(w, res); err != nil {
 				return err
 			}
-			return w.commit()
+			if err := w.commit(); err != nil {
+				return err
+			}
+			finished = true
+			return nil
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return append(tables.Names(), "all", accumulatorProbe), cobra.ShellCompDirectiveDefault
@@ -106,7 +127,24 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 	fs.BoolVar(&paper, "paper", false, "put the paper's figures beside the measured ones")
 	fs.BoolVar(&gpu, "gpu", false, "accumulator-probe: probe this machine's GPU too")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &resume)
 	return cmd
+}
+
+// tableIdentity is what the journal of tables is of.
+func tableIdentity(cmd *cobra.Command, d *layerdumps.Dump, names []string, precision reference.Precision) (journal.Identity, error) {
+	methods, err := tables.Methods(names)
+	if err != nil {
+		return journal.Identity{}, err
+	}
+	var list []string
+	var kernels []compare.KernelInfo
+	for _, m := range methods {
+		list, kernels = append(list, m.Table+"/"+m.Name), append(kernels, compare.Describe(m.Kernel))
+	}
+	id := identity(cmd, map[string]string{"reference": precision.String(), "methods": strings.Join(list, ", ")}, kernels...)
+	id.Runs[0].Layers, err = compare.Outlines(d, compare.Options{Kernel: methods[0].Kernel, NoActual: true})
+	return id, err
 }
 
 // accumulatorProbe is the name of the table without a dump.

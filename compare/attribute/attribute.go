@@ -7,7 +7,6 @@ package attribute
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,7 +83,8 @@ type Options struct {
 	Program   program.Program
 	Reference reference.Precision
 	Jobs      int
-	// Progress, if not nil, is called with the finished part, 0 to 1.
+	// Progress, if not nil, is called with the finished part, 0 to 1, one call at a
+	// time.
 	Progress func(part float64)
 }
 
@@ -142,34 +142,11 @@ func sets() []Steps {
 	return v
 }
 
-// Run attributes the error of every layer.
-func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) {
-	var out []Layer
-	total := 0
-	for i := range d.Layers {
-		total += d.Layers[i].Q.Batch * d.Layers[i].Q.Heads * len(sets())
-	}
-	var mu sync.Mutex
-	done := 0
-	finished := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		done++
-		if opt.Progress != nil {
-			opt.Progress(float64(done) / float64(total))
-		}
-	}
-	for i := range d.Layers {
-		l, err := runLayer(ctx, &d.Layers[i], opt, finished)
-		if err != nil {
-			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
-		}
-		out = append(out, *l)
-	}
-	return out, nil
-}
+// Cost estimates what a layer costs, in heads that are run.
+func Cost(l *layerdumps.Layer) float64 { return float64(l.Q.Batch * l.Q.Heads * len(sets())) }
 
-func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
+// Run attributes the error of a layer.
+func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) {
 	all := sets()
 	views := make([]*heads.Layer, len(all))
 	for i, steps := range all {
@@ -187,6 +164,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 	}
 	n := l.Q.Batch * l.Q.Heads * len(all) // by head, then by set
 	var mu sync.Mutex
+	done := 0
 	sums := make([]metrics.Accuracy, len(all))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -208,8 +186,10 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 				}
 				mu.Lock()
 				sums[i%len(all)].Merge(&acc)
+				if done++; opt.Progress != nil {
+					opt.Progress(float64(done) / float64(n))
+				}
 				mu.Unlock()
-				finished()
 			}
 		})
 	}

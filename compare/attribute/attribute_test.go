@@ -80,7 +80,7 @@ func TestExact(t *testing.T) {
 	d := &layerdumps.Dump{Layers: []layerdumps.Layer{cut(t, &open(t, true).Layers[1], 150)}}
 	for name, p := range programs(t) {
 		t.Run(name, func(t *testing.T) {
-			layers, err := Run(t.Context(), d, Options{Program: p, Jobs: 2})
+			layers, err := runAll(t.Context(), d, Options{Program: p, Jobs: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +132,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers, err := Run(t.Context(), d, Options{Program: p, Jobs: 2})
+	layers, err := runAll(t.Context(), d, Options{Program: p, Jobs: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +161,20 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p, _ := program.Preset("sage2-8b-sm90")
-	if _, err := Run(ctx, open(t, true), Options{Program: p, Jobs: 2}); !errors.Is(err, context.Canceled) {
+	if _, err := runAll(ctx, open(t, true), Options{Program: p, Jobs: 2}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled run: %v", err)
 	}
+}
+
+// runAll attributes the error of every layer.
+func runAll(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) {
+	var out []Layer
+	for i := range d.Layers {
+		l, err := Run(ctx, &d.Layers[i], opt)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *l)
+	}
+	return out, nil
 }

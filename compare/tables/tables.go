@@ -180,35 +180,34 @@ func Names() []string {
 type Options struct {
 	Reference reference.Precision
 	Jobs      int
-	// Progress, if not nil, is called with the finished part, 0 to 1.
-	Progress func(part float64)
+	// Progress, if not nil, is called with the finished part, 0 to 1, Skipped with parts
+	// of it that were kept.
+	Progress, Skipped func(part float64)
+	// Keep, if not nil, returns what keeps the run of one of Methods.
+	Keep func(method int) compare.Keeper
 }
 
-// Run measures the named tables on a dump.
-func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (*Result, error) {
-	var defs []definition
+// Method is a row of a table that is to be measured.
+type Method struct {
+	// Table and Name say which it is.
+	Table, Name string
+	Kernel      *emulate.Kernel
+
+	transform compare.Transform
+	paper     *Figures
+	table     *definition
+}
+
+// Methods returns the rows of the named tables.
+func Methods(names []string) ([]Method, error) {
+	var out []Method
 	all := definitions()
-	methods := 0
 	for _, n := range names {
 		i := slices.IndexFunc(all, func(d definition) bool { return d.name == n })
 		if i < 0 {
 			return nil, fmt.Errorf("unknown table %q (have %s)", n, strings.Join(Names(), ", "))
 		}
-		defs = append(defs, all[i])
-		methods += len(all[i].methods)
-	}
-	tool := version.Get()
-	res := &Result{Schema: Schema, Tool: &tool, Reference: opt.Reference.String()}
-	for _, l := range d.Layers {
-		res.Layers = append(res.Layers, l.Name)
-		if l.Synthetic != "" && !slices.Contains(res.Synthetic, l.Synthetic) {
-			res.Synthetic = append(res.Synthetic, l.Synthetic)
-		}
-	}
-	done := 0
-	for _, def := range defs {
-		t := Table{Name: def.name, Title: def.title, Setup: def.setup}
-		for _, m := range def.methods {
+		for _, m := range all[i].methods {
 			p, err := program.Preset("sage2-4b")
 			if err != nil {
 				return nil, err
@@ -219,23 +218,52 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 				k, err = emulate.New(p)
 			}
 			if err != nil {
-				return nil, fmt.Errorf("table %s, %s: %w", def.name, m.name, err)
+				return nil, fmt.Errorf("table %s, %s: %w", n, m.name, err)
 			}
-			r, err := compare.Run(ctx, d, compare.Options{
-				Kernel: k, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
-				Progress: func(part float64) {
-					if opt.Progress != nil {
-						opt.Progress((float64(done) + part) / float64(methods))
-					}
-				},
-			})
-			if err != nil {
-				return nil, err
-			}
-			done++
-			t.Rows = append(t.Rows, Row{m.name, r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, m.paper})
+			out = append(out, Method{n, m.name, k, m.transform, m.paper, &all[i]})
 		}
-		res.Tables = append(res.Tables, t)
+	}
+	return out, nil
+}
+
+// Run measures the named tables on a dump.
+func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (*Result, error) {
+	methods, err := Methods(names)
+	if err != nil {
+		return nil, err
+	}
+	tool := version.Get()
+	res := &Result{Schema: Schema, Tool: &tool, Reference: opt.Reference.String()}
+	for _, l := range d.Layers {
+		res.Layers = append(res.Layers, l.Name)
+		if l.Synthetic != "" && !slices.Contains(res.Synthetic, l.Synthetic) {
+			res.Synthetic = append(res.Synthetic, l.Synthetic)
+		}
+	}
+	part := func(f func(float64), done int) func(float64) {
+		return func(part float64) {
+			if f != nil {
+				f((float64(done) + part) / float64(len(methods)))
+			}
+		}
+	}
+	for i, m := range methods {
+		if i == 0 || methods[i-1].table != m.table {
+			res.Tables = append(res.Tables, Table{Name: m.Table, Title: m.table.title, Setup: m.table.setup})
+		}
+		o := compare.Options{
+			Kernel: m.Kernel, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
+			Progress: part(opt.Progress, i), Skipped: part(opt.Skipped, 0),
+		}
+		if opt.Keep != nil {
+			o.Keep = opt.Keep(i)
+		}
+		r, err := compare.Run(ctx, d, o)
+		if err != nil {
+			return nil, err
+		}
+		t := &res.Tables[len(res.Tables)-1]
+		t.Rows = append(t.Rows, Row{m.Name, r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, m.paper})
 	}
 	return res, nil
 }
