@@ -702,7 +702,7 @@ func newGatherer(l *heads.Layer, index int, o *Outline, opt Options, total *Part
 		l: l, index: index, o: o, opt: opt, tasks: tasksOf(o, todo), kvs: make(map[int]*kvHead), left: make(map[int]int), total: total, fresh: new(Partial),
 	}
 	for _, t := range g.tasks {
-		g.left[t[0]/o.perKV()] += t[1] - t[0]
+		g.left[t[0]/o.PerKV()] += t[1] - t[0]
 	}
 	return g
 }
@@ -711,7 +711,7 @@ func newGatherer(l *heads.Layer, index int, o *Outline, opt Options, total *Part
 func (g *gatherer) start(task [2]int) []chunk {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n := task[0] / g.o.perKV()
+	n := task[0] / g.o.PerKV()
 	kv := g.kvs[n]
 	if kv == nil {
 		kv = &kvHead{batch: n / g.l.K.Heads, head: n % g.l.K.Heads}

@@ -84,8 +84,8 @@ func (o *Outline) perHead() int { return (o.End - o.First + o.ChunkRows - 1) / o
 // group is how many query heads share a kv head.
 func (o *Outline) group() int { return o.Shape.Heads / o.Shape.KVHeads }
 
-// perKV is how many chunks the heads of a kv head have.
-func (o *Outline) perKV() int { return o.group() * o.perHead() }
+// PerKV is how many chunks the heads of a kv head have.
+func (o *Outline) PerKV() int { return o.group() * o.perHead() }
 
 // Chunks returns how many chunks the layer has.
 func (o *Outline) Chunks() int { return o.Shape.Batch * o.Shape.Heads * o.perHead() }
@@ -99,10 +99,10 @@ func (o *Outline) rows(chunk int) (lo, hi int) {
 	return lo, min(lo+o.ChunkRows, o.End)
 }
 
-// check reports numbers that are no layer's.
-func (o *Outline) check() error {
+// Check reports an outline that is no layer's, such as one from a file.
+func (o *Outline) Check() error {
 	s := &o.Shape
-	const most = 1 << 40 // no product of two of them overflows
+	const most, mostHeads, mostChunks = 1 << 40, 1 << 22, 1 << 28
 	for _, n := range []int{s.Batch, s.Heads, s.KVHeads, s.Queries, s.Keys, s.HeadDim, o.ChunkRows} {
 		if n < 1 || n > most {
 			return fmt.Errorf("layer %s: a size of %d", o.Name, n)
@@ -111,29 +111,62 @@ func (o *Outline) check() error {
 	if s.HeadDim > layerdumps.MaxHeadDim || s.Heads%s.KVHeads != 0 || o.First < 0 || o.First >= o.End || o.End > s.Queries {
 		return fmt.Errorf("layer %s: sizes that do not fit each other", o.Name)
 	}
-	if elements := float64(s.Batch) * float64(s.Heads) * float64(s.Queries); elements > most {
-		return fmt.Errorf("layer %s: %g rows", o.Name, elements)
+	if heads := float64(s.Batch) * float64(s.Heads); heads > mostHeads || float64(heads*float64(o.perHead())) > mostChunks {
+		return fmt.Errorf("layer %s: %g heads of %d parts each are too many", o.Name, heads, o.perHead())
 	}
 	return nil
 }
 
-// Cost estimates what a chunk costs, in multiply-adds of queries with keys.
+// prepareRows is what the preparation of a kv head costs, in query rows that see all of
+// its keys: as measured.
+const prepareRows = 100
+
+// Cost estimates what a chunk costs, in multiply-adds of queries with keys. The cost of
+// preparing a kv head is shared by its chunks.
 func (o *Outline) Cost(chunk int) float64 {
 	lo, hi := o.rows(chunk)
-	keys := float64(o.Shape.Keys)
+	all := float64(o.Shape.Keys)
+	keys := all
 	if o.Causal {
-		// Of the keys up to the middle row's last, in whole tiles or so.
-		middle := float64(lo+hi)/2 + float64(o.Align) + 64
-		keys = min(max(middle, 64), keys)
+		// Those up to the middle row's last, in whole tiles or so.
+		const tile = 64
+		keys = min(max(float64(lo+hi)/2+float64(o.Align)+tile, tile), all)
 	}
-	return float64(float64(hi-lo) * float64(keys*float64(o.Shape.HeadDim)))
+	prepared := float64(all*prepareRows) / float64(o.PerKV())
+	return float64(float64(o.Shape.HeadDim) * (float64(float64(hi-lo)*keys) + prepared))
+}
+
+// Costs estimates what chunks cost as Cost does, queries and the preparation of the kv
+// heads that they are of apart, whole.
+func (o *Outline) Costs(chunks ranges.Set) (queries, prepare float64) {
+	shared := float64(float64(o.Shape.HeadDim)*float64(o.Shape.Keys)) * prepareRows
+	last := -1
+	for _, r := range chunks {
+		for c := r[0]; c < r[1]; c++ {
+			queries += o.Cost(c) - shared/float64(o.PerKV())
+			if kv := c / o.PerKV(); kv != last {
+				last = kv
+				prepare += shared
+			}
+		}
+	}
+	return queries, prepare
+}
+
+// TotalCost is what all chunks cost.
+func (o *Outline) TotalCost() float64 {
+	// Heads cost the same.
+	head := 0.0
+	for c := range o.perHead() {
+		head += o.Cost(c)
+	}
+	return float64(head * float64(o.Shape.Batch*o.Shape.Heads))
 }
 
 // cost estimates what chunks cost.
 func (o *Outline) cost(chunks ranges.Set) float64 {
-	if !o.Causal && len(chunks) == 1 && chunks.Len() == o.Chunks() {
-		s := &o.Shape
-		return float64(s.Batch*s.Heads) * float64(o.End-o.First) * float64(s.Keys) * float64(s.HeadDim)
+	if chunks.Len() == o.Chunks() {
+		return o.TotalCost()
 	}
 	sum := 0.0
 	for _, r := range chunks {

@@ -113,7 +113,7 @@ func (p *Partial) mergeKV(o *Outline, n int, kv *openKV) {
 	} else {
 		have.chunks += kv.chunks
 	}
-	if p.openKVs[n].chunks < o.perKV() {
+	if p.openKVs[n].chunks < o.PerKV() {
 		return
 	}
 	delete(p.openKVs, n)
@@ -384,7 +384,7 @@ func ReadPartial(data []byte, o *Outline) (*Partial, error) {
 		}
 	}
 	for n, x := range s.OpenKVs {
-		if n < 0 || n >= heads/o.group() || x.Chunks < 1 || x.Chunks >= o.perKV() {
+		if n < 0 || n >= heads/o.group() || x.Chunks < 1 || x.Chunks >= o.PerKV() {
 			errs = append(errs, fmt.Errorf("%d chunks of kv head %d", x.Chunks, n))
 			continue
 		}

@@ -51,6 +51,7 @@ func newCompare(e *env) *cobra.Command {
 		causes  bool
 		jobs    int
 		resume  bool
+		part    shardFlag
 	)
 	cmd := &cobra.Command{
 		Use:   "compare DUMP...",
@@ -81,6 +82,11 @@ bits where no layer has an actual output is an error.
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
 
+With --shard I/N the I-th of N parts of the run, which cost about the same, is computed
+and written to FILE; sageacc merge joins the parts to the result of one run. --shard
+array/N is for tasks of a Slurm job array or a Kubernetes Indexed Job, and sageacc plan
+writes such jobs.
+
 With -o FILE, what is finished of a run that takes longer than a second is kept in
 FILE.journal until the result is there. After a kill or an interrupt --resume goes on
 with it; the result is the same to the byte.
@@ -104,6 +110,7 @@ with all others exact, and all others with that step exact.`,
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b,sage2-8b-sm90 --sort actual.rel_l1 --top 5
   sageacc compare dumps/ --format json -o result.json --resume
+  sageacc compare dumps/ --shard 3/8 -o part-3
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
@@ -136,6 +143,9 @@ with all others exact, and all others with that step exact.`,
 			if err := checkJobs(&jobs); err != nil {
 				return err
 			}
+			if err := part.parse(cmd, out); err != nil {
+				return err
+			}
 			d, err := dump.open(cmd, args)
 			if err != nil {
 				return err
@@ -150,6 +160,18 @@ with all others exact, and all others with that step exact.`,
 					return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
 				}
 			}
+			var opts []compare.Options
+			for _, k := range kernels {
+				opts = append(opts, compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes})
+			}
+			id, err := compareIdentity(cmd, d, opts)
+			if err != nil {
+				return err
+			}
+			line := commandLine(cmd, args)
+			if part.shard != nil {
+				return e.compareShard(cmd, d, part, opts, id, mergeSettings{Args: line, Gates: gates}, out, resume)
+			}
 			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
@@ -157,14 +179,6 @@ with all others exact, and all others with that step exact.`,
 			defer w.abort()
 			defer files.abort()
 			if err := files.open(e, out, d.Files); err != nil {
-				return err
-			}
-			var opts []compare.Options
-			for _, k := range kernels {
-				opts = append(opts, compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes})
-			}
-			id, err := compareIdentity(cmd, d, opts)
-			if err != nil {
 				return err
 			}
 			kept, err := e.keep(cmd.Context(), out, resume, id, d)
@@ -175,36 +189,15 @@ with all others exact, and all others with that step exact.`,
 			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
 			var results []*compare.Result
-			var made []compare.Check
 			for i, opt := range opts {
 				opt.Keep = kept.run(i, nil)
 				res, err := e.compare(cmd.Context(), d, opt, why, causes)
 				if err != nil {
 					return err
 				}
-				res.Args = commandLine(cmd, args)
-				own := res.Check(*checks)
-				res.Verdict = compare.Judge([]*compare.Result{res}, own)
-				results, made = append(results, res), append(made, own...)
+				results = append(results, res)
 			}
-			c := render.Compared{Results: results, Verdict: results[0].Verdict}
-			if len(results) > 1 {
-				c.Verdict = compare.Judge(results, made)
-			}
-			c.Layers, c.Left = view.selection(results, format).Select(results, c.Verdict, made)
-			if err := write(w, &c); err != nil {
-				return err
-			}
-			if err := w.commit(); err != nil {
-				return err
-			}
-			failed := failures(made, len(results) > 1)
-			err = files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
-				c := c // without the verdict, which stands in front
-				c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
-				c.Verdict = nil
-				return render.CompareMarkdown(w, &c)
-			})
+			made, err := writeCompared(results, line, checks, write, w, &view, format, &files, "sageacc compare")
 			if err != nil {
 				return err
 			}
@@ -229,7 +222,37 @@ with all others exact, and all others with that step exact.`,
 	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	addResume(cmd, &resume)
+	part.add(cmd)
 	return cmd
+}
+
+// writeCompared checks results, and writes them and the outcome of the checks.
+func writeCompared(results []*compare.Result, line []string, checks *compare.Gates, write func(io.Writer, *render.Compared) error, w *output, view *viewFlags, format string, files *checkFiles, title string) ([]compare.Check, error) {
+	var made []compare.Check
+	for _, res := range results {
+		res.Args = line
+		own := res.Check(*checks)
+		res.Verdict = compare.Judge([]*compare.Result{res}, own)
+		made = append(made, own...)
+	}
+	c := render.Compared{Results: results, Verdict: results[0].Verdict}
+	if len(results) > 1 {
+		c.Verdict = compare.Judge(results, made)
+	}
+	c.Layers, c.Left = view.selection(results, format).Select(results, c.Verdict, made)
+	if err := write(w, &c); err != nil {
+		return nil, err
+	}
+	if err := w.commit(); err != nil {
+		return nil, err
+	}
+	failed := failures(made, len(results) > 1)
+	return made, files.write(render.Outcome{Title: title, Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
+		c := c // without the verdict, which stands in front
+		c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
+		c.Verdict = nil
+		return render.CompareMarkdown(w, &c)
+	})
 }
 
 // compareIdentity is what the journal of a comparison is of.
@@ -277,23 +300,25 @@ func (e *env) compare(ctx context.Context, d *layerdumps.Dump, opt compare.Optio
 	return res, nil
 }
 
-// gateFlags are the checks of a result.
+// gateFlags are the checks of a result, as they are given.
 type gateFlags struct {
-	failIf                              []string
-	bitExact, requireActual, nonFinites bool
+	FailIf        []string `json:"fail_if,omitempty"`
+	BitExact      bool     `json:"expect_bit_exact,omitempty"`
+	RequireActual bool     `json:"require_actual,omitempty"`
+	NonFinites    bool     `json:"allow_nonfinite,omitempty"`
 }
 
 func (f *gateFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringArrayVar(&f.failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' or 'bits.max_ulp>2' (repeatable)")
-	fs.BoolVar(&f.bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
-	fs.BoolVar(&f.requireActual, "require-actual", false, "exit with status 1 if a layer has no actual output")
-	fs.BoolVar(&f.nonFinites, "allow-nonfinite", false, "let actual outputs be NaN or infinite where the emulated ones are finite")
+	fs.StringArrayVar(&f.FailIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' or 'bits.max_ulp>2' (repeatable)")
+	fs.BoolVar(&f.BitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&f.RequireActual, "require-actual", false, "exit with status 1 if a layer has no actual output")
+	fs.BoolVar(&f.NonFinites, "allow-nonfinite", false, "let actual outputs be NaN or infinite where the emulated ones are finite")
 }
 
 func (f *gateFlags) parse() (*compare.Gates, error) {
-	g := &compare.Gates{BitExact: f.bitExact, RequireActual: f.requireActual, AllowNonFinite: f.nonFinites}
-	for _, s := range f.failIf {
+	g := &compare.Gates{BitExact: f.BitExact, RequireActual: f.RequireActual, AllowNonFinite: f.NonFinites}
+	for _, s := range f.FailIf {
 		x, err := metrics.ParseGate(s)
 		if err != nil {
 			return nil, fmt.Errorf("--fail-if: %w", err)

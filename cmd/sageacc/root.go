@@ -204,6 +204,8 @@ and what a GPU returned (actual).`,
 	})
 	root.AddCommand(
 		newCompare(e),
+		newMerge(e),
+		newPlan(e),
 		newEmulate(e),
 		newInspect(e),
 		newTrace(e),
@@ -291,7 +293,8 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing", "resume":
+		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing", "resume", "shard",
+			"shards", "measure", "image", "claim":
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -343,7 +346,7 @@ func pick[R any](format string, choices map[string]func(io.Writer, R) error) (fu
 		return func(w io.Writer, r R) error { return write(safe(w), r) }, nil
 	}
 	var names []string
-	for _, n := range []string{"table", "json", "csv", "markdown"} {
+	for _, n := range []string{"table", "json", "csv", "markdown", "slurm", "kubernetes"} {
 		if _, ok := choices[n]; ok {
 			names = append(names, n)
 		}

@@ -61,6 +61,24 @@ type Header struct {
 	Settings json.RawMessage `json:"settings,omitempty"`
 }
 
+// check reports a header that is none.
+func (h *Header) check(path string) error {
+	for _, r := range h.Runs {
+		for _, o := range r.Layers {
+			if o == nil {
+				return fmt.Errorf("%s: a layer without an outline", path)
+			}
+			if err := o.Check(); err != nil {
+				return fmt.Errorf("%s: %w", path, err)
+			}
+		}
+	}
+	if s := h.Shard; s != nil && (s[0] < 1 || s[0] > s[1]) {
+		return fmt.Errorf("%s: shard %d of %d", path, s[0], s[1])
+	}
+	return nil
+}
+
 // Difference says in what another run differs from this one; it is empty if in nothing
 // that partial results depend on. Where files lie does not matter.
 func (h *Identity) Difference(o *Identity) string {
@@ -144,6 +162,17 @@ func (e *entry) read() (json.RawMessage, error) {
 	return r.Data, nil
 }
 
+// readInto reads a record's data as JSON.
+func (e *entry) readInto(x any) error {
+	data, err := e.read()
+	if err == nil {
+		if err = json.Unmarshal(data, x); err != nil {
+			err = fmt.Errorf("%s: %w", e.path, err)
+		}
+	}
+	return err
+}
+
 // index is what files hold.
 type index map[key][]entry
 
@@ -155,7 +184,7 @@ func (x index) scanner(path string, h **Header) func(int64, []byte) error {
 			if err := json.Unmarshal(text, *h); err != nil || (*h).Schema != Schema {
 				return fmt.Errorf("%s: not a journal of sageacc", path)
 			}
-			return nil
+			return (*h).check(path)
 		}
 		var r record
 		if err := json.Unmarshal(text, &r); err != nil {
@@ -233,6 +262,8 @@ func Open(ctx context.Context, path string, h Header, d *layerdumps.Dump, opt Op
 	j.ctx, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	_, err := os.Lstat(path)
 	switch {
+	case err == nil && !opt.Resume && opt.Lasting:
+		return nil, fmt.Errorf("%s is there already: --resume goes on with it if it is not finished; or remove it", path)
 	case err == nil && !opt.Resume:
 		return nil, fmt.Errorf("%s is there, of a run that was not finished: --resume goes on with it; or remove it", path)
 	case err == nil:
@@ -511,14 +542,7 @@ func (k *Keeper) Noted(layer int, name string, note any) (bool, error) {
 	if entries == nil || err != nil {
 		return false, err
 	}
-	data, err := entries[0].read()
-	if err == nil {
-		err = json.Unmarshal(data, note)
-	}
-	if err != nil {
-		return false, fmt.Errorf("%s: %w", k.j.path, err)
-	}
-	return true, nil
+	return true, entries[0].readInto(note)
 }
 
 // Note implements [compare.Keeper].
