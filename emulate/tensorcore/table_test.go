@@ -182,6 +182,9 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want[name])
 		}
 		delete(want, name)
+		if slices.ContainsFunc(u.Steps, func(ks []int) bool { return len(ks) == 0 }) {
+			t.Errorf("%s: a step of nothing", name)
+		}
 		if reported := !strings.Contains(u.Instruction, ".s32.") && strings.Contains(blackwell, u.Arch); u.Reported() != reported {
 			t.Errorf("%s: reported %v", name, u.Reported())
 		}
