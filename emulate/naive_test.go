@@ -283,6 +283,9 @@ func (n *naive) row(i int) []float32 {
 	end, first := h.nk, 0
 	if h.in.Causal {
 		end = min(end, lo+shape.Rows+align)
+		if p.Mask.Tiles == "shifted" {
+			end = min(h.nk, lo+shape.Rows+align+p.Mask.Shift)
+		}
 	}
 	if h.in.Windowed && h.in.Right >= 0 {
 		end = min(end, lo+shape.Rows+align+h.in.Right)

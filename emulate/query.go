@@ -86,7 +86,7 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
 	case in.Softcap != 0 && k.prog.Scores.Softcap == "none":
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
-	case in.Windowed && m.Tiles != "all":
+	case in.Windowed && m.Tiles == "tail":
 		return fmt.Errorf("kernel %s takes no window (mask.tiles: %s)", k.prog.Name, m.Tiles)
 	}
 	return nil
@@ -301,7 +301,11 @@ func (k *Kernel) tiles(q *Query, block int) (first, last int) {
 	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
 	align := k.align(q.in.Len, keys)
 	if q.in.Causal {
-		keys = min(keys, (block+1)*bq+align)
+		reach := (block+1)*bq + align
+		if k.prog.Mask.Tiles == "shifted" {
+			reach += k.prog.Mask.Shift
+		}
+		keys = min(keys, reach)
 	}
 	if q.in.Windowed {
 		if q.in.Right >= 0 {

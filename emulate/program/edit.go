@@ -302,6 +302,9 @@ func (p Program) Reduced() Program {
 	if p.Smoothing.Q != "none" {
 		p.Scores.TailTiles = All
 	}
+	if p.Mask.Shift == 0 && p.Mask.Tiles == "shifted" {
+		p.Mask.Tiles = "all"
+	}
 	if len(p.Tiles.Shapes) == 1 && int(p.PV.Level) == p.Tiles.Shapes[0].Keys {
 		p.PV.Level = WholeTile
 	}

@@ -168,8 +168,11 @@ type Mask struct {
 	// j > i + Shift, bottom-right where j > i + keys - queries + Shift.
 	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right"`
 	Shift  int    `yaml:"shift" json:"shift"`
-	// Tiles says in which tiles a causal mask acts: all, or the tail of the scores.
-	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail"`
+	// Tiles says in which tiles a causal mask acts: all that the block looks at, or the tail of
+	// the scores. A block looks at tiles up to its last row's last key, without Shift: a larger
+	// Shift shows no key of the next tile. With shifted the mask acts in all, and Shift moves
+	// the end too.
+	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail shifted"`
 	// Beyond says what becomes of the keys between the end and the end of a tile:
 	// masked, kept with scores of zero, or, in calls without a causal mask, BeyondValue
 	// is added to their scores (and masked in those with one).
