@@ -47,13 +47,16 @@ func (f *kernelFlags) add(cmd *cobra.Command) {
 		knobs = append(knobs, k.Key+"=\t"+k.Summary)
 	}
 	_ = cmd.RegisterFlagCompletionFunc("variant", cobra.FixedCompletions(knobs, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
-	var paths []string
-	if p, err := program.Preset("sage2-8b-sm90"); err == nil {
-		for _, c := range p.Choices() {
-			paths = append(paths, c.Path+"=\t"+strings.Join(c.Choices, ", "))
+	// The paths are those of any description, read when they are asked for.
+	_ = cmd.RegisterFlagCompletionFunc("set", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		var paths []cobra.Completion
+		if p, err := program.Preset("sage2-8b-sm90"); err == nil {
+			for _, c := range p.Choices() {
+				paths = append(paths, c.Path+"=\t"+strings.Join(c.Choices, ", "))
+			}
 		}
-	}
-	_ = cmd.RegisterFlagCompletionFunc("set", cobra.FixedCompletions(paths, cobra.ShellCompDirectiveNoSpace|cobra.ShellCompDirectiveNoFileComp))
+		return paths, cobra.ShellCompDirectiveNoSpace | cobra.ShellCompDirectiveNoFileComp
+	})
 }
 
 // program returns the description that the flags choose.

@@ -16,7 +16,7 @@ import (
 func comparePage(in *Input) (*page, error) {
 	layers := join(in.Results)
 	p := &page{
-		assets: common,
+		assets: common(),
 		Kind:   "sageacc: quantised attention against full precision",
 		Title:  fmt.Sprintf("%s, %s", kernelName(in.Results[0]), plural(len(layers), "layer", "layers")),
 		Facts:  facts(in),

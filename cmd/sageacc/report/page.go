@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"strings"
+	"sync"
 )
 
 //go:embed page.html.tmpl style.css js/*.js
@@ -27,7 +28,7 @@ type assets struct {
 	Early  template.JS
 }
 
-var common = func() assets {
+var common = sync.OnceValue(func() assets {
 	read := func(name string) string {
 		b, err := files.ReadFile(name)
 		if err != nil {
@@ -42,7 +43,7 @@ var common = func() assets {
 	}
 	b.WriteString("})();\n")
 	return assets{Style: template.CSS(read("style.css")), Script: template.JS(b.String()), Early: early}
-}()
+})
 
 // Policy is the page's Content-Security-Policy.
 func (a assets) Policy(script bool) string {
@@ -57,7 +58,9 @@ func (a assets) Policy(script bool) string {
 	return p
 }
 
-var pageTemplate = template.Must(template.New("page.html.tmpl").ParseFS(files, "page.html.tmpl"))
+var pageTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page.html.tmpl").ParseFS(files, "page.html.tmpl"))
+})
 
 // page is what the template shows.
 type page struct {

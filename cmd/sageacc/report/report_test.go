@@ -170,7 +170,7 @@ func parse(t testing.TB, page string) *node {
 	page, scripts := blocks(page, "script")
 	for _, b := range scripts {
 		switch {
-		case b.text == string(common.Script) || b.text == early:
+		case b.text == string(common().Script) || b.text == early:
 		case strings.HasPrefix(b.attributes, ` type="application/json" id="`):
 			if !json.Valid([]byte(b.text)) || strings.ContainsAny(b.text, "<>&\u2028\u2029") {
 				t.Errorf("a script element of data holds %.200s", b.text)
@@ -180,7 +180,7 @@ func parse(t testing.TB, page string) *node {
 		}
 	}
 	page, styles := blocks(page, "style")
-	if len(styles) != 1 || styles[0].text != string(common.Style) {
+	if len(styles) != 1 || styles[0].text != string(common().Style) {
 		t.Error("the page has another style sheet")
 	}
 	d := xml.NewDecoder(strings.NewReader(page))
@@ -244,9 +244,9 @@ func parse(t testing.TB, page string) *node {
 	}
 	for _, m := range root.all("meta") {
 		if m.attr["http-equiv"] == "Content-Security-Policy" {
-			want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + hash(string(common.Style)) + "'"
+			want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + hash(string(common().Style)) + "'"
 			if len(scripts) > 0 {
-				want += "; script-src 'sha256-" + hash(early) + "' 'sha256-" + hash(string(common.Script)) + "'"
+				want += "; script-src 'sha256-" + hash(early) + "' 'sha256-" + hash(string(common().Script)) + "'"
 			}
 			if m.attr["content"] != want {
 				t.Errorf("the policy is %q, want %q", m.attr["content"], want)
@@ -812,7 +812,7 @@ func l(name string) string { return `{"name":"` + name + `","emulated_vs_referen
 // TestStyle: the colours can be told from what they lie on, in light and in dark: WCAG
 // 2.1 asks for a contrast of 4.5 for text and 3 for graphics.
 func TestStyle(t *testing.T) {
-	css := string(common.Style)
+	css := string(common().Style)
 	if regexp.MustCompile(`(?i)url\(|@import|https?:`).MatchString(css) {
 		t.Error("the style sheet loads something")
 	}
