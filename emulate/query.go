@@ -58,7 +58,7 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 		for b := range k.Blocks(in.Len) {
 			ws.fit(k, kv.in.Dim)
 			rows := k.loadQuery(q, ws, b)
-			q.amax = quant.AbsMaxAt(k.level.l, q.amax, ws.q[:rows*kv.in.Dim])
+			q.amax = quant.AbsMaxAt(k.level.rows, q.amax, ws.q[:rows*kv.in.Dim])
 		}
 	}
 	descales := float32(1)
@@ -104,9 +104,9 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 	q.in.Q(lo, lo+rows, x)
 	if k.smoothQ {
 		m := quant.NewChannelMean(d)
-		m.AddAt(k.level.l, x)
+		m.AddAt(k.level.rows, x)
 		m.Mean(ws.qMean, format.FP32.Round)
-		quant.SubtractMeanAt(k.level.l, quant.Paper, x, ws.qMean, format.FP32)
+		quant.SubtractMeanAt(k.level.rows, quant.Paper, x, ws.qMean, format.FP32)
 	}
 	if q.fold != 1 {
 		for i, v := range x {
@@ -119,14 +119,14 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 // loadCodes quantises a block's queries and returns their number.
 func (k *Kernel) loadCodes(q *Query, ws *Workspace, block int) int {
 	rows := k.loadQuery(q, ws, block)
-	ws.Counts[StageQ].scanAt(k.level.l, ws.q[:rows*q.kv.in.Dim])
+	ws.Counts[StageQ].scanAt(k.level.rows, ws.q[:rows*q.kv.in.Dim])
 	k.quantizeQuery(q, ws, block*k.tiling.BlockQ, rows)
 	return rows
 }
 
 func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	d := q.kv.in.Dim
-	ws.Counts[StageQCodes].scanAt(k.level.l, ws.q[:rows*d])
+	ws.Counts[StageQCodes].scanAt(k.level.rows, ws.q[:rows*d])
 	if !k.integer {
 		for r := range rows {
 			ws.qScale[r] = 1
@@ -144,7 +144,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	clear(ws.amax)
 	for r := range rows {
 		i := g.QueryGroup(k.tiling, first+r) - base
-		ws.amax[i] = quant.AbsMaxAt(k.level.l, ws.amax[i], ws.q[r*d:r*d+d])
+		ws.amax[i] = quant.AbsMaxAt(k.level.rows, ws.amax[i], ws.q[r*d:r*d+d])
 	}
 	if g == quant.PerTensor {
 		ws.amax[0] = q.amax
@@ -152,7 +152,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	for r := range rows {
 		s := quant.NewScale(k.qkStyle, k.bits, ws.amax[g.QueryGroup(k.tiling, first+r)-base]).Rounded(k.qkRound)
 		ws.qScale[r] = s.Step
-		s.QuantizeAt(k.level.l, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
+		s.QuantizeAt(k.level.rows, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
 	}
 }
 

@@ -154,12 +154,12 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	blocks(in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		if counts != nil {
-			counts[StageKCodes].scanAt(k.level.l, x)
+			counts[StageKCodes].scanAt(k.level.rows, x)
 		}
 		for r := 0; r < len(x)/d; r++ {
 			at := lo - w.first + r
 			s := &w.scales[g.KeyGroup(k.tiling, lo+r)-base]
-			s.QuantizeAt(k.level.l, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
+			s.QuantizeAt(k.level.rows, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
 		}
 	})
 	clear(w.kCodes[(last-w.first)*d:])
@@ -185,7 +185,7 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
 			k.convertV(kv, x)
 			if counts != nil {
-				counts[StageVCodes].scanAt(k.level.l, x)
+				counts[StageVCodes].scanAt(k.level.rows, x)
 			}
 			copy(w.vRaw[(lo-w.first)*d:], x)
 		})
@@ -209,7 +209,7 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
-		if kv.values.EncodeAt(k.level.l, w.rows, x) {
+		if kv.values.EncodeAt(k.level.rows, w.rows, x) {
 			if w.vWide == nil {
 				w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
 				return

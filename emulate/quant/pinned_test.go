@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/mufu"
 )
 
@@ -262,7 +261,7 @@ func TestTies(t *testing.T) {
 				if got != [2]int8{want, -want} {
 					t.Fatalf("rounding %d of %g steps: %v, want %d", round, n, got, want)
 				}
-				for _, level := range vec.Levels() {
+				for _, level := range Levels() {
 					codes := make([]int8, 16)
 					r.QuantizeAt(level, codes, slices.Repeat([]float32{x}, 16))
 					if !slices.Equal(codes, slices.Repeat([]int8{want}, 16)) {
