@@ -299,14 +299,6 @@ type FigureLayers struct {
 	MaxAbs string `json:"max_abs"`
 }
 
-// The three packages number the formats alike, so a conversion of the type is one
-// of the value; an index other than 0 does not compile.
-var _ = [...]struct{}{
-	[1]struct{}{}[int(layerdumps.F16)-int(format.FP16)], [1]struct{}{}[int(layerdumps.F16)-int(metrics.FP16)],
-	[1]struct{}{}[int(layerdumps.BF16)-int(format.BF16)], [1]struct{}{}[int(layerdumps.BF16)-int(metrics.BF16)],
-	[1]struct{}{}[int(layerdumps.F32)-int(format.FP32)], [1]struct{}{}[int(layerdumps.F32)-int(metrics.FP32)],
-}
-
 // leastRows is how many query rows a goroutine takes at a time at least; it takes whole
 // tiles. It is a constant because the order in which sums are merged depends on it.
 const leastRows = 256
@@ -903,13 +895,13 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
-	f := format.DType(l.O.DType)
+	f := l.O.DType
 	l.O.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
 	for i, x := range out {
 		w.bitsE[i] = f.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
-	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
+	c.acc.bits.AddBlock(at, l.O.DType, d, w.bitsA[:n], w.bitsE[:n])
 	if c.acc.bits.Mismatched > 0 {
 		c.acc.mapDifferences(f, d, c.lo, w.bitsA[:n], w.bitsE[:n])
 	}
@@ -1008,7 +1000,7 @@ func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
 		w.bitsE[i] = format.FP32.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
-	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])
+	c.acc.lse.bits.AddBlock(at, format.FP32, 1, w.bitsA[:n], w.bitsE[:n])
 }
 
 // emulate runs the chunks' blocks into w.out and w.lse.

@@ -33,7 +33,7 @@ func made(t testing.TB, name string, heads, tokens int, f func(role byte, head, 
 			}
 		}
 		var err error
-		if *x.dst, err = layerdumps.NewTensor(name+"."+string(x.role), layerdumps.F16, [4]int{1, heads, tokens, dim}, data); err != nil {
+		if *x.dst, err = layerdumps.NewTensor(name+"."+string(x.role), format.FP16, [4]int{1, heads, tokens, dim}, data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -257,7 +257,7 @@ func TestExtent(t *testing.T) {
 					b[i], b[i+1] = 0, 0xfc
 				}
 			}
-			o, err := layerdumps.NewTensor("l.o", layerdumps.F16, l.Q.Shape(), b)
+			o, err := layerdumps.NewTensor("l.o", format.FP16, l.Q.Shape(), b)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
@@ -238,7 +239,7 @@ func (t *trial) identity(l *layerdumps.Layer) identity {
 	if len(p.Tiles.Shapes) == 1 && l.K.Tokens%p.Tiles.Shapes[0].Keys == 0 {
 		p.Mask.Beyond = "masked"
 	}
-	if l.Q.DType == layerdumps.F32 {
+	if l.Q.DType == format.FP32 {
 		p.Finish.Round = "even"
 	}
 	return identity{p.Key(), t.causal, t.scale}

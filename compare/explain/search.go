@@ -10,7 +10,6 @@ import (
 
 	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
-	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -53,7 +52,7 @@ func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	return k.For(s.layer.Q.Dim, format.DType(s.layer.Q.DType), t.causal)
+	return k.For(s.layer.Q.Dim, s.layer.Q.DType, t.causal)
 }
 
 // outcome is what a trial gave.
@@ -226,7 +225,7 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 
 func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate.KV, error) {
 	return k.Prepare(emulate.KVInput{
-		K: keys, V: values, Len: s.layer.K.Tokens, Dim: s.layer.Q.Dim, DType: format.DType(s.layer.Q.DType),
+		K: keys, V: values, Len: s.layer.K.Tokens, Dim: s.layer.Q.Dim, DType: s.layer.Q.DType,
 	})
 }
 
@@ -273,7 +272,7 @@ func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int)
 			l.O.RowsBits(s.batch, s.head, block*bq+r, block*bq+r+1, w.bits[j*d:j*d+d])
 		}
 		for j, x := range w.out[:n] {
-			b := format.DType(l.O.DType).Bits(x)
+			b := l.O.DType.Bits(x)
 			hash.Write([]byte{byte(b), byte(b >> 8), byte(b >> 16), byte(b >> 24)})
 			c.add(x, w.act[j], b, w.bits[j])
 		}
@@ -367,7 +366,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				*part = newHeadDiff(l.Q.Dim)
 			}
 			for j, x := range w.out[:m] {
-				b := format.DType(l.O.DType).Bits(x)
+				b := l.O.DType.Bits(x)
 				bad := sums[n].add(x, w.act[j], b, w.bits[j])
 				if bad {
 					stop.Store(!keep)

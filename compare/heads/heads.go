@@ -19,7 +19,7 @@ type Layer struct {
 
 // Bind returns the view of a layer. The error says what the kernel does not take.
 func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
-	bound, err := k.ForCase(format.DType(l.Q.DType), program.Case{
+	bound, err := k.ForCase(l.Q.DType, program.Case{
 		HeadDim: l.Q.Dim, Causal: l.Causal, Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
 	})
 	if err != nil {
@@ -35,7 +35,7 @@ func (l *Layer) Group() int { return l.Q.Heads / l.K.Heads }
 func (l *Layer) KVHead(head int) int { return head / l.Group() }
 
 // DType is the dtype of the inputs, OutputDType that of the kernel's output.
-func (l *Layer) DType() format.DType { return format.DType(l.Q.DType) }
+func (l *Layer) DType() format.DType { return l.Q.DType }
 
 // OutputDType is the dtype of the emulated output.
 func (l *Layer) OutputDType() format.DType { return l.Kernel.OutputDType(l.DType()) }

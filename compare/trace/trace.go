@@ -144,7 +144,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		actual := make([]float32, d)
 		l.O.Rows(at.Batch, at.Head, at.Row, at.Row+1, actual)
 		l.O.RowsBits(at.Batch, at.Head, at.Row, at.Row+1, bits)
-		row.Actual, row.ActualBits = floats(actual), patterns(bits, format.DType(l.O.DType))
+		row.Actual, row.ActualBits = floats(actual), patterns(bits, l.O.DType)
 	}
 	return row, nil
 }

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/hardware/conformance"
 	"github.com/sageacc/sageacc/hardware/probe"
@@ -164,7 +165,7 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 }
 
 func tensor(name string, t *layerdumps.Tensor) safetensors.Tensor {
-	dtype := map[layerdumps.DType]string{layerdumps.F16: "F16", layerdumps.BF16: "BF16", layerdumps.F32: "F32"}[t.DType]
+	dtype := map[format.DType]string{format.FP16: "F16", format.BF16: "BF16", format.FP32: "F32"}[t.DType]
 	shape := t.Shape()
 	return safetensors.Tensor{Name: name, DType: dtype, Shape: shape[:], Data: t.Bytes()}
 }

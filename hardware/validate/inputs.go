@@ -241,9 +241,9 @@ func generate(name string, s Shape, dist Distribution, causal bool, dtype string
 	q := tensor{s.Batch * s.Heads, s.Queries, make([]byte, 2*s.Batch*s.Heads*s.Queries*d)}
 	k := tensor{s.Batch * s.KVHeads, s.Keys, make([]byte, 2*s.Batch*s.KVHeads*s.Keys*d)}
 	v := tensor{k.heads, k.n, make([]byte, len(k.data))}
-	encode, kind := format.FP16.Bits, layerdumps.F16
+	encode, kind := format.FP16.Bits, format.FP16
 	if dtype == "bf16" {
-		encode, kind = format.BF16.Bits, layerdumps.BF16
+		encode, kind = format.BF16.Bits, format.BF16
 	}
 	put := func(t *tensor, i int, x []float32) {
 		out := t.data[2*i*t.n*d:]
