@@ -146,7 +146,8 @@ func TestEveryEditRuns(t *testing.T) {
 	for _, base := range append(program.Presets(), described) {
 		for _, e := range edits(l, &base) {
 			x := trial{program: base, causal: true, scale: l.Scale()}
-			if e.apply(&x) != nil || x.program.Validate() != nil {
+			flag, err := e.apply(&x)
+			if err != nil || x.program.Validate() != nil {
 				continue
 			}
 			s, err := newSearch(l, Options{Program: x.program})
@@ -156,7 +157,7 @@ func TestEveryEditRuns(t *testing.T) {
 			s.batch, s.head, s.first = 0, 0, []int{0, 5}
 			s.q, s.k, s.v = rows(&l.Q), rows(&l.K), rows(&l.V)
 			if _, err := s.tryAll(context.Background(), []trial{x}); err != nil {
-				t.Errorf("%s %s: %v", base.Name, e.flag, err)
+				t.Errorf("%s %s: %v", base.Name, flag, err)
 			}
 		}
 	}

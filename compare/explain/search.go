@@ -19,6 +19,8 @@ type search struct {
 	layer *layerdumps.Layer
 	opt   Options
 	base  trial
+	// blockQ is how many rows a block of the kernel as given has.
+	blockQ int
 
 	// The rows on which hypotheses are tried, tokens of one head, ascending: first
 	// those that cost least, then the others.
@@ -30,10 +32,9 @@ type search struct {
 func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
 	opt.Jobs = max(1, opt.Jobs)
 	s := &search{layer: l, opt: opt, base: trial{program: opt.Program, causal: l.Causal, scale: l.Scale()}}
-	// What depends on the layer is chosen first, so that edits find it.
 	k, err := s.kernel(&s.base)
 	if err == nil {
-		s.base.program = k.Bound()
+		s.blockQ = k.Tiling().BlockQ
 	}
 	return s, err
 }
@@ -52,7 +53,7 @@ func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	return k.For(s.layer.Q.Dim, s.layer.Q.DType, t.causal)
+	return k.ForCase(s.layer.Q.DType, t.at(s.layer))
 }
 
 // outcome is what a trial gave.
@@ -76,7 +77,7 @@ func (s *search) choose(diffs []headDiff) {
 	s.k = heads.Cached(&l.K, s.batch, kh)
 	s.v = heads.Cached(&l.V, s.batch, kh)
 
-	bq := s.base.program.Tiling().BlockQ
+	bq := s.blockQ
 	var bad []int
 	for r, n := range h.rows {
 		if n > 0 {

@@ -4,6 +4,8 @@
 package heads
 
 import (
+	"strings"
+
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
@@ -17,11 +19,17 @@ type Layer struct {
 	Kernel *emulate.Kernel
 }
 
+// Case is what of a layer the choices of a kernel may depend on.
+func Case(l *layerdumps.Layer) program.Case {
+	return program.Case{
+		HeadDim: l.Q.Dim, Causal: l.Causal, DType: strings.ToLower(l.Q.DType.String()),
+		Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
+	}
+}
+
 // Bind returns the view of a layer. The error says what the kernel does not take.
 func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
-	bound, err := k.ForCase(l.Q.DType, program.Case{
-		HeadDim: l.Q.Dim, Causal: l.Causal, Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
-	})
+	bound, err := k.ForCase(l.Q.DType, Case(l))
 	if err != nil {
 		return nil, err
 	}

@@ -365,25 +365,11 @@ func (p Program) At(c Case) (Program, error) {
 	if !slices.Contains(p.DTypeList(), c.DType) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
-	shapes := p.Tiles.Shapes
-	if p.Tiles.Split == fa2Heuristic {
-		n := fa2Splits(p.Tiles.SMs, c)
-		if p.Tiles.Split = "none"; n > 1 {
-			p.Tiles.Split = strconv.Itoa(n)
-		}
-	}
-	if p.Tiles.Split != "none" && p.Tiles.SplitShapes != nil {
-		shapes = p.Tiles.SplitShapes
-	}
-	p.Tiles.SMs, p.Tiles.SplitShapes = 0, nil
-	if p.Mask.Causal == "bottom-right" && c.Queries == 1 && !c.Window {
-		c.Causal = false // the last query sees every key
-	}
-	i := slices.IndexFunc(shapes, func(s Shape) bool { return s.holds(&p, c) })
-	if i < 0 {
+	s, _, split := p.choose(c)
+	if s == nil {
 		return p, fmt.Errorf("kernel %s has no tile shape for head_dim %d, %s, causal %v, window %v", p.Name, c.HeadDim, c.DType, c.Causal, c.Window)
 	}
-	s := shapes[i]
+	p.Tiles.Split, p.Tiles.SMs, p.Tiles.SplitShapes = split, 0, nil
 	p.Tiles.Shapes = []Shape{{Rows: s.Rows, WarpRows: s.WarpRows, Keys: s.Keys}}
 	if s.Set != "" {
 		for change := range strings.SplitSeq(s.Set, ",") {
@@ -408,6 +394,37 @@ func (p Program) At(c Case) (Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// ShapeAt returns the shape that At takes in a case, and its path, as in tiles.shapes.1; nil
+// where there is none.
+func (p *Program) ShapeAt(c Case) (*Shape, string) {
+	s, path, _ := p.choose(c)
+	return s, path
+}
+
+// choose returns what a case decides of the tiles: the shape, nil for none, its path and the
+// split.
+func (p *Program) choose(c Case) (shape *Shape, path, split string) {
+	shapes, list := p.Tiles.Shapes, "tiles.shapes"
+	split = p.Tiles.Split
+	if split == fa2Heuristic {
+		n := fa2Splits(p.Tiles.SMs, c)
+		if split = "none"; n > 1 {
+			split = strconv.Itoa(n)
+		}
+	}
+	if split != "none" && p.Tiles.SplitShapes != nil {
+		shapes, list = p.Tiles.SplitShapes, "tiles.split_shapes"
+	}
+	if p.Mask.Causal == "bottom-right" && c.Queries == 1 && !c.Window {
+		c.Causal = false // the last query sees every key
+	}
+	i := slices.IndexFunc(shapes, func(s Shape) bool { return s.holds(p, c) })
+	if i < 0 {
+		return nil, "", split
+	}
+	return &shapes[i], fmt.Sprintf("%s.%d", list, i), split
 }
 
 // holds says whether the shape's conditions do.
