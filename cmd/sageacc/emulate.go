@@ -12,6 +12,7 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/tensors"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 	"github.com/sageacc/sageacc/reference"
@@ -35,11 +36,11 @@ func newEmulate(e *env) *cobra.Command {
 		Long: `Runs the emulated kernel on each layer of the dumps and writes what it returns as
 safetensors: <layer>.o in the format that the kernel returns, [batch, heads, tokens,
 head_dim], and with --lse the natural log-sum-exp <layer>.lse, FP32 [batch, heads,
-tokens].
+tokens]. The file's metadata holds the kernel's description and the version of sageacc.
 
 With --reference also full-precision attention, <layer>.reference (with --lse,
-<layer>.reference_lse), FP32 or FP64 as asked for; and the file's metadata then holds
-as "result" what compare --per-head --format json prints, actual outputs included.
+<layer>.reference_lse), FP32 or FP64 as asked for; and the metadata then holds as
+"result" what compare --per-head --format json prints, actual outputs included.
 
 A tensor of the dump that belongs to no layer is an error here: it might be meant to
 bear on the result.`,
@@ -113,7 +114,11 @@ func (f *emulateFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if err != nil {
 		return err
 	}
-	metadata := map[string]string{"layout": layerdumps.HND.String()}
+	description, err := json.Marshal(k.Program())
+	if err != nil {
+		return err
+	}
+	metadata := map[string]string{"layout": layerdumps.HND.String(), "description": string(description), "tool": version.Get().String()}
 	if f.ref != "" {
 		res.Args = commandLine(cmd, args)
 		res.Verdict = compare.Judge([]*compare.Result{res}, res.Check(compare.Gates{}))

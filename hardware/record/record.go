@@ -22,6 +22,7 @@ import (
 	"github.com/sageacc/sageacc/hardware/conformance"
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/hardware/validate"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -62,6 +63,7 @@ func (s *Set) Unit(p *probe.Probes, u *probe.Unit, results int, seed uint64) err
 	}
 	meta := map[string]string{
 		"device": s.Device, "arch": s.Arch, "instruction": u.Instruction, "source": "kernels/probes", "seed": fmt.Sprint(seed),
+		"tool": version.Get().String(),
 	}
 	c := conformance.Case{Arch: s.Arch, Instruction: u.Instruction}
 	var ts []safetensors.Tensor
@@ -154,7 +156,7 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 		lines = append(lines, line)
 		s.Results += int64(len(lse) / 4)
 	}
-	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name}
+	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name, "tool": version.Get().String()}
 	if l.Synthetic != "" {
 		meta["synthetic"] = l.Synthetic
 	}

@@ -67,11 +67,13 @@ type page struct {
 	assets
 	Title string
 	// Kind is the line above the title.
-	Kind     string
-	Facts    []fact
-	Verdict  []finding
-	Notes    []finding
-	Sections []section
+	Kind  string
+	Facts []fact
+	// Descriptions are the whole descriptions of the kernels that were run, below the facts.
+	Descriptions []fact
+	Verdict      []finding
+	Notes        []finding
+	Sections     []section
 	// Data is what the script draws from, as JSON, nil where there is no script, and
 	// Details what it reads when a layer is looked at, one for each.
 	Data    template.JS

@@ -440,7 +440,9 @@ func TestHostileNames(t *testing.T) {
 	r.Layers[0].Attribution.Steps[0].Name = hostile
 	r.Layers[0].Explanation.Exact[0].Changes = []string{hostile}
 	r.Layers[0].ActualVsEmulated.First.Actual = hostile
-	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile}
+	p := r.Kernel.Description
+	p.Name, p.Summary, p.Source, p.Evidence, p.Arch = hostile, hostile, hostile+"\n"+hostile, hostile, hostile
+	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile, Description: p}
 	r.Reference, r.Args = hostile, []string{hostile, ""}
 	for _, in := range []*Input{results(r), {Results: []*compare.Result{r, r}, Names: []string{hostile, hostile}}} {
 		page := write(t, in)
@@ -455,6 +457,44 @@ func TestHostileNames(t *testing.T) {
 	tab := &tables.Result{Schema: tables.Schema, Layers: []string{hostile}, Synthetic: []string{hostile}, Reference: hostile,
 		Tables: []tables.Table{{Name: hostile, Title: hostile, Setup: hostile, Rows: []tables.Row{{Method: hostile}}}}}
 	parse(t, write(t, &Input{Tables: tab}))
+}
+
+// TestDescriptions: the page holds the whole description of every kernel once, from which the
+// kernel can be read again; a result without one has none.
+func TestDescriptions(t *testing.T) {
+	r := sample(t)
+	other := *r
+	if err := other.Kernel.Description.Set("exponent.offset", "7"); err != nil {
+		t.Fatal(err)
+	}
+	old := *r
+	old.Kernel.Description = program.Program{}
+	for _, tc := range []struct {
+		in   *Input
+		want []program.Program
+	}{
+		{results(r), []program.Program{r.Kernel.Description}},
+		{&Input{Results: []*compare.Result{r, r}, Names: []string{"a", "b"}}, []program.Program{r.Kernel.Description}},
+		{&Input{Results: []*compare.Result{r, &other}, Names: []string{"a", "b"}}, []program.Program{r.Kernel.Description, other.Kernel.Description}},
+		{results(&old), nil},
+	} {
+		var got []program.Program
+		for _, code := range parse(t, write(t, tc.in)).id("run").all("code") {
+			p, err := program.Parse([]byte(code.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, p)
+		}
+		if len(got) != len(tc.want) {
+			t.Fatalf("%d descriptions, want %d", len(got), len(tc.want))
+		}
+		for i := range got {
+			if d := program.Diff(&got[i], &tc.want[i]); len(d) != 0 {
+				t.Errorf("the description differs: %v", d)
+			}
+		}
+	}
 }
 
 // TestNonFinite: NaN and infinities are said, and keep their marks.
