@@ -101,12 +101,25 @@ type KernelInfo struct {
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
 	SpecialFunctions string `json:"special_functions"`
-	// Reported names what nobody recorded on such a GPU: models known from reports only.
+	// Reported names the matrix units that nobody recorded on such a GPU: their models are
+	// known from reports only.
 	Reported string `json:"reported,omitempty"`
 	// Portable is the choice of the description that keeps it from the vector paths.
 	Portable string `json:"portable,omitempty"`
 	// Description is the whole description of the kernel, with every choice.
 	Description program.Program `json:"description"`
+}
+
+// QK says what the codes of Q and K are.
+func (k *KernelInfo) QK() string {
+	switch q := &k.Description.QKCodes; {
+	case k.QKBits != 0:
+		return fmt.Sprintf("int%d %s", k.QKBits, k.QKGranularity)
+	case q.Format == "input":
+		return "as they are"
+	default:
+		return strings.TrimSuffix(q.Format+" "+q.Granularity, " none")
+	}
 }
 
 // Describe returns the description of a kernel.
@@ -142,7 +155,28 @@ func Describe(kernel *emulate.Kernel) KernelInfo {
 	} else if err == nil {
 		k.PVUnit = "exact sums"
 	}
+	k.Reported = reported(p)
 	return k
+}
+
+// reported names the units of a program, of all dtypes that it takes, whose models are known
+// from reports only.
+func reported(p program.Program) string {
+	var out []string
+	for _, dtype := range p.DTypeList() {
+		q, err := p.At(program.Case{HeadDim: 1, DType: dtype})
+		if err != nil {
+			continue
+		}
+		for _, u := range []program.Unit{q.Scores.Unit, q.PV.Unit, {Instruction: q.Denominator.Unit, SumRound: "unit"}} {
+			if t, err := u.Lookup(q.Arch); err == nil && t != nil && t.Reported() {
+				if s := fmt.Sprintf("%s on %s: %s", t.Instruction, t.Arch, t.Evidence); !slices.Contains(out, s) {
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // queryTile is how many rows of queries make a tile, 0 where that depends on the layer.

@@ -175,6 +175,9 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 		return err
 	}
 	e.tellIgnored(d)
+	if f.format == "csv" { // the others say it
+		e.tellReported(kernels...)
+	}
 	var results []*compare.Result
 	var made []compare.Check
 	for _, k := range kernels {

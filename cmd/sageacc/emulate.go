@@ -93,6 +93,7 @@ func (f *emulateFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if err := nothingIgnored(d); err != nil {
 		return err
 	}
+	e.tellReported(k)
 	w, err := e.open(f.out, d.Files)
 	if err != nil {
 		return err

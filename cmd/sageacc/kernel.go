@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -76,6 +77,16 @@ func (f *kernelFlags) program(cmd *cobra.Command) (program.Program, error) {
 		err = fmt.Errorf("--%s: %w", strings.ReplaceAll(bad.Field, "_", "-"), bad.Err)
 	}
 	return p, err
+}
+
+// tellReported says which kernels rest on matrix units that are known from reports only,
+// where the output itself does not.
+func (e *env) tellReported(kernels ...*emulate.Kernel) {
+	for _, k := range kernels {
+		if info := compare.Describe(k); info.Reported != "" {
+			fmt.Fprintf(e.stderr, "sageacc: note: %s: %s\n", info.Name, info.Reported)
+		}
+	}
 }
 
 // build makes the kernel.

@@ -187,13 +187,16 @@ const lineWidth = 300
 
 // kernelHead says what kernel ran.
 func kernelHead(k compare.KernelInfo) []pair {
-	config := fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)
+	config := fmt.Sprintf("QK %s, smooth %s; PV %s, accumulated in %s", k.QK(), k.Smooth, k.PVDType, k.PVAccum)
 	if k.Variant != "" {
 		config += "; variant " + k.Variant
 	}
 	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}, {"config", config}}
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
+	}
+	if k.Reported != "" {
+		head = append(head, pair{"reported", k.Reported})
 	}
 	return head
 }

@@ -129,10 +129,11 @@ func facts(in *Input) []fact {
 		k := r.Kernel
 		out := []fact{
 			{"Kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)},
-			{"Q and K", fmt.Sprintf("INT%d %s, smooth %s", k.QKBits, k.QKGranularity, k.Smooth)},
+			{"Q and K", fmt.Sprintf("%s, smooth %s", k.QK(), k.Smooth)},
 			{"P and V", fmt.Sprintf("%s, accumulated in %s", k.PVDType, k.PVAccum)},
 			{"Variant", k.Variant},
 			{"Matrix unit", k.PVUnit},
+			{"Known from reports only", k.Reported},
 			{"exp2, 1/x", k.SpecialFunctions},
 			{"Reference", r.Reference},
 		}
