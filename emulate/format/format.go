@@ -310,7 +310,7 @@ func (t DType) Round(x float32) float32 {
 // finite x never becomes infinite.
 func (t DType) RoundTowardZero(x float32) float32 {
 	y := t.Round(x)
-	if t == FP32 || math.Abs(float64(y)) <= math.Abs(float64(x)) || x != x {
+	if math.Abs(float64(y)) <= math.Abs(float64(x)) || x != x { // always in FP32
 		return y
 	}
 	// The next smaller value has the pattern one less.

@@ -326,6 +326,11 @@ func TestRoundTowardZero(t *testing.T) {
 			t.Errorf("%s: NaN becomes %g", d, y)
 		}
 	}
+	for x, want := range map[float32]float32{0.3: 0.28125, -0.3: -0.28125, 447: 416, 0.3125: 0.3125, 1e9: 448, 0x1p-10: 0} {
+		if y := FP8.RoundTowardZero(x); y != want {
+			t.Errorf("E4M3: %g becomes %g, want %g", x, y, want)
+		}
+	}
 	if y := FP16.RoundTowardZero(1e9); y != 65504 {
 		t.Errorf("1e9 becomes %g", y)
 	}

@@ -361,3 +361,27 @@ var (
 		"FP32: 18781ed30ce84383",
 	}
 )
+
+// TestFrameworkMean: PyTorch's mean is the sum times the FP32 reciprocal of the count, which is
+// not always the quotient; an infinite sum stays infinite.
+func TestFrameworkMean(t *testing.T) {
+	m := NewChannelMean(3)
+	for range 10 {
+		m.Add([]float32{3, 7, float32(math.Inf(-1))})
+	}
+	m.Add([]float32{11, 4, 1})
+	var product, quotient [3]float32
+	m.FrameworkMean(product[:], func(x float32) float32 { return x })
+	m.Mean(quotient[:], func(x float32) float32 { return x })
+	// Sums 41 and 74 of 11 rows: 1/11 in FP32 is 0x3dba2e8c.
+	eleventh := math.Float32frombits(0x3dba2e8c)
+	if want := [3]float32{41 * eleventh, 74 * eleventh, float32(math.Inf(-1))}; product != want || 1/float32(11) != eleventh {
+		t.Errorf("the framework's means %v, want %v", product, want)
+	}
+	if want := [3]float32{41.0 / 11, 74.0 / 11, float32(math.Inf(-1))}; quotient != want {
+		t.Errorf("means %v, want %v", quotient, want)
+	}
+	if product == quotient {
+		t.Error("the two rules cannot be told apart")
+	}
+}
