@@ -385,3 +385,45 @@ func TestFrameworkMean(t *testing.T) {
 		t.Error("the two rules cannot be told apart")
 	}
 }
+
+// TestTritonBlockRounds: the released per-block quantiser adds one half with the sign, exactly,
+// and truncates.
+func TestTritonBlockRounds(t *testing.T) {
+	s := NewScale(TritonBlock, 8, 127)
+	if s.Step != 1 {
+		t.Fatalf("step %g", s.Step)
+	}
+	below, above := math.Nextafter32(2.5, 0), math.Nextafter32(2.5, 3)
+	x := []float32{2.5, -2.5, below, -below, above, -above, 0, 0.5, -0.5}
+	want := []int8{3, -3, 2, -2, 3, -3, 0, 1, -1}
+	got := make([]int8, len(x))
+	if s.Quantize(got, x); !slices.Equal(got, want) {
+		t.Errorf("codes %v of %v, want %v", got, x, want)
+	}
+}
+
+// TestScanRefuses: tokens that do not start at a multiple of 16, or that V does not have.
+func TestScanRefuses(t *testing.T) {
+	v := NewValues(Fused, E4M3, 448, false, 40, 1)
+	for _, tc := range []struct {
+		first, rows int
+		want        string
+	}{
+		{0, 40, ""}, {16, 24, ""}, {32, 8, ""}, {32, 0, ""},
+		{15, 1, "tokens 15 to 15 of 40: want a multiple of 16 to start from"},
+		{17, 3, "tokens 17 to 19 of 40: want a multiple of 16 to start from"},
+		{-16, 1, "tokens -16 to -16 of 40: want a multiple of 16 to start from"},
+		{32, 9, "tokens 32 to 40 of 40: want a multiple of 16 to start from"},
+	} {
+		got := ""
+		if err := v.Scan(tc.first, make([]float32, tc.rows)); err != nil {
+			got = err.Error()
+		}
+		if got != tc.want {
+			t.Errorf("%d rows from %d on: %q, want %q", tc.rows, tc.first, got, tc.want)
+		}
+	}
+	if err := NewValues(Paper, E4M3, 448, false, -1, 1).Scan(0, nil); err != nil {
+		t.Errorf("nothing of nothing: %v", err)
+	}
+}
