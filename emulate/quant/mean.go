@@ -30,6 +30,9 @@ func NewChannelMean(d int) *ChannelMean {
 // Add takes the whole rows of x, row-major with d channels.
 func (m *ChannelMean) Add(x []float32) {
 	d := len(m.sum)
+	if d == 0 { // the zero value
+		return
+	}
 	for r := 0; r+d <= len(x); r += d {
 		for c, v := range x[r : r+d] {
 			f := float64(v)

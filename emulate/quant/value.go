@@ -174,6 +174,9 @@ func (v *Values) Scan(first int, x []float32) error {
 
 // checkScan reports rows that Scan does not take.
 func (v *Values) checkScan(first int, x []float32) error {
+	if v.d == 0 {
+		return fmt.Errorf("values of no channels: NewValues makes them")
+	}
 	switch rows := len(x) / v.d; {
 	case len(x)%v.d != 0:
 		return fmt.Errorf("%d elements are not rows of %d channels", len(x), v.d)

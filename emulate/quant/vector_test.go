@@ -285,6 +285,12 @@ func TestLengths(t *testing.T) {
 				t.Errorf("%s: Scan takes a row of none", level)
 			}
 		}
+		var none ChannelMean
+		none.AddAt(level, x)
+		none.Mean(make([]float32, 2), format.FP32.Round)
+		if err := new(Values).ScanAt(level, 0, x); err == nil || none.n != 0 {
+			t.Errorf("%s: the zero values take rows", level)
+		}
 		got := slices.Clone(x)
 		if SubtractMeanAt(level, Paper, got, nil, format.FP32); !slices.Equal(got, x) {
 			t.Errorf("%s: a mean of no channels was subtracted", level)
