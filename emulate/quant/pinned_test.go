@@ -384,6 +384,13 @@ func TestFrameworkMean(t *testing.T) {
 	if product == quotient {
 		t.Error("the two rules cannot be told apart")
 	}
+	// What FP64 loses of a sum comes back at the end.
+	lost := NewChannelMean(1)
+	lost.Add([]float32{0x1p60, 1, -0x1p60, 1})
+	var mean [1]float32
+	if lost.Mean(mean[:], func(x float32) float32 { return x }); mean[0] != 0.5 {
+		t.Errorf("the mean is %g, want 0.5", mean[0])
+	}
 }
 
 // TestTritonBlockRounds: the released per-block quantiser adds one half with the sign, exactly,
