@@ -111,7 +111,7 @@ func TestOrder(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	if got := strings.Join(Names(), " "); got != "smoothing granularity pv-dtype smooth-v accumulator" {
+	if got := strings.Join(Names(), " "); got != "smoothing granularity pv-dtype smooth-v accumulator methods gpus" {
 		t.Errorf("tables %s", got)
 	}
 	if _, err := Run(t.Context(), []string{"none"}, open(t), Options{}); err == nil || !strings.Contains(err.Error(), "smoothing") {
