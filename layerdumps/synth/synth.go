@@ -85,8 +85,11 @@ func Named(name string) (Profile, error) {
 // Options are the size and seed of a dump.
 type Options struct {
 	Layers, Heads, Tokens, HeadDim int
-	Causal                         bool
-	Seed                           uint64
+	// Queries keeps the first rows of Q alone, of layers that are not causal; 0 keeps all.
+	// K and V are the same either way.
+	Queries int
+	Causal  bool
+	Seed    uint64
 }
 
 // Validate reports sizes that make no dump, by the names of the flags.
@@ -98,6 +101,12 @@ func (o *Options) Validate() error {
 		if f.v < 1 || f.v > f.max {
 			return fmt.Errorf("--%s is %d: want 1 to %d", f.name, f.v, f.max)
 		}
+	}
+	switch {
+	case o.Queries < 0 || o.Queries > o.Tokens:
+		return fmt.Errorf("--queries is %d: want 1 to the %d tokens, or 0 for all", o.Queries, o.Tokens)
+	case o.Queries != 0 && o.Causal:
+		return fmt.Errorf("--queries is for layers that are not causal")
 	}
 	if n := o.Layers * o.Heads; n > (1<<33)/(6*o.Tokens*o.HeadDim) {
 		return fmt.Errorf("--layers, --heads, --tokens, --head-dim: %d layers of %d heads x %d x %d are more than 8 GiB", o.Layers, o.Heads, o.Tokens, o.HeadDim)
@@ -191,12 +200,16 @@ func layer(p Profile, o Options, index int) []safetensors.Tensor {
 				qs[i*d+c] += float64(p.Peak * (ks[j*d+c] - b[c]) * math.Sqrt(float64(d)/norm))
 			}
 		}
+		if o.Queries > 0 {
+			qs = qs[:o.Queries*d]
+		}
 		q, k, v = appendFP16(q, qs), appendFP16(k, ks), appendFP16(v, vs)
 	}
 	shape := []int{1, o.Heads, n, d}
+	queries := []int{1, o.Heads, len(q) / (2 * o.Heads * d), d}
 	name := fmt.Sprintf("layers.%d.attn", index)
 	return []safetensors.Tensor{
-		{Name: name + ".q", DType: "F16", Shape: shape, Data: q},
+		{Name: name + ".q", DType: "F16", Shape: queries, Data: q},
 		{Name: name + ".k", DType: "F16", Shape: shape, Data: k},
 		{Name: name + ".v", DType: "F16", Shape: shape, Data: v},
 	}
