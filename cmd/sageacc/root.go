@@ -101,6 +101,7 @@ and what a GPU returned (actual).`,
 	root.AddCommand(
 		newCompare(e),
 		newInspect(e),
+		newIdentify(e),
 		newTrace(e),
 		newKernels(e),
 		newConform(e),

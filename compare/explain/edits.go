@@ -18,6 +18,9 @@ type trial struct {
 	causal  bool
 	scale   float64
 	changes []string
+	// Of a search among kernels: which one it changes, and its place.
+	kernel string
+	at     int
 }
 
 // edit is one change to a trial.
