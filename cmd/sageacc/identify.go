@@ -24,11 +24,12 @@ func newIdentify(e *env) *cobra.Command {
 		Short: "Find out which kernel wrote the actual outputs",
 		Long: `Tries every known kernel, and what sageattn() runs on each GPU, on every layer with an
 actual output (<layer>.o), and names the one that gives it bit for bit, or those that
-this output cannot tell apart. Where none does, neighbours are tried: first what
-callers, GPUs and versions choose (accumulator, architecture, granularity, smoothing,
-quantiser, alignment of the causal mask, softmax scale, the number of multiprocessors and
-with it of FlashAttention-2's splits, Triton's order of sums), then any one change that
-compare --explain knows, then two of the former. If none gives the output, the nearest
+this output cannot tell apart. Where none does, all are tried on every architecture that
+has their units; then the six that came nearest with one of the settings that callers and
+versions choose (accumulator, granularity, smoothing, quantiser, alignment of the causal
+mask, softmax scale, the number of multiprocessors and with it FlashAttention-2's splits,
+Triton's order of sums), the nearest three with two of them; and the six with any one
+change that compare --explain knows. If none gives the output, the nearest
 are named. Hypotheses are tried on a few rows of a head first; what is called bit for bit
 was compared on the whole layer.
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -67,9 +68,9 @@ type Origin struct {
 const mostExact = 12
 
 // Among searches for the kernel that gave a layer's actual output: the kernels as they
-// are, then with one of the settings that callers and GPUs choose, then with any one
-// change that Layer knows, then with two of the settings. It stops where one of them
-// gives the output. opt.Program and opt.MaxChanges do not count.
+// are, then on every architecture; then, of the six that came nearest, with one of the
+// settings that callers and versions choose, the nearest three with two, and the six with
+// any one change that Layer knows. It stops where one of them gives the output. opt.Program and opt.MaxChanges do not count.
 func Among(ctx context.Context, l *layerdumps.Layer, kernels []Named, opt Options) (*Origin, error) {
 	if l.O == nil {
 		return nil, fmt.Errorf("layer %s has no actual output to identify", l.Name)
@@ -80,38 +81,83 @@ func Among(ctx context.Context, l *layerdumps.Layer, kernels []Named, opt Option
 		res: &Origin{Exact: []Match{}},
 	}
 	a.sample()
-	var bases, bound []trial
+	// Every kernel runs on every architecture that has its units: in a search for two
+	// settings the architecture comes on top.
+	var bases, placed []trial
 	for _, k := range kernels {
 		t := trial{kernel: k.Name, program: k.Program, causal: l.Causal, scale: l.Scale()}
-		kernel, err := a.kernel(&t)
-		if err != nil {
+		if _, err := a.kernel(&t); err != nil {
 			a.res.Refused = append(a.res.Refused, Refused{k.Name, err.Error()})
 			continue
 		}
 		bases = append(bases, t)
-		t.program = kernel.Bound()
-		bound = append(bound, t)
+		for _, arch := range tensorcore.Archs() {
+			u := t
+			if u.program.SetArch(arch) != nil || u.program.Validate() != nil {
+				continue
+			}
+			if arch != t.program.Arch {
+				u.changes = []string{"--arch " + arch}
+			}
+			placed = append(placed, u)
+		}
 	}
 	if len(bases) == 0 {
 		return a.res, nil
 	}
-	// Changes of settings are to the kernel as described, which then chooses for the
-	// layer; others to what it chose, so that they find it.
-	var settings, others []*lattice
-	for i := range bases {
-		settings = append(settings, &lattice{layer: l, base: bases[i], edits: settingsOf(l, &bases[i].program), level: [][]int{nil}, seen: map[identity]bool{}})
-		others = append(others, newLattice(l, bound[i]))
-	}
-	next := func(list []*lattice) func() []trial {
-		return func() []trial {
-			var ts []trial
-			for _, x := range list {
-				ts = append(ts, x.next()...)
-			}
-			return ts
+	// Settings change the kernel as described, which then chooses for the layer; other
+	// changes are to what it chose, so that they find it, where that is a description.
+	each := func(list []trial, f func(t trial) *lattice) []*lattice {
+		var out []*lattice
+		for _, t := range list {
+			out = append(out, f(t))
 		}
+		return out
 	}
-	steps := []func() []trial{func() []trial { return bases }, next(settings), next(others), next(settings)}
+	settings := func(list []trial) []*lattice {
+		return each(list, func(t trial) *lattice {
+			return &lattice{layer: l, base: t, edits: settingsOf(l, &t.program), level: [][]int{nil}, seen: map[identity]bool{}}
+		})
+	}
+	next := func(list []*lattice) []trial {
+		var ts []trial
+		for _, x := range list {
+			ts = append(ts, x.next()...)
+		}
+		return ts
+	}
+	// Neighbours are tried of the kernels that came nearest.
+	near := func(list []trial, n int) []trial {
+		var names []string
+		for _, o := range a.best {
+			if len(names) < n && !slices.Contains(names, o.trial.kernel) {
+				names = append(names, o.trial.kernel)
+			}
+		}
+		return slices.DeleteFunc(slices.Clone(list), func(t trial) bool { return !slices.Contains(names, t.kernel) })
+	}
+	const someKernels, fewKernels = 6, 3
+	others := func(list []trial) []*lattice {
+		return each(list, func(t trial) *lattice {
+			if k, err := a.kernel(&t); err == nil {
+				if p := k.Bound(); p.Validate() == nil {
+					t.program = p
+				}
+			}
+			return newLattice(l, t)
+		})
+	}
+	steps := []func() []trial{
+		func() []trial { return bases },
+		func() []trial { return placed },
+		func() []trial { return next(settings(near(placed, someKernels))) },
+		func() []trial {
+			list := settings(near(placed, fewKernels))
+			next(list)
+			return next(list)
+		},
+		func() []trial { return next(others(near(bases, someKernels))) },
+	}
 	for i, step := range steps {
 		found, err := a.step(ctx, step(), func(part float64) {
 			if opt.Progress != nil {
@@ -122,7 +168,7 @@ func Among(ctx context.Context, l *layerdumps.Layer, kernels []Named, opt Option
 			return a.res, err
 		}
 		// An output that is far from all kernels is not two settings away.
-		if i == len(steps)-2 && !slices.ContainsFunc(a.best, func(o outcome) bool { return float64(o.hypothesis.RelL1) < unlike }) {
+		if i == 2 && !slices.ContainsFunc(a.best, func(o outcome) bool { return float64(o.hypothesis.RelL1) < unlike }) {
 			break
 		}
 	}
@@ -162,8 +208,11 @@ func (a *among) step(ctx context.Context, ts []trial, report func(float64)) (boo
 		if err != nil {
 			continue // what it became does not take the layer
 		}
-		t.program = k.Bound()
-		id := t.identity(a.layer)
+		// What it does on the layer is what it becomes there; run is it as described, for
+		// what a description becomes need not be one.
+		became := t
+		became.program = k.Bound()
+		id := became.identity(a.layer)
 		if i, ok := a.at[id]; ok {
 			if m := &a.tried[i]; len(m.Changes) == len(t.changes) {
 				m.Also = append(m.Also, written(t.kernel, t.changes))
@@ -171,7 +220,7 @@ func (a *among) step(ctx context.Context, ts []trial, report func(float64)) (boo
 			continue
 		}
 		m := Match{Kernel: t.kernel, Hypothesis: Hypothesis{Changes: t.changes}}
-		if n := t.program.Parts(); n > 1 {
+		if n := became.program.Parts(); n > 1 {
 			m.Parts = n
 		}
 		if out := k.OutputDType(a.dtype()); out != a.outputDType() {
@@ -207,7 +256,13 @@ func (a *among) step(ctx context.Context, ts []trial, report func(float64)) (boo
 		}
 	}
 	a.best = nearest(a.best, candidates)
-	return len(a.res.Exact) > 0, nil
+	if len(a.res.Exact) == 0 {
+		return false, nil
+	}
+	// Of those with more changes than need be nothing is said.
+	least := slices.MinFunc(a.res.Exact, func(x, y Match) int { return len(x.Changes) - len(y.Changes) })
+	a.res.Exact = slices.DeleteFunc(a.res.Exact, func(m Match) bool { return len(m.Changes) > len(least.Changes) })
+	return true, nil
 }
 
 func (a *among) match(o *outcome) Match {
@@ -250,7 +305,7 @@ func settingsOf(l *layerdumps.Layer, p *program.Program) []edit {
 	var list []edit
 	for _, e := range edits(l) {
 		switch e.point {
-		case "accum", "arch", "granularity", "smooth", "causal", "scale", "mask.causal":
+		case "accum", "granularity", "smooth", "causal", "scale", "mask.causal":
 			list = append(list, e)
 		}
 	}

@@ -230,6 +230,7 @@ func (x *lattice) next() []trial {
 			}
 			if id := t.identity(x.layer); !x.seen[id] {
 				x.seen[id] = true
+				t.changes = slices.Clone(x.base.changes)
 				for _, p := range picked {
 					t.changes = append(t.changes, x.edits[p].flag)
 				}
