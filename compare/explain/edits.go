@@ -18,6 +18,9 @@ type trial struct {
 	causal  bool
 	scale   float64
 	changes []string
+	// Of a search among kernels: which one it changes, and its place.
+	kernel string
+	at     int
 }
 
 // edit is one change to a trial.
@@ -292,6 +295,7 @@ func (x *lattice) next() []trial {
 			}
 			if id := t.identity(x.layer); !x.seen[id] {
 				x.seen[id] = true
+				t.changes = slices.Clone(x.base.changes)
 				for _, p := range picked {
 					t.changes = append(t.changes, x.edits[p].flag)
 				}
