@@ -308,7 +308,7 @@ func settingsOf(l *layerdumps.Layer, p *program.Program) []edit {
 			continue
 		}
 		switch e.point {
-		case "accum", "granularity", "smooth", "causal", "scale", "mask.causal":
+		case "accum", "granularity", "smooth", "causal", "scale", "mask.causal", "backend":
 			list = append(list, e)
 		}
 	}
@@ -316,24 +316,15 @@ func settingsOf(l *layerdumps.Layer, p *program.Program) []edit {
 		flag := "--set " + path + "=" + value + note
 		list = append(list, edit{point: path, flag: flag, apply: func(t *trial) error { return t.program.Set(path, value) }})
 	}
-	if p.Tiles.Split != "none" {
+	if p.Tiles.SMs != 0 {
 		for _, m := range multiprocessors {
 			set("tiles.sms", strconv.Itoa(m.sms), " ("+m.gpus+")")
 		}
-		set("tiles.split", "none", "")
-		for n := 2; n <= 16; n++ {
-			set("tiles.split", strconv.Itoa(n), "")
-		}
 	}
-	if p.QKCodes.Fold != "none" {
-		for _, b := range []struct{ name, flags string }{
-			{"triton", "--set qk_codes.scale=triton-block --set qk_codes.round=away --set smoothing.k_difference=input"},
-			{"cuda", "--set qk_codes.scale=fused --set qk_codes.round=even --set smoothing.k_difference=fp32-ftz"},
-		} {
-			list = append(list, edit{
-				point: "backend", flag: b.flags + " (quant_backend " + b.name + ")",
-				apply: func(t *trial) error { return t.program.SetQuantBackend(b.name) },
-			})
+	if p.Tiles.Combine != "" {
+		set("tiles.split", "none", "")
+		for n := 2; n <= mostParts; n++ {
+			set("tiles.split", strconv.Itoa(n), "")
 		}
 	}
 	if p.Denominator.Order == "tile" {

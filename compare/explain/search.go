@@ -243,8 +243,9 @@ func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate
 	})
 }
 
-func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale}, kv, ws)
+func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, head int, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
+	group := s.layer.Q.Heads / s.layer.K.Heads
+	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale, Group: group, Member: head % group}, kv, ws)
 }
 
 // worker holds a goroutine's buffers.
@@ -266,7 +267,7 @@ func (w *worker) fit(n int) {
 func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) (outcome, error) {
 	s, l := w.s, w.s.layer
 	o := outcome{trial: *t, hypothesis: Hypothesis{Changes: t.changes}}
-	q := s.query(k, t, s.q, kv, &w.ws)
+	q := s.query(k, t, s.q, s.head, kv, &w.ws)
 	d, bq := l.Q.Dim, k.Tiling().BlockQ
 	w.fit(bq * d)
 	hash := fnv.New64a()
@@ -362,7 +363,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				return g.err
 			}
 			if of != i {
-				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), g.kv, &w.ws)
+				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), head, g.kv, &w.ws)
 			}
 			count, err := k.Run(q, &w.ws, block, w.out, nil)
 			if err != nil {

@@ -307,12 +307,16 @@ func (c *Case) window(p *problem) (left, right int, ok bool) {
 
 // query is how a query head attends.
 func (c *Case) query(p *problem, batch, head int) emulate.QInput {
-	in := emulate.QInput{Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.SMScale, Softcap: c.Softcap}
+	group := p.q.Shape[1] / p.k.Shape[1]
+	in := emulate.QInput{
+		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.SMScale, Softcap: c.Softcap,
+		Group: group, Member: head % group,
+	}
 	if left, right, ok := c.window(p); ok {
 		in.Windowed, in.Left, in.Right = true, left, right
 	}
 	if p.qDescale != nil {
-		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/(p.q.Shape[1]/p.k.Shape[1]))
+		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/group)
 	}
 	if p.mask == nil {
 		return in
@@ -374,6 +378,9 @@ func (c *Case) selection() program.Selection {
 	if c.CausalAlign != "" {
 		s.Set = append(s.Set, "mask.causal="+c.CausalAlign)
 	}
+	if c.NumSplits > 1 {
+		s.Set = append(s.Set, fmt.Sprintf("tiles.split=%d", c.NumSplits))
+	}
 	if c.SMs != 0 {
 		s.Set = append(s.Set, fmt.Sprintf("tiles.sms=%d", c.SMs))
 	}
@@ -425,9 +432,6 @@ func (p *problem) kv(k *emulate.Kernel, batch, head, dim int, useMean bool) (*em
 func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if c.Unstable {
 		return errSkip{errors.New("the recorded kernel does not return the same each time")}
-	}
-	if c.NumSplits > 1 {
-		return errSkip{fmt.Errorf("no model of %s with num_splits %d", c.Kernel, c.NumSplits)}
 	}
 	p, err := c.problem(f)
 	if err != nil {
