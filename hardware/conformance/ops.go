@@ -305,11 +305,23 @@ func (c *Case) window(p *problem) (left, right int, ok bool) {
 	return left, right, left >= 0 || right >= 0
 }
 
+// scale returns the softmax scale as emulate takes it: 0 stands for the default, so that a
+// call's own 0 becomes a number that FP32 has no other than 0 for.
+func (c *Case) scale() float64 {
+	switch {
+	case c.SMScale == nil:
+		return 0
+	case *c.SMScale == 0:
+		return math.SmallestNonzeroFloat64
+	}
+	return *c.SMScale
+}
+
 // query is how a query head attends.
 func (c *Case) query(p *problem, batch, head int) emulate.QInput {
 	group := p.q.Shape[1] / p.k.Shape[1]
 	in := emulate.QInput{
-		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.SMScale, Softcap: c.Softcap,
+		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.scale(), Softcap: c.Softcap,
 		Group: group, Member: head % group,
 	}
 	if left, right, ok := c.window(p); ok {
@@ -473,7 +485,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
 		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
 	}
-	scale := c.SMScale
+	scale := c.scale()
 	if scale == 0 {
 		scale = 1 / math.Sqrt(float64(d))
 	}
