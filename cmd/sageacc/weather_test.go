@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -28,8 +29,13 @@ import (
 // All of it: go test ./cmd/sageacc -run Weather -timeout 60m -mutants 10000 -kills 160
 var (
 	mutants = flag.Int("mutants", 150, "damaged files of each kind that TestWeatherMutants tries")
+	first   = flag.Int("first", 0, "number of the first of them")
 	kills   = flag.Int("kills", 12, "times that TestWeatherKills kills a process")
 )
+
+// batch is how many mutants a process tries: what commands leave in memory, such as
+// cobra's functions for completion, adds up.
+const batch = 500
 
 // kind is a kind of input file and what reads it.
 type kind struct {
@@ -228,6 +234,10 @@ func TestWeatherMutants(t *testing.T) {
 	all := kinds(t)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		t.Run(name, func(t *testing.T) {
+			if *mutants > batch {
+				inBatches(t, name)
+				return
+			}
 			k := all[name]
 			h := fnv.New64a()
 			h.Write([]byte(name))
@@ -249,7 +259,7 @@ func TestWeatherMutants(t *testing.T) {
 				}
 			}
 			dir := t.TempDir()
-			for i := range *mutants {
+			for i := *first; i < *first+*mutants; i++ {
 				r := rand.New(rand.NewPCG(h.Sum64(), uint64(i)))
 				damaged := weather.Damage(r, k.seeds[r.IntN(len(k.seeds))], k.seeds...)
 				// A folder of its own, which a panic leaves there.
@@ -262,15 +272,41 @@ func TestWeatherMutants(t *testing.T) {
 					}
 				}
 				os.RemoveAll(at)
-				if t.Failed() && i > 100 {
-					break
-				}
 			}
-			t.Logf("%d mutants; commands by exit status: %v", *mutants, statuses)
+			t.Logf(mutantsLine, *mutants, statuses[exitOK], statuses[exitCheckFailed], statuses[exitCannotRun])
 			if *mutants >= 100 && statuses[exitCannotRun] == 0 {
 				t.Error("no mutant was refused")
 			}
 		})
+	}
+}
+
+const mutantsLine = "%d mutants; of the commands %d ended with status 0, %d with 1, %d with 2"
+
+// inBatches is TestWeatherMutants of a kind in processes of their own.
+func inBatches(t *testing.T, name string) {
+	var sum [4]int
+	for from := *first; from < *first+*mutants; from += batch {
+		n := min(batch, *first+*mutants-from)
+		out, err := exec.Command(os.Args[0], "-test.v", "-test.run", "^TestWeatherMutants$/^"+name+"$", "-mutants", fmt.Sprint(n), "-first", fmt.Sprint(from)).CombinedOutput()
+		if err != nil {
+			t.Errorf("mutants %d to %d: %v\n%s", from, from+n-1, err, out[:min(len(out), 1<<16)])
+		}
+		for line := range strings.Lines(string(out)) {
+			var x [4]int
+			if _, text, ok := strings.Cut(line, ".go:"); ok {
+				_, text, _ = strings.Cut(text, ": ")
+				if _, err := fmt.Sscanf(text, mutantsLine, &x[0], &x[1], &x[2], &x[3]); err == nil {
+					for i := range sum {
+						sum[i] += x[i]
+					}
+				}
+			}
+		}
+	}
+	t.Logf(mutantsLine, sum[0], sum[1], sum[2], sum[3])
+	if sum[0] != *mutants {
+		t.Errorf("%d mutants were tried, not %d", sum[0], *mutants)
 	}
 }
 
