@@ -436,12 +436,3 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
-
-// must stops at an edit that a test cannot do without.
-func must(errs ...error) {
-	for _, err := range errs {
-		if err != nil {
-			panic(err)
-		}
-	}
-}
