@@ -43,6 +43,16 @@ type Options struct {
 	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool
+	// NoReference leaves the reference out, which takes about as long as the emulation:
+	// the figures against it are then those of nothing, and so for Outputs alone.
+	NoReference bool
+	// Rows, if not zero, are the queries [Rows[0], Rows[1]) to which a run is confined, in
+	// whole chunks: 256 queries, or as many more as whole tiles take. Figures, counts and
+	// outputs are then theirs alone. A layer that has none of them is an error.
+	Rows [2]int
+	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
+	// time, each row once, from several goroutines at once.
+	Outputs func(Outputs)
 	// Jobs is the number of goroutines; at least one runs. It changes no result.
 	Jobs int
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
@@ -50,6 +60,21 @@ type Options struct {
 	Progress func(part float64)
 	// MaxChanges is how many changes Explain combines; 0 stands for 2.
 	MaxChanges int
+}
+
+// Outputs are what a run computed for the rows [Row, Row+n) of a head of a layer.
+// The slices are the run's own: they must not be changed, nor kept after the call.
+type Outputs struct {
+	Layer            *layerdumps.Layer
+	Batch, Head, Row int
+	// Emulated is [n, head_dim], row-major; every value is one of the output's format.
+	Emulated []float32
+	// LSE is [n], the natural log-sum-exp of the scaled scores as the released API
+	// returns it; nil without Options.LSE.
+	LSE []float32
+	// Reference is [n, head_dim] and ReferenceLSE [n], nil as LSE is; both are nil
+	// with Options.NoReference. A reference in FP32 holds float32 values.
+	Reference, ReferenceLSE []float64
 }
 
 // Transform prepares a change of Q and K that leaves their products as they are: a
@@ -172,6 +197,9 @@ type Layer struct {
 	SMScale   float64 `json:"sm_scale"`
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
+	// Sampled are the queries [Sampled[0], Sampled[1]) that the figures are of, where a run
+	// was confined to some; nil where they are of all.
+	Sampled *[2]int `json:"sampled,omitempty"`
 	Rows
 	// ReferenceRMS is the root mean square of the reference, against which errors are
 	// large or small.
@@ -296,6 +324,19 @@ const (
 	streamedChunks = 16
 )
 
+// queries returns the queries [first, end) of a layer that a run is confined to, in whole
+// chunks of that many rows.
+func (o *Options) queries(l *layerdumps.Layer, rows int) (first, end int, err error) {
+	if o.Rows == [2]int{} {
+		return 0, l.Q.Tokens, nil
+	}
+	lo, hi := o.Rows[0], min(o.Rows[1], l.Q.Tokens)
+	if lo < 0 || lo >= hi {
+		return 0, 0, fmt.Errorf("it has no queries %d to %d: they are 0 to %d", o.Rows[0], o.Rows[1]-1, l.Q.Tokens-1)
+	}
+	return lo / rows * rows, min((hi+rows-1)/rows*rows, l.Q.Tokens), nil
+}
+
 // Run compares every layer of d. Cancelling ctx stops it within a tile or so.
 func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) {
 	tool := version.Get()
@@ -317,8 +358,10 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		}
 		res.Layers = append(res.Layers, *l)
 	}
-	if err := findMisplaced(ctx, d, res); err != nil {
-		return nil, err
+	if !opt.NoReference {
+		if err := findMisplaced(ctx, d, res); err != nil {
+			return nil, err
+		}
 	}
 	res.summarise()
 	return res, nil
@@ -491,10 +534,15 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 		return nil, err
 	}
 	opt.Kernel = bound.Kernel
+	first, end, err := opt.queries(l, chunkRows(opt.Kernel))
+	if err != nil {
+		return nil, err
+	}
+	prog.add(float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens-(end-first)) * float64(l.K.Tokens) * float64(l.Q.Dim)))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	jobs := max(1, min(opt.Jobs, taskCount(l, opt)))
-	g := newGatherer(bound, opt, jobs)
+	jobs := max(1, min(opt.Jobs, taskCount(l, opt, end-first)))
+	g := newGatherer(bound, opt, first, end, jobs)
 	defer context.AfterFunc(ctx, g.wake)()
 	var next atomic.Int64
 	var wg sync.WaitGroup
@@ -522,7 +570,11 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return g.result(), nil
+	out := g.result()
+	if opt.Rows != [2]int{} {
+		out.Sampled = &[2]int{g.first, g.end}
+	}
+	return out, nil
 }
 
 // taskChunks is how many consecutive chunks of a head make a task: one, or more if
@@ -534,10 +586,10 @@ func taskChunks(l *layerdumps.Layer) int {
 	return 1
 }
 
-// taskCount is how many tasks a layer makes.
-func taskCount(l *layerdumps.Layer, opt Options) int {
+// taskCount is how many tasks so many queries of each of a layer's heads make.
+func taskCount(l *layerdumps.Layer, opt Options, queries int) int {
 	rows := chunkRows(opt.Kernel) * taskChunks(l)
-	return l.Q.Batch * l.Q.Heads * ((l.Q.Tokens + rows - 1) / rows)
+	return l.Q.Batch * l.Q.Heads * ((queries + rows - 1) / rows)
 }
 
 // gatherer makes the tasks of a layer and merges what becomes of them, in their order:
@@ -546,6 +598,8 @@ func taskCount(l *layerdumps.Layer, opt Options) int {
 type gatherer struct {
 	l      *heads.Layer
 	opt    Options
+	first  int // query of a head
+	end    int // after its last
 	tasks  int
 	window int // how far beyond the first task that is not merged one may start
 
@@ -563,9 +617,9 @@ type gatherer struct {
 	differences        *DifferenceMap
 }
 
-func newGatherer(l *heads.Layer, opt Options, jobs int) *gatherer {
+func newGatherer(l *heads.Layer, opt Options, first, end, jobs int) *gatherer {
 	g := &gatherer{
-		l: l, opt: opt, tasks: taskCount(l.Layer, opt), window: 16 + 4*jobs,
+		l: l, opt: opt, first: first, end: end, tasks: taskCount(l.Layer, opt, end-first), window: 16 + 4*jobs,
 		kvs: make(map[int]*kvHead), done: make(map[int][]chunk),
 		out: &Layer{
 			Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
@@ -590,8 +644,8 @@ func (g *gatherer) start(ctx context.Context, i int) []chunk {
 	for i >= g.next+g.window && ctx.Err() == nil {
 		g.cond.Wait()
 	}
-	rows, n, group := chunkRows(g.opt.Kernel), g.l.Q.Tokens, g.l.Group()
-	perHead := (n + rows - 1) / rows
+	rows, group := chunkRows(g.opt.Kernel), g.l.Group()
+	perHead := (g.end - g.first + rows - 1) / rows
 	perTask := taskChunks(g.l.Layer)
 	tasks := (perHead + perTask - 1) / perTask // of a head
 	head := i / tasks
@@ -603,7 +657,7 @@ func (g *gatherer) start(ctx context.Context, i int) []chunk {
 	}
 	var cs []chunk
 	for c := i % tasks * perTask; c < min((i%tasks+1)*perTask, perHead); c++ {
-		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: c * rows, hi: min((c+1)*rows, n)})
+		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: g.first + c*rows, hi: min(g.first+(c+1)*rows, g.end)})
 	}
 	return cs
 }
@@ -648,7 +702,7 @@ func (g *gatherer) merge(c *chunk) {
 	g.spoiled.merge(c.acc.spoiled)
 	g.head.inQ.merge(&c.acc.inQ)
 	g.mapDifferences(c)
-	if c.hi < g.l.Q.Tokens {
+	if c.hi < g.end {
 		return
 	}
 	g.out.Differing = g.out.Differing.add(c.batch, c.head, &g.differing)
@@ -810,29 +864,43 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
 	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
 	c.acc.inQ.add(w.q[:n], w.first[:d], d)
-	p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Scale: l.Scale()}
-	var refLSE []float64
-	if w.opt.LSE {
-		refLSE = w.refLSE[:c.hi-c.lo]
+	ref, refLSE := w.ref[:n], []float64(nil)
+	if w.opt.NoReference {
+		ref = nil
+	} else {
+		if w.opt.LSE {
+			refLSE = w.refLSE[:c.hi-c.lo]
+		}
+		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Align: w.layer.Kernel.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
+		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
+			return err
+		}
+		c.acc.emulated.Add64(out, ref)
+		c.acc.errors.Add64(out, ref)
 	}
-	if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, w.ref[:n], refLSE); err != nil {
-		return err
-	}
-	c.acc.emulated.Add64(out, w.ref[:n])
-	c.acc.errors.Add64(out, w.ref[:n])
 	if w.opt.LSE {
 		// As the released API returns it.
 		for i, x := range lse {
 			lse[i] = q.NaturalLSE(x, w.q[i*d:i*d+d])
 		}
+	} else {
+		lse = nil
+	}
+	if w.opt.Outputs != nil {
+		w.opt.Outputs(Outputs{l.Layer, c.batch, c.head, c.lo, out, lse, ref, refLSE})
+	}
+	if w.opt.NoReference {
+		return nil
+	}
+	if w.opt.LSE {
 		w.compareLSE(c, lse, refLSE)
 	}
 	if l.O == nil || w.opt.NoActual {
 		return nil
 	}
 	l.O.Rows(c.batch, c.head, c.lo, c.hi, w.act[:n])
-	c.acc.actual.Add64(w.act[:n], w.ref[:n])
-	c.acc.actErrors.Add64(w.act[:n], w.ref[:n])
+	c.acc.actual.Add64(w.act[:n], ref)
+	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
 	f := format.DType(l.O.DType)

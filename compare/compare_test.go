@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/jsonfloat"
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/emulate"
@@ -444,9 +446,17 @@ func TestLSENearReference(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, p := range []reference.Precision{reference.FP32, reference.FP64} {
-			for _, l := range run(t, d, compare.Options{Kernel: k, Reference: p, LSE: true, Jobs: 2}).Layers {
-				if v := l.LSE.EmulatedVsReference; !(v.RelL1 < 2e-3) || v.RelL1 == 0 || l.LSE.ActualVsReference != nil {
+		part, precisions, bound := d, []reference.Precision{reference.FP32, reference.FP64}, jsonfloat.Float(2e-3)
+		if k.Portable() != "" || !strings.HasPrefix(preset.Name, "sage2") {
+			// Slow: half of it.
+			part, precisions = &layerdumps.Dump{Layers: d.Layers[:1]}, precisions[:1]
+		}
+		if preset.QKCodes.Format == "e4m3" {
+			bound = 1e-2
+		}
+		for _, p := range precisions {
+			for _, l := range run(t, part, compare.Options{Kernel: k, Reference: p, LSE: true, Jobs: 2}).Layers {
+				if v := l.LSE.EmulatedVsReference; !(v.RelL1 < bound) || v.RelL1 == 0 || l.LSE.ActualVsReference != nil {
 					t.Errorf("%s %s %s: %+v", preset.Name, p, l.Name, l.LSE)
 				}
 			}

@@ -2,6 +2,7 @@ package emulate_test
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -83,7 +84,9 @@ func (h *head) run(t testing.TB, cfg program.Program) (out, lse []float32, count
 	out, lse = make([]float32, h.nq*h.d), make([]float32, h.nq)
 	for b := range k.Blocks(h.nq) {
 		lo := b * k.Tiling().BlockQ
-		k.Run(q, &ws, b, out[lo*h.d:], lse[lo:])
+		if _, err := k.Run(q, &ws, b, out[lo*h.d:], lse[lo:]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	counts = ws.Counts
 	counts.Merge(&kv.Counts)
@@ -211,7 +214,10 @@ func TestLSE(t *testing.T) {
 		q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Scale: 0.125}, kv, &ws)
 		out, lse := make([]float32, k.Tiling().BlockQ*h.d), make([]float32, k.Tiling().BlockQ)
 		for b := range k.Blocks(h.nq) {
-			n := k.Run(q, &ws, b, out, lse)
+			n, err := k.Run(q, &ws, b, out, lse)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for i := range n {
 				row := b*k.Tiling().BlockQ + i
 				got := emulate.NaturalLSE(lse[i], q.LSECorrection(h.q[row*h.d:(row+1)*h.d]), 0.125)
@@ -435,22 +441,47 @@ func TestCounts(t *testing.T) {
 		{name: "NaN in Q", spoil: func(h *head) { h.q[5] = nan },
 			want: map[string]emulate.Count{"q": {NaN: 1}, "q_codes": {NaN: 1}}},
 		{name: "Inf in K", spoil: func(h *head) { h.k[70] = inf },
-			want: map[string]emulate.Count{"k": {Inf: 1}}},
+			// Its channel's mean is infinite, and so is the scale of every key.
+			want: map[string]emulate.Count{"k": {Inf: 1}, "k_codes": {NaN: 1, Inf: 89}, "scores": {NaN: 80 * 90}, "p": {NaN: 80 * 90},
+				"tile_sums": {NaN: 2 * 80 * 32}, "denominator": {NaN: 80}, "output": {NaN: 80 * 32}}},
 		{name: "a channel of zeros in V", spoil: func(h *head) {
 			for i := 7; i < len(h.v); i += h.d {
 				h.v[i] = 0
 			}
-		}, want: map[string]emulate.Count{"v_codes": {NaN: 90}}},
+		}, want: map[string]emulate.Count{"v_codes": {NaN: 90}, "tile_sums": {NaN: 2 * 80}, "output": {NaN: 80}}},
 		{name: "V too large for the FP16 accumulator", spoil: func(h *head) {
 			for i := range h.v {
 				h.v[i] = 6e4
 			}
-		}, cfg: func(c *program.Program) { set(t, c.SetPVType(quant.FP16), c.SetAccum("fp32+fp16")) }, want: map[string]emulate.Count{}},
+		}, cfg: func(c *program.Program) { set(t, c.SetPVType(quant.FP16), c.SetAccum("fp32+fp16")) },
+			// (One row has so little weight in one tile that its sums stay below 65520.)
+			want: map[string]emulate.Count{"tile_sums": {Inf: 2*80*32 - 32}, "output": {Inf: 80 * 32}}},
+		// With equal scores every P~ is 2^8.807 = 447.7, whose code is 448 of it: an output
+		// of 65504 becomes 65541, beyond FP16's last rounding at 65520.
 		{name: "output overflow", spoil: func(h *head) {
+			clear(h.k)
 			for i := range h.v {
 				h.v[i] = 65504
 			}
-		}, want: map[string]emulate.Count{}},
+		}, want: map[string]emulate.Count{"output": {Inf: 80 * 32, Saturated: 80 * 32}}},
+		// P~ is 2^10 for every key, and E4M3 ends at 448.
+		{name: "P beyond its format", spoil: func(h *head) { clear(h.k) },
+			cfg:  func(c *program.Program) { set(t, c.Set("exponent.offset", "10")) },
+			want: map[string]emulate.Count{"p_codes": {Saturated: 80 * 90}}},
+		{name: "P at its format's end", spoil: func(h *head) { clear(h.k) },
+			cfg:  func(c *program.Program) { set(t, c.SetPVType(quant.E5M2), c.Set("exponent.offset", "15")) },
+			want: map[string]emulate.Count{}},
+		// Scores of 2^60 and more have an ulp so large that the rounded maximum may lie far
+		// above the score that it is of: then every P~ of the row is 0, and so is their sum.
+		{name: "scores too large for a maximum", spoil: func(h *head) {
+			h.dtype = format.BF16
+			for i := range h.q {
+				h.q[i] = format.RoundBF16(h.q[i] * 0x1p30)
+			}
+			for i := range h.k {
+				h.k[i] = format.RoundBF16(h.k[i] * 0x1p30)
+			}
+		}, want: map[string]emulate.Count{"p": {Inf: 52}, "denominator": {Zero: 33, Inf: 32, NaN: 15}, "output": {NaN: (33 + 15) * 32}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			h := randomHead(3, 80, 90, 32, format.FP16)
@@ -461,23 +492,15 @@ func TestCounts(t *testing.T) {
 			}
 			_, _, counts := h.run(t, c)
 			got := counts.Map()
-			for stage, want := range tc.want {
-				if got[stage] != want {
-					t.Errorf("stage %s counts %+v, want %+v (all: %+v)", stage, got[stage], want, got)
-				}
+			if !maps.Equal(got, tc.want) {
+				t.Errorf("counts %+v, want %+v", got, tc.want)
 			}
-			switch tc.name {
-			case "nothing":
-				if len(got) > 0 {
-					t.Errorf("counts %+v on ordinary data", got)
-				}
-			case "a channel of zeros in V":
-				if got["output"].NaN != 80 {
-					t.Errorf("%d NaN in the output, want one per row (all: %+v)", got["output"].NaN, got)
-				}
-			case "V too large for the FP16 accumulator":
-				if n := got["tile_sums"]; n.Inf+n.NaN == 0 {
-					t.Errorf("no overflow counted: %+v", got)
+			var twice emulate.Counts
+			twice.Merge(&counts)
+			twice.Merge(&counts)
+			for stage, n := range twice.Map() {
+				if one := tc.want[stage]; n != (emulate.Count{NaN: 2 * one.NaN, Inf: 2 * one.Inf, Saturated: 2 * one.Saturated, Zero: 2 * one.Zero}) {
+					t.Errorf("%s: twice %+v is %+v", stage, one, n)
 				}
 			}
 		})

@@ -3,8 +3,11 @@ package emulate
 import (
 	"context"
 	"math"
+	"slices"
+	"strings"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/libm"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
@@ -45,6 +48,9 @@ type Workspace struct {
 	o64     []float64 // the same where sums are exact
 	tile    []float32 // [BlockQ][Dim]
 	scratch []float32 // [BlockK]
+	added   []float32 // [BlockK], to the scores with their scale
+	parts   []float32 // [parts][BlockQ][Dim], outputs of the parts of the keys
+	partLSE []float32 // [parts][BlockQ]
 	visible []bool    // [BlockK]
 	seen    []int     // [BlockQ], keys of the tile that a row sees
 	index   []int     // [BlockQ], the query of each row
@@ -133,6 +139,7 @@ func (ws *Workspace) fit(k *Kernel, dim int) {
 	ws.o = grow(ws.o, bq*dim)
 	ws.tile = grow(ws.tile, bq*dim)
 	ws.scratch = grow(ws.scratch, bk)
+	ws.added = grow(ws.added, bk)
 	ws.visible = grow(ws.visible, bk)
 	ws.seen = grow(ws.seen, bq)
 	ws.index = grow(ws.index, bq)
@@ -149,6 +156,34 @@ func (k *Kernel) exactSums() bool { return k.pvUnit == nil && !k.intPV }
 // runRows runs the first rows of the workspace from their codes to the output. It
 // returns an error only if ctx ends.
 func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
+	d := q.kv.in.Dim
+	k.loadQueryPanel(ws, rows, d)
+	first, last := k.tiles(q, block)
+	parts := k.prog.Parts()
+	if parts == 1 {
+		if err := k.runTiles(ctx, q, ws, block, rows, first, last, last); err != nil {
+			return err
+		}
+		k.finish(q, ws, block, rows, out, lse)
+		return nil
+	}
+	all := (q.kv.in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK
+	per := (all + parts - 1) / parts
+	ws.parts, ws.partLSE = grow(ws.parts, parts*rows*d), grow(ws.partLSE, parts*rows)
+	for i := range parts {
+		from, to := max(first, i*per), min(last, (i+1)*per)
+		if err := k.runTiles(ctx, q, ws, block, rows, from, max(from, to), last); err != nil {
+			return err
+		}
+		k.finishPart(q, ws, rows, ws.parts[i*rows*d:], ws.partLSE[i*rows:])
+	}
+	k.combineParts(q, ws, parts, rows, out, lse)
+	return nil
+}
+
+// runTiles runs tiles [first, last) of keys, in the program's order; a block looks at all
+// tiles below end.
+func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, rows, first, last, end int) error {
 	kv := q.kv
 	d := kv.in.Dim
 	for r := range rows {
@@ -161,8 +196,6 @@ func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, ro
 	if k.exactSums() {
 		clear(ws.o64[:rows*d])
 	}
-	k.loadQueryPanel(ws, rows, d)
-	first, last := k.tiles(q, block)
 	for i := range last - first {
 		t := first + i
 		if k.prog.Tiles.Order == "last-to-first" {
@@ -171,16 +204,34 @@ func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, ro
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		tail := k.tail(t, last)
+		if k.hidden(q, ws, block, t) {
+			continue
+		}
 		k.scores(ws, kv, t, rows)
-		k.softmax(q, ws, t, rows, tail)
-		k.multiplyV(ws, kv, t, rows)
+		k.softmax(q, ws, t, rows, k.tail(t, end), i == 0)
+		k.multiplyV(ws, kv, t, rows, i == 0, i == last-first-1)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
 		}
 	}
-	k.finish(q, ws, block, rows, out, lse)
 	return nil
+}
+
+// hidden says whether a tile is skipped because a boolean mask hides all of it from every
+// row of the block.
+func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
+	if q.in.Visible == nil || k.prog.Mask.Hidden != "skip" {
+		return false
+	}
+	bq, lo := k.tiling.BlockQ, t*k.tiling.BlockK
+	n := min(k.tiling.BlockK, q.kv.in.Len-lo)
+	for row := block * bq; row < min((block+1)*bq, q.in.Len); row++ {
+		q.in.Visible(row, lo, lo+n, ws.visible[:n])
+		if slices.Contains(ws.visible[:n], true) {
+			return false
+		}
+	}
+	return true
 }
 
 // loadQueryPanel loads the operands of a floating-point first product.
@@ -295,7 +346,7 @@ func intDots(out []int32, q, k []int8) {
 
 // softmax turns the scores of a tile into P, its codes, the new row maxima, the
 // rescaling factors and the denominators.
-func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail bool) {
+func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail, first bool) {
 	bk := k.tiling.BlockK
 	delta := k.smoothQ && k.prog.Smoothing.DeltaS != "none"
 	if delta {
@@ -306,7 +357,7 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail bool) {
 		s := ws.s[r*bk : r*bk+bk]
 		k.dequantize(q, ws, r, t*bk, s, &scale, tail, delta)
 		k.mask(q, ws, r, t*bk, s, tail)
-		k.softmaxRow(ws, r, s, &scale)
+		k.softmaxRow(ws, r, s, &scale, first)
 		if bad := ws.m[r]; bad-bad != 0 && bad != k.start {
 			ws.Counts[StageRowMax].add(bad)
 		}
@@ -320,6 +371,7 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 	for j := range scale {
 		scale[j] = q.scale
 	}
+	added := k.add(q, ws, r, lo, len(s))
 	if k.integer {
 		if tail || g == quant.PerToken {
 			for i, x := range s {
@@ -330,6 +382,8 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 				dequant := k.arith.mul(ws.qScale[r], step)
 				if delta {
 					s[i] = k.arith.fma(x, dequant, ws.deltaS[i])
+				} else if added != nil {
+					s[i] = k.arith.fma(x, dequant, added[i])
 				} else {
 					s[i] = k.arith.mul(x, dequant)
 				}
@@ -348,7 +402,12 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 			s[i] = k.arith.mul(sm, x)
 		}
 	}
-	if q.in.Bias != nil {
+	if q.cap != 0 {
+		for i, x := range s {
+			s[i] = mufu.Tanh(k.arith.mul(x, q.cap))
+		}
+	}
+	if q.in.Bias != nil && k.prog.Mask.Additive == "scaled" {
 		n := min(len(s), kv.in.Len-lo)
 		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
 		for i, b := range ws.scratch[:n] {
@@ -360,6 +419,30 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 			s[i] = k.arith.mul(math.Log2E, x)
 		}
 	}
+}
+
+// add returns what is added to integer scores in one rounding with the product of their
+// scale, nil for nothing: an additive mask, or a boolean one that adds.
+func (k *Kernel) add(q *Query, ws *Workspace, r, lo, keys int) []float32 {
+	bias := q.in.Bias != nil && k.prog.Mask.Additive == "with-scale"
+	hide := q.in.Visible != nil && k.prog.Mask.Boolean == "add"
+	if !k.integer || !bias && !hide {
+		return nil
+	}
+	clear(ws.added)
+	n := min(keys, q.kv.in.Len-lo)
+	if bias {
+		q.in.Bias(ws.index[r], lo, lo+n, ws.added[:n])
+	}
+	if hide {
+		q.in.Visible(ws.index[r], lo, lo+n, ws.visible[:n])
+		for i, see := range ws.visible[:n] {
+			if !see {
+				ws.added[i] += float32(k.prog.Mask.BooleanValue)
+			}
+		}
+	}
+	return ws.added
 }
 
 // mask masks the scores of a row: those beyond the end, of keys that a causal mask or a
@@ -392,10 +475,13 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 	for i := range from {
 		s[i] = k.masked
 	}
-	add := m.Beyond == "added" && !q.in.Causal
+	add, beyond := m.Beyond == "added" && !q.in.Causal, float32(m.BeyondValue)
+	if q.in.Bias != nil && m.Additive == "with-scale" {
+		beyond = q.kv.in.DType.Round(beyond)
+	}
 	for i := max(to, 0); i < len(s); i++ {
 		if add && lo+i >= keys {
-			s[i] = k.arith.add(s[i], float32(m.BeyondValue))
+			s[i] = k.arith.add(s[i], beyond)
 		} else {
 			s[i] = k.masked
 		}
@@ -413,16 +499,17 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 		if i >= from && i < to {
 			ws.seen[r]--
 		}
-		if m.Boolean == "add" {
-			s[i] = k.arith.add(s[i], float32(m.BooleanValue))
-		} else {
+		switch {
+		case m.Boolean != "add":
 			s[i] = k.masked
+		case !k.integer:
+			s[i] = k.arith.add(s[i], float32(m.BooleanValue))
 		}
 	}
 }
 
 // softmaxRow is the online softmax of one row of a tile.
-func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32) {
+func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32, first bool) {
 	old := ws.m[r]
 	m := k.rowMax(ws, old, s, scale)
 	ws.m[r] = m
@@ -440,7 +527,10 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 			lower[j] = seen
 		}
 	} else {
-		alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
+		alpha = 1 // in the first tile, where there is nothing to rescale
+		if !first {
+			alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
+		}
 		for j := range lower {
 			lower[j] = k.arith.mul(seen, scale[j])
 			if k.offset != 0 {
@@ -583,17 +673,21 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
 			}
 		}
 	case "sequential":
+		// The first p joins in one rounding with the rescaling, or after it.
 		for j := range d {
-			d[j] = a.mul(d[j], alpha)
+			d[j] = a.mulAdd(d[j], alpha, weights[2*j], den.Rescale != "fma")
 		}
 		for i, p := range weights {
-			j := i & 7 >> 1
-			d[j] = a.add(d[j], p)
+			if j := i & 7 >> 1; i != 2*j {
+				d[j] = a.add(d[j], p)
+			}
 		}
 	case "chain":
 		d[0] = a.mul(d[0], alpha) // the unit adds the codes, with all rows
 	case "tile":
 		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), den.Rescale != "fma")
+	case "tile-tree":
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadTrees(weights)), den.Rescale != "fma")
 	case "groups32":
 		d[0] = a.mul(d[0], alpha)
 		for b := 0; b < len(weights); b += 32 {
@@ -602,11 +696,36 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
 	}
 }
 
-// threadSums adds each thread's weights, one after the other.
+// threadSums adds each thread's weights, one after the other, from its first.
 func (k *Kernel) threadSums(weights []float32) (sums [threads]float32) {
 	for i, p := range weights {
-		j := i & 7 >> 1
-		sums[j] = k.arith.add(sums[j], p)
+		if j := i & 7 >> 1; i == 2*j {
+			sums[j] = p
+		} else {
+			sums[j] = k.arith.add(sums[j], p)
+		}
+	}
+	return sums
+}
+
+// threadTrees adds each thread's weights as a balanced tree in the order of the keys.
+func (k *Kernel) threadTrees(weights []float32) (sums [threads]float32) {
+	var own []float32
+	for j := range sums {
+		own = own[:0]
+		for i := 2 * j; i < len(weights); i += 8 {
+			own = append(own, weights[i], weights[i+1])
+		}
+		for len(own) > 1 {
+			for i := 0; i+1 < len(own); i += 2 {
+				own[i/2] = k.arith.add(own[i], own[i+1])
+			}
+			if odd := len(own) % 2; odd != 0 {
+				own[len(own)/2] = own[len(own)-1]
+			}
+			own = own[:(len(own)+1)/2]
+		}
+		sums[j] = own[0]
 	}
 	return sums
 }
@@ -642,7 +761,7 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 }
 
 // multiplyV rescales O and adds the tile's PV.
-func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
+func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
 	w, at := kv.windowAt(t*bk, ws)
@@ -677,6 +796,10 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 			k.tileProduct(tile, ws)
 		}
 		ws.Counts[StageTileSums].scan(tile)
+		if k.prog.PV.Join == "memory" {
+			k.joinMemory(ws, tile, rows, d, first, last)
+			continue
+		}
 		for r := range rows {
 			o := ws.o[r*d : r*d+d]
 			scale := ws.alpha[r]
@@ -685,6 +808,30 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int) {
 			}
 			for c, x := range tile[r*d : r*d+d] {
 				o[c] = k.arith.mulAdd(o[c], scale, x, k.prog.PV.Join == "twice")
+			}
+		}
+	}
+}
+
+// joinMemory joins a tile's sums with an O that lives in memory.
+func (k *Kernel) joinMemory(ws *Workspace, tile []float32, rows, d int, first, last bool) {
+	a := k.arith
+	for r := range rows {
+		o, alpha, inverse := ws.o[r*d:r*d+d], ws.alpha[r], float32(1)
+		if last {
+			inverse = k.inverse(k.denominator(ws, r))
+		}
+		beta := a.mul(inverse, alpha)
+		for c, x := range tile[r*d : r*d+d] {
+			switch {
+			case first && last:
+				o[c] = a.mul(x, inverse)
+			case first:
+				o[c] = x
+			case last:
+				o[c] = a.fma(x, inverse, a.mul(beta, o[c]))
+			default:
+				o[c] = a.fma(alpha, o[c], x)
 			}
 		}
 	}
@@ -712,16 +859,43 @@ func (k *Kernel) rescale(ws *Workspace, rows, d int) {
 // unit's depth.
 func (k *Kernel) load(ws *Workspace, rows, d, lo, n int) {
 	bk := k.tiling.BlockK
+	depth := k.pvUnit.K
 	if k.p.exact {
-		ws.pPanel.LoadValues(ws.pValues[lo:], rows, n, bk)
+		loadValues(&ws.pPanel, ws.pValues[lo:], rows, n, bk, depth)
 	} else {
-		ws.pPanel.Load(k.pvUnit.A, ws.pCodes[lo:], rows, n, bk)
+		loadCodes(&ws.pPanel, k.pvUnit, ws.pCodes[lo:], rows, n, bk)
 	}
 	if k.v.exact {
-		ws.vPanel.LoadValues(ws.vValues[lo:], d, n, bk)
+		loadValues(&ws.vPanel, ws.vValues[lo:], d, n, bk, depth)
 	} else {
-		ws.vPanel.Load(k.pvUnit.A, ws.vCodes[lo:], d, n, bk)
+		loadCodes(&ws.vPanel, k.pvUnit, ws.vCodes[lo:], d, n, bk)
 	}
+}
+
+// loadCodes loads rows of n codes, padded with zeros to the unit's depth.
+func loadCodes(p *tensorcore.Panel, u *tensorcore.Unit, codes []uint16, rows, n, stride int) {
+	codes, n, stride = padded(codes, rows, n, stride, u.K)
+	p.Load(u.A, codes, rows, n, stride)
+}
+
+// loadValues loads rows of n values, padded with zeros to the depth.
+func loadValues(p *tensorcore.Panel, x []float32, rows, n, stride, depth int) {
+	x, n, stride = padded(x, rows, n, stride, depth)
+	p.LoadValues(x, rows, n, stride)
+}
+
+// padded returns rows of n elements with zeros up to a multiple of depth: the rows as they
+// are, or a copy.
+func padded[T uint16 | float32](x []T, rows, n, stride, depth int) (y []T, width, newStride int) {
+	width = (n + depth - 1) / depth * depth
+	if width == n {
+		return x, n, stride
+	}
+	y = make([]T, rows*width)
+	for r := range rows {
+		copy(y[r*width:], x[r*stride:r*stride+n])
+	}
+	return y, width, width
 }
 
 // tileProduct adds the product of the panels. Exact operands keep the exponents that they
@@ -742,8 +916,8 @@ func (k *Kernel) sumOnes(ws *Workspace, rows int) {
 	for i := range ws.wide[:bk] {
 		ws.wide[i] = one
 	}
-	ws.ones.Load(k.onesUnit.A, ws.wide, 1, bk, bk)
-	ws.pPanel.Load(k.onesUnit.A, ws.pCodes, rows, bk, bk)
+	loadCodes(&ws.ones, k.onesUnit, ws.wide, 1, bk, bk)
+	loadCodes(&ws.pPanel, k.onesUnit, ws.pCodes, rows, bk, bk)
 	den := make([]float32, rows)
 	for r := range den {
 		den[r] = ws.d[r*threads]
@@ -816,12 +990,7 @@ func (k *Kernel) finish(q *Query, ws *Workspace, block, rows int, out, lse []flo
 			Denominator: make([]float32, rows), Inverse: make([]float32, rows), LSE: make([]float32, rows)}
 	}
 	for r := range rows {
-		t := [threads]float32(ws.d[r*threads : r*threads+threads])
-		den := t[0]
-		switch k.prog.Denominator.Order {
-		case "groups16", "pairwise16", "sequential":
-			den = k.combine(t)
-		}
+		den := k.denominator(ws, r)
 		if den-den != 0 || den == 0 {
 			ws.Counts[StageDenominator].add(den)
 			if den == 0 {
@@ -840,6 +1009,101 @@ func (k *Kernel) finish(q *Query, ws *Workspace, block, rows int, out, lse []flo
 	}
 	if end != nil {
 		ws.Ending(end)
+	}
+}
+
+// denominator is a row's d over all threads.
+func (k *Kernel) denominator(ws *Workspace, r int) float32 {
+	t := [threads]float32(ws.d[r*threads : r*threads+threads])
+	switch k.prog.Denominator.Order {
+	case "groups16", "pairwise16", "sequential":
+		return k.combine(t)
+	}
+	return t[0]
+}
+
+// finishPart makes the output of one part of the keys, in FP32, and its log-sum-exp.
+func (k *Kernel) finishPart(q *Query, ws *Workspace, rows int, out, lse []float32) {
+	d := q.kv.in.Dim
+	for r := range rows {
+		den := k.denominator(ws, r)
+		inverse := k.inverse(den)
+		for c, x := range ws.o[r*d : r*d+d] {
+			if k.prog.Finish.Inverse == "divide" {
+				out[r*d+c] = k.arith.flush(x / den)
+			} else {
+				out[r*d+c] = k.arith.mul(x, inverse)
+			}
+		}
+		lse[r] = float32(math.Inf(-1))
+		if den != 0 && den == den {
+			lse[r] = k.lse(q, den, ws.m[r])
+		}
+	}
+}
+
+// combineParts joins the parts as FlashAttention-2's combine kernel does
+// (flash_fwd_kernel.h, combine_attn_seqk_parallel): the weights exp(lse_i - lse) of the
+// parts, whose sum is taken by a number of lanes that depends on head_dim.
+func (k *Kernel) combineParts(q *Query, ws *Workspace, parts, rows int, out, lse []float32) {
+	d := q.kv.in.Dim
+	to := k.OutputDType(q.kv.in.DType)
+	lanes := 2
+	for lanes < parts {
+		lanes *= 2
+	}
+	padded := d
+	for _, n := range []int{256, 192, 128, 96, 64, 32} {
+		if d <= n {
+			padded = n
+		}
+	}
+	lanes = min(lanes, map[int]int{32: 8, 64: 16, 96: 8, 128: 32, 192: 16, 256: 32}[padded])
+	inf := float32(math.Inf(1))
+	acc := make([]float32, d)
+	sums, next := make([]float32, lanes), make([]float32, lanes)
+	for r := range rows {
+		top := -inf
+		for i := range parts {
+			top = max(top, ws.partLSE[i*rows+r])
+		}
+		base := top
+		if top == -inf {
+			base = 0
+		}
+		for l := range sums {
+			sums[l] = 0
+			for i := l; i < parts || i == l; i += lanes {
+				x := -inf
+				if i < parts {
+					x = ws.partLSE[i*rows+r]
+				}
+				sums[l] += libm.Expf(x - base)
+			}
+		}
+		for off := lanes / 2; off > 0; off /= 2 {
+			for l := range sums {
+				next[l] = sums[l] + sums[l^off]
+			}
+			sums, next = next, sums
+		}
+		total := inf
+		if sums[0] != 0 && sums[0] == sums[0] {
+			total = base + libm.Logf(sums[0])
+		}
+		if lse != nil {
+			lse[r] = total
+		}
+		clear(acc)
+		for i := range parts {
+			w := libm.Expf(ws.partLSE[i*rows+r] - total)
+			for c, x := range ws.parts[(i*rows+r)*d:][:d] {
+				acc[c] = format.FMA(w, x, acc[c])
+			}
+		}
+		for c, x := range acc {
+			out[r*d+c] = to.Round(x)
+		}
 	}
 }
 
@@ -874,6 +1138,17 @@ func (k *Kernel) lse(q *Query, den, m float32) float32 {
 	switch k.prog.LSE.Form {
 	case "base2":
 		return a.add(mufu.Lg2(den), m)
+	case "base2-libdevice":
+		return a.add(libm.Log2f(den), m)
+	case "natural-libm":
+		const log2e = float32(math.Log2E)
+		if math.IsInf(float64(m), -1) {
+			m = 0
+		}
+		if den == 0 {
+			den = 1
+		}
+		return float32(m/log2e) + libm.Logf(den)
 	case "natural":
 		if den == 0 || den != den {
 			return float32(math.Inf(1))
@@ -902,13 +1177,19 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, o, out [
 		case "divide":
 			x = a.flush(a.flush(x) / a.flush(inverse))
 		case "div.full":
-			x = mufu.DivFull(x, inverse)
+			if a.keep {
+				x = mufu.DivFullSubnormal(x, inverse)
+			} else {
+				x = mufu.DivFull(x, inverse)
+			}
 		default:
 			factor := inverse
 			if f.Scale == "inverse" {
 				factor = a.mul(inverse, kv.vScale[c])
 			}
-			x = a.mul(x, factor)
+			if k.prog.PV.Join != "memory" { // where it is done
+				x = a.mul(x, factor)
+			}
 		}
 		switch {
 		case f.Mean == "fma" && f.Scale == "output":
@@ -979,7 +1260,7 @@ const invLog2e = float32(1 / float32(1.44269504))
 // that the kernel's callers return: x is the row of Q, of which the released API needs
 // the product with K's mean.
 func (q *Query) NaturalLSE(lse float32, x []float32) float32 {
-	if q.kv.kernel.prog.LSE.Form != "base2" {
+	if !strings.HasPrefix(q.kernel.prog.LSE.Form, "base2") {
 		return lse
 	}
 	return NaturalLSE(lse, q.LSECorrection(x), float32(q.sm))

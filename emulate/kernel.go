@@ -115,12 +115,19 @@ func NewAt(p program.Program, level Level) (*Kernel, error) {
 }
 
 // dtypeNames are the names that descriptions have for dtypes.
-var dtypeNames = map[format.DType]string{format.FP16: "fp16", format.BF16: "bf16", format.FP32: "fp32"}
+var dtypeNames = map[format.DType]string{format.FP16: "fp16", format.BF16: "bf16", format.FP32: "fp32", format.FP8: "e4m3"}
 
 // For returns the kernel for a head dimension, dtype and mask: the tile shape and the
 // units may depend on them. The error says what the kernel does not take.
 func (k *Kernel) For(dim int, dtype format.DType, causal bool) (*Kernel, error) {
-	q, err := k.given.At(program.Case{HeadDim: dim, DType: dtypeNames[dtype], Causal: causal})
+	return k.ForCase(dtype, program.Case{HeadDim: dim, Causal: causal})
+}
+
+// ForCase is For where more may count: a window, and the shape of the whole call. It sets
+// the case's DType.
+func (k *Kernel) ForCase(dtype format.DType, c program.Case) (*Kernel, error) {
+	c.DType = dtypeNames[dtype]
+	q, err := k.given.At(c)
 	if err != nil {
 		return nil, err
 	}

@@ -95,6 +95,9 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	if in.Len < 1 {
 		return nil, fmt.Errorf("no keys")
 	}
+	if in.KMean != nil && len(in.KMean) != in.Dim {
+		return nil, fmt.Errorf("a mean of K with %d channels: want %d", len(in.KMean), in.Dim)
+	}
 	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
@@ -133,7 +136,11 @@ func (k *Kernel) scanK(kv *KV) {
 			if k.prog.Smoothing.KMean == "fp32" {
 				round = format.FP32.Round
 			}
-			m.Mean(kv.mean, round)
+			if k.prog.Smoothing.K == "framework-mean" {
+				m.FrameworkMean(kv.mean, round)
+			} else {
+				m.Mean(kv.mean, round)
+			}
 		}
 	}
 	g := k.granularity
@@ -196,7 +203,7 @@ func (k *Kernel) keyScale(kv *KV, group int) quant.Scale {
 
 // plainV says that V is converted to a dtype, or not at all, instead of quantised.
 func (k *Kernel) plainV() bool {
-	return !k.v.typed || k.prog.VCodes.Scale == "descale" || k.prog.Smoothing.V == "input-mean"
+	return !k.v.typed || k.prog.VCodes.Scale == "descale" || k.prog.Smoothing.V == "input-mean" || k.prog.VCodes.Beyond != "zeros"
 }
 
 // scanV finds V's scales and mean.
@@ -222,11 +229,11 @@ func (k *Kernel) scanV(kv *KV) {
 		}
 		if k.vSmooth {
 			kv.vMean = make([]float32, in.Dim)
-			round := quant.Rounding(format.FP32.Round)
 			if k.prog.Smoothing.V == "input-mean" {
-				round = in.DType.Round
+				mean.FrameworkMean(kv.vMean, in.DType.Round)
+			} else {
+				mean.Mean(kv.vMean, format.FP32.Round)
 			}
-			mean.Mean(kv.vMean, round)
 			kv.vLess = kv.vMean
 		}
 		return
@@ -303,7 +310,7 @@ func (kv *KV) ValueCodes() (codes []uint16, stride int, scale, mean []float32) {
 		for c := range kv.in.Dim {
 			row := codes[c*kv.stride+w.first:][:w.keys]
 			for t := range row {
-				row[t] = w.vCodes.Code(c, t)
+				row[t] = w.code(c, t, kv.in.Dim)
 			}
 		}
 	}

@@ -39,7 +39,9 @@ func (h *head) runAt(t testing.TB, cfg program.Program, level emulate.Level) (ou
 			q := k.Query(in, kv, &ws)
 			for b := p; b < k.Blocks(h.nq); b += n {
 				lo := b * k.Tiling().BlockQ
-				k.Run(q, &ws, b, out[lo*h.d:], lse[lo:])
+				if _, err := k.Run(q, &ws, b, out[lo*h.d:], lse[lo:]); err != nil {
+					t.Error(err)
+				}
 			}
 			mu.Lock()
 			defer mu.Unlock()

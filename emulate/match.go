@@ -31,14 +31,14 @@ var stripChoices = map[string]string{
 	"qk_codes.format":      "int8 int4",
 	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": "none",
 	"v_codes.format": "e4m3 e5m2 int8 fp16", "v_codes.scale": "none paper fused", "v_codes.max": anything,
-	"v_codes.round": anything, "v_codes.order": "permuted16",
+	"v_codes.round": anything, "v_codes.order": "permuted16", "v_codes.beyond": "zeros",
 	"tiles.shapes.0.rows": "64 128", "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": "64 128",
-	"tiles.order": "first-to-last", "tiles.split": "1",
+	"tiles.order": "first-to-last", "tiles.split": "none",
 	"mask.causal": "top-left", "mask.shift": "0", "mask.tiles": "tail", "mask.beyond": "masked", "mask.beyond_value": anything,
-	"mask.value": "-5000000", "mask.boolean": anything, "mask.boolean_value": anything, "mask.additive": anything,
+	"mask.value": "-5000000", "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
 	// An integer unit, which is exact.
 	"scores.unit.instruction": anything, "scores.unit.fraction_bits": "unit", "scores.unit.step": "unit", "scores.unit.sum_round": "unit",
-	"scores.tail_tiles": anything, "scores.sm_scale": "exponent", "scores.product": anything, "scores.head_dim": "natural",
+	"scores.tail_tiles": anything, "scores.sm_scale": "exponent", "scores.product": anything, "scores.head_dim": "natural", "scores.softcap": "none",
 	"maximum.start": "-5000000", "maximum.of": "shifted", "maximum.round": "fma", "maximum.unseen": "itself",
 	"exponent.offset": anything, "exponent.round": "fma", "exponent.exp2": "ex2.approx.ftz",
 	"denominator.of": "p", "denominator.unit": "none", "denominator.start": "1", "denominator.order": "groups16",
@@ -83,7 +83,7 @@ func (k *Kernel) whyPortable() string {
 
 // stripCall says whether the vector kernels take a call's masks.
 func (k *Kernel) stripCall(in *QInput) bool {
-	return in.Visible == nil && in.Bias == nil && !in.Windowed
+	return in.Visible == nil && in.Bias == nil && !in.Windowed && in.Softcap == 0
 }
 
 // vecUnits are the units that the vector kernels have. Of a unit of the table every
@@ -141,8 +141,7 @@ func (k *Kernel) vectorUnit() (vec.Unit, bool) {
 	}
 	for _, x := range vecUnits {
 		v := &x.unit
-		if u.A == v.A && u.C == v.C && u.K == v.K && u.FractionBits == v.FractionBits && u.Out == v.Out && u.SeparateAdd == v.SeparateAdd &&
-			slices.EqualFunc(u.Steps, v.Steps, slices.Equal) {
+		if u.Same(v) {
 			return x.vec, true
 		}
 	}

@@ -3,6 +3,7 @@ package emulate
 import (
 	"context"
 	"fmt"
+	"math"
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -25,6 +26,8 @@ type QInput struct {
 	// scores. The program must take them.
 	Visible func(row, lo, hi int, dst []bool)
 	Bias    func(row, lo, hi int, dst []float32)
+	// Softcap, if not 0, is a soft cap of the scores, which the program must take.
+	Softcap float64
 	// QDescale is the scale of FP8 operands that comes with Q; 0 stands for one made of the
 	// head's largest magnitude, amax/448.
 	QDescale float32
@@ -32,18 +35,21 @@ type QInput struct {
 
 // Query is a query head ready to run block by block.
 type Query struct {
-	in    QInput
-	kv    *KV
-	amax  float32 // of the whole head, for PerTensor and descales
-	sm    float64 // the softmax scale
-	fold  float32 // what Q is multiplied by
-	scale float32 // of the scores in the exponent
+	in QInput
+	kv *KV
+	// kernel is whose query it is; kv may be another's (see Preparation).
+	kernel *Kernel
+	amax   float32 // of the whole head, for PerTensor and descales
+	sm     float64 // the softmax scale
+	fold   float32 // what Q is multiplied by
+	scale  float32 // of the scores in the exponent
+	cap    float32 // what scores are multiplied by before their soft cap, 0 without one
 }
 
 // Query prepares a query head against a kv head. It reads Q only where one scale spans
 // the head. The kernel must be the one that prepared kv, or have its Preparation.
 func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
-	q := &Query{in: in, kv: kv, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
+	q := &Query{in: in, kv: kv, kernel: k, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
 	q.scale = k.scale(q.sm)
 	if k.prog.QKCodes.Fold != "none" {
 		q.fold = k.product(q.sm, 1.44269504088896340736)
@@ -55,10 +61,18 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 			q.amax = quant.AbsMaxAt(k.level.l, q.amax, ws.q[:rows*kv.in.Dim])
 		}
 	}
+	descales := float32(1)
 	if k.prog.QKCodes.Scale == "descale" {
 		// The scales of Q and K join the softmax scale.
-		qs := descale(in.QDescale, q.amax)
-		q.scale = k.arith.mul(q.scale, k.arith.mul(qs, kv.kScale))
+		descales = k.arith.mul(descale(in.QDescale, q.amax), kv.kScale)
+		q.scale = k.arith.mul(q.scale, descales)
+	}
+	if in.Softcap != 0 {
+		q.cap = float32(q.sm) / float32(in.Softcap)
+		if k.prog.QKCodes.Scale == "descale" {
+			q.cap = k.arith.mul(q.cap, descales)
+		}
+		q.scale = float32(float64(float32(in.Softcap)) * math.Log2E)
 	}
 	return q
 }
@@ -70,6 +84,8 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no boolean mask (mask.boolean: none)", k.prog.Name)
 	case in.Bias != nil && m.Additive == "none":
 		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
+	case in.Softcap != 0 && k.prog.Scores.Softcap == "none":
+		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Tiles != "all":
 		return fmt.Errorf("kernel %s takes no window (mask.tiles: %s)", k.prog.Name, m.Tiles)
 	}
@@ -173,17 +189,33 @@ func (k *Kernel) QuantizeQuery(in QInput, dim int) (codes []int8, scales []float
 // Run emulates one block of query rows: block b covers rows [b*BlockQ,
 // min((b+1)*BlockQ, Len)). out receives [rows][Dim] values of the output dtype;
 // lse, if not nil, the kernel's log-sum-exp per row, as the kernel writes it. It
-// returns the number of rows.
-func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) int {
-	n, _ := k.RunBlocks(context.Background(), q, ws, block, 1, out, lse) // which never ends
-	return n
+// returns the number of rows, and an error if there is no such block or a slice is too
+// short for it.
+func (k *Kernel) Run(q *Query, ws *Workspace, block int, out, lse []float32) (int, error) {
+	return k.RunBlocks(context.Background(), q, ws, block, 1, out, lse)
+}
+
+// checkRun reports blocks that a head does not have, and slices that are too short for
+// their rows; lse may be nil.
+func (k *Kernel) checkRun(q *Query, first, n int, out, lse []float32) error {
+	if first < 0 || n < 0 || first+n > k.Blocks(q.in.Len) {
+		return fmt.Errorf("blocks %d to %d of %d", first, first+n-1, k.Blocks(q.in.Len))
+	}
+	rows := min((first+n)*k.tiling.BlockQ, q.in.Len) - first*k.tiling.BlockQ
+	if d := q.kv.in.Dim; n > 0 && (len(out) < rows*d || lse != nil && len(lse) < rows) {
+		return fmt.Errorf("%d rows of %d channels do not fit in %d elements (and %d log-sum-exps)", rows, d, len(out), len(lse))
+	}
+	return nil
 }
 
 // RunBlocks is Run for n consecutive blocks from first on. Where codes are streamed
 // it makes them once for all of its blocks, whose state it holds: about 700 bytes a
-// row of 128 channels. It returns an error only if ctx ends, which it looks at once for
-// each block and window of 1,024 keys.
+// row of 128 channels. Other errors than Run's come only if ctx ends, which it looks at
+// once for each block and window of 1,024 keys.
 func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, n int, out, lse []float32) (int, error) {
+	if err := k.checkRun(q, first, n, out, lse); err != nil {
+		return 0, err
+	}
 	kv := q.kv
 	d, bq := kv.in.Dim, k.tiling.BlockQ
 	ws.fit(k, d)
@@ -235,9 +267,21 @@ func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, 
 
 // RunRows is Run for some rows of a block: pick holds their numbers within it,
 // ascending. out receives [len(pick)][Dim] values. What the block's rows share is
-// computed from all of them, so that the rows come out as Run's do.
-func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []float32) {
+// computed from all of them, so that the rows come out as Run's do. An error says that
+// there is no such block or row, or that out is too short.
+func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []float32) error {
 	d := q.kv.in.Dim
+	if err := k.checkRun(q, block, 0, nil, nil); err != nil || block == k.Blocks(q.in.Len) {
+		return fmt.Errorf("block %d of %d", block, k.Blocks(q.in.Len))
+	}
+	for i, r := range pick {
+		if r < 0 || block*k.tiling.BlockQ+r >= q.in.Len || r >= k.tiling.BlockQ || i > 0 && r < pick[i-1] {
+			return fmt.Errorf("row %d of block %d: rows must be the block's, and ascending", r, block)
+		}
+	}
+	if len(out) < len(pick)*d {
+		return fmt.Errorf("%d rows of %d channels do not fit in %d elements", len(pick), d, len(out))
+	}
 	ws.fit(k, d)
 	first := block * k.tiling.BlockQ
 	rows := k.loadQuery(q, ws, block)
@@ -248,7 +292,7 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 		copy(ws.qCodes[i*d:i*d+d], ws.qCodes[r*d:r*d+d])
 		copy(ws.q[i*d:i*d+d], ws.q[r*d:r*d+d])
 	}
-	_ = k.runRows(context.Background(), q, ws, block, len(pick), out, nil) // which never ends
+	return k.runRows(context.Background(), q, ws, block, len(pick), out, nil)
 }
 
 // tiles returns the tiles of keys [first, last) that a block of query rows looks at.

@@ -467,7 +467,9 @@ func TestRunRows(t *testing.T) {
 			first := last * k.Tiling().BlockQ
 			pick := []int{0, 3, h.nq - first - 1}
 			out := make([]float32, len(pick)*h.d)
-			k.RunRows(q, &ws, last, pick, out)
+			if err := k.RunRows(q, &ws, last, pick, out); err != nil {
+				t.Fatal(err)
+			}
 			for i, r := range pick {
 				same(t, cfg.Name+" "+list, out[i*h.d:(i+1)*h.d], want[(first+r)*h.d:(first+r+1)*h.d])
 			}

@@ -20,6 +20,7 @@ type window struct {
 	kCodes      []int8    // [keys][Dim]
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
+	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
 	vCodes      *vec.Values
 	finite      bool // V's codes, but for dead channels
@@ -106,9 +107,12 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		if kv.strips {
 			w.kBias = make([]int32, keys)
 		}
-		if k.plainV() {
+		switch {
+		case k.plainV():
 			w.vRaw = make([]float32, keys*d)
-		} else {
+		case k.portable != "":
+			w.vWide = make([]uint16, keys*d)
+		default:
 			w.vCodes = vec.NewValues(valueFormats[k.v.kind], d, keys, k.tiling.BlockK, k.vecUnit)
 		}
 	}
@@ -185,18 +189,34 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 			}
 			copy(w.vRaw[(lo-w.first)*d:], x)
 		})
-		clear(w.vRaw[(last-w.first)*d:])
+		rest := w.vRaw[(last-w.first)*d:]
+		clear(rest)
+		if back := last - k.tiling.BlockK; k.prog.VCodes.Beyond == "previous-tile" && back >= 0 && len(rest) > 0 {
+			// What the tile before left in shared memory.
+			in.V(back, back+len(rest)/d, rest)
+			k.convertV(kv, rest)
+		}
 		return
 	}
 	put := func(at int, x []float32) {
 		kv.values.Encode(w.row, x)
+		if w.vWide != nil {
+			copy(w.vWide[at*d:], w.row)
+			return
+		}
 		for c, code := range w.row {
 			w.vCodes.Put(c, at, code)
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
 		if kv.values.EncodeAt(k.level.l, w.rows, x) {
-			w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
+			if w.vWide == nil {
+				w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
+				return
+			}
+			for i, code := range w.rows[:len(x)] {
+				w.vWide[(lo-w.first)*d+i] = uint16(code)
+			}
 			return
 		}
 		for r := 0; r < len(x)/d; r++ {
@@ -230,6 +250,14 @@ func (k *Kernel) Stored(i int) int {
 	return quant.Permute(i)
 }
 
+// code returns the code of V of channel c of d and the window's key t.
+func (w *window) code(c, t, d int) uint16 {
+	if w.vWide != nil {
+		return w.vWide[t*d+c]
+	}
+	return w.vCodes.Code(c, t)
+}
+
 // loadValues writes the operands of keys of V from the window's key at on as
 // [Dim][keys] in the stored order: codes, or values where V is exact.
 func (k *Kernel) loadValues(w *window, codes []uint16, values []float32, d, at, keys int) {
@@ -237,16 +265,18 @@ func (k *Kernel) loadValues(w *window, codes []uint16, values []float32, d, at, 
 		for i := range keys {
 			t := at + k.Stored(i)
 			switch {
-			case w.vCodes != nil:
-				codes[c*keys+i] = w.vCodes.Code(c, t)
+			case w.vRaw == nil:
+				codes[c*keys+i] = w.code(c, t, d)
+				continue
 			case values != nil:
 				values[c*keys+i] = w.vRaw[t*d+c]
-			default:
+			}
+			if !k.v.exact {
 				codes[c*keys+i] = k.v.encode(w.vRaw[t*d+c], false)
 			}
 		}
 	}
-	if w.vCodes != nil && values != nil {
+	if w.vRaw == nil && values != nil {
 		for i, code := range codes[:d*keys] {
 			values[i] = k.v.decode(code)
 		}

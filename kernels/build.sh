@@ -3,6 +3,7 @@
 #
 #   kernels/build.sh            images/ (embedded in sageacc)
 #   kernels/build.sh broken DIR the variants of attention/broken, as cubins in DIR
+#   kernels/build.sh custom DIR the example attention/custom, as PTX in DIR
 #
 # PTX where any GPU from sm_89 on will do, a cubin where the instruction is
 # sm_90a's alone. Needs nvcc (NVCC, else PATH, else /usr/local/cuda/bin), no GPU.
@@ -24,6 +25,12 @@ if [ "${1:-}" = broken ]; then
   for source in attention/broken/*.cu; do
     cubin "$source" "$2/$(basename "$source" .cu).cubin"
   done
+  exit
+fi
+
+if [ "${1:-}" = custom ]; then
+  mkdir -p "${2:?the folder to write to}"
+  ptx attention/custom/reverse96.cu "$2/reverse96.ptx"
   exit
 fi
 

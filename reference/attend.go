@@ -73,7 +73,7 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 		first := 0
 		if t.Causal {
 			// Rows before k0 see nothing of this block, nor of those behind it.
-			if first = max(0, k0-t.lo); first >= t.rows {
+			if first = max(0, k0-t.lo-t.Align); first >= t.rows {
 				break
 			}
 		}
@@ -96,6 +96,13 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 
 	for i := range t.rows {
 		o := out[i*d : (i+1)*d]
+		if t.Causal && t.lo+i+t.Align < 0 {
+			clear(o)
+			if lse != nil {
+				lse[i] = math.Inf(-1)
+			}
+			continue
+		}
 		for c, a := range w.acc[i*d : (i+1)*d] {
 			o[c] = float64(a / w.sum[i])
 		}
@@ -138,7 +145,7 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 		if !t.Causal {
 			return n
 		}
-		return min(n, t.lo+a.r0+i+1-a.k0)
+		return min(n, t.lo+a.r0+i+1+t.Align-a.k0)
 	}
 	scale := T(t.Scale)
 	for i := range a.m {

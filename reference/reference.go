@@ -62,10 +62,13 @@ func ParsePrecision(s string) (Precision, error) {
 type Params struct {
 	// Precision is the arithmetic.
 	Precision Precision
-	// Causal hides key j from row i unless j <= i. Both count from zero, the
-	// mask is aligned to the top left, as is_causal is in torch and in the
-	// SageAttention kernels, also where rows and keys differ in number.
+	// Causal hides key j from row i unless j <= i + Align. Both count from zero; with
+	// an Align of 0 the mask is aligned to the top left, as is_causal is in torch and in
+	// the SageAttention kernels, also where rows and keys differ in number. Keys less rows
+	// align it to the bottom right. A row that sees no key is zero, and the logarithm of
+	// its sum is -Inf.
 	Causal bool
+	Align  int
 	// Scale multiplies the scores. It is rounded to the precision. Zero stands
 	// for 1/sqrt(head_dim).
 	Scale float64

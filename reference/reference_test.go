@@ -416,3 +416,40 @@ func TestPrecisionNames(t *testing.T) {
 		t.Error("fp16 was accepted")
 	}
 }
+
+// With an Align, a row is the attention over the keys that it sees; a row that sees none
+// is zero.
+func TestAlign(t *testing.T) {
+	const nk, d = 37, 8
+	bothPrecisions(t, func(t *testing.T, p reference.Precision) {
+		for _, nq := range []int{5, 37, 60} {
+			r := rand.New(rand.NewPCG(5, uint64(nq)))
+			draw := func(n int) []float32 {
+				x := make([]float32, n*d)
+				for i := range x {
+					x[i] = float32(r.NormFloat64())
+				}
+				return x
+			}
+			q, k, v := draw(nq), draw(nk), draw(nk)
+			for _, align := range []int{nk - nq, -3, 2, -100, 100} {
+				params := reference.Params{Precision: p, Causal: true, Align: align, RowBlock: 7, KeyBlock: 16}
+				out, lse := attention(t, params, q[2*d:], k, v, 2, nq, nk, d)
+				for i := 2; i < nq; i++ {
+					what := fmt.Sprintf("%d rows, align %d: row %d", nq, align, i)
+					seen := min(nk, i+align+1)
+					if seen <= 0 {
+						compare(t, what, out[(i-2)*d:(i-1)*d], make([]float64, d), 0)
+						if !math.IsInf(lse[i-2], -1) {
+							t.Errorf("%s: log-sum-exp %v", what, lse[i-2])
+						}
+						continue
+					}
+					want, wantLSE := attention(t, reference.Params{Precision: p}, q[i*d:(i+1)*d], k[:seen*d], v[:seen*d], 0, 1, seen, d)
+					compare(t, what, out[(i-2)*d:(i-1)*d], want, tolerance(p))
+					compare(t, what, lse[i-2:i-1], wantLSE, tolerance(p))
+				}
+			}
+		}
+	})
+}

@@ -151,6 +151,7 @@ with all others exact, and all others with that step exact.`,
 			if err := files.open(e, out, d.Files); err != nil {
 				return err
 			}
+			e.tellIgnored(d)
 			var results []*compare.Result
 			var made []compare.Check
 			for _, k := range kernels {

@@ -55,6 +55,7 @@ func TestExamples(t *testing.T) {
 	for _, doc := range []struct{ path, prefix, end string }{
 		{"../../README.md", "", "```"},
 		{"../../docs/explain.md", "", "```"},
+		{"../../docs/new-kernel.md", "", "```"},
 		{"doc.go", "\t", ""},
 	} {
 		data, err := os.ReadFile(doc.path)

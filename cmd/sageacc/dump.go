@@ -42,8 +42,7 @@ func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 	}
 }
 
-// open reads the dump, tells of tensors that belong to no layer, and refuses layers
-// that are likely in a layout that nobody named.
+// open reads the dump and refuses layers that are likely in a layout that nobody named.
 func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, error) {
 	d, err := f.read(cmd, paths)
 	if err != nil {
@@ -61,29 +60,38 @@ func (f *dumpFlags) open(cmd *cobra.Command, paths []string) (*layerdumps.Dump, 
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
-	var names []string
-	for _, x := range d.Ignored {
-		names = append(names, x.Name)
-	}
-	// A log-sum-exp is one of a layer's tensors, though not asked for here.
-	names = slices.DeleteFunc(names, func(n string) bool { return strings.HasSuffix(n, ".lse") || n == "lse" })
-	if len(names) > 0 {
-		const most = 5
-		list := names[:min(len(names), most)]
-		for i, n := range list {
-			list[i] = texttab.Shorten(n, 64)
-		}
-		more := ""
-		if n := len(names) - most; n > 0 {
-			more = fmt.Sprintf(" and %d more", n)
-		}
-		what := "tensors belong"
-		if len(names) == 1 {
-			what = "tensor belongs"
-		}
-		fmt.Fprintf(cmd.ErrOrStderr(), "sageacc: note: %d %s to no layer: %s%s (see sageacc inspect and --names)\n", len(names), what, strings.Join(list, ", "), more)
-	}
 	return d, nil
+}
+
+// ignored are the tensors of a dump that belong to no layer. A log-sum-exp is one of a
+// layer's, though not asked for.
+func ignored(d *layerdumps.Dump) []layerdumps.Ignored {
+	return slices.DeleteFunc(slices.Clone(d.Ignored), func(x layerdumps.Ignored) bool {
+		return strings.HasSuffix(x.Name, ".lse") || x.Name == "lse"
+	})
+}
+
+// tellIgnored tells of tensors that belong to no layer. A command that cannot run says
+// why and nothing else, so it is for when all that can fail before has not.
+func (e *env) tellIgnored(d *layerdumps.Dump) {
+	xs := ignored(d)
+	if len(xs) == 0 {
+		return
+	}
+	const most = 5
+	var list []string
+	for _, x := range xs[:min(len(xs), most)] {
+		list = append(list, texttab.Shorten(x.Name, 64))
+	}
+	more := ""
+	if n := len(xs) - most; n > 0 {
+		more = fmt.Sprintf(" and %d more", n)
+	}
+	what := "tensors belong"
+	if len(xs) == 1 {
+		what = "tensor belongs"
+	}
+	fmt.Fprintf(e.stderr, "sageacc: note: %d %s to no layer: %s%s (see sageacc inspect and --names)\n", len(xs), what, strings.Join(list, ", "), more)
 }
 
 // read reads the dump; flags that were not given leave the files' word standing.

@@ -262,6 +262,7 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				return err
 			}
 			defer w.abort()
+			e.tellIgnored(dump)
 			var reports []*validate.Report
 			bar := e.progress("validate")
 			var unfit error
@@ -399,6 +400,7 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			var us []probe.Unit
 			var ks []*kernels.Kernel
 			var cases []validate.Case
+			dump := new(layerdumps.Dump)
 			named := false
 			if unitPattern != "" {
 				var err error
@@ -413,7 +415,6 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 				if ks, named, err = f.chosen(); err != nil {
 					return err
 				}
-				var dump *layerdumps.Dump
 				if cases, dump, err = f.cases(cmd, args); err != nil {
 					return err
 				}
@@ -430,6 +431,7 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 			if err != nil {
 				return err
 			}
+			e.tellIgnored(dump)
 			set := &record.Set{Writer: w, Device: dev.Name(), Arch: dev.Arch()}
 			bar := e.progress("record")
 			defer bar.erase()

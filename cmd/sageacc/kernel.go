@@ -33,7 +33,7 @@ func (f *kernelFlags) add(cmd *cobra.Command) {
 		// The only error is a flag that does not exist.
 		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveDefault))
 	}
-	choice(&f.kernel, "kernel", "sage2-8b-sm90", "`KERNEL` to emulate, a file that describes one (FILE.yaml), or one of", program.Names())
+	choice(&f.kernel, "kernel", "sage2-8b-sm90", "`KERNEL` to emulate, a file that describes one (FILE.yaml), or one of", append(program.Names(), program.Aliases()...))
 	choice(&f.arch, "arch", "", "architecture whose matrix units run it (default: the kernel's own)", tensorcore.Archs())
 	fs.IntVar(&f.bits, "qk-bits", 0, "width of Q and K's codes, `4|8` (default: the kernel's)")
 	choice(&f.granularity, "qk-granularity", "", "`GROUPS` of Q and K that share a scale (default: the kernel's)", quant.Granularities())

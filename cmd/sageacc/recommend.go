@@ -77,6 +77,7 @@ leave that layer as it is.`,
 				return err
 			}
 			defer w.abort()
+			e.tellIgnored(d)
 			bar := e.progress("recommend")
 			opt.Progress = bar.show
 			res, err := recommend.Run(cmd.Context(), d, opt)

@@ -36,7 +36,7 @@ func TestReport(t *testing.T) {
 	if code, out, errs := sage(t, "report", result, result, "-o", over); code != exitOK || out != "" || errs != "" {
 		t.Fatalf("exit %d, stdout %q, stderr %q", code, out, errs)
 	}
-	if html, err := os.ReadFile(over); err != nil || !bytes.Contains(html, []byte("two results over each other")) {
+	if html, err := os.ReadFile(over); err != nil || !bytes.Contains(html, []byte("2 results over each other")) {
 		t.Errorf("a page of two results begins %.100s, %v", html, err)
 	}
 	if code, out, _ := sage(t, "report", result, "-o", "-"); code != exitOK || out != string(html) {
@@ -68,8 +68,8 @@ func TestReportBadInput(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"report"}, "want one result"},
-		{[]string{"report", "a", "b", "c", "-o", page}, "want one result, RESULT.json, or two, not 3"},
+		{[]string{"report"}, "no result given"},
+		{[]string{"report", good, good, good, good, good, good, good, good, good, "-o", page}, "9 results: at most 8"},
 		{[]string{"report", good, tab, "-o", page}, "table.json: only results of compare can be laid over each other"},
 		{[]string{"report", good, filepath.Join(dir, "nowhere.json"), "-o", page}, "nowhere.json"},
 		{[]string{"report", bad}, "-o FILE.html"},

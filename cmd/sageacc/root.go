@@ -38,6 +38,8 @@ type env struct {
 	stdout, stderr io.Writer
 	// terminal is standard error if that is a terminal, for what is drawn there.
 	terminal *os.File
+	// shown says that standard output is a terminal.
+	shown bool
 	// given is what the command line names, beside what it writes to: no file of these
 	// names is written.
 	given []string
@@ -71,6 +73,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	e := &env{stdout: out, stderr: texttab.Lines(stderr, longestLine)}
 	if f, ok := stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		e.terminal = f
+	}
+	if f, ok := stdout.(*os.File); ok {
+		e.shown = term.IsTerminal(int(f.Fd()))
 	}
 	done := make(chan error, 1)
 	go func() {
@@ -192,6 +197,7 @@ and what a GPU returned (actual).`,
 	})
 	root.AddCommand(
 		newCompare(e),
+		newEmulate(e),
 		newInspect(e),
 		newTrace(e),
 		newKernels(e),
@@ -205,6 +211,7 @@ and what a GPU returned (actual).`,
 		newValidate(e),
 		newRecord(e),
 		newVersion(e),
+		newMan(e),
 	)
 	root.SetVersionTemplate("sageacc {{.Version}}\n")
 	root.SetHelpCommand(newHelp())

@@ -81,6 +81,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 				return err
 			}
 			defer w.abort()
+			e.tellIgnored(d)
 			bar := e.progress("table")
 			res, err := tables.Run(cmd.Context(), names, d, tables.Options{Reference: precision, Jobs: jobs, Progress: bar.show})
 			bar.erase()

@@ -68,6 +68,7 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 				return err
 			}
 			defer w.abort()
+			e.tellIgnored(d)
 			r, err := trace.Layer(cmd.Context(), k, l, at)
 			if err == nil {
 				err = l.Check()

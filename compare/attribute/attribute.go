@@ -99,6 +99,9 @@ func exact(p program.Program, steps Steps) program.Program {
 		if p.Scores.SMScale == "folded" {
 			p.Scores.SMScale = "exponent"
 		}
+		if p.Mask.Additive == "with-scale" || p.Mask.Boolean == "add" {
+			p.Mask.Additive, p.Mask.Boolean = "none", "value" // there is no scale to join
+		}
 	}
 	if steps&P != 0 {
 		p.P = program.P{Format: "exact", Round: "none"}
@@ -257,7 +260,7 @@ func (w *worker) run(ctx context.Context, l *heads.Layer, batch, head int, prec 
 	if len(w.q) < rows*d {
 		w.q, w.out, w.ref = make([]float32, rows*d), make([]float32, rows*d), make([]float64, rows*d)
 	}
-	params := reference.Params{Precision: prec, Causal: l.Causal, Scale: l.Scale()}
+	params := reference.Params{Precision: prec, Causal: l.Causal, Align: k.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
 	for lo := 0; lo < l.Q.Tokens; lo += rows {
 		hi := min(lo+rows, l.Q.Tokens)
 		n := (hi - lo) * d

@@ -25,15 +25,19 @@ type edit struct {
 	// point is what the edit changes; a hypothesis changes a point once.
 	point string
 	flag  string
+	// alone says that it is tried without others.
+	alone bool
 	// apply makes the change; a trial that it does not suit is left out.
 	apply func(*trial) error
 }
 
 // edits lists the changes that are considered. The program comes first, because it
 // brings its own fields; the others are in the order of likelihood, roughly.
-func edits(l *layerdumps.Layer) []edit {
+func edits(l *layerdumps.Layer, base *program.Program) []edit {
 	var list []edit
-	add := func(point, flag string, apply func(*trial) error) { list = append(list, edit{point, flag, apply}) }
+	add := func(point, flag string, apply func(*trial) error) {
+		list = append(list, edit{point: point, flag: flag, apply: apply})
+	}
 	change := func(point, flag string, f func(*program.Program) error) {
 		add(point, flag, func(t *trial) error { return f(&t.program) })
 	}
@@ -96,13 +100,45 @@ func edits(l *layerdumps.Layer) []edit {
 	variant("fma", split+",fma-o=none")
 	variant("fma", split)
 	// What a description says beyond those.
-	for _, set := range sets {
-		change(set.path, "--set "+set.path+"="+set.value, func(p *program.Program) error { return p.Set(set.path, set.value) })
+	set := func(path, value string) {
+		change(path, "--set "+path+"="+value, func(p *program.Program) error { return p.Set(path, value) })
+	}
+	for _, s := range sets {
+		set(s.path, s.value)
+	}
+	// And whatever else a line of it may say, one at a time.
+	n := len(list)
+	for _, c := range base.Choices() {
+		if silent[c.Path] {
+			continue
+		}
+		for _, value := range append(slices.Clip(c.Choices), numbers[c.Path]...) {
+			if value != c.Value {
+				set(c.Path, value)
+			}
+		}
+	}
+	for _, x := range []struct {
+		path string
+		unit program.Unit
+	}{{"scores.unit.instruction", base.Scores.Unit}, {"pv.unit.instruction", base.PV.Unit}} {
+		have, err := x.unit.Lookup(base.Arch)
+		if err != nil || have == nil {
+			continue
+		}
+		for _, u := range tensorcore.Units() {
+			if u.Arch == base.Arch && u.A == have.A && u.C == have.C && u.Instruction != have.Instruction {
+				set(x.path, u.Instruction)
+			}
+		}
+	}
+	for i := range list[n:] {
+		list[n+i].alone = true
 	}
 	return list
 }
 
-// sets are choices that no flag of their own has.
+// sets are choices that no flag of their own has, and that are tried together with others.
 var sets = []struct{ path, value string }{
 	{"tiles.order", "last-to-first"}, {"tiles.order", "first-to-last"},
 	{"mask.causal", "bottom-right"}, {"mask.causal", "top-left"},
@@ -115,6 +151,27 @@ var sets = []struct{ path, value string }{
 	{"finish.inverse", "rcp.approx.ftz"}, {"finish.scale", "inverse"}, {"finish.scale", "output"}, {"finish.inverse", "div.full"},
 	{"exponent.round", "fma"}, {"maximum.round", "fma"}, {"scores.product", "fp64"}, {"scores.product", "fp32"},
 	{"operands.subnormals", "keep"}, {"operands.subnormals", "flush"},
+}
+
+// silent are choices that no output tells apart: the output's own dtype is known, and the
+// log-sum-exp is another.
+var silent = map[string]bool{"operands.output": true, "log_sum_exp.form": true}
+
+// numbers are what is tried of choices that are numbers.
+var numbers = map[string][]string{
+	"tiles.shapes.0.rows":       {"16", "32", "48", "64", "96", "128", "192", "256"},
+	"tiles.shapes.0.warp_rows":  {"16", "32", "64"},
+	"tiles.shapes.0.keys":       {"16", "32", "48", "64", "80", "96", "112", "128", "160", "176", "192", "224", "256"},
+	"mask.shift":                {"-1", "0", "1"},
+	"mask.value":                {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
+	"mask.beyond_value":         {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
+	"scores.tail_tiles":         {"1", "all"},
+	"maximum.start":             {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
+	"scores.unit.fraction_bits": {"unit"},
+	"scores.unit.step":          {"unit"},
+	"pv.unit.fraction_bits":     {"unit"},
+	"pv.unit.step":              {"unit"},
+	"pv.level":                  {"tile", "all"},
 }
 
 // values lists what is tried of a key of a variant.
@@ -168,6 +225,10 @@ type identity struct {
 
 func (t *trial) identity(l *layerdumps.Layer) identity {
 	p := t.program.Reduced()
+	p.Operands.Output, p.LSE.Form = "input", "none"
+	if p.Finish.Round == "none" && p.Finish.Mean != "output" {
+		p.Finish.Round = "even" // which comparing does
+	}
 	if !t.causal {
 		p.Mask.Shift, p.Mask.Causal = 0, "top-left"
 	}
@@ -195,7 +256,7 @@ type lattice struct {
 
 func newLattice(l *layerdumps.Layer, base trial) *lattice {
 	return &lattice{
-		layer: l, base: base, edits: edits(l), level: [][]int{nil},
+		layer: l, base: base, edits: edits(l, &base.program), level: [][]int{nil},
 		seen: map[identity]bool{base.identity(l): true},
 	}
 }
@@ -216,7 +277,11 @@ func (x *lattice) next() []trial {
 				continue
 			}
 			picked := append(slices.Clone(e), i)
-			level = append(level, picked)
+			if !x.edits[i].alone {
+				level = append(level, picked)
+			} else if len(e) > 0 {
+				continue
+			}
 			t := x.base
 			suits := true
 			for _, p := range picked {
@@ -240,9 +305,17 @@ func (x *lattice) next() []trial {
 
 // weight estimates how many hypotheses there are of n changes.
 func (x *lattice) weight(n int) float64 {
-	w := 1.0
+	if n == 1 {
+		return float64(len(x.edits))
+	}
+	w, together := 1.0, 0
+	for i := range x.edits {
+		if !x.edits[i].alone {
+			together++
+		}
+	}
 	for i := range n {
-		w *= float64(len(x.edits)-i) / float64(i+1)
+		w *= float64(together-i) / float64(i+1)
 	}
 	return w
 }

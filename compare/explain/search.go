@@ -137,14 +137,14 @@ type group struct {
 // try runs trials on the first rows and, where those come out right, on the others.
 // report is called with the number of finished trials.
 func (s *search) try(ctx context.Context, ts []trial, report func(int)) ([]outcome, error) {
-	return s.run(ctx, ts, report, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) outcome {
-		o := w.rows(t, k, kv, s.first)
-		if o.hypothesis.Mismatched == 0 && len(s.rest) > 0 {
+	return s.run(ctx, ts, report, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) (outcome, error) {
+		o, err := w.rows(t, k, kv, s.first)
+		if err == nil && o.hypothesis.Mismatched == 0 && len(s.rest) > 0 {
 			right := o.hypothesis.Elements
-			o = w.rows(t, k, kv, s.rest)
+			o, err = w.rows(t, k, kv, s.rest)
 			o.hypothesis.Elements += right
 		}
-		return o
+		return o, err
 	})
 }
 
@@ -152,14 +152,14 @@ func (s *search) try(ctx context.Context, ts []trial, report func(int)) ([]outco
 func (s *search) tryAll(ctx context.Context, ts []trial) ([]outcome, error) {
 	all := append(slices.Clone(s.first), s.rest...)
 	slices.Sort(all)
-	return s.run(ctx, ts, func(int) {}, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) outcome {
+	return s.run(ctx, ts, func(int) {}, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) (outcome, error) {
 		return w.rows(t, k, kv, all)
 	})
 }
 
 // run runs f on every trial. Trials that prepare K and V alike follow each other and
 // share what was prepared.
-func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*worker, *trial, *emulate.Kernel, *emulate.KV) outcome) ([]outcome, error) {
+func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*worker, *trial, *emulate.Kernel, *emulate.KV) (outcome, error)) ([]outcome, error) {
 	kernels := make([]*emulate.Kernel, len(ts))
 	order := map[emulate.Preparation]int{}
 	var byGroup [][]int
@@ -201,7 +201,10 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 			if g.err != nil {
 				return g.err
 			}
-			all[i] = f(w, &ts[i], kernels[i], g.kv)
+			var err error
+			if all[i], err = f(w, &ts[i], kernels[i], g.kv); err != nil {
+				return err
+			}
 			if g.left.Add(-1) == 0 {
 				g.kv = nil
 			}
@@ -247,7 +250,7 @@ func (w *worker) fit(n int) {
 }
 
 // rows runs a trial on some rows of the chosen head.
-func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) outcome {
+func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) (outcome, error) {
 	s, l := w.s, w.s.layer
 	o := outcome{trial: *t, hypothesis: Hypothesis{Changes: t.changes}}
 	q := s.query(k, t, s.q, kv, &w.ws)
@@ -262,7 +265,9 @@ func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int)
 			pick = append(pick, tokens[i]-block*bq)
 		}
 		n := len(pick) * d
-		k.RunRows(q, &w.ws, block, pick, w.out[:n])
+		if err := k.RunRows(q, &w.ws, block, pick, w.out[:n]); err != nil {
+			return o, err
+		}
 		for j, r := range pick {
 			l.O.Rows(s.batch, s.head, block*bq+r, block*bq+r+1, w.act[j*d:j*d+d])
 			l.O.RowsBits(s.batch, s.head, block*bq+r, block*bq+r+1, w.bits[j*d:j*d+d])
@@ -275,7 +280,7 @@ func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int)
 	}
 	c.fill(&o.hypothesis)
 	o.hash = hash.Sum64()
-	return o
+	return o, nil
 }
 
 // comparison counts differences.
@@ -346,7 +351,10 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 			if of != i {
 				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), g.kv, &w.ws)
 			}
-			count := k.Run(q, &w.ws, block, w.out, nil)
+			count, err := k.Run(q, &w.ws, block, w.out, nil)
+			if err != nil {
+				return err
+			}
 			if g.left.Add(-1) == 0 {
 				g.kv = nil
 			}

@@ -6,6 +6,7 @@ package heads
 import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -18,7 +19,9 @@ type Layer struct {
 
 // Bind returns the view of a layer. The error says what the kernel does not take.
 func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
-	bound, err := k.For(l.Q.Dim, format.DType(l.Q.DType), l.Causal)
+	bound, err := k.ForCase(format.DType(l.Q.DType), program.Case{
+		HeadDim: l.Q.Dim, Causal: l.Causal, Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
+	})
 	if err != nil {
 		return nil, err
 	}

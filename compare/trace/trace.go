@@ -129,7 +129,9 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 	q := k.Query(view.Query(at.Batch, at.Head), kv, ws)
 	block := k.Tiling().BlockQ
 	out := make([]float32, block*d)
-	k.Run(q, ws, at.Row/block, out, nil)
+	if _, err := k.Run(q, ws, at.Row/block, out, nil); err != nil {
+		return nil, err
+	}
 
 	in := at.Row % block
 	row.Output = floats(out[in*d : in*d+d])

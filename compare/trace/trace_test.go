@@ -71,7 +71,7 @@ func TestActual(t *testing.T) {
 func TestStages(t *testing.T) {
 	for _, causal := range []bool{false, true} {
 		l := &open(t, sample, layerdumps.Options{Causal: &causal}).Layers[1]
-		for _, cfg := range program.Presets() {
+		for _, cfg := range sage2(t) {
 			for _, accum := range []string{"fp32", "fp32+fp32", "fp32+fp16"} {
 				for _, pv := range []quant.PVType{quant.E4M3, quant.FP16} {
 					if err := errors.Join(cfg.SetPVType(pv), cfg.SetAccum(accum)); err != nil {
@@ -157,7 +157,7 @@ func checkStages(t *testing.T, l *layerdumps.Layer, cfg program.Program, at trac
 
 func TestOutside(t *testing.T) {
 	l := &open(t, sample, layerdumps.Options{}).Layers[0]
-	k := kernel(t, program.Presets()[0])
+	k := kernel(t, sage2(t)[0])
 	for _, tc := range []struct {
 		at   trace.At
 		want string
@@ -181,7 +181,7 @@ func TestOutside(t *testing.T) {
 // TestJSON: a row reads back as it was.
 func TestJSON(t *testing.T) {
 	l := &open(t, sample, layerdumps.Options{}).Layers[0]
-	r, err := trace.Layer(t.Context(), kernel(t, program.Presets()[2]), l, trace.At{Row: 130})
+	r, err := trace.Layer(t.Context(), kernel(t, sage2(t)[2]), l, trace.At{Row: 130})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,5 +195,41 @@ func TestJSON(t *testing.T) {
 	}
 	if !reflect.DeepEqual(*r, back) {
 		t.Error("the row is another after JSON")
+	}
+}
+
+// sage2 are the three programs of SageAttention2.
+func sage2(t testing.TB) []program.Program {
+	t.Helper()
+	var out []program.Program
+	for _, name := range []string{"sage2-4b", "sage2-8b-sm89", "sage2-8b-sm90"} {
+		p, err := program.Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// TestEveryKernel: a row of every kernel can be followed, and its tiles lead to its output.
+func TestEveryKernel(t *testing.T) {
+	l := &open(t, sample, layerdumps.Options{}).Layers[1]
+	for _, p := range program.Presets() {
+		at := trace.At{Head: 1, Row: 300}
+		r, err := trace.Layer(t.Context(), kernel(t, p), l, at)
+		if err != nil {
+			t.Fatalf("%s: %v", p.Name, err)
+		}
+		seen := 0
+		for _, tile := range r.Tiles {
+			seen += tile.Visible
+		}
+		if seen != at.Row+1 {
+			t.Errorf("%s: row %d sees %d keys", p.Name, at.Row, seen)
+		}
+		if d := float64(r.Denominator); !(d > 0) && p.Tiles.Split == "none" {
+			t.Errorf("%s: denominator %v", p.Name, d)
+		}
 	}
 }

@@ -268,10 +268,12 @@ const (
 	FP16 DType = iota
 	BF16
 	FP32
+	// FP8 is E4M3, of inputs that come quantised.
+	FP8
 )
 
 // String names the format.
-func (t DType) String() string { return [...]string{"FP16", "BF16", "FP32"}[t] }
+func (t DType) String() string { return [...]string{"FP16", "BF16", "FP32", "E4M3"}[t] }
 
 // Round rounds x to the format, to nearest even.
 func (t DType) Round(x float32) float32 {
@@ -280,6 +282,8 @@ func (t DType) Round(x float32) float32 {
 		return RoundFP16(x)
 	case BF16:
 		return RoundBF16(x)
+	case FP8:
+		return E4M3FromFloat32(x).Float32()
 	}
 	return x
 }
@@ -292,11 +296,7 @@ func (t DType) RoundTowardZero(x float32) float32 {
 		return y
 	}
 	// The next smaller value has the pattern one less.
-	b := t.Bits(y) - 1
-	if t == FP16 {
-		return FP16ToFloat32(uint16(b))
-	}
-	return BF16ToFloat32(uint16(b))
+	return t.FromBits(t.Bits(y) - 1)
 }
 
 // Bits returns the bit pattern of the format's value nearest to x, ties to even. A NaN
@@ -307,6 +307,8 @@ func (t DType) Bits(x float32) uint32 {
 		return uint32(FP16FromFloat32(x))
 	case BF16:
 		return uint32(BF16FromFloat32(x))
+	case FP8:
+		return uint32(E4M3FromFloat32(x))
 	}
 	if x != x {
 		return NaN32
@@ -321,6 +323,8 @@ func (t DType) FromBits(b uint32) float32 {
 		return FP16ToFloat32(uint16(b))
 	case BF16:
 		return BF16ToFloat32(uint16(b))
+	case FP8:
+		return E4M3(b).Float32()
 	}
 	return math.Float32frombits(b)
 }

@@ -165,3 +165,16 @@ func DivFull(a, b float32) float32 {
 func DivApprox(a, b float32) float32 {
 	return format.MulFtz(a, Rcp(b))
 }
+
+// DivFullSubnormal is div.full.f32, which keeps subnormal numbers: a times Rcp(b), both
+// scaled by 1/4 where |b| exceeds 2^126 and by 2^24 where it is below 2^-126.
+func DivFullSubnormal(a, b float32) float32 {
+	m := math.Abs(float64(b))
+	switch {
+	case m > 0x1p126:
+		a, b = float32(a*0.25), float32(b*0.25)
+	case m < 0x1p-126:
+		a, b = float32(a*0x1p24), float32(b*0x1p24)
+	}
+	return float32(a * Rcp(b))
+}

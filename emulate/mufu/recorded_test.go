@@ -67,3 +67,59 @@ func TestDivisions(t *testing.T) {
 		t.Errorf("DivFull(%g, %g) = %g, an H200 gives 0", a, b, got)
 	}
 }
+
+// checksum is FNV-1a over the results of f.
+func checksum(f func(b uint32) uint32, from, to, step uint64) uint64 {
+	h := uint64(14695981039346656037)
+	for b := from; b < to; b += step {
+		h = (h ^ uint64(f(uint32(b)))) * 1099511628211
+	}
+	return h
+}
+
+// edges are the arguments around powers of two.
+func edges(f func(b uint32) uint32) uint64 {
+	h := uint64(0)
+	for e := range uint32(512) {
+		for d := range uint32(7) {
+			h = h*1099511628211 + checksum(f, uint64(e<<23+d-3), uint64(e<<23+d-3)+1, 1)
+		}
+	}
+	return h
+}
+
+// TestChecksums pins every result of a binade, one in 499 of all binades and signs, and
+// those around powers of two.
+// These functions gave an H200's results for all 2^32 arguments when the checksums were
+// taken (sageacc validate --units).
+func TestChecksums(t *testing.T) {
+	of := func(f func(float32) float32) func(uint32) uint32 {
+		return func(b uint32) uint32 { return math.Float32bits(f(math.Float32frombits(b))) }
+	}
+	// b divided by a number of another magnitude, and of another significand.
+	over := func(f func(a, b float32) float32) func(uint32) uint32 {
+		return func(b uint32) uint32 {
+			x := f(math.Float32frombits(b*2654435761), math.Float32frombits(b))
+			if x != x {
+				return nanBits // an ordinary product's NaN depends on the CPU
+			}
+			return math.Float32bits(x)
+		}
+	}
+	for _, tc := range []struct {
+		name               string
+		f                  func(uint32) uint32
+		binade, all, edges uint64
+	}{
+		{"ex2", of(Ex2), 0x3f0f3852f2fa7edb, 0x40513caceec97f86, 0x5a2b7c1d7023356c},
+		{"rcp", of(Rcp), 0xfa72a6c698274964, 0xdd9f288560887489, 0xc5e7dd1978796b78},
+		{"lg2", of(Lg2), 0x5ca43d6b0d176848, 0x4a46980ec7d185df, 0xf5663f20f0f02ffb},
+		{"div.full", over(DivFull), 0x8273bf88916e4f0d, 0x5c0dc0c28a7ff9c, 0xdb7cff4fb7b3fb70},
+		{"div.approx", over(DivApprox), 0x8273bf88916e4f0d, 0x53ec00a6e224a637, 0xdc21e7339591b368},
+	} {
+		binade, all, edges := checksum(tc.f, 0x3f80_0000, 0x4000_0000, 1), checksum(tc.f, 0, 1<<32, 499), edges(tc.f)
+		if binade != tc.binade || all != tc.all || edges != tc.edges {
+			t.Errorf("%s: checksums %#x, %#x, %#x, not %#x, %#x, %#x", tc.name, binade, all, edges, tc.binade, tc.all, tc.edges)
+		}
+	}
+}

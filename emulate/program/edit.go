@@ -100,14 +100,26 @@ func (p *Program) SetSmooth(list string) error {
 			s.Q, s.DeltaS = "tile-mean", "smoothed"
 		}
 	}
-	s.K = map[bool]string{false: "none", true: "mean"}[k]
+	if k != (s.K != "none") {
+		s.K = "none"
+		if k {
+			// What is not the paper's is PyTorch's.
+			s.K = "framework-mean"
+			if p.QKCodes.Scale == "paper" {
+				s.K = "mean"
+			}
+		}
+	}
 	if v != (s.V != "none") {
 		s.V, p.Finish.Mean = "none", "none"
-		if v {
+		switch {
+		case !v:
+		case p.VCodes.Order == "natural":
+			s.V, p.Finish.Mean = "input-mean", "output" // csrc/fused/fused.cu, sub_mean
+		case p.QKCodes.Scale == "paper":
+			s.V, p.Finish.Mean = "mean", "fma"
+		default:
 			s.V, p.Finish.Mean = "fused-mean", "fma"
-			if p.QKCodes.Scale == "paper" {
-				s.V = "mean"
-			}
 		}
 	}
 	return nil
@@ -162,6 +174,9 @@ func (p *Program) PVType() (quant.PVType, bool) {
 // SetAccum sets how PV is accumulated, one of Accums, with the instruction and V's
 // scale that belong to it.
 func (p *Program) SetAccum(name string) error {
+	if name == "fp16+fp32" {
+		name = "fp32+fp16" // as the FP16 kernels say it
+	}
 	if !slices.Contains(accums, name) {
 		return fmt.Errorf("unknown accumulator %q (have %s)", name, strings.Join(accums, ", "))
 	}
@@ -174,6 +189,10 @@ func (p *Program) SetAccum(name string) error {
 		name = "fp32+fp32" // sums are exact, and every tile's joins O in FP32
 	}
 	p.PV.Level, p.PV.Join, p.PV.Rescale = AllKeys, "none", "fp32"
+	if p.Denominator.Of == "ones" {
+		// The FP16 kernels round an FP16 output to FP16 first.
+		p.Finish.First = map[bool]string{false: "none", true: "fp16"}[name == "fp16"]
+	}
 	switch name {
 	case "fp32+fp32", "fp32+fp16":
 		p.PV.Level, p.PV.Join = WholeTile, "fma"
@@ -237,6 +256,22 @@ func (p *Program) Accum() string {
 	return "fp32+fp32"
 }
 
+// SetQuantBackend sets whose quantiser of Q and K a per-block kernel has: triton or cuda.
+func (p *Program) SetQuantBackend(name string) error {
+	if p.Bits() == 0 || p.QKCodes.Granularity != "per-block" || p.QKCodes.Fold == "none" {
+		return fmt.Errorf("kernel %s has one quantiser", p.Name)
+	}
+	switch name {
+	case "triton":
+		p.QKCodes.Scale, p.QKCodes.Round, p.Smoothing.KDifference = "triton-block", "away", "input"
+	case "cuda":
+		p.QKCodes.Scale, p.QKCodes.Round, p.Smoothing.KDifference = "fused", "even", "fp32-ftz"
+	default:
+		return fmt.Errorf("unknown backend %q (have triton, cuda)", name)
+	}
+	return nil
+}
+
 // SetArch sets the architecture whose units run the kernel.
 func (p *Program) SetArch(arch string) error {
 	if !slices.Contains(tensorcore.Archs(), arch) {
@@ -251,6 +286,9 @@ func (p *Program) SetArch(arch string) error {
 func (p Program) Reduced() Program {
 	p.Tiles.Shapes = slices.Clone(p.Tiles.Shapes)
 	integer := p.Bits() != 0
+	if p.Tiles.Split == "1" {
+		p.Tiles.Split = "none"
+	}
 	if integer {
 		// Exact, whatever the shape of the instruction.
 		p.Scores.Unit.Instruction = "integer"

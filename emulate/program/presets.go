@@ -63,12 +63,21 @@ func Presets() []Program {
 	return out
 }
 
-// Preset returns the known kernel of that name. The caller owns it.
+// Preset returns the known kernel of that name, or of an alias. The caller owns it.
 func Preset(name string) (Program, error) {
+	for _, a := range aliases {
+		if a.name == name {
+			p, err := Preset(a.kernel)
+			if err == nil {
+				err = a.edit(&p)
+			}
+			return p, err
+		}
+	}
 	p, ok := presets()[name]
 	if !ok {
-		return Program{}, fmt.Errorf("unknown kernel %q (have %s)", name, strings.Join(Names(), ", "))
+		return Program{}, fmt.Errorf("unknown kernel %q (have %s)", name, strings.Join(append(Names(), Aliases()...), ", "))
 	}
-	p.Tiles.Shapes = slices.Clone(p.Tiles.Shapes)
+	p.Tiles.Shapes, p.Tiles.SplitShapes = slices.Clone(p.Tiles.Shapes), slices.Clone(p.Tiles.SplitShapes)
 	return p, nil
 }

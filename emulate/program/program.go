@@ -16,7 +16,9 @@ package program
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -78,15 +80,16 @@ type Smoothing struct {
 	// fused multiply-add a channel in order.
 	Q      string `yaml:"q" json:"q" choices:"none tile-mean"`
 	DeltaS string `yaml:"delta_s" json:"delta_s" choices:"none smoothed raw"`
-	// K: the mean over all tokens of a sequence, exact and rounded to KMean; KDifference
-	// is how k - mean is rounded.
-	K           string `yaml:"k" json:"k" choices:"none mean"`
+	// K: the mean over all tokens of a sequence, exact, or as PyTorch computes it
+	// (quant.ChannelMean.FrameworkMean), rounded to KMean; KDifference is how k - mean is
+	// rounded.
+	K           string `yaml:"k" json:"k" choices:"none mean framework-mean"`
 	KMean       string `yaml:"k_mean" json:"k_mean" choices:"input fp32"`
 	KDifference string `yaml:"k_difference" json:"k_difference" choices:"input fp32 fp32-ftz"`
 	// V: the mean of each channel over all tokens, exact, or as csrc/fused/fused.cu sums
 	// it (in FP32 over 256 threads; divided by the count padded to 16). Both are
-	// subtracted in FP32; input-mean is rounded to the dtype of V, and so is the
-	// difference.
+	// subtracted in FP32; input-mean is PyTorch's mean rounded to the dtype of V, and the
+	// difference is rounded to it too.
 	V string `yaml:"v" json:"v" choices:"none mean fused-mean input-mean"`
 }
 
@@ -94,7 +97,7 @@ type Smoothing struct {
 type QKCodes struct {
 	// Format of the codes; input leaves Q and K as they are, exact leaves them in
 	// FP32 whatever the unit.
-	Format string `yaml:"format" json:"format" choices:"int8 int4 e4m3 input exact"`
+	Format string `yaml:"format" json:"format" choices:"int8 int4 e4m3 fp16 bf16 input exact"`
 	// Granularity says which elements share a scale.
 	Granularity string `yaml:"granularity" json:"granularity" choices:"none per-tensor per-block per-warp per-thread per-token"`
 	// Scale is the rule for the scale and for the quotient that is rounded: paper, triton
@@ -109,7 +112,7 @@ type QKCodes struct {
 
 // VCodes is how V becomes the operand of the second product.
 type VCodes struct {
-	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
 	Scale  string `yaml:"scale" json:"scale" choices:"none paper fused descale"`
 	// Max is what the largest magnitude of a channel is scaled to.
 	Max   Number `yaml:"max" json:"max"`
@@ -117,6 +120,10 @@ type VCodes struct {
 	// Order is the order of keys in the operands P and V: natural, or permuted within
 	// 16 (quant.Permute).
 	Order string `yaml:"order" json:"order" choices:"natural permuted16"`
+	// Beyond is what V has where there are no keys, up to the end of the last tile: zeros, or
+	// the rows of the tile before (zeros in the first), which a masked weight multiplies: it
+	// matters where they are not finite.
+	Beyond string `yaml:"beyond" json:"beyond" choices:"zeros previous-tile"`
 }
 
 // Tiles is the order in which a block of query rows meets the keys.
@@ -124,23 +131,35 @@ type Tiles struct {
 	// Shapes are tried in order; the first whose conditions hold is taken.
 	Shapes []Shape `yaml:"shapes" json:"shapes"`
 	Order  string  `yaml:"order" json:"order" choices:"first-to-last last-to-first"`
-	// Split is the number of parts into which the tiles of keys are split, each with a
-	// softmax of its own, combined at the end; 1 for none.
-	Split int `yaml:"split" json:"split"`
+	// Split is into how many parts the tiles of keys are split, each with a softmax of its
+	// own, combined at the end: none; a number; or fa2-heuristic, which PyTorch's
+	// num_splits_heuristic chooses for the whole call, from SMs, the number of multiprocessors
+	// of the GPU. Where there is more than one part the shapes are SplitShapes.
+	Split       string  `yaml:"split" json:"split"`
+	SMs         int     `yaml:"sms,omitempty" json:"sms,omitempty"`
+	SplitShapes []Shape `yaml:"split_shapes,omitempty" json:"split_shapes,omitempty"`
 }
 
-// Shape is a tile shape, and where it is taken.
+// Shape is a tile shape, and where it is taken. Conditions that are not there hold.
 type Shape struct {
-	// MaxHeadDim, if not 0, is the largest head_dim, Causal and DType, if not "", the mask
-	// ("yes" or "no") and the dtype for which the shape is taken.
+	// HeadDim is the head_dim and MaxHeadDim the largest, Causal, Window and Softcap whether
+	// there is such a mask or a soft cap ("yes" or "no"), DType the dtype, Accum the accumulator (Program.Accum) and
+	// MaxQueries the most queries times query heads of a kv head for which the shape is taken.
+	HeadDim    int    `yaml:"head_dim,omitempty" json:"head_dim,omitempty"`
 	MaxHeadDim int    `yaml:"max_head_dim,omitempty" json:"max_head_dim,omitempty"`
 	Causal     string `yaml:"causal,omitempty" json:"causal,omitempty" choices:"yes no"`
+	Window     string `yaml:"window,omitempty" json:"window,omitempty" choices:"yes no"`
+	Softcap    string `yaml:"softcap,omitempty" json:"softcap,omitempty" choices:"yes no"`
 	DType      string `yaml:"dtype,omitempty" json:"dtype,omitempty" choices:"fp16 bf16 fp32 e4m3"`
+	Accum      string `yaml:"accum,omitempty" json:"accum,omitempty"`
+	MaxQueries int    `yaml:"max_queries,omitempty" json:"max_queries,omitempty"`
 	// Rows query rows make a thread block's tile, WarpRows of them a warp's part, and
 	// Keys keys a tile.
 	Rows     int `yaml:"rows" json:"rows"`
 	WarpRows int `yaml:"warp_rows" json:"warp_rows"`
 	Keys     int `yaml:"keys" json:"keys"`
+	// Set is what else goes with the shape: a comma-separated list of PATH=VALUE.
+	Set string `yaml:"set,omitempty" json:"set,omitempty"`
 }
 
 // Mask is which scores are masked, and how.
@@ -159,11 +178,16 @@ type Mask struct {
 	// Value is what a masked score becomes.
 	Value Number `yaml:"value" json:"value"`
 	// Boolean is what a boolean mask does to the score of a key that it hides: it becomes
-	// Value, or BooleanValue is added. Additive says whether an additive mask is taken;
-	// it is added to the scaled score, in units of the exponent.
+	// Value, or BooleanValue is added, in one rounding with the product of integer scores and
+	// their scale. Hidden says what becomes of a tile in which it hides every key from every
+	// row of the block: it is run, or skipped.
 	Boolean      string `yaml:"boolean" json:"boolean" choices:"none value add"`
 	BooleanValue Number `yaml:"boolean_value" json:"boolean_value"`
-	Additive     string `yaml:"additive" json:"additive" choices:"none before-max"`
+	Hidden       string `yaml:"hidden" json:"hidden" choices:"run skip"`
+	// Additive is where an additive mask joins: scaled, to the scores after sm_scale and before
+	// log2 e; with-scale, in one rounding with the product of integer scores and their scale
+	// (BeyondValue then is rounded to the mask's dtype, the input's).
+	Additive string `yaml:"additive" json:"additive" choices:"none scaled with-scale"`
 }
 
 // Unit is a matrix instruction, and how it differs from what the architecture has.
@@ -198,6 +222,9 @@ type Scores struct {
 	// HeadDim is the order in which the unit takes the channels: natural, or in parts of
 	// 32, the short one first.
 	HeadDim string `yaml:"head_dim" json:"head_dim" choices:"natural residual32"`
+	// Softcap is how a call's soft cap c is applied, if the kernel takes one: tanh.approx of
+	// s * (sm_scale/c) becomes the score, before the mask, and c * log2 e the softmax scale.
+	Softcap string `yaml:"softcap" json:"softcap" choices:"none tanh.approx"`
 }
 
 // Maximum is a row's running maximum.
@@ -235,8 +262,9 @@ type Denominator struct {
 	// Order is the order within a thread, which has two keys of every 8. Onto d: of each
 	// 16 keys ((p0+p1)+p8)+p9, or (p0+p1)+(p8+p9); one p after the other (sequential); or
 	// as the unit has it (chain). From zero: of a tile, or of each 32 keys, one p after the
-	// other, the threads combined, and that sum to a d that the threads share.
-	Order string `yaml:"order" json:"order" choices:"groups16 pairwise16 sequential chain tile groups32"`
+	// other, the threads combined, and that sum to a d that the threads share;
+	// tile-tree adds a thread's p as a balanced tree.
+	Order string `yaml:"order" json:"order" choices:"groups16 pairwise16 sequential chain tile tile-tree groups32"`
 	// Rescale is how the old d joins: with the first sum of a tile in one rounding
 	// (fma), by a product of its own, or not rescaled at all.
 	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply none"`
@@ -246,7 +274,7 @@ type Denominator struct {
 
 // P is the conversion of the weights to an operand.
 type P struct {
-	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 input exact"`
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
 	Round  string `yaml:"round" json:"round" choices:"none even zero"`
 }
 
@@ -257,8 +285,10 @@ type PV struct {
 	// over all keys on O itself, tile, or a number that divides the tile.
 	Level Level `yaml:"level" json:"level"`
 	// Join is how a sum from zero joins: O*alpha + sum in one rounding (fma) or two
-	// (twice); none where there is one chain.
-	Join string `yaml:"join" json:"join" choices:"none fma twice"`
+	// (twice); memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
+	// rounding in others, and in the last sum/d + (alpha/d)*O, the inverse and each product
+	// rounded; none where there is one chain.
+	Join string `yaml:"join" json:"join" choices:"none fma twice memory"`
 	// Rescale is how O is multiplied by alpha: in FP32, in FP16 with alpha rounded to
 	// FP16, or not at all.
 	Rescale string `yaml:"rescale" json:"rescale" choices:"fp32 fp16 none"`
@@ -283,9 +313,10 @@ type Finish struct {
 
 // LSE is the log-sum-exp that the kernel writes.
 type LSE struct {
-	// Form is lg2(d) + m in base 2; the natural fma(m, sm_scale, lg2(d) * ln 2); or
-	// natural-offset, fma(m, scale * ln 2, lg2(d * 2^-offset) * ln 2).
-	Form string `yaml:"form" json:"form" choices:"none base2 natural natural-offset"`
+	// Form is lg2(d) + m in base 2, with lg2.approx.ftz, or, base2-libdevice, Triton's log2f; the
+	// natural fma(m, sm_scale, lg2(d) * ln 2); natural-offset, fma(m, scale * ln 2, lg2(d *
+	// 2^-offset) * ln 2); or natural-libm, m / log2 e + logf(d).
+	Form string `yaml:"form" json:"form" choices:"none base2 base2-libdevice natural natural-offset natural-libm"`
 }
 
 // Number is an FP32 number; its text form is the shortest that gives it back, -inf and
@@ -314,11 +345,15 @@ const (
 type Case struct {
 	HeadDim int
 	Causal  bool
+	Window  bool
+	Softcap bool
 	// DType is that of the inputs: fp16, bf16, fp32 or e4m3.
 	DType string
+	// The whole call's shape; zeros stand for one head, of which nothing else is known.
+	Batch, Heads, KVHeads, Queries, Keys int
 }
 
-// At returns the program with the choices that depend on a case made: one shape, and
+// At returns the program with the choices made that depend on a case: one shape, and
 // no dtype called input. The error says what the kernel does not take.
 func (p Program) At(c Case) (Program, error) {
 	if c.HeadDim < 1 || c.HeadDim > p.Operands.MaxHeadDim {
@@ -327,17 +362,33 @@ func (p Program) At(c Case) (Program, error) {
 	if !slices.Contains(p.DTypeList(), c.DType) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
-	found := false
-	for _, s := range p.Tiles.Shapes {
-		if (s.MaxHeadDim == 0 || c.HeadDim <= s.MaxHeadDim) && (s.Causal == "" || (s.Causal == "yes") == c.Causal) && (s.DType == "" || s.DType == c.DType) {
-			s.MaxHeadDim, s.Causal, s.DType = 0, "", ""
-			p.Tiles.Shapes = []Shape{s}
-			found = true
-			break
+	shapes := p.Tiles.Shapes
+	if p.Tiles.Split == fa2Heuristic {
+		n := fa2Splits(p.Tiles.SMs, c)
+		if p.Tiles.Split = "none"; n > 1 {
+			p.Tiles.Split = strconv.Itoa(n)
 		}
 	}
-	if !found {
-		return p, fmt.Errorf("kernel %s has no tile shape for head_dim %d, %s, causal %v", p.Name, c.HeadDim, c.DType, c.Causal)
+	if p.Tiles.Split != "none" && p.Tiles.SplitShapes != nil {
+		shapes = p.Tiles.SplitShapes
+	}
+	p.Tiles.SMs, p.Tiles.SplitShapes = 0, nil
+	if p.Mask.Causal == "bottom-right" && c.Queries == 1 && !c.Window {
+		c.Causal = false // the last query sees every key
+	}
+	i := slices.IndexFunc(shapes, func(s Shape) bool { return s.holds(&p, c) })
+	if i < 0 {
+		return p, fmt.Errorf("kernel %s has no tile shape for head_dim %d, %s, causal %v, window %v", p.Name, c.HeadDim, c.DType, c.Causal, c.Window)
+	}
+	s := shapes[i]
+	p.Tiles.Shapes = []Shape{{Rows: s.Rows, WarpRows: s.WarpRows, Keys: s.Keys}}
+	if s.Set != "" {
+		for change := range strings.SplitSeq(s.Set, ",") {
+			path, value, _ := strings.Cut(strings.TrimSpace(change), "=")
+			if err := p.Set(path, value); err != nil {
+				return p, err
+			}
+		}
 	}
 	for _, f := range []*string{&p.QKCodes.Format, &p.VCodes.Format, &p.P.Format} {
 		if *f == "input" {
@@ -354,6 +405,68 @@ func (p Program) At(c Case) (Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// holds says whether the shape's conditions do.
+func (s *Shape) holds(p *Program, c Case) bool {
+	yes := func(want string, is bool) bool { return want == "" || (want == "yes") == is }
+	return (s.HeadDim == 0 || c.HeadDim == s.HeadDim) && (s.MaxHeadDim == 0 || c.HeadDim <= s.MaxHeadDim) &&
+		yes(s.Causal, c.Causal) && yes(s.Window, c.Window) && yes(s.Softcap, c.Softcap) && (s.DType == "" || s.DType == c.DType) &&
+		(s.Accum == "" || s.Accum == p.Accum()) &&
+		(s.MaxQueries == 0 || c.Queries > 0 && c.Queries*max(1, c.Heads/max(1, c.KVHeads)) <= s.MaxQueries)
+}
+
+// fa2Heuristic is the value of Tiles.Split that chooses by fa2Splits.
+const fa2Heuristic = "fa2-heuristic"
+
+// fa2Splits is num_splits_heuristic of FlashAttention-2 as PyTorch calls it
+// (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp): as many parts as
+// fill the GPU to 85% of what the best number does.
+func fa2Splits(sms int, c Case) int {
+	ceil := func(a, b int) int { return (a + b - 1) / b }
+	batch, heads, kvHeads, queries := max(1, c.Batch), max(1, c.Heads), max(1, c.KVHeads), max(1, c.Queries)
+	if queries == 1 && heads > kvHeads && !c.Window {
+		queries, heads = heads/kvHeads, kvHeads // the group's heads become rows
+	}
+	keys := 64
+	switch {
+	case c.HeadDim <= 64:
+		keys = 256
+	case c.HeadDim <= 128:
+		keys = 128
+	}
+	sms *= 2
+	n, m := ceil(c.Keys, keys), batch*heads*ceil(queries, 64)
+	if float32(m) >= 0.8*float32(sms) {
+		return 1
+	}
+	const most = 128
+	last := min(most, sms, n)
+	eligible := func(s int) bool { return s == 1 || ceil(n, s) != ceil(n, s-1) }
+	filled := make([]float32, last+1)
+	best := float32(0)
+	for s := 1; s <= last; s++ {
+		if eligible(s) {
+			waves := float32(m*s) / float32(sms)
+			filled[s] = waves / float32(math.Ceil(float64(waves)))
+			best = max(best, filled[s])
+		}
+	}
+	for s := 1; s <= last; s++ {
+		if eligible(s) && float64(filled[s]) >= float64(0.85*float64(best)) {
+			return s
+		}
+	}
+	return 1
+}
+
+// Parts is the number of parts into which the keys are split, of a program at a case.
+func (p *Program) Parts() int {
+	n, err := strconv.Atoi(p.Tiles.Split)
+	if err != nil || n < 1 {
+		return 1
+	}
+	return n
 }
 
 // DTypeList is Operands.DTypes as a list.
@@ -414,7 +527,7 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 		w.FractionBits = int(u.FractionBits)
 	}
 	if u.Step != 0 {
-		if w.K%int(u.Step) != 0 {
+		if u.Step < 0 || w.K%int(u.Step) != 0 {
 			return nil, fmt.Errorf("step %d does not divide the instruction's depth of %d", u.Step, w.K)
 		}
 		w.Steps = tensorcore.Consecutive(w.K, int(u.Step))
@@ -424,6 +537,10 @@ func (u Unit) Lookup(arch string) (*tensorcore.Unit, error) {
 		if u.SumRound == "fp16-nearest" {
 			w.C = tensorcore.FP16
 		}
+	}
+	// What an integer unit cannot be, Validate says.
+	if err := w.Validate(); err != nil && !t.Integer() {
+		return nil, err
 	}
 	return &w, nil
 }

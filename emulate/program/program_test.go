@@ -29,3 +29,22 @@ func TestPresetsRoundTrip(t *testing.T) {
 		}
 	}
 }
+
+// Every alias is a kernel that can run, and says where.
+func TestAliases(t *testing.T) {
+	for _, name := range Aliases() {
+		p, err := Preset(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if got, err := AliasOf(p.Arch); err != nil || got != name {
+			t.Errorf("%s runs on %s: %q, %v", name, p.Arch, got, err)
+		}
+	}
+	if _, err := AliasOf("sm_75"); err == nil {
+		t.Error("sm_75 has an alias")
+	}
+}

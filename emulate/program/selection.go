@@ -26,6 +26,8 @@ type Selection struct {
 	Smooth      string
 	PVType      string
 	PVAccum     string
+	// QuantBackend is what SetQuantBackend takes.
+	QuantBackend string
 	// Variants are lists as Apply takes them, Set changes of single choices, PATH=VALUE,
 	// which come last.
 	Variants []string
@@ -35,7 +37,7 @@ type Selection struct {
 // FieldError is an error in one field of a Selection.
 type FieldError struct {
 	// Field is the field's name in files: kernel, arch, qk_bits, qk_granularity, smooth,
-	// pv_dtype, pv_accum, variant or set.
+	// pv_dtype, pv_accum, quant_backend, variant or set.
 	Field string
 	Err   error
 }
@@ -68,6 +70,8 @@ func (s Selection) Check() error {
 	if err != nil {
 		return err
 	}
+	// What only some kernels take is theirs to check.
+	s.QuantBackend, s.Set = "", nil
 	return s.edit(&p)
 }
 
@@ -110,6 +114,9 @@ func (s Selection) edit(p *Program) error {
 	}
 	if s.PVAccum != "" {
 		try("pv_accum", func() error { return p.SetAccum(s.PVAccum) })
+	}
+	if s.QuantBackend != "" {
+		try("quant_backend", func() error { return p.SetQuantBackend(s.QuantBackend) })
 	}
 	base := *p
 	for _, list := range s.Variants {

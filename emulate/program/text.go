@@ -64,7 +64,7 @@ func read(n *yaml.Node, v reflect.Value, path string) error {
 			key := n.Content[i]
 			f, _, ok := field(v, key.Value)
 			if !ok {
-				return fmt.Errorf("line %d: unknown field %s (%s has %s)", key.Line, join(path, key.Value), orWhole(path), strings.Join(fieldNames(v.Type(), false), ", "))
+				return fmt.Errorf("line %d: unknown field %s (%s has %s)", key.Line, join(path, short(key.Value)), orWhole(path), strings.Join(fieldNames(v.Type(), false), ", "))
 			}
 			if seen[key.Value] {
 				return fmt.Errorf("line %d: %s stands twice", key.Line, join(path, key.Value))
@@ -103,6 +103,23 @@ func read(n *yaml.Node, v reflect.Value, path string) error {
 		return bad("%s: %v", path, err)
 	}
 	return nil
+}
+
+// maxQuoted is how much of a text an error repeats.
+const maxQuoted = 200
+
+// short is a text of a file as an error names it: on one line, and no longer than that.
+func short(s string) string {
+	for _, r := range s {
+		if !strconv.IsPrint(r) {
+			s = strconv.Quote(s)
+			break
+		}
+	}
+	if len(s) > maxQuoted {
+		s = s[:maxQuoted] + "..."
+	}
+	return s
 }
 
 func orWhole(path string) string { return cmp.Or(path, "the description") }
@@ -151,7 +168,7 @@ func setText(v reflect.Value, s string) error {
 		}
 		n, err := strconv.ParseInt(s, 10, 32)
 		if err != nil {
-			return fmt.Errorf("%q: want %s", s, want)
+			return fmt.Errorf("%s: want %s", short(strconv.Quote(s)), want)
 		}
 		v.SetInt(n)
 		return nil
@@ -160,7 +177,7 @@ func setText(v reflect.Value, s string) error {
 	case Number:
 		x, err := parseNumber(s)
 		if err != nil {
-			return fmt.Errorf("%q: want a number, inf or -inf", s)
+			return fmt.Errorf("%s: want a number, inf or -inf", short(strconv.Quote(s)))
 		}
 		v.SetFloat(float64(x))
 	case OrUnit:
@@ -320,7 +337,7 @@ func walk(v reflect.Value, path, choices string, f func(path, choices string, v 
 // of the field's; Validate says whether the whole still holds together. The program's
 // shapes are its own afterwards.
 func (p *Program) Set(path, value string) error {
-	p.Tiles.Shapes = slices.Clone(p.Tiles.Shapes)
+	p.Tiles.Shapes, p.Tiles.SplitShapes = slices.Clone(p.Tiles.Shapes), slices.Clone(p.Tiles.SplitShapes)
 	v := reflect.ValueOf(p).Elem()
 	choices := ""
 	for i, part := range strings.Split(path, ".") {
@@ -359,7 +376,7 @@ func (p *Program) Set(path, value string) error {
 
 func checkChoice(choices, value string) error {
 	if list := strings.Fields(choices); len(list) > 0 && !slices.Contains(list, value) {
-		return fmt.Errorf("unknown value %q (have %s)", value, strings.Join(list, ", "))
+		return fmt.Errorf("unknown value %s (have %s)", short(strconv.Quote(value)), strings.Join(list, ", "))
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -12,7 +13,7 @@ import (
 )
 
 // MaxHeadDim is the largest head_dim that a program may have.
-const MaxHeadDim = 256
+const MaxHeadDim = 512
 
 // MaxTile is the largest number of rows, and of keys, of a tile.
 const MaxTile = 512
@@ -25,6 +26,11 @@ func (p *Program) Validate() error {
 	var err error
 	bad := func(path, format string, args ...any) {
 		if err == nil {
+			for i, a := range args {
+				if s, ok := a.(string); ok {
+					args[i] = short(s)
+				}
+			}
 			err = fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))
 		}
 	}
@@ -53,6 +59,7 @@ func (p *Program) Validate() error {
 	p.validateCodes(bad)
 	p.validateTiles(bad)
 	p.validateSoftmax(bad)
+	p.validateTogether(bad)
 	if err != nil {
 		return err
 	}
@@ -92,6 +99,8 @@ func (p *Program) validateCodes(bad report) {
 		bad("v_codes.scale", "%s: %s V is not scaled", v.Scale, v.Format)
 	case !plain && v.Scale == "none":
 		bad("v_codes.scale", "%s V needs a scale", v.Format)
+	case !plain && s.V == "input-mean":
+		bad("smoothing.v", "input-mean: %s V is quantised; want mean or fused-mean", v.Format)
 	case v.Scale == "descale" && v.Format != "e4m3":
 		bad("v_codes.scale", "descale is for e4m3")
 	case !plain && (v.Max <= 0 || math.IsInf(float64(v.Max), 0)):
@@ -100,6 +109,9 @@ func (p *Program) validateCodes(bad report) {
 		bad("v_codes.max", "%s V is not scaled: want 0", v.Format)
 	case v.Format != "exact" && v.Round == "none":
 		bad("v_codes.round", "%s V is rounded", v.Format)
+	}
+	if v.Beyond != "zeros" && !plain {
+		bad("v_codes.beyond", "%s: quantised V has zeros beyond the end", v.Beyond)
 	}
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
@@ -123,9 +135,17 @@ func (p *Program) validateTiles(bad report) {
 		bad("tiles.shapes", "no shape")
 		return
 	}
-	for i, s := range p.Tiles.Shapes {
+	for i, s := range slices.Concat(p.Tiles.Shapes, p.Tiles.SplitShapes) {
 		path := fmt.Sprintf("tiles.shapes.%d", i)
+		if i >= len(p.Tiles.Shapes) {
+			path = fmt.Sprintf("tiles.split_shapes.%d", i-len(p.Tiles.Shapes))
+		}
+		if s.Set != "" {
+			p.validateSet(bad, path, s)
+		}
 		switch {
+		case s.HeadDim < 0 || s.MaxQueries < 0:
+			bad(path, "head_dim and max_queries are above 0")
 		case s.MaxHeadDim < 0:
 			bad(path+".max_head_dim", "%d: want a number above 0", s.MaxHeadDim)
 		case s.Rows < 1 || s.Rows > MaxTile:
@@ -139,8 +159,14 @@ func (p *Program) validateTiles(bad report) {
 			bad("pv.level", "%d does not divide the tile of %d keys", n, s.Keys)
 		}
 	}
-	if p.Tiles.Split != 1 {
-		bad("tiles.split", "%d: want 1 (a split over keys is not emulated yet)", p.Tiles.Split)
+	if n, err := strconv.Atoi(p.Tiles.Split); p.Tiles.Split != "none" && p.Tiles.Split != fa2Heuristic && (err != nil || n < 1 || n > maxSplit) {
+		bad("tiles.split", "%q: want none, %s, or 1 to %d", p.Tiles.Split, fa2Heuristic, maxSplit)
+	}
+	if n := p.Tiles.SMs; n < 0 || n > 1<<16 || p.Tiles.Split == fa2Heuristic && n == 0 {
+		bad("tiles.sms", "%d: want the number of multiprocessors of the GPU", n)
+	}
+	if p.Tiles.Split != "none" && (p.Finish.Scale != "none" || p.Finish.Mean != "none" || p.PV.Join == "memory") {
+		bad("tiles.split", "%s: parts are combined where V has no scale and no mean, and O does not live in memory", p.Tiles.Split)
 	}
 	if n := p.Mask.Shift; n < -maxShift || n > maxShift {
 		bad("mask.shift", "%d: want at most %d", n, maxShift)
@@ -162,10 +188,28 @@ func (p *Program) validateTiles(bad report) {
 	}
 }
 
+// validateSet checks what goes with a shape.
+func (p *Program) validateSet(bad report, path string, s Shape) {
+	q := *p
+	q.Tiles.Shapes, q.Tiles.SplitShapes = []Shape{{Rows: s.Rows, WarpRows: s.WarpRows, Keys: s.Keys}}, nil
+	for change := range strings.SplitSeq(s.Set, ",") {
+		to, value, ok := strings.Cut(strings.TrimSpace(change), "=")
+		if !ok || strings.HasPrefix(to, "tiles.") {
+			bad(path+".set", "%q: want PATH=VALUE of another section", change)
+		} else if err := q.Set(to, value); err != nil {
+			bad(path+".set", "%v", err)
+		}
+	}
+	if err := q.Validate(); err != nil {
+		bad(path+".set", "%v", err)
+	}
+}
+
 // Bounds of numbers.
 const (
 	maxShift  = 1 << 20
 	maxOffset = 100
+	maxSplit  = 128
 )
 
 func (p *Program) validateSoftmax(bad report) {
@@ -178,11 +222,18 @@ func (p *Program) validateSoftmax(bad report) {
 	if x := float64(p.Denominator.Start); x != 0 && x != 1 {
 		bad("denominator.start", "%s: want 0 or 1", p.Denominator.Start)
 	}
+	if integer := p.Bits() != 0; p.Mask.Additive == "with-scale" && (!integer || p.Scores.TailTiles != All) ||
+		p.Mask.Boolean == "add" && integer && p.Scores.TailTiles != All {
+		bad("mask", "what is added with the scale needs integer scores and scores.tail_tiles all")
+	}
+	if p.Maximum.Of == "scores" && p.Scores.SMScale != "exponent" {
+		bad("maximum.of", "scores: the softmax scale stands in the exponent")
+	}
 	if p.Maximum.Of == "scores" && p.perTokenScale() {
 		bad("maximum.of", "scores: keys with scales of their own have no maximum before them; want shifted, or scores.tail_tiles all")
 	}
 	d := &p.Denominator
-	if (d.Order == "sequential" || d.Order == "chain" || d.Order == "groups32") && d.Rescale == "fma" {
+	if (d.Order == "chain" || d.Order == "groups32") && d.Rescale == "fma" {
 		bad("denominator.rescale", "fma: with denominator.order %s d is rescaled by a product of its own", d.Order)
 	}
 	if (d.Of == "ones") != (d.Order == "chain") || (d.Of == "ones") != (d.Unit != "none") {
@@ -195,6 +246,8 @@ func (p *Program) validateSoftmax(bad report) {
 	switch {
 	case one != (p.PV.Join == "none"):
 		bad("pv.join", "%s: pv.level is %s", p.PV.Join, text(reflect.ValueOf(p.PV.Level)))
+	case p.PV.Join == "memory" && (p.PV.Level != WholeTile || p.Finish.Inverse != "exact" || p.Finish.Scale != "none" || p.Finish.Mean != "none" || p.Denominator.Of == "ones"):
+		bad("pv.join", "memory: wants pv.level tile, finish.inverse exact, and no scale and mean of V")
 	case p.PV.Rescale == "fp16" && !one:
 		bad("pv.rescale", "fp16: a sum from zero joins an FP32 output")
 	}
@@ -237,10 +290,10 @@ func (p *Program) validateUnits(bad report) {
 				bad(x.path, "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)
 				continue
 			}
-			if u == nil || x.operand == "exact" {
+			if u == nil {
 				continue
 			}
-			if !slices.Contains(operands[x.operand], u.A) {
+			if x.operand != "exact" && !slices.Contains(operands[x.operand], u.A) {
 				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, u.A, x.operand)
 			}
 			integer := u.Integer()
@@ -266,6 +319,7 @@ func (p *Program) validateUnits(bad report) {
 				bad("pv.rescale", "fp16: the accumulator is not FP16")
 			}
 		}
+		p.validateOperands(&q, bad)
 		if name := p.Denominator.Unit; name != "none" {
 			if u, err := (Unit{Instruction: name, SumRound: "unit"}).Lookup(p.Arch); err != nil {
 				bad("denominator.unit", "kernel %s cannot run on %s: %v", p.Name, p.Arch, err)

@@ -141,7 +141,8 @@ const (
 	Fused
 	// TritonBlock is the released per-block quantiser
 	// (sageattention/triton/quant_per_block.py): Triton without the epsilon, scale =
-	// max|x| * (1/qmax).
+	// max|x| * (1/qmax); the division keeps subnormal numbers, and its result becomes a
+	// 16-bit integer, saturating, of which the code is the low byte.
 	TritonBlock
 )
 
@@ -223,8 +224,6 @@ func NewScale(style Style, bits int, amax float32) Scale {
 		s.Step = format.FMAFtz(amax, 1/qmax, 1e-7)
 	case TritonBlock:
 		s.Step = amax * (1 / qmax)
-		// From here on it is Triton's.
-		s.style = Triton
 	case Fused:
 		amax = max(amax, 1e-7)
 		s.Step = format.MulFtz(amax, 1/qmax)
@@ -270,11 +269,29 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 			}
 			codes[i] = format.TruncToInt8(y)
 		}
+	case TritonBlock:
+		for i, v := range x {
+			y := mufu.DivFullSubnormal(v, s.Step)
+			if y >= 0 {
+				y += 0.5
+			} else {
+				y -= 0.5
+			}
+			codes[i] = int8(truncToInt16(y))
+		}
 	case Fused:
 		for i, v := range x {
 			codes[i] = convert(format.MulFtz(v, s.inverse))
 		}
 	}
+}
+
+// truncToInt16 is cvt.rzi.s16.f32: toward zero, saturating, 0 for NaN.
+func truncToInt16(x float32) int16 {
+	if x != x {
+		return 0
+	}
+	return int16(min(max(math.Trunc(float64(x)), math.MinInt16), math.MaxInt16))
 }
 
 // quantizeRounded is Quantize with a rounding that is not the style's own. It divides
@@ -293,6 +310,8 @@ func (s *Scale) quantizeRounded(codes []int8, x []float32) {
 			}
 		case Triton:
 			y = mufu.DivFull(v, s.Step)
+		case TritonBlock:
+			y = mufu.DivFullSubnormal(v, s.Step)
 		case Fused:
 			y = format.MulFtz(v, s.inverse)
 		}

@@ -92,7 +92,7 @@ func (v *Values) EncodeAt(level vec.Level, codes []uint8, x []float32) bool {
 // QuantizeAt is Quantize.
 func (s *Scale) QuantizeAt(level vec.Level, codes []int8, x []float32) {
 	n := len(x) &^ 15
-	if level.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) {
+	if level.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) || s.style == TritonBlock {
 		n = 0
 	}
 	if n > 0 {

@@ -134,3 +134,88 @@ func TestEncodeEveryValue(t *testing.T) {
 		}
 	}
 }
+
+// What the levels do with a group of Q or K is what the portable code does: any length,
+// every style, width and rounding, codes that saturate, steps of zero, and values of
+// every binade.
+func TestGroupsAtLevels(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 7))
+	for _, level := range vec.Levels() {
+		for round := range 40 {
+			for _, n := range []int{0, 1, 14, 15, 16, 17, 31, 32, 33, 64, 127, 200} {
+				x := hardRows(r, 1, n, true)
+				if round%4 == 0 {
+					for i := range x { // of one size
+						x[i] = float32(r.NormFloat64()) * 100
+					}
+				}
+				if got, want := AbsMaxAt(level, 0.5, x), AbsMax(0.5, x); got != want {
+					t.Fatalf("%s: AbsMax of %d is %g, want %g", level, n, got, want)
+				}
+				amax := AbsMax(0, x)
+				for _, style := range []Style{Paper, Triton, Fused} {
+					for _, bits := range []int{4, 8} {
+						for own := StyleRounding; own <= TowardZero; own++ {
+							for _, m := range []float32{amax, amax / 3, 127, 7, 0} {
+								s := NewScale(style, bits, m).Rounded(own)
+								got, want := make([]int8, n), make([]int8, n)
+								s.QuantizeAt(level, got, x)
+								s.Quantize(want, x)
+								if !slices.Equal(got, want) {
+									t.Fatalf("%s: %s int%d, rounding %d, maximum %g of %v: %v, want %v", level, style, bits, own, m, x, got, want)
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// Finiteness and differences from means, with every width of a row.
+func TestMeansAtLevels(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 9))
+	for _, level := range vec.Levels() {
+		for _, d := range []int{1, 3, 8, 15, 16, 17, 32, 48, 64} {
+			for round := range 20 {
+				const rows = 5
+				x, mean := hardRows(r, rows, d, true), hardRows(r, 1, d, true)
+				for i := range mean {
+					mean[i] = float32(r.NormFloat64())
+				}
+				for _, style := range []Style{Paper, Triton, Fused} {
+					for _, to := range []format.DType{format.FP16, format.BF16, format.FP32} {
+						got, want := slices.Clone(x), slices.Clone(x)
+						SubtractMeanAt(level, style, got, mean, to)
+						SubtractMean(style, want, mean, to.Round)
+						if !sameFloats(got, want) {
+							t.Fatalf("%s: %s differences from means in %s: %v, want %v", level, style, to, got, want)
+						}
+					}
+				}
+				a, b := NewChannelMean(d), NewChannelMean(d)
+				a.Add(x)
+				b.AddAt(level, x)
+				if a.n != rows || a.n != b.n || !sameFloats(a.sum, b.sum) || !sameFloats(a.comp, b.comp) {
+					t.Fatalf("%s: another mean of %d channels", level, d)
+				}
+				v, w := NewValues(Paper, E4M3, 448, true, rows, d), NewValues(Paper, E4M3, 448, true, rows, d)
+				v.Scan(0, x)
+				w.ScanAt(level, 0, x)
+				v.Finish()
+				w.Finish()
+				if !sameFloats(v.Scale, w.Scale) || !sameFloats(v.Mean, w.Mean) {
+					t.Fatalf("%s: other scales or means of %d channels", level, d)
+				}
+				if !FiniteAt(level, x) {
+					t.Fatalf("%s: %v is not finite", level, x)
+				}
+				x[r.IntN(len(x))] = []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))}[round%3]
+				if FiniteAt(level, x) {
+					t.Fatalf("%s: %v is finite", level, x)
+				}
+			}
+		}
+	}
+}

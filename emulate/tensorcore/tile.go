@@ -240,14 +240,14 @@ func (u *Unit) plan(fa, fb Operand) plan {
 		}
 	}
 	// A term is below 4 * 2^F quanta, and there is one more than products.
-	terms := most + 1
+	bound := int64(most+1) << (max(u.FractionBits, 0) + 2)
 	switch {
 	case len(p.order) != u.K || slices.Contains(seen, false): // not each k once
 	case (u.C == FP16) != (u.Out == FP16Nearest) || u.C != FP16 && u.C != FP32:
 	case u.FractionBits == Exact:
 		p.method = inExact
-	case u.FractionBits < 1 || u.FractionBits > MaxFractionBits || terms > 1<<20:
-	case fa <= E5M2 && fb <= E5M2 && u.FractionBits <= 20 && terms<<(u.FractionBits+2) <= 1<<24:
+	case u.FractionBits < 1 || u.FractionBits > MaxFractionBits || bound > 1<<53:
+	case fa <= E5M2 && fb <= E5M2 && bound <= 1<<24:
 		p.method = inFP32
 	case u.SeparateAdd && u.K == 32 && slices.EqualFunc(u.Steps, unpacked(32), slices.Equal):
 		// The units of sm_90, which deserve not to be arranged.

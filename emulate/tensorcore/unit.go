@@ -221,8 +221,8 @@ const widened = 0
 // What rows rest on. Khattak and Mikaitis (MATLAB-tensor-core) recorded wmma and FP8
 // mma.sync on eight GPUs, where wmma's results had as many products as one step has on
 // V100 to Ada, and TF32's had 4: that a longer K chains steps there is MMA-Sim's report
-// (arXiv 2511.10909), and so is TF32's step of 8 on the later GPUs. An mma.sync of
-// FP16, BF16 or TF32 is the machine instruction of which a wmma is two.
+// (arXiv 2511.10909), and so is TF32's step of 8 on B200. An mma.sync of FP16, BF16 or
+// TF32 is the machine instruction of which a wmma is two.
 const (
 	h200     = "recorded on an H200"
 	v100     = "recorded on a V100, one step (Khattak and Mikaitis); chain of steps reported (MMA-Sim)"
@@ -232,8 +232,10 @@ const (
 	adaFP8   = "recorded on RTX 1000 Ada and L40S (Khattak and Mikaitis)"
 	adaHalf  = "recorded on RTX 1000 Ada (Khattak and Mikaitis)"
 	h100     = "recorded on H100 and H200 (Khattak and Mikaitis)"
-	h100TF32 = "recorded on H100 and H200, 4 products (Khattak and Mikaitis); step of 8 reported (MMA-Sim)"
+	h100TF32 = "recorded on H100 and H200, 4 products (Khattak and Mikaitis); all 8 as mma.sync on an H200"
 	b200     = "recorded on a B200 (Khattak and Mikaitis)"
+	h100k8   = "recorded on an H100"
+	b200k8   = "reported: as m16n8k16 with half the products, not recorded"
 	b200TF32 = "recorded on a B200, 4 products (Khattak and Mikaitis); step of 8 reported (MMA-Sim)"
 	integers = "exact integer arithmetic (PTX ISA); recorded on an H200 only"
 	reported = "reported (MMA-Sim, arXiv 2511.10909), not recorded"
@@ -249,6 +251,8 @@ var table = []row{
 	{SM80, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, a100},
 	{SM80, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, a100},
+	{SM80, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, a100},
+	{SM80, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, a100},
 	{SM80, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, a100},
@@ -260,6 +264,8 @@ var table = []row{
 	{SM86, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, a2},
 	{SM86, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, a2},
+	{SM86, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, a2},
+	{SM86, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, a2},
 	{SM86, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, a2},
@@ -271,6 +277,8 @@ var table = []row{
 	{SM89, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "mma.m16n8k16.f16.f16", "HMMA", 8, 24, FP16Nearest, ada},
 	{SM89, "mma.m16n8k16.f32.bf16", "HMMA", 8, 24, FP32Zero, ada},
+	{SM89, "mma.m16n8k8.f32.f16", "HMMA", 8, 24, FP32Zero, ada},
+	{SM89, "mma.m16n8k8.f32.bf16", "HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "mma.m16n8k8.f32.tf32", "HMMA", 4, 24, FP32Zero, ada},
 	{SM89, "wmma.m16n16k16.f32.f16", "2 HMMA", 8, 24, FP32Zero, ada},
 	{SM89, "wmma.m16n16k16.f16.f16", "2 HMMA", 8, 24, FP16Nearest, ada},
@@ -286,7 +294,9 @@ var table = []row{
 	{SM90, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, h200},
 	{SM90, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, h200},
 	{SM90, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, h200},
-	{SM90, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, h100TF32},
+	{SM90, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, h100k8},
+	{SM90, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, h100k8},
+	{SM90, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, h200},
 	{SM90, "wmma.m16n16k16.f32.f16", "2 HMMA", 16, 25, FP32Zero, h100},
 	{SM90, "wmma.m16n16k16.f16.f16", "2 HMMA", 16, 25, FP16Nearest, h100},
 	{SM90, "wmma.m16n16k16.f32.bf16", "2 HMMA", 16, 25, FP32Zero, h100},
@@ -299,8 +309,8 @@ var table = []row{
 	{SM90, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, h200},
 	{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", 16, 25, FP32Zero, h200},
 	{SM90, "wgmma.m64nNk16.f16.f16", "HGMMA", 16, 25, FP16Nearest, h200},
-	{SM90, "wgmma.m64nNk16.f32.bf16", "HGMMA", 16, 25, FP32Zero, reported},
-	{SM90, "wgmma.m64nNk8.f32.tf32", "HGMMA", 8, 25, FP32Zero, reported},
+	{SM90, "wgmma.m64nNk16.f32.bf16", "HGMMA", 16, 25, FP32Zero, h200},
+	{SM90, "wgmma.m64nNk8.f32.tf32", "HGMMA", 8, 25, FP32Zero, h200},
 	{SM90, "wgmma.m64nNk32.f32.e4m3", "QGMMA", 32, 13, FP22Zero, h200},
 	{SM90, "wgmma.m64nNk32.f16.e4m3", "QGMMA", 32, 13, FP16Nearest, h200},
 	{SM90, "wgmma.m64nNk32.f32.e5m2", "QGMMA", 32, 13, FP22Zero, h200},
@@ -310,6 +320,8 @@ var table = []row{
 	{SM100, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, b200},
 	{SM100, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, b200},
 	{SM100, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, b200},
+	{SM100, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, b200k8},
+	{SM100, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, b200k8},
 	{SM100, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, b200TF32},
 	{SM100, "wmma.m16n16k16.f32.f16", "2 HMMA", 16, 25, FP32Zero, b200},
 	{SM100, "wmma.m16n16k16.f16.f16", "2 HMMA", 16, 25, FP16Nearest, b200},
@@ -325,6 +337,8 @@ var table = []row{
 	{SM120, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, reported},
 	{SM120, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, reported},
+	{SM120, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, reported},
+	{SM120, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k32.f32.e4m3", "QMMA", 32, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k32.f16.e4m3", "QMMA", 32, 25, FP16Nearest, reported},
@@ -336,6 +350,8 @@ var table = []row{
 	{SM121, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k16.f16.f16", "HMMA", 16, 25, FP16Nearest, sm120},
 	{SM121, "mma.m16n8k16.f32.bf16", "HMMA", 16, 25, FP32Zero, sm120},
+	{SM121, "mma.m16n8k8.f32.f16", "HMMA", 8, 25, FP32Zero, sm120},
+	{SM121, "mma.m16n8k8.f32.bf16", "HMMA", 8, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k8.f32.tf32", "HMMA", 8, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k32.f32.e4m3", "QMMA", 32, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k32.f16.e4m3", "QMMA", 32, 25, FP16Nearest, sm120},

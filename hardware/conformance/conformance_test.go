@@ -26,6 +26,9 @@ import (
 const (
 	recorded = "testdata/h200"
 	own      = "testdata/own"
+	field    = "testdata/field"
+	// A kernel that no code here was written for (kernels/attention/custom).
+	custom = "testdata/reverse96"
 )
 
 func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
@@ -43,7 +46,7 @@ func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
 
 // TestRecorded holds the emulator to the hardware without a GPU.
 func TestRecorded(t *testing.T) {
-	dirs := []string{recorded, own}
+	dirs := []string{recorded, own, field, custom}
 	const shared = "../../../shared/conformance"
 	if _, err := os.Stat(shared); err == nil {
 		dirs = append(dirs, shared)

@@ -92,6 +92,38 @@ func TestOtherGPUsDecide(t *testing.T) {
 	}
 }
 
+// TestTF32Cut: an H200 does not look at the low 13 bits of a TF32 operand, where others'
+// recordings have none.
+func TestTF32Cut(t *testing.T) {
+	for _, c := range []Case{
+		{File: "sm90_mma_m16n8k8_f32_tf32_tf32_f32.safetensors", Instruction: "mma.m16n8k8.f32.tf32"},
+		{File: "sm90_wgmma_m64n8k8_f32_tf32_tf32.safetensors", Instruction: "wgmma.m64nNk8.f32.tf32"},
+	} {
+		u, err := tensorcore.Lookup(tensorcore.SM90, c.Instruction)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := safetensors.Open(filepath.Join(recorded, c.File))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		c.Expect = "d"
+		right, wrong := &comparison{}, &comparison{}
+		if err := c.mmaOn(t.Context(), u, file{f, new(atomic.Pointer[error])}, right); err != nil {
+			t.Fatal(err)
+		}
+		v := *u
+		v.A = tensorcore.FP32
+		if err := c.mmaOn(t.Context(), &v, file{f, new(atomic.Pointer[error])}, wrong); err != nil {
+			t.Fatal(err)
+		}
+		if right.mismatched != 0 || wrong.mismatched == 0 {
+			t.Errorf("%s: %d of %d differ, and %d with operands of FP32", c.File, right.mismatched, right.elements, wrong.mismatched)
+		}
+	}
+}
+
 // TestFP8NeedsAda: GPUs without FP8 units say so.
 func TestFP8NeedsAda(t *testing.T) {
 	c := Case{File: "sm90_mma_m16n8k32_f32_e4m3_e4m3_f32.safetensors", Op: "mma", Expect: "d", Arch: "sm_86",

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -11,7 +12,6 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/program"
-	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
@@ -23,6 +23,7 @@ var unaryModels = map[string]struct {
 	"ex2.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Ex2(x)) }},
 	"rcp.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Rcp(x)) }},
 	"lg2.approx.ftz.f32":          {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Lg2(x)) }},
+	"tanh.approx.f32":             {"F32", func(x float32) uint32 { return math.Float32bits(mufu.Tanh(x)) }},
 	"cvt.rn.satfinite.e4m3x2.f32": {"F8_E4M3", func(x float32) uint32 { return uint32(format.E4M3FromFloat32(x)) }},
 	"cvt.rn.satfinite.e5m2x2.f32": {"F8_E5M2", func(x float32) uint32 { return uint32(format.E5M2FromFloat32(x)) }},
 	"cvt.rni.sat.s8.f32":          {"I8", func(x float32) uint32 { return uint32(format.Int8FromFloat32(x)) }},
@@ -197,6 +198,9 @@ type problem struct {
 	mean    *tensor
 	dtype   format.DType
 	file    string
+	// Descales of FP8 inputs, [batch][kv heads].
+	qDescale, kDescale, vDescale *tensor
+	mask                         *tensor // boolean or additive, [1 or batch][1 or heads][1 or queries][keys]
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
@@ -255,7 +259,83 @@ func (c *Case) problem(f file) (*problem, error) {
 			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, p.mean.Name, p.mean.DType, p.q.DType)
 		}
 	}
+	if p.dtype == format.FP8 {
+		for name, t := range map[string]**tensor{"q_descale": &p.qDescale, "k_descale": &p.kDescale, "v_descale": &p.vDescale} {
+			if *t, err = f.tensor(name, p.k.Shape[0], p.k.Shape[1]); err != nil {
+				return nil, err
+			}
+			if (*t).DType != "F32" {
+				return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, name, (*t).DType)
+			}
+		}
+	}
+	if c.Mask != "" {
+		if p.mask, err = f.tensor(c.Mask, -1, -1, -1, p.k.Shape[2]); err != nil {
+			return nil, err
+		}
+		for i, n := range p.q.Shape[:3] {
+			if m := p.mask.Shape[i]; m != 1 && m != n {
+				return nil, fmt.Errorf("%s: tensor %q has shape %v, expected 1 or %d in dimension %d", f.Name, c.Mask, p.mask.Shape, n, i)
+			}
+		}
+		if p.mask.DType != "BOOL" && p.mask.DType != p.q.DType {
+			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected BOOL or %s", f.Name, c.Mask, p.mask.DType, p.q.DType)
+		}
+	}
+	if c.Window != nil && len(c.Window) != 2 {
+		return nil, fmt.Errorf("%s: window %v, expected [left, right]", f.Name, c.Window)
+	}
 	return p, nil
+}
+
+// window returns the bounds of the case's window, -1 for none, and whether there is one:
+// a bound that hides nothing is none, as callers of FlashAttention-3 have it
+// (flash_api.cpp).
+func (c *Case) window(p *problem) (left, right int, ok bool) {
+	if c.Window == nil {
+		return -1, -1, false
+	}
+	left, right = c.Window[0], c.Window[1]
+	if left >= p.k.Shape[2]-1 {
+		left = -1
+	}
+	if right >= p.q.Shape[2]-1 {
+		right = -1
+	}
+	return left, right, left >= 0 || right >= 0
+}
+
+// query is how a query head attends.
+func (c *Case) query(p *problem, batch, head int) emulate.QInput {
+	in := emulate.QInput{Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.SMScale, Softcap: c.Softcap}
+	if left, right, ok := c.window(p); ok {
+		in.Windowed, in.Left, in.Right = true, left, right
+	}
+	if p.qDescale != nil {
+		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/(p.q.Shape[1]/p.k.Shape[1]))
+	}
+	if p.mask == nil {
+		return in
+	}
+	// What is broadcast has a dimension of 1.
+	at := func(row int) int {
+		m := p.mask.Shape
+		return ((batch%m[0])*m[1]+head%m[1])*m[2]*m[3] + row%m[2]*m[3]
+	}
+	if p.mask.DType == "BOOL" {
+		in.Visible = func(row, lo, hi int, dst []bool) {
+			for i := range hi - lo {
+				dst[i] = bitsAt(p.mask, at(row)+lo+i) != 0
+			}
+		}
+	} else {
+		in.Bias = func(row, lo, hi int, dst []float32) {
+			for i := range hi - lo {
+				dst[i] = valueAt(p.mask, at(row)+lo+i)
+			}
+		}
+	}
+	return in
 }
 
 // kernel builds the case's kernel, for its inputs.
@@ -275,7 +355,11 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 	if err != nil {
 		return nil, errSkip{err}
 	}
-	if k, err = k.For(p.q.Shape[3], p.dtype, c.Causal); err != nil {
+	_, _, windowed := c.window(p)
+	if k, err = k.ForCase(p.dtype, program.Case{
+		HeadDim: p.q.Shape[3], Causal: c.Causal, Window: windowed, Softcap: c.Softcap != 0, Batch: p.q.Shape[0], Heads: p.q.Shape[1], KVHeads: p.k.Shape[1],
+		Queries: p.q.Shape[2], Keys: p.k.Shape[2],
+	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
 	}
 	return k, nil
@@ -285,7 +369,13 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 func (c *Case) selection() program.Selection {
 	s := program.Selection{
 		Kernel: c.Kernel, Arch: c.Arch, QKBits: c.QKBits, Granularity: c.Granularity, Smooth: c.Smooth,
-		PVType: c.PVType, PVAccum: c.PVAccum, Set: c.Set,
+		PVType: c.PVType, PVAccum: c.PVAccum, QuantBackend: c.QuantBackend, Set: slices.Clone(c.Set),
+	}
+	if c.CausalAlign != "" {
+		s.Set = append(s.Set, "mask.causal="+c.CausalAlign)
+	}
+	if c.SMs != 0 {
+		s.Set = append(s.Set, fmt.Sprintf("tiles.sms=%d", c.SMs))
 	}
 	if c.Variant != "" {
 		s.Variants = []string{c.Variant}
@@ -325,10 +415,20 @@ func (p *problem) kv(k *emulate.Kernel, batch, head, dim int, useMean bool) (*em
 		in.KMean = make([]float32, in.Dim)
 		rows(p.mean, batch, head, dim)(0, 1, in.KMean)
 	}
+	if p.kDescale != nil {
+		at := batch*p.k.Shape[1] + head
+		in.KDescale, in.VDescale = valueAt(p.kDescale, at), valueAt(p.vDescale, at)
+	}
 	return k.Prepare(in)
 }
 
 func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
+	if c.Unstable {
+		return errSkip{errors.New("the recorded kernel does not return the same each time")}
+	}
+	if c.NumSplits > 1 {
+		return errSkip{fmt.Errorf("no model of %s with num_splits %d", c.Kernel, c.NumSplits)}
+	}
 	p, err := c.problem(f)
 	if err != nil {
 		return err
@@ -337,12 +437,15 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
+	if err := k.Supports(c.query(p, 0, 0)); err != nil {
+		return errSkip{err}
+	}
 	smoothK := k.Bound().Smoothing.K != "none"
 	nq, d := p.q.Shape[2], p.q.Shape[3]
-	// Our own extension: an expected tensor below lse_raw/ is the kernel's base-2
+	// Our own extension: an expected tensor below lse_raw/ is the kernel's own
 	// log-sum-exp of each row, one below lse/ what the released API makes of it.
 	rawLSE, apiLSE := strings.HasPrefix(c.Expect, "lse_raw/"), strings.HasPrefix(c.Expect, "lse/")
-	shape, dtype := p.q.Shape, p.q.DType
+	shape, dtype := p.q.Shape, dtypeName(k.OutputDType(p.dtype))
 	if rawLSE || apiLSE {
 		shape, dtype = p.q.Shape[:3], "F32"
 	}
@@ -352,6 +455,15 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	}
 	if o.DType != dtype {
 		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
+	}
+	var sums *tensor // the log-sum-exp that came with the output
+	if c.LSE != "" {
+		if sums, err = f.tensor(c.LSE, p.q.Shape[:3]...); err != nil {
+			return err
+		}
+		if sums.DType != "F32" {
+			return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, sums.Name, sums.DType)
+		}
 	}
 	correction := f.find("quant/lse_correction")
 	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
@@ -366,43 +478,57 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	out := make([]float32, k.Tiling().BlockQ*d)
 	lse := make([]float32, k.Tiling().BlockQ)
 	x := make([]float32, d)
+	to := k.OutputDType(p.dtype)
 	for b := range p.q.Shape[0] {
 		for h := range p.q.Shape[1] {
 			kv, err := p.kv(k, b, h/group, d, true)
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.Name, err)
 			}
-			q := k.Query(emulate.QInput{Q: rows(p.q, b, h, d), Len: nq, Causal: c.Causal, Scale: scale}, kv, &ws)
+			q := k.Query(c.query(p, b, h), kv, &ws)
 			for blk := range k.Blocks(nq) {
 				if err := ctx.Err(); err != nil {
 					return err
 				}
-				n := k.Run(q, &ws, blk, out, lse)
+				n, err := k.Run(q, &ws, blk, out, lse)
+				if err != nil {
+					return err
+				}
 				row := (b*p.q.Shape[1]+h)*nq + blk*k.Tiling().BlockQ
-				if rawLSE || apiLSE {
-					for i, y := range lse[:n] {
-						if apiLSE {
-							var corr float32
-							if smoothK && correction != nil {
-								corr = valueAt(correction, row+i)
-							} else if smoothK {
-								first := blk*k.Tiling().BlockQ + i
-								rows(p.q, b, h, d)(first, first+1, x)
-								corr = q.LSECorrection(x)
-							}
-							y = emulate.NaturalLSE(y, corr, float32(scale))
+				if !rawLSE && !apiLSE {
+					for i, x := range out[:n*d] {
+						cmp.add(o, row*d+i, to.Bits(x))
+					}
+					if sums != nil {
+						for i, y := range lse[:n] {
+							cmp.add(sums, row+i, math.Float32bits(y))
 						}
-						cmp.add(o, row+i, math.Float32bits(y))
 					}
 					continue
 				}
-				for i, x := range out[:n*d] {
-					cmp.add(o, row*d+i, p.dtype.Bits(x))
+				for i, y := range lse[:n] {
+					if apiLSE {
+						var corr float32
+						if smoothK && correction != nil {
+							corr = valueAt(correction, row+i)
+						} else if smoothK {
+							first := blk*k.Tiling().BlockQ + i
+							rows(p.q, b, h, d)(first, first+1, x)
+							corr = q.LSECorrection(x)
+						}
+						y = emulate.NaturalLSE(y, corr, float32(scale))
+					}
+					cmp.add(o, row+i, math.Float32bits(y))
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// dtypeName is the safetensors name of a dtype.
+func dtypeName(t format.DType) string {
+	return map[format.DType]string{format.FP16: "F16", format.BF16: "BF16", format.FP32: "F32", format.FP8: "F8_E4M3"}[t]
 }
 
 func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
@@ -471,7 +597,7 @@ func (c *Case) quantize(ctx context.Context, f file, cmp *comparison) error {
 					}
 					for ch := range d {
 						for t := range padded {
-							got = append(got, uint32(codes[ch*stride+quant.Permute(t)]))
+							got = append(got, uint32(codes[ch*stride+k.Stored(t)]))
 						}
 					}
 					shape, dtype = append(shape, d, padded), "F8_E4M3"

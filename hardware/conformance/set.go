@@ -43,6 +43,21 @@ type Case struct {
 	PVType  string   `json:"pv_dtype,omitempty"`
 	Variant string   `json:"variant,omitempty"`
 	Set     []string `json:"set,omitempty"`
+	// QuantBackend is whose quantiser a Triton kernel had; CausalAlign, Window [left, right] (-1:
+	// no bound), Softcap and Mask, the name of a boolean or additive mask tensor, are the
+	// call's; SMs is the number of multiprocessors and NumSplits the number of parts of the
+	// keys that the call asked for.
+	QuantBackend string  `json:"quant_backend,omitempty"`
+	CausalAlign  string  `json:"causal_align,omitempty"`
+	Window       []int   `json:"window,omitempty"`
+	Softcap      float64 `json:"softcap,omitempty"`
+	Mask         string  `json:"mask,omitempty"`
+	SMs          int     `json:"sms,omitempty"`
+	NumSplits    int     `json:"num_splits,omitempty"`
+	// Unstable says that the kernel itself does not return the same each time.
+	Unstable bool `json:"unstable,omitempty"`
+	// LSE names the tensor of the natural log-sum-exp that came with the output.
+	LSE string `json:"lse,omitempty"`
 	// Description, if there is one, is the whole kernel, and the fields that name it are
 	// for people.
 	Description *program.Program `json:"description,omitempty"`
@@ -194,7 +209,7 @@ func (f file) tensor(name string, want ...int) (*tensor, error) {
 // use.
 func width(dtype string) int {
 	switch dtype {
-	case "F8_E4M3", "F8_E5M2", "I8":
+	case "F8_E4M3", "F8_E5M2", "I8", "BOOL":
 		return 1
 	case "F16", "BF16":
 		return 2
@@ -262,8 +277,10 @@ func dtypeOf(t *tensor) (format.DType, error) {
 		return format.BF16, nil
 	case "F32":
 		return format.FP32, nil
+	case "F8_E4M3":
+		return format.FP8, nil
 	}
-	return 0, fmt.Errorf("tensor %q has dtype %s, expected F16, BF16 or F32", t.Name, t.DType)
+	return 0, fmt.Errorf("tensor %q has dtype %s, expected F16, BF16, F32 or F8_E4M3", t.Name, t.DType)
 }
 
 // valueAt returns element i of an F16, BF16 or F32 tensor.
@@ -276,6 +293,8 @@ func value(dtype string, b uint32) float32 {
 		return format.FP16ToFloat32(uint16(b))
 	case "BF16":
 		return format.BF16ToFloat32(uint16(b))
+	case "F8_E4M3":
+		return format.E4M3(b).Float32()
 	}
 	return math.Float32frombits(b)
 }

@@ -51,7 +51,10 @@ func (e emulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]by
 				Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale(),
 			}, kv, &ws)
 			for blk := range e.k.Blocks(l.Q.Tokens) {
-				n := e.k.Run(q, &ws, blk, o, lse)
+				n, err := e.k.Run(q, &ws, blk, o, lse)
+				if err != nil {
+					return nil, err
+				}
 				for _, x := range o[:n*d] {
 					out["o"] = binary.LittleEndian.AppendUint16(out["o"], uint16(dtype.Bits(x)))
 				}

@@ -58,7 +58,10 @@ func (e *emulated) run(ctx context.Context, jobs int) error {
 				return err
 			}
 			row := head*n + blk*bq
-			rows := e.k.Run(q, &ws, blk, out, e.lse[row:min(row+bq, (head+1)*n)])
+			rows, err := e.k.Run(q, &ws, blk, out, e.lse[row:min(row+bq, (head+1)*n)])
+			if err != nil {
+				return err
+			}
 			for j, x := range out[:rows*d] {
 				e.o[row*d+j] = dtype.Bits(x)
 			}

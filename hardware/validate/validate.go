@@ -14,7 +14,6 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
-	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -414,7 +413,7 @@ func (e *emulated) stages(m *manifest.Manifest, got map[string][]byte) ([]explai
 				s.VCodes = make([]uint16, len(c))
 				n := len(c) / d
 				for j, c := range c {
-					s.VCodes[j/n*n+quant.Permute(j%n)] = c
+					s.VCodes[j/n*n+e.k.Stored(j%n)] = c
 				}
 			}
 		}

@@ -240,6 +240,7 @@ func TestStageTypes(t *testing.T) {
 		{", pv_dtype: e5m2", "v_codes: {type: e4m3", "v_codes: {type: e5m2"},
 		{", pv_dtype: int8", "v_codes: {type: e4m3", "v_codes: {type: i8"},
 		{", pv_dtype: fp16", "v_codes: {type: e4m3", "v_codes: {type: f16"},
+		{", set: [v_codes.order=natural]", "v_codes: {type: e4m3", "v_codes: {type: e4m3"},
 		{", smooth: 'k,v'", "k_scale: {", "v_mean: {type: f16, count: kvh * head_dim}\n  k_scale: {"},
 	} {
 		m, err := changed(t, name, tc.old, tc.new, "kernel: "+name, "kernel: "+name+tc.claim)

@@ -5,7 +5,7 @@
 // A manifest is a YAML file:
 //
 //	name: my-kernel
-//	emulates: {kernel: sage2-8b-sm90}    # and any of its fields: qk_granularity, pv_accum, variant, ...
+//	emulates: {kernel: sage2-8b-sm90}    # or FILE.yaml, a description beside it, and any of its fields: pv_accum, set, ...
 //	arch: sm_90a                         # the oldest GPU; with an a, only that one
 //	head_dims: [64, 128]
 //	dtypes: [f16, bf16]
@@ -34,11 +34,13 @@ package manifest
 
 import (
 	"bytes"
+	"debug/elf"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"maps"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -96,7 +98,30 @@ type Launch struct {
 	Grid   []string `yaml:"grid"`
 	Block  []string `yaml:"block"`
 	Shared string   `yaml:"shared"`
-	Args   []string `yaml:"args"`
+	Args   Args     `yaml:"args"`
+}
+
+// Args are a launch's arguments.
+type Args []string
+
+// UnmarshalYAML reads a list whose null is the word: a decoder of strings leaves it out,
+// and all arguments behind it move up.
+func (a *Args) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind != yaml.SequenceNode {
+		return fmt.Errorf("line %d: args is not a list", n.Line)
+	}
+	*a = nil
+	for _, c := range n.Content {
+		switch {
+		case c.Kind != yaml.ScalarNode:
+			return fmt.Errorf("line %d: args has an entry that is no text", c.Line)
+		case c.Tag == "!!null":
+			*a = append(*a, "null")
+		default:
+			*a = append(*a, c.Value)
+		}
+	}
+	return nil
 }
 
 // Stages are the tensors before the attention itself, in the program's order:
@@ -115,23 +140,27 @@ var builtin = []string{"q", "k", "v", "o", "lse"}
 
 var types = map[string]int{"i4": 4, "i8": 8, "e4m3": 8, "e5m2": 8, "f16": 16, "bf16": 16, "dtype": 16, "f32": 32, "i32": 32}
 
-// Read parses a manifest; name stands for it in errors.
-func Read(name string, r io.Reader) (*Manifest, error) {
-	m, err := parse(r)
+// Read parses a manifest; name stands for it in errors. A file that it names is looked
+// for in the working directory.
+func Read(name string, r io.Reader) (*Manifest, error) { return readIn(name, "", r) }
+
+func readIn(name, dir string, r io.Reader) (*Manifest, error) {
+	m, err := parse(r, dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return m, nil
 }
 
-// Open reads a manifest file.
+// Open reads a manifest file. A description that it names is looked for in the
+// manifest's folder.
 func Open(path string) (*Manifest, error) {
 	f, err := datafile.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	return Read(path, f)
+	return readIn(path, filepath.Dir(path), f)
 }
 
 // maxSize bounds a manifest's size, maxHeadDims what it does: all of it is tried
@@ -141,7 +170,7 @@ const (
 	maxHeadDims = 16
 )
 
-func parse(r io.Reader) (*Manifest, error) {
+func parse(r io.Reader, dir string) (*Manifest, error) {
 	text, err := io.ReadAll(io.LimitReader(r, maxSize+1))
 	if err != nil {
 		return nil, err
@@ -151,7 +180,7 @@ func parse(r io.Reader) (*Manifest, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text))
 	d.KnownFields(true)
-	m := &Manifest{}
+	m := &Manifest{dir: dir}
 	if err := d.Decode(m); err != nil {
 		if errors.Is(err, io.EOF) {
 			return nil, errors.New("empty")
@@ -329,24 +358,34 @@ func (m *Manifest) Runs(sm int) error {
 	return nil
 }
 
-// ptxEntry finds the names of a PTX text's entry points.
-var ptxEntry = regexp.MustCompile(`\.entry\s+([A-Za-z0-9_$%]+)`)
+// ptxEntry finds the names of a PTX text's entry points and their parameters.
+var ptxEntry = regexp.MustCompile(`\.entry\s+([A-Za-z0-9_$%]+)\s*(?:\(([^)]*)\))?`)
 
 // CheckImage reports an image that is neither PTX text nor a cubin, or that does
-// not have an entry point that the manifest launches, by its whole name.
+// not have an entry point that the manifest launches, by its whole name, with as many
+// parameters as the manifest has arguments: the driver reads as many as the entry has.
 func CheckImage(m *Manifest, image []byte) error {
-	var has func(entry string) bool
+	// params returns how many parameters an entry has, -1 if there is no such entry.
+	var params func(entry string) (int, error)
 	switch {
 	case bytes.HasPrefix(image, []byte("\x7fELF")):
-		// A cubin has each function in a section of its own, and the sections' names
-		// in a table where a zero ends each.
-		has = func(entry string) bool { return bytes.Contains(image, []byte(".text."+entry+"\x00")) }
-	case bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry")):
-		entries := map[string]bool{}
-		for _, match := range ptxEntry.FindAllSubmatch(image, -1) {
-			entries[string(match[1])] = true
+		f, err := elf.NewFile(bytes.NewReader(image))
+		if err != nil {
+			return fmt.Errorf("not a cubin: %w", err)
 		}
-		has = func(entry string) bool { return entries[entry] }
+		defer f.Close()
+		params = func(entry string) (int, error) { return cubinParams(f, entry) }
+	case bytes.Contains(image, []byte(".version")) && bytes.Contains(image, []byte(".entry")):
+		entries := map[string]int{}
+		for _, match := range ptxEntry.FindAllSubmatch(image, -1) {
+			entries[string(match[1])] = bytes.Count(match[2], []byte(".param"))
+		}
+		params = func(entry string) (int, error) {
+			if n, ok := entries[entry]; ok {
+				return n, nil
+			}
+			return -1, nil
+		}
 	default:
 		return errors.New("neither PTX text nor a cubin")
 	}
@@ -356,10 +395,47 @@ func CheckImage(m *Manifest, image []byte) error {
 			return err
 		}
 		for _, l := range plan.Launches {
-			if !has(l.Entry) {
+			n, err := params(l.Entry)
+			switch {
+			case err != nil:
+				return err
+			case n < 0:
 				return fmt.Errorf("no entry %s, which the manifest %s launches", l.Entry, m.Name)
+			case n != len(l.Args):
+				return fmt.Errorf("entry %s has %d parameters, and the manifest %s gives it %d arguments", l.Entry, n, m.Name, len(l.Args))
 			}
 		}
 	}
 	return nil
+}
+
+// cubinParams returns how many parameters an entry of a cubin has, -1 if there is no such
+// entry. The section .nv.info.ENTRY is a list of attributes, a byte each for its form and
+// its kind and 16 bits that are its value or, in form 4, the size of what follows; there
+// is one of kind 0x17 for each parameter (cuobjdump -elf shows them as EIATTR_KPARAM_INFO).
+func cubinParams(f *elf.File, entry string) (int, error) {
+	const sized, paramInfo = 4, 0x17
+	if f.Section(".text."+entry) == nil {
+		return -1, nil
+	}
+	s := f.Section(".nv.info." + entry)
+	if s == nil {
+		return 0, nil
+	}
+	x, err := s.Data()
+	if err != nil {
+		return 0, fmt.Errorf("not a cubin: %s: %w", s.Name, err)
+	}
+	n := 0
+	for len(x) >= 4 {
+		form, kind, size := x[0], x[1], 0
+		if form == sized {
+			size = int(x[2]) | int(x[3])<<8
+		}
+		if kind == paramInfo {
+			n++
+		}
+		x = x[min(len(x), 4+size):]
+	}
+	return n, nil
 }

@@ -1,13 +1,19 @@
 package manifest
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"math"
+	"os"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/sageacc/sageacc/emulate/program"
 )
 
 const good = `
@@ -233,40 +239,142 @@ func TestRuns(t *testing.T) {
 	}
 }
 
-// An image must have every entry by its whole name, for both masks.
+// cubin is an ELF file with sections of these names; what follows a space is the number
+// of parameters that a section .nv.info tells.
+func cubin(sections ...string) string {
+	names, body := "\x00.shstrtab\x00", ""
+	type header struct{ name, at, size int }
+	headers := []header{{}, {name: 1}}
+	for _, s := range sections {
+		s, n, _ := strings.Cut(s, " ")
+		data := ""
+		if n != "" {
+			count, _ := strconv.Atoi(n)
+			data = "\x04\x0a\x08\x00........" + strings.Repeat("\x04\x17\x0c\x00............", count) + "\x03\x1b\xff\x00"
+		}
+		headers = append(headers, header{len(names), 64 + len(body), len(data)})
+		names += s + "\x00"
+		body += data
+	}
+	headers[1].at, headers[1].size = 64+len(body), len(names)
+	body += names
+	le := binary.LittleEndian
+	b := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 57)...)
+	le.PutUint16(b[16:], 2)
+	le.PutUint16(b[18:], 190) // EM_CUDA
+	le.PutUint32(b[20:], 1)
+	le.PutUint64(b[40:], uint64(64+len(body)))
+	le.PutUint16(b[52:], 64)
+	le.PutUint16(b[58:], 64)
+	le.PutUint16(b[60:], uint16(len(headers)))
+	le.PutUint16(b[62:], 1)
+	b = append(b, body...)
+	for i, h := range headers {
+		s := make([]byte, 64)
+		le.PutUint32(s, uint32(h.name))
+		le.PutUint32(s[4:], []uint32{0, 3, 1}[min(i, 2)])
+		le.PutUint64(s[24:], uint64(h.at))
+		le.PutUint64(s[32:], uint64(h.size))
+		b = append(b, s...)
+	}
+	return string(b)
+}
+
+// An image must have every entry by its whole name, for both masks, with as many
+// parameters as there are arguments.
 func TestCheckImage(t *testing.T) {
 	m := read(t, good)
-	const (
-		ptx = ".version 8.4\n.visible .entry go_f16_64_0(\n.visible .entry go_f16_128_0(\n" +
-			".entry go_f16_64_1 (\n.weak .entry\n\tgo_f16_128_1"
-		cubin = "\x7fELF...\x00.text.go_f16_64_0\x00.text.go_f16_64_1\x00.text.go_f16_128_0\x00.nv.info.go_f16_128_1\x00.text.go_f16_128_1\x00"
-	)
-	for _, image := range []string{ptx, cubin} {
+	entries := []string{"go_f16_64_0", "go_f16_128_0", "go_f16_64_1", "go_f16_128_1"}
+	nine := "(\n\t.param .u64 p0" + strings.Repeat(",\n\t.param .u32 p", 8) + "\n)\n{\n}\n"
+	ptx, kinds := ".version 8.4\n", []string{".visible .entry ", ".entry ", ".weak .entry\n\t", ".visible .entry "}
+	var sections []string
+	for i, e := range entries {
+		ptx += kinds[i] + e + strings.Repeat(" ", i%2) + nine
+		sections = append(sections, ".nv.info."+e+" 9", ".text."+e)
+	}
+	for _, image := range []string{ptx, cubin(sections...)} {
 		if err := CheckImage(m, []byte(image)); err != nil {
 			t.Error(err)
 		}
 	}
+	with := func(old, new string) string {
+		x := slices.Clone(sections)
+		for i := range x {
+			x[i] = strings.Replace(x[i], old, new, 1)
+		}
+		return cubin(x...)
+	}
 	for _, tc := range []struct{ image, want string }{
 		{"", "neither"},
 		{"hello", "neither"},
-		{"\x7fELF", "no entry go_f16_64_0"},
-		{".version 8.4\n.entry go_f16_64_0", "no entry"},
+		{"\x7fELF", "not a cubin: "},
+		{cubin(sections...)[:300], "not a cubin: "},
+		{".version 8.4\n.entry go_f16_64_0x", "no entry"},
 		// The causal variants are entries too.
 		{strings.ReplaceAll(ptx, "64_1", "64_2"), "no entry go_f16_64_1"},
-		{strings.ReplaceAll(cubin, "64_1", "64_2"), "no entry go_f16_64_1"},
+		{with("64_1", "64_2"), "no entry go_f16_64_1"},
 		// A longer name is another.
 		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
 		{strings.ReplaceAll(ptx, "go_f16_64_0", "go_f16_64_0$x"), "no entry go_f16_64_0"},
 		{strings.ReplaceAll(ptx, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
-		{strings.ReplaceAll(cubin, "go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
-		{strings.ReplaceAll(cubin, "go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
+		{with("go_f16_64_0", "go_f16_64_0x"), "no entry go_f16_64_0"},
+		{with("go_f16_64_0", "ago_f16_64_0"), "no entry go_f16_64_0"},
 		// A function that is called, or a section beside the code, is no entry.
 		{strings.ReplaceAll(ptx, ".entry go_f16_64_0", ".func go_f16_64_0"), "no entry go_f16_64_0"},
-		{strings.ReplaceAll(cubin, ".text.go_f16_128_1", ""), "no entry go_f16_128_1"},
+		{with(".text.go_f16_128_1", ".rel.go_f16_128_1"), "no entry go_f16_128_1"},
+		{strings.Replace(ptx, ",\n\t.param .u32 p", "", 1), "go_f16_64_0 has 8 parameters, and the manifest mine gives it 9 arguments"},
+		{strings.Replace(ptx, nine, "()", 1), "go_f16_64_0 has 0 parameters"},
+		{with("go_f16_64_1 9", "go_f16_64_1 10"), "go_f16_64_1 has 10 parameters, and the manifest mine gives it 9 arguments"},
+		{with(".nv.info.go_f16_64_1 9", ".debug"), "go_f16_64_1 has 0 parameters"},
 	} {
 		if err := CheckImage(m, []byte(tc.image)); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("image %q: error %v, want %q", tc.image, err, tc.want)
 		}
+	}
+}
+
+// An argument that is null is one, with and without quotes.
+func TestNullArgument(t *testing.T) {
+	p := Problem{Batch: 1, Heads: 2, KVHeads: 1, Queries: 3, Keys: 3, HeadDim: 64, DType: "f16", Scale: 1}
+	want, err := read(t, good).Plan(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, null := range []string{"null", "~", "'null'"} {
+		got, err := read(t, strings.Replace(good, `"null"`, null, 1)).Plan(p)
+		if err != nil || !reflect.DeepEqual(got.Launches, want.Launches) {
+			t.Errorf("%s: %v, launches %+v, want %+v", null, err, got, want.Launches)
+		}
+	}
+	for _, args := range []string{"args: [q, [k], o]", "args: {q: o}", "args: o"} {
+		text := good[:strings.Index(good, "args:")] + args
+		if _, err := Read("x", strings.NewReader(text)); err == nil || !strings.Contains(err.Error(), "args") {
+			t.Errorf("%s: error %v", args, err)
+		}
+	}
+}
+
+// A description that a manifest names stands beside it, wherever one works.
+func TestDescriptionBesideManifest(t *testing.T) {
+	const dir = "../attention/custom"
+	m, err := Open(dir + "/reverse96.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := m.Program("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := program.Load(dir + "/reverse96.program.yaml")
+	if err != nil || p.Key() != want.Key() {
+		t.Errorf("%v; the manifest's program differs in %v", err, program.Diff(&want, &p))
+	}
+	text, err := os.ReadFile(dir + "/reverse96.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read("x", bytes.NewReader(text)); err == nil || !strings.Contains(err.Error(), "reverse96.program.yaml") {
+		t.Errorf("from the working directory: error %v", err)
 	}
 }
 

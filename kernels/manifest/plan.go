@@ -279,7 +279,7 @@ func walk(e ast.Expr, vars map[string]constant.Value, floats bool, depth int) (c
 		if err != nil {
 			return nil, err
 		}
-		return binary(e.Op, x, y, floats)
+		return operate(e.Op, x, y, floats)
 	case *ast.CallExpr:
 		f, ok := e.Fun.(*ast.Ident)
 		if !ok || f.Name != "min" && f.Name != "max" || len(e.Args) == 0 {
@@ -304,7 +304,7 @@ func walk(e ast.Expr, vars map[string]constant.Value, floats bool, depth int) (c
 	return nil, errors.New("only + - * / %, parentheses, min and max are known")
 }
 
-func binary(op token.Token, x, y constant.Value, floats bool) (constant.Value, error) {
+func operate(op token.Token, x, y constant.Value, floats bool) (constant.Value, error) {
 	switch op {
 	case token.ADD, token.SUB, token.MUL:
 	case token.QUO, token.REM:

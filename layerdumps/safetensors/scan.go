@@ -165,7 +165,7 @@ func (s *scanner) string(limit int) ([]byte, error) {
 		case c < ' ':
 			return nil, syntax("the control character %q in a string", c)
 		case len(s.buf) > limit:
-			return nil, fmt.Errorf("the header has a name or a text of more than %d bytes, which begins %.40q", limit, s.buf[1:])
+			return nil, fmt.Errorf("the header has a name or a text of more than %d bytes: %.40q and more", limit, s.buf[1:])
 		case c == '\\':
 			escaped = true
 			s.buf = append(s.buf, c)

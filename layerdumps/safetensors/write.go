@@ -45,6 +45,20 @@ func (t *Tensor) checkSize() error {
 	return nil
 }
 
+// WriteTo writes what Write puts into a file.
+func WriteTo(w io.Writer, metadata map[string]string, tensors []Tensor) error {
+	header, _, err := encodeHeader(metadata, tensors)
+	if err != nil {
+		return err
+	}
+	for i := range tensors {
+		if err := tensors[i].checkSize(); err != nil {
+			return err
+		}
+	}
+	return writeAll(w, header, tensors)
+}
+
 func writeAll(w io.Writer, header []byte, tensors []Tensor) error {
 	if _, err := w.Write(header); err != nil {
 		return err

@@ -166,8 +166,8 @@ func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, jobs int) error {
 		var ws emulate.Workspace
 		q := k.Query(in, kv, &ws)
 		return func(b int) error {
-			k.Run(q, &ws, b, h.out[b*block:], nil)
-			return nil
+			_, err := k.Run(q, &ws, b, h.out[b*block:], nil)
+			return err
 		}
 	})
 }

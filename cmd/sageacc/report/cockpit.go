@@ -19,17 +19,25 @@ import (
 // What the script draws from. Names of fields are short, for there may be 5,000 layers
 // of 32 heads; words are made here, so that the script only draws.
 
-// figure is a number with five digits, "NaN", "+Inf" or "-Inf".
+// figure is a number with five digits, "NaN", "+Inf" or "-Inf". Four are shown.
 type figure float64
 
 // MarshalJSON implements [json.Marshaler].
-func (f figure) MarshalJSON() ([]byte, error) {
-	v := float64(f)
+func (f figure) MarshalJSON() ([]byte, error) { return appendNumber(nil, float64(f), 5), nil }
+
+// exact is a figure with ten digits, so that it is hardly ever rounded another way than
+// in the plain table.
+type exact float64
+
+// MarshalJSON implements [json.Marshaler].
+func (f exact) MarshalJSON() ([]byte, error) { return appendNumber(nil, float64(f), 10), nil }
+
+func appendNumber(b []byte, v float64, digits int) []byte {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return []byte(strconv.Quote(strconv.FormatFloat(v, 'g', -1, 64))), nil
+		return strconv.AppendQuote(b, strconv.FormatFloat(v, 'g', -1, 64))
 	}
-	b := strconv.AppendFloat(nil, v, 'g', 5, 64)
-	return bytes.Replace(b, []byte("e+"), []byte("e"), 1), nil
+	b = strconv.AppendFloat(b, v, 'g', digits, 64)
+	return bytes.Replace(b, []byte("e+"), []byte("e"), 1)
 }
 
 // cockpit is the overview of one result, or of two over each other.
@@ -57,10 +65,10 @@ type row struct {
 }
 
 // four are 1 - cosine similarity, relative L1, RMSE and the largest error.
-type four [4]figure
+type four [4]exact
 
 func fourOf(v metrics.Values) four {
-	return four{figure(1 - float64(v.CosSim)), figure(v.RelL1), figure(v.RMSE), figure(v.MaxAbs)}
+	return four{exact(1 - float64(v.CosSim)), exact(v.RelL1), exact(v.RMSE), exact(v.MaxAbs)}
 }
 
 // bits are how many elements differ, of how many, and by how many ulp at most.
@@ -84,9 +92,12 @@ type heads struct {
 	// Names are those of the heads; nil if they are 0, 1, 2 and so on.
 	Names    []string    `json:"n,omitempty"`
 	Emulated [4][]figure `json:"e"`
-	// Actual and Bits are there if every head has them.
+	// Actual and Differ, how many elements differ and by how many ulp at most, are there
+	// if every head has them.
 	Actual *[4][]figure `json:"a,omitempty"`
-	Bits   []bits       `json:"b,omitempty"`
+	Differ [][2]int64   `json:"b,omitempty"`
+	// Elements are those of a head, once if all have the same.
+	Elements []int64 `json:"m,omitempty"`
 }
 
 // three are 1 - cosine similarity, relative L1 and the mean squared error.
@@ -360,17 +371,22 @@ func headsOf(l *compare.Layer) *heads {
 	for i := range l.Heads {
 		x := &l.Heads[i]
 		for k, v := range fourOf(x.EmulatedVsReference) {
-			h.Emulated[k] = append(h.Emulated[k], v)
+			h.Emulated[k] = append(h.Emulated[k], figure(v))
 		}
 		if actual {
 			for k, v := range fourOf(*x.ActualVsReference) {
-				h.Actual[k] = append(h.Actual[k], v)
+				h.Actual[k] = append(h.Actual[k], figure(v))
 			}
-			h.Bits = append(h.Bits, bitsOf(x.ActualVsEmulated))
+			b := x.ActualVsEmulated
+			h.Differ = append(h.Differ, [2]int64{b.Mismatched, int64(b.MaxULP)})
+			h.Elements = append(h.Elements, b.Elements)
 		}
 		if !plain {
 			h.Names = append(h.Names, fmt.Sprintf("%d/%d", x.Batch, x.Head))
 		}
+	}
+	if e := slices.Compact(slices.Clone(h.Elements)); len(e) == 1 {
+		h.Elements = e
 	}
 	return h
 }

@@ -198,15 +198,6 @@ func (t table) Cells(row tableRow) []cell {
 	return out
 }
 
-// rows makes rows of text.
-func rows(lines ...[]string) []tableRow {
-	var out []tableRow
-	for _, l := range lines {
-		out = append(out, tableRow{Text: l})
-	}
-	return out
-}
-
 // bar draws a value from 0 to top, and a mark at another if that is not NaN.
 func bar(value, mark, top float64) template.HTML {
 	const width = 160

@@ -294,8 +294,11 @@ func (f *figure) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// UnmarshalJSON reads what MarshalJSON writes.
+func (f *exact) UnmarshalJSON(b []byte) error { return (*figure)(f).UnmarshalJSON(b) }
+
 // near holds what five digits hold.
-func near(got figure, want float64) bool {
+func near[T ~float64](got T, want float64) bool {
 	return float64(got) == want || math.Abs(float64(got)-want) <= 1e-4*math.Abs(want) || math.IsNaN(float64(got)) && math.IsNaN(want)
 }
 

@@ -165,8 +165,10 @@ func (v *Values) recordSize() int { return v.unit.Step + 8 }
 const slack = 256
 
 // NewValues returns a V of dim channels for a padded number of keys, a multiple
-// of tile, which is one of 32.
+// of tile. Index and Dot want a tile that is a multiple of 32; of others the codes are
+// kept alone.
 func NewValues(format *ValueFormat, dim, keys, tile int, unit Unit) *Values {
+	keys = (keys + 31) / 32 * 32 // the codes lie in groups of so many
 	v := &Values{dim: dim, unit: unit, tile: tile, format: format}
 	v.codes = make([]uint8, keys*dim+slack)
 	if unit.Kind.FP16() {

@@ -129,7 +129,7 @@ function headsView(l, run) {
   if (run.h.a) heads.push(['actual: cos', 'num'], ['rel. L1', 'num'], ['RMSE', 'num'], ['max. error', 'num'], ['differing', 'num'], ['max. ulp', 'num']);
   const figures = (f, h) => [cosine(num(f[0][h])), number(num(f[1][h])), number(num(f[2][h])), number(num(f[3][h]))];
   out.push(table(n > 10 ? 'The 10 worst of ' + n + ' heads, by ' + m.unit : 'Heads, worst first, by ' + m.unit, heads, shown.map((h) => [
-    run.h.n ? run.h.n[h] : String(h), ...figures(run.h.e, h), ...(run.h.a ? [...figures(run.h.a, h), run.h.b[h][0] + ' of ' + run.h.b[h][1], String(run.h.b[h][2])] : []),
+    run.h.n ? run.h.n[h] : String(h), ...figures(run.h.e, h), ...(run.h.a ? [...figures(run.h.a, h), run.h.b[h][0] + ' of ' + headElements(run.h, h), String(run.h.b[h][1])] : []),
   ])));
   return out;
 }

@@ -128,19 +128,21 @@ function all(columns, rows, value) {
   return out;
 }
 
-// uniform puts a map into words if all of its cells would look alike, and is null
-// otherwise.
+// uniform puts a map into words if all of its cells would look alike: they are of one
+// shade, or lie within a quarter of each other. Otherwise it is null.
 function uniform(values, shade, m) {
-  let lo = Infinity, hi = -Infinity, n = 0, kind = null;
+  let lo = Infinity, hi = -Infinity, n = 0, kind = null, alike = true;
   for (const v of values) {
     if (v === undefined) continue;
     const k = shade.kind(v);
-    if (kind !== null && k !== kind) return null;
+    alike = alike && (kind === null || k === kind);
     kind = k;
     n++;
+    if (Number.isNaN(v)) lo = NaN;
     if (v < lo) lo = v;
     if (v > hi) hi = v;
   }
+  if (!alike && !(shade.extent && lo > 0 && hi < 1.25 * lo)) return null;
   if (kind === 'bad') return 'not finite in all of ' + n + '.';
   return lo === hi ? m.write(lo) + ' in all of ' + n + '.' : 'between ' + m.write(lo) + ' and ' + m.write(hi) + ' in all of ' + n + '; none stands out.';
 }

@@ -33,11 +33,14 @@ function figure(run, output, m) {
   return f ? f[m] : undefined;
 }
 
+// headElements is how many elements a head has.
+const headElements = (x, h) => (x.m.length === 1 ? x.m[0] : x.m[h]);
+
 // headFigure is the same of a head.
 function headFigure(run, output, m, h) {
   const x = run && run.h;
   if (!x) return undefined;
-  if (m === 4) return x.b && h < x.b.length ? (x.b[h][1] > 0 ? x.b[h][0] / x.b[h][1] : 0) : undefined;
+  if (m === 4) return x.b && h < x.b.length ? (headElements(x, h) > 0 ? x.b[h][0] / headElements(x, h) : 0) : undefined;
   const f = output === 'a' ? x.a : x.e;
   return f && h < f[m].length ? num(f[m][h]) : undefined;
 }
