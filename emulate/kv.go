@@ -54,7 +54,8 @@ type KV struct {
 	strips, vOrdinary bool
 	// dead holds the channels of zeros in V, whose codes are all NaN
 	// (quant.Values.Dead): the kernels on strips take zeros for them.
-	dead []bool
+	dead      []bool
+	deadCount int
 
 	// Counts of the inputs and codes of K and V.
 	Counts Counts

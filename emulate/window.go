@@ -23,7 +23,6 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
 	vCodes      *vec.Values
-	finite      bool // V's codes, but for dead channels
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -65,16 +64,13 @@ func (k *Kernel) encode(kv *KV) {
 	n := kv.windowCount()
 	jobs := max(1, min(kv.in.Jobs, n))
 	kept := make([]*window, n)
-	finite := true
 	var mu sync.Mutex
 	// Each goroutine takes every jobs-th window.
 	parallel.Each(jobs, jobs, func(j int) {
 		var counts Counts
-		all := true
 		w := &window{}
 		for i := j; i < n; i += jobs {
 			k.fill(kv, w, i, &counts)
-			all = all && w.finite
 			if !kv.in.Stream {
 				kept[i] = w
 				w = &window{buf: w.buf, scales: w.scales, row: w.row, rows: w.rows}
@@ -84,9 +80,7 @@ func (k *Kernel) encode(kv *KV) {
 		mu.Lock()
 		defer mu.Unlock()
 		kv.Counts.Merge(&counts)
-		finite = finite && all
 	})
-	kv.strips = kv.strips && finite
 	if !kv.in.Stream {
 		kv.windows = kept
 	}
@@ -121,11 +115,10 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
-	w.finite = true
 	if !kv.strips {
 		return
 	}
-	w.finite = w.vCodes.Index(k.level.l, kv.dead)
+	w.vCodes.Index(k.level.l, kv.dead)
 	for i := range w.kBias {
 		var s int32
 		for _, c := range w.kCodes[i*d : i*d+d] {

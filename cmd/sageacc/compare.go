@@ -75,6 +75,10 @@ An actual output that is NaN or infinite where the emulated one is finite fails
 without being asked for, unless --allow-nonfinite is given. A check of actual or
 bits where no layer has an actual output is an error.
 
+--kernel auto is the kernel that a dump's metadata names: that of the call that was
+captured, or else what sageattn() runs on the GPU; sageattn@auto is the latter, or the
+SageAttention function that was called.
+
 --kernel A,B,C compares several kernels in one table, and checks each. As JSON that
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
@@ -156,6 +160,9 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := chooseAll(cmd, kernels, d); err != nil {
+		return err
+	}
 	if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
 		gate := checks.NeedsActual()
 		if f.why {
@@ -176,17 +183,19 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	}
 	e.tellIgnored(d)
 	if f.format == "csv" { // the others say it
-		e.tellReported(kernels...)
+		for _, k := range kernels {
+			e.tellReported(k.kernel)
+		}
 	}
 	var results []*compare.Result
 	var made []compare.Check
 	for _, k := range kernels {
-		opt := compare.Options{Kernel: k, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
 		res, err := e.compare(cmd.Context(), d, opt, f.why, f.causes)
 		if err != nil {
 			return err
 		}
-		res.Args = commandLine(cmd, args)
+		res.Args, res.Kernel.Chosen = commandLine(cmd, args), k.flags.choice()
 		own := res.Check(*checks)
 		res.Verdict = compare.Judge([]*compare.Result{res}, own)
 		results, made = append(results, res), append(made, own...)

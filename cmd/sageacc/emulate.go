@@ -66,11 +66,11 @@ func (f *emulateFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if e.shown && (f.out == "" || f.out == "-") {
 		return errors.New("tensors are not for a terminal: say -o FILE")
 	}
-	k, err := f.kernel.build(cmd)
+	k, err := f.kernel.early(cmd)
 	if err != nil {
 		return err
 	}
-	opt := compare.Options{Kernel: k, LSE: f.dump.lse, PerHead: true, NoReference: f.ref == "", Jobs: f.jobs}
+	opt := compare.Options{LSE: f.dump.lse, PerHead: true, NoReference: f.ref == "", Jobs: f.jobs}
 	if f.ref != "" {
 		if opt.Reference, err = reference.ParsePrecision(f.ref); err != nil {
 			return fmt.Errorf("--reference: %w", err)
@@ -90,6 +90,12 @@ func (f *emulateFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	if k == nil {
+		if k, err = f.kernel.late(cmd, d); err != nil {
+			return err
+		}
+	}
+	opt.Kernel = k
 	if err := nothingIgnored(d); err != nil {
 		return err
 	}
@@ -99,6 +105,7 @@ func (f *emulateFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 		return err
 	}
 	defer w.abort()
+	e.tellChoice(&f.kernel)
 	bar := e.progress("emulate")
 	opt.Progress = bar.show
 	c, err := tensors.New(d, k, tensors.Options{LSE: f.dump.lse, Reference: f.ref != "", Precision: opt.Reference})

@@ -23,10 +23,13 @@ type trial struct {
 	causal  bool
 	scale   float64
 	changes []string
+	// Of a search among kernels: which one it changes, and its place.
+	kernel string
+	at     int
 }
 
-// at is the case of a trial on a layer.
-func (t *trial) at(l *layerdumps.Layer) program.Case {
+// caseOn is the case of a trial on a layer.
+func (t *trial) caseOn(l *layerdumps.Layer) program.Case {
 	c := heads.Case(l)
 	c.Causal = t.causal
 	return c
@@ -53,6 +56,9 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 	// What a description says beyond those.
 	for _, s := range sets {
 		b.set(s.path, s.value)
+	}
+	if base.QKCodes.Fold != "none" {
+		b.backends()
 	}
 	n := len(b.list)
 	b.lines()
@@ -92,7 +98,7 @@ func (b *builder) named(point, flag, value string, has func(*program.Program) st
 func (b *builder) set(path, value string) {
 	b.list = append(b.list, edit{point: path, apply: func(t *trial) (string, error) {
 		path, value := path, value
-		shape, at := t.program.ShapeAt(t.at(b.layer))
+		shape, at := t.program.ShapeAt(t.caseOn(b.layer))
 		if shape == nil {
 			return "", fmt.Errorf("no tile shape for %s", b.layer.Name)
 		}
@@ -181,6 +187,16 @@ func (b *builder) variants() {
 	variant("fma", split)
 }
 
+// backends are the quantisers that come with a kernel that folds constants into Q's codes.
+func (b *builder) backends() {
+	for _, x := range []struct{ name, flags string }{
+		{"triton", "--set qk_codes.scale=triton-block --set qk_codes.round=away --set smoothing.k_difference=input"},
+		{"cuda", "--set qk_codes.scale=fused --set qk_codes.round=even --set smoothing.k_difference=fp32-ftz"},
+	} {
+		b.change("backend", x.flags+" (quant_backend "+x.name+")", func(p *program.Program) error { return p.SetQuantBackend(x.name) })
+	}
+}
+
 // lines are whatever else a line of the description may say.
 func (b *builder) lines() {
 	for _, c := range b.base.Choices() {
@@ -191,6 +207,11 @@ func (b *builder) lines() {
 			if value != c.Value {
 				b.set(c.Path, value)
 			}
+		}
+	}
+	if b.base.Tiles.Combine != "" {
+		for n := 1; n <= mostParts; n++ {
+			b.set("tiles.split", strconv.Itoa(n))
 		}
 	}
 	for _, x := range []struct {
@@ -212,7 +233,7 @@ func (b *builder) lines() {
 // sets are choices that no flag of their own has, and that are tried together with others.
 var sets = []struct{ path, value string }{
 	{"tiles.order", "last-to-first"}, {"tiles.order", "first-to-last"},
-	{"mask.causal", "bottom-right"}, {"mask.causal", "top-left"},
+	{"mask.causal", "bottom-right"}, {"mask.causal", "bottom-right-unsigned"}, {"mask.causal", "top-left"},
 	{"v_codes.order", "natural"}, {"v_codes.order", "permuted16"},
 	{"tiles.shapes.0.keys", "32"}, {"tiles.shapes.0.keys", "64"}, {"tiles.shapes.0.keys", "96"}, {"tiles.shapes.0.keys", "128"}, {"tiles.shapes.0.keys", "256"},
 	{"denominator.order", "groups16"}, {"denominator.order", "sequential"}, {"denominator.order", "tile"}, {"denominator.combine", "02+13"}, {"denominator.combine", "01+23"},
@@ -223,6 +244,9 @@ var sets = []struct{ path, value string }{
 	{"exponent.round", "fma"}, {"maximum.round", "fma"}, {"scores.product", "fp64"}, {"scores.product", "fp32"},
 	{"operands.subnormals", "keep"}, {"operands.subnormals", "flush"},
 }
+
+// mostParts is into how many parts of the keys hypotheses go.
+const mostParts = 32
 
 // silent are choices that no output tells apart: the output's own dtype is known, and the
 // log-sum-exp is another.
@@ -295,7 +319,7 @@ type identity struct {
 }
 
 func (t *trial) identity(l *layerdumps.Layer) (identity, error) {
-	bound, err := t.program.At(t.at(l))
+	bound, err := t.program.At(t.caseOn(l))
 	if err != nil {
 		return identity{}, err
 	}
@@ -310,8 +334,11 @@ func (t *trial) identity(l *layerdumps.Layer) (identity, error) {
 			p.Mask.Tiles = "all"
 		}
 	}
-	if l.Q.Tokens == l.K.Tokens {
+	switch {
+	case l.Q.Tokens == l.K.Tokens:
 		p.Mask.Causal = "top-left"
+	case l.Q.Tokens < l.K.Tokens && p.Mask.Causal == "bottom-right-unsigned":
+		p.Mask.Causal = "bottom-right"
 	}
 	if len(p.Tiles.Shapes) == 1 && l.K.Tokens%p.Tiles.Shapes[0].Keys == 0 {
 		p.Mask.Beyond = "masked"
@@ -333,7 +360,7 @@ type lattice struct {
 }
 
 func newLattice(l *layerdumps.Layer, base trial) (*lattice, error) {
-	bound, err := base.program.At(base.at(l))
+	bound, err := base.program.At(base.caseOn(l))
 	if err != nil {
 		return nil, err
 	}
@@ -377,7 +404,7 @@ func (x *lattice) next() []trial {
 			}
 			if id, err := t.identity(x.layer); err == nil && !x.seen[id] {
 				x.seen[id] = true
-				t.changes = flags
+				t.changes = append(slices.Clone(x.base.changes), flags...)
 				ts = append(ts, t)
 			}
 		}

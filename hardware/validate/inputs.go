@@ -45,9 +45,9 @@ func ParseShape(text string) (Shape, error) {
 	if s.Heads%s.KVHeads != 0 {
 		return s, fmt.Errorf("shape %q: %d query heads do not divide into %d kv heads", text, s.Heads, s.KVHeads)
 	}
-	const elements = 1 << 31
+	const elements int64 = 1 << 31
 	for _, n := range []int{s.Queries, s.Keys} {
-		if s.Batch > elements/s.Heads || s.Batch*s.Heads > elements/(n*s.HeadDim) {
+		if heads := int64(s.Batch) * int64(s.Heads); heads > elements || heads > elements/(int64(n)*int64(s.HeadDim)) {
 			return s, fmt.Errorf("shape %q: more than 2^31 elements", text)
 		}
 	}
