@@ -93,6 +93,9 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
+	// Chosen says which kernel a choice by the dump's metadata came to, and why (see package
+	// auto); Run leaves it empty.
+	Chosen string `json:"chosen,omitempty"`
 	// Variant lists the deviations from the kernel of that name, Changes those that only
 	// a change of the description can say.
 	Variant string           `json:"variant,omitempty"`

@@ -18,7 +18,8 @@ type QInput struct {
 	// Causal masks keys that come after the query, aligned as the program says.
 	Causal bool
 	// Left and Right, where Windowed is set, mask keys more than Left before or Right after
-	// the query, aligned like the causal mask; -1 for no bound.
+	// the query, aligned like the causal mask; -1 for no bound. Right counts only without
+	// Causal, which hides all that it does.
 	Windowed    bool
 	Left, Right int
 	// Visible, if not nil, is a boolean mask: it writes whether query row sees keys [lo,
@@ -28,6 +29,10 @@ type QInput struct {
 	Bias    func(row, lo, hi int, dst []float32)
 	// Softcap, if not 0, is a soft cap of the scores, which the program must take.
 	Softcap float64
+	// Group is how many query heads share the kv head, and Member which of them this one is,
+	// from 0 on; a Group of 0 stands for one head alone. They matter where the keys are split as
+	// FlashAttention-3 splits them (tiles.combine: fa3).
+	Group, Member int
 	// QDescale is the scale of FP8 operands that comes with Q; 0 stands for one made of the
 	// head's largest magnitude, amax/448.
 	QDescale float32
@@ -297,18 +302,22 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 
 // tiles returns the tiles of keys [first, last) that a block of query rows looks at.
 func (k *Kernel) tiles(q *Query, block int) (first, last int) {
-	keys := q.kv.in.Len
-	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
+	return k.tilesOf(q, block*k.tiling.BlockQ, (block+1)*k.tiling.BlockQ)
+}
+
+// tilesOf is tiles for query rows [lo, hi).
+func (k *Kernel) tilesOf(q *Query, lo, hi int) (first, last int) {
+	keys, bk := q.kv.in.Len, k.tiling.BlockK
 	align := k.align(q.in.Len, keys)
 	if q.in.Causal {
-		keys = min(keys, (block+1)*bq+align)
+		keys = min(keys, hi+align)
 	}
 	if q.in.Windowed {
 		if q.in.Right >= 0 {
-			keys = min(keys, (block+1)*bq+align+q.in.Right)
+			keys = min(keys, hi+align+q.in.Right)
 		}
 		if q.in.Left >= 0 {
-			first = max(0, (block*bq+align-q.in.Left)/bk)
+			first = max(0, (lo+align-q.in.Left)/bk)
 		}
 	}
 	return first, max(first, (keys+bk-1)/bk)
@@ -316,10 +325,19 @@ func (k *Kernel) tiles(q *Query, block int) (first, last int) {
 
 // align is what is added to a query's number for the key that it is aligned with.
 func (k *Kernel) align(queries, keys int) int {
-	if k.prog.Mask.Causal == "bottom-right" {
-		return keys - queries
+	if k.prog.Mask.Causal == "top-left" {
+		return 0
 	}
-	return 0
+	return keys - queries
+}
+
+// causalEnd returns the end of the keys that a causal mask leaves to a query.
+func (k *Kernel) causalEnd(q *Query, row int) int {
+	align := k.align(q.in.Len, q.kv.in.Len)
+	if bq := k.tiling.BlockQ; k.prog.Mask.Causal == "bottom-right-unsigned" && row/bq*bq+align < 0 {
+		return row/bq*bq + bq + align
+	}
+	return row + align + 1 + k.prog.Mask.Shift
 }
 
 // Tiles returns how many tiles of keys a block of query rows looks at, where there are so

@@ -74,6 +74,10 @@ An actual output that is NaN or infinite where the emulated one is finite fails
 without being asked for, unless --allow-nonfinite is given. A check of actual or
 bits where no layer has an actual output is an error.
 
+--kernel auto is the kernel that a dump's metadata names: that of the call that was
+captured, or else what sageattn() runs on the GPU; sageattn@auto is the latter, or the
+SageAttention function that was called.
+
 --kernel A,B,C compares several kernels in one table, and checks each. As JSON that
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
@@ -133,6 +137,9 @@ with all others exact, and all others with that step exact.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
+			if err := chooseAll(cmd, kernels, d); err != nil {
+				return err
+			}
 			if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
 				gate := checks.NeedsActual()
 				if why {
@@ -155,12 +162,12 @@ with all others exact, and all others with that step exact.`,
 			var results []*compare.Result
 			var made []compare.Check
 			for _, k := range kernels {
-				opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes}
+				opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes}
 				res, err := e.compare(cmd.Context(), d, opt, why, causes)
 				if err != nil {
 					return err
 				}
-				res.Args = commandLine(cmd, args)
+				res.Args, res.Kernel.Chosen = commandLine(cmd, args), k.flags.choice()
 				own := res.Check(*checks)
 				res.Verdict = compare.Judge([]*compare.Result{res}, own)
 				results, made = append(results, res), append(made, own...)

@@ -48,11 +48,11 @@ bear on the result.`,
 			if e.shown && (out == "" || out == "-") {
 				return errors.New("tensors are not for a terminal: say -o FILE")
 			}
-			k, err := kernel.build(cmd)
+			k, err := kernel.early(cmd)
 			if err != nil {
 				return err
 			}
-			opt := compare.Options{Kernel: k, LSE: dump.lse, PerHead: true, NoReference: ref == "", Jobs: jobs}
+			opt := compare.Options{LSE: dump.lse, PerHead: true, NoReference: ref == "", Jobs: jobs}
 			if ref != "" {
 				if opt.Reference, err = reference.ParsePrecision(ref); err != nil {
 					return fmt.Errorf("--reference: %w", err)
@@ -72,6 +72,12 @@ bear on the result.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
+			if k == nil {
+				if k, err = kernel.late(cmd, d); err != nil {
+					return err
+				}
+			}
+			opt.Kernel = k
 			if err := nothingIgnored(d); err != nil {
 				return err
 			}
@@ -80,6 +86,7 @@ bear on the result.`,
 				return err
 			}
 			defer w.abort()
+			e.tellChoice(&kernel)
 			bar := e.progress("emulate")
 			opt.Progress = bar.show
 			c, err := tensors.New(d, k, tensors.Options{LSE: dump.lse, Reference: ref != "", Precision: opt.Reference})

@@ -18,6 +18,9 @@ type trial struct {
 	causal  bool
 	scale   float64
 	changes []string
+	// Of a search among kernels: which one it changes, and its place.
+	kernel string
+	at     int
 }
 
 // edit is one change to a trial.
@@ -106,6 +109,14 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 	for _, s := range sets {
 		set(s.path, s.value)
 	}
+	if base.QKCodes.Fold != "none" {
+		for _, b := range []struct{ name, flags string }{
+			{"triton", "--set qk_codes.scale=triton-block --set qk_codes.round=away --set smoothing.k_difference=input"},
+			{"cuda", "--set qk_codes.scale=fused --set qk_codes.round=even --set smoothing.k_difference=fp32-ftz"},
+		} {
+			change("backend", b.flags+" (quant_backend "+b.name+")", func(p *program.Program) error { return p.SetQuantBackend(b.name) })
+		}
+	}
 	// And whatever else a line of it may say, one at a time.
 	n := len(list)
 	for _, c := range base.Choices() {
@@ -116,6 +127,11 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 			if value != c.Value {
 				set(c.Path, value)
 			}
+		}
+	}
+	if base.Tiles.Combine == "fa3" { // fa2's parts have shapes of their own, which a layer's kernel has no more
+		for n := 1; n <= mostParts; n++ {
+			set("tiles.split", strconv.Itoa(n))
 		}
 	}
 	for _, x := range []struct {
@@ -141,7 +157,7 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 // sets are choices that no flag of their own has, and that are tried together with others.
 var sets = []struct{ path, value string }{
 	{"tiles.order", "last-to-first"}, {"tiles.order", "first-to-last"},
-	{"mask.causal", "bottom-right"}, {"mask.causal", "top-left"},
+	{"mask.causal", "bottom-right"}, {"mask.causal", "bottom-right-unsigned"}, {"mask.causal", "top-left"},
 	{"v_codes.order", "natural"}, {"v_codes.order", "permuted16"},
 	{"tiles.shapes.0.keys", "32"}, {"tiles.shapes.0.keys", "64"}, {"tiles.shapes.0.keys", "96"}, {"tiles.shapes.0.keys", "128"}, {"tiles.shapes.0.keys", "256"},
 	{"denominator.order", "groups16"}, {"denominator.order", "sequential"}, {"denominator.order", "tile"}, {"denominator.combine", "02+13"}, {"denominator.combine", "01+23"},
@@ -152,6 +168,9 @@ var sets = []struct{ path, value string }{
 	{"exponent.round", "fma"}, {"maximum.round", "fma"}, {"scores.product", "fp64"}, {"scores.product", "fp32"},
 	{"operands.subnormals", "keep"}, {"operands.subnormals", "flush"},
 }
+
+// mostParts is into how many parts of the keys hypotheses go.
+const mostParts = 32
 
 // silent are choices that no output tells apart: the output's own dtype is known, and the
 // log-sum-exp is another.
@@ -232,8 +251,11 @@ func (t *trial) identity(l *layerdumps.Layer) identity {
 	if !t.causal {
 		p.Mask.Shift, p.Mask.Causal = 0, "top-left"
 	}
-	if l.Q.Tokens == l.K.Tokens {
+	switch {
+	case l.Q.Tokens == l.K.Tokens:
 		p.Mask.Causal = "top-left"
+	case l.Q.Tokens < l.K.Tokens && p.Mask.Causal == "bottom-right-unsigned":
+		p.Mask.Causal = "bottom-right"
 	}
 	if len(p.Tiles.Shapes) == 1 && l.K.Tokens%p.Tiles.Shapes[0].Keys == 0 {
 		p.Mask.Beyond = "masked"
@@ -292,6 +314,7 @@ func (x *lattice) next() []trial {
 			}
 			if id := t.identity(x.layer); !x.seen[id] {
 				x.seen[id] = true
+				t.changes = slices.Clone(x.base.changes)
 				for _, p := range picked {
 					t.changes = append(t.changes, x.edits[p].flag)
 				}

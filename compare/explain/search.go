@@ -11,6 +11,7 @@ import (
 	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -53,7 +54,23 @@ func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	return k.For(s.layer.Q.Dim, format.DType(s.layer.Q.DType), t.causal)
+	l := s.layer
+	return k.ForCase(s.dtype(), program.Case{
+		HeadDim: l.Q.Dim, Causal: t.causal, Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
+	})
+}
+
+func (s *search) dtype() format.DType       { return format.DType(s.layer.Q.DType) }
+func (s *search) outputDType() format.DType { return format.DType(s.layer.O.DType) }
+
+// readHead takes the rows of a head for trials.
+func (s *search) readHead(batch, head int) {
+	l := s.layer
+	s.batch, s.head = batch, head
+	kh := head * l.K.Heads / l.Q.Heads
+	s.q = heads.Cached(&l.Q, batch, head)
+	s.k = heads.Cached(&l.K, batch, kh)
+	s.v = heads.Cached(&l.V, batch, kh)
 }
 
 // outcome is what a trial gave.
@@ -71,11 +88,7 @@ func (s *search) choose(diffs []headDiff) {
 	l := s.layer
 	i := slices.IndexFunc(diffs, func(h headDiff) bool { return h.mismatched > 0 })
 	h := &diffs[i]
-	s.batch, s.head = i/l.Q.Heads, i%l.Q.Heads
-	kh := s.head * l.K.Heads / l.Q.Heads
-	s.q = heads.Cached(&l.Q, s.batch, s.head)
-	s.k = heads.Cached(&l.K, s.batch, kh)
-	s.v = heads.Cached(&l.V, s.batch, kh)
+	s.readHead(i/l.Q.Heads, i%l.Q.Heads)
 
 	bq := s.base.program.Tiling().BlockQ
 	var bad []int
@@ -230,8 +243,9 @@ func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate
 	})
 }
 
-func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale}, kv, ws)
+func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, head int, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
+	group := s.layer.Q.Heads / s.layer.K.Heads
+	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale, Group: group, Member: head % group}, kv, ws)
 }
 
 // worker holds a goroutine's buffers.
@@ -253,7 +267,7 @@ func (w *worker) fit(n int) {
 func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) (outcome, error) {
 	s, l := w.s, w.s.layer
 	o := outcome{trial: *t, hypothesis: Hypothesis{Changes: t.changes}}
-	q := s.query(k, t, s.q, kv, &w.ws)
+	q := s.query(k, t, s.q, s.head, kv, &w.ws)
 	d, bq := l.Q.Dim, k.Tiling().BlockQ
 	w.fit(bq * d)
 	hash := fnv.New64a()
@@ -349,7 +363,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				return g.err
 			}
 			if of != i {
-				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), g.kv, &w.ws)
+				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), head, g.kv, &w.ws)
 			}
 			count, err := k.Run(q, &w.ws, block, w.out, nil)
 			if err != nil {

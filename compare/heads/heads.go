@@ -50,7 +50,9 @@ func (l *Layer) KV(batch, kvHead int) emulate.KVInput {
 
 // Query returns the input of a query head.
 func (l *Layer) Query(batch, head int) emulate.QInput {
-	return emulate.QInput{Q: Rows(&l.Q, batch, head), Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale()}
+	return emulate.QInput{
+		Q: Rows(&l.Q, batch, head), Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale(), Group: l.Group(), Member: head % l.Group(),
+	}
 }
 
 // Rows reads the rows of a head.

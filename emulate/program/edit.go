@@ -289,6 +289,9 @@ func (p Program) Reduced() Program {
 	if p.Tiles.Split == "1" {
 		p.Tiles.Split = "none"
 	}
+	if p.Tiles.Split == "none" {
+		p.Tiles.Combine = ""
+	}
 	if integer {
 		// Exact, whatever the shape of the instruction.
 		p.Scores.Unit.Instruction = "integer"

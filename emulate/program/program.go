@@ -134,8 +134,13 @@ type Tiles struct {
 	// Split is into how many parts the tiles of keys are split, each with a softmax of its
 	// own, combined at the end: none; a number; or fa2-heuristic, which PyTorch's
 	// num_splits_heuristic chooses for the whole call, from SMs, the number of multiprocessors
-	// of the GPU. Where there is more than one part the shapes are SplitShapes.
+	// of the GPU. Where there is more than one part the shapes are SplitShapes. Combine, which
+	// stands where Split is not none, is whose way of splitting and of combining it is: fa2,
+	// FlashAttention-2's, divides all tiles of keys alike for every query and takes exact
+	// logarithms and exponentials; fa3, FlashAttention-3's, divides the tiles that a tile of
+	// packed rows looks at (the heads of a kv head side by side) and takes approximate ones.
 	Split       string  `yaml:"split" json:"split"`
+	Combine     string  `yaml:"combine,omitempty" json:"combine,omitempty" choices:"fa2 fa3"`
 	SMs         int     `yaml:"sms,omitempty" json:"sms,omitempty"`
 	SplitShapes []Shape `yaml:"split_shapes,omitempty" json:"split_shapes,omitempty"`
 }
@@ -165,8 +170,11 @@ type Shape struct {
 // Mask is which scores are masked, and how.
 type Mask struct {
 	// Causal is how queries and keys are aligned: top-left masks key j for query i where
-	// j > i + Shift, bottom-right where j > i + keys - queries + Shift.
-	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right"`
+	// j > i + Shift, bottom-right where j > i + keys - queries + Shift. bottom-right-unsigned is
+	// the same but for blocks of query rows whose first row is aligned with no key, as there are
+	// more queries than keys: nothing hides the keys that they look at, which end where the block's
+	// last row would see its last.
+	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right bottom-right-unsigned"`
 	Shift  int    `yaml:"shift" json:"shift"`
 	// Tiles says in which tiles a causal mask acts: all, or the tail of the scores.
 	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail"`
@@ -389,6 +397,10 @@ func (p Program) At(c Case) (Program, error) {
 				return p, err
 			}
 		}
+	}
+	if n := s.Rows + c.Keys - c.Queries; n <= 0 && c.Causal && c.Queries > 0 && p.Mask.Causal == "bottom-right-unsigned" && p.PV.Join == "memory" {
+		return p, fmt.Errorf("kernel %s never writes the first query rows of such a call, which see no key: %d queries, %d keys, causal bottom-right, head_dim %d",
+			p.Name, c.Queries, c.Keys, c.HeadDim)
 	}
 	for _, f := range []*string{&p.QKCodes.Format, &p.VCodes.Format, &p.P.Format} {
 		if *f == "input" {

@@ -136,7 +136,8 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 	if err != nil {
 		return err
 	}
-	line.Causal, line.SMScale = l.Causal, l.Scale()
+	scale := l.Scale()
+	line.Causal, line.SMScale = l.Causal, &scale
 	line.Expect = "o/" + m.Name
 	ts := []safetensors.Tensor{tensor("q", &l.Q), tensor("k", &l.K), tensor("v", &l.V)}
 	o, err := layerdumps.NewTensor(line.Expect, l.Q.DType, l.Q.Shape(), got["o"])

@@ -191,7 +191,11 @@ func kernelHead(k compare.KernelInfo) []pair {
 	if k.Variant != "" {
 		config += "; variant " + k.Variant
 	}
-	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}, {"config", config}}
+	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}}
+	if k.Chosen != "" {
+		head = append(head, pair{"chosen", k.Chosen})
+	}
+	head = append(head, pair{"config", config})
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
 	}
