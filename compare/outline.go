@@ -40,12 +40,16 @@ type Outline struct {
 	Align int `json:"align,omitempty"`
 }
 
+// ShapeOf returns a layer's shape.
+func ShapeOf(l *layerdumps.Layer) Shape {
+	return Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()}
+}
+
 // outline makes the outline of a layer.
 func (opt *Options) outline(l *heads.Layer) (*Outline, error) {
 	o := &Outline{
 		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
-		Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
-		Q:     l.Q.Name, K: l.K.Name, V: l.V.Name,
+		Shape: ShapeOf(l.Layer), Q: l.Q.Name, K: l.K.Name, V: l.V.Name,
 		LSE: opt.LSE, PerHead: opt.PerHead, ChunkRows: chunkRows(l.Kernel), Confined: opt.Rows != [2]int{},
 	}
 	if l.Causal {

@@ -18,7 +18,7 @@ func (l *Layer) Digest(ctx context.Context) (string, error) {
 			continue
 		}
 		fmt.Fprintln(h, i, t.DType, t.Shape(), t.layout)
-		size := int64(t.DType.width())
+		size := int64(t.DType.Size())
 		for _, n := range t.Shape() {
 			size *= int64(n)
 		}

@@ -118,7 +118,7 @@ func applyMetadata(l *Layer, metadata map[string]string, opt Options) (layout La
 		}
 		l.SMScale = x
 	}
-	l.Synthetic = metadata["synthetic"]
+	l.Metadata, l.Synthetic = metadata, metadata["synthetic"]
 	return layout, given, nil
 }
 

@@ -8,50 +8,18 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/x448/float16"
+	"github.com/sageacc/sageacc/emulate/format"
 )
-
-// DType is the element type of a layer's tensor.
-type DType uint8
-
-// The element types that attention kernels take.
-const (
-	F16  DType = iota // IEEE 754 binary16
-	BF16              // the upper half of binary32
-	F32               // IEEE 754 binary32
-)
-
-// String returns the type's usual name: FP16, BF16 or FP32.
-func (d DType) String() string {
-	switch d {
-	case F16:
-		return "FP16"
-	case BF16:
-		return "BF16"
-	case F32:
-		return "FP32"
-	default:
-		return fmt.Sprintf("DType(%d)", uint8(d))
-	}
-}
-
-// width returns the bytes of one element.
-func (d DType) width() int {
-	if d == F32 {
-		return 4
-	}
-	return 2
-}
 
 // parseDType reads a dtype's safetensors name.
-func parseDType(name string) (DType, error) {
+func parseDType(name string) (format.DType, error) {
 	switch name {
 	case "F16":
-		return F16, nil
+		return format.FP16, nil
 	case "BF16":
-		return BF16, nil
+		return format.BF16, nil
 	case "F32":
-		return F32, nil
+		return format.FP32, nil
 	default:
 		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 	}
@@ -93,8 +61,9 @@ func ParseLayout(s string) (Layout, error) {
 // Tensor is one of a layer's q, k, v and o. It reads from its file: it costs no
 // memory, and it is invalid after the dump's Close. It is safe for concurrent use.
 type Tensor struct {
-	File, Name                string
-	DType                     DType
+	File, Name string
+	// DType is FP16, BF16 or FP32.
+	DType                     format.DType
 	Batch, Heads, Tokens, Dim int
 
 	layout Layout
@@ -140,20 +109,19 @@ func (t *Tensor) Shape() [4]int { return [4]int{t.Batch, t.Heads, t.Tokens, t.Di
 func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
 	t.rows(batch, head, lo, hi, func(src []byte) {
-		n := len(src) / t.DType.width()
+		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
 		switch t.DType {
-		case F16:
-			table := halves()
+		case format.FP16:
 			for i := range out {
-				out[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
+				out[i] = format.FP16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
 			}
-		case BF16:
+		case format.BF16:
 			for i := range out {
 				out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
 			}
-		case F32:
+		case format.FP32:
 			for i := range out {
 				out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
 			}
@@ -166,10 +134,10 @@ func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
 	t.rows(batch, head, lo, hi, func(src []byte) {
-		n := len(src) / t.DType.width()
+		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
-		if t.DType == F32 {
+		if t.DType == format.FP32 {
 			for i := range out {
 				out[i] = binary.LittleEndian.Uint32(src[4*i:])
 			}
@@ -191,7 +159,7 @@ const near = 2048
 // rows calls decode with the bytes of the rows [lo, hi) of a head, in order, several
 // whole rows at a time where they lie together.
 func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
-	n := t.Dim * t.DType.width()
+	n := t.Dim * t.DType.Size()
 	stride := n // from one row of the head to the next
 	if t.layout == NHD {
 		stride *= t.Heads
@@ -236,20 +204,13 @@ func (t *Tensor) at(batch, head, token int) int {
 	return (batch*t.Heads+head)*t.Tokens + token
 }
 
-// halves returns the value of every binary16 bit pattern. A table makes the
-// decoding of a dump several times faster than computing each element.
-var halves = sync.OnceValue(func() *[1 << 16]float32 {
-	table := new([1 << 16]float32)
-	for i := range table {
-		table[i] = float16.Frombits(uint16(i)).Float32()
-	}
-	return table
-})
-
 // NewTensor returns a tensor over data in memory: row-major elements, little
 // endian, in HND layout.
-func NewTensor(name string, dtype DType, shape [4]int, data []byte) (Tensor, error) {
-	n := dtype.width()
+func NewTensor(name string, dtype format.DType, shape [4]int, data []byte) (Tensor, error) {
+	if dtype > format.FP32 {
+		return Tensor{}, fmt.Errorf("tensor %q: dtype %s is not FP16, BF16 or FP32", name, dtype)
+	}
+	n := dtype.Size()
 	for _, s := range shape {
 		if s < 1 || s > math.MaxInt/n {
 			return Tensor{}, fmt.Errorf("tensor %q has shape %v", name, shape)
@@ -271,7 +232,7 @@ func (t *Tensor) Bytes() []byte {
 	if t.layout == HND && t.bytes.data != nil {
 		return t.bytes.data
 	}
-	out := make([]byte, 0, t.Batch*t.Heads*t.Tokens*t.Dim*t.DType.width())
+	out := make([]byte, 0, t.Batch*t.Heads*t.Tokens*t.Dim*t.DType.Size())
 	for b := range t.Batch {
 		for h := range t.Heads {
 			t.rows(b, h, 0, t.Tokens, func(src []byte) { out = append(out, src...) })

@@ -35,24 +35,25 @@ func compareJSON(w io.Writer, c *render.Compared) error {
 	return render.JSON(w, compare.Set{Schema: compare.SetSchema, Args: c.Results[0].Args, Verdict: c.Verdict, Results: c.Results})
 }
 
+// compareFlags are the flags of compare.
+type compareFlags struct {
+	dump          dumpFlags
+	kernel        kernelFlags
+	gates         gateFlags
+	view          viewFlags
+	files         checkFiles
+	format        string
+	out           string
+	ref           string
+	perHead       bool
+	why, causes   bool // --explain and --attribute
+	changes, jobs int
+	resume        bool
+	part          shardFlag
+}
+
 func newCompare(e *env) *cobra.Command {
-	var (
-		dump    dumpFlags
-		kernel  kernelFlags
-		gates   gateFlags
-		view    viewFlags
-		files   checkFiles
-		format  string
-		out     string
-		ref     string
-		perHead bool
-		why     bool
-		changes int
-		causes  bool
-		jobs    int
-		resume  bool
-		part    shardFlag
-	)
+	var f compareFlags
 	cmd := &cobra.Command{
 		Use:   "compare DUMP...",
 		Short: "Compare reference, emulated and actual attention outputs, layer by layer",
@@ -77,6 +78,10 @@ bits.share (0 to 1) and bits.max_ulp; one of < <= > >=. A figure that is NaN fai
 An actual output that is NaN or infinite where the emulated one is finite fails
 without being asked for, unless --allow-nonfinite is given. A check of actual or
 bits where no layer has an actual output is an error.
+
+--kernel auto is the kernel that a dump's metadata names: that of the call that was
+captured, or else what sageattn() runs on the GPU; sageattn@auto is the latter, or the
+SageAttention function that was called.
 
 --kernel A,B,C compares several kernels in one table, and checks each. As JSON that
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
@@ -114,123 +119,143 @@ with all others exact, and all others with that step exact.`,
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			write, err := pick(format, compareWriters)
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-			if format == "csv" && (causes || why) {
-				return fmt.Errorf("--attribute and --explain are not available with --format csv")
-			}
-			kernels, err := kernel.buildAll(cmd)
-			if err != nil {
-				return err
-			}
-			precision, err := reference.ParsePrecision(ref)
-			if err != nil {
-				return fmt.Errorf("--reference: %w", err)
-			}
-			checks, err := gates.parse()
-			if err != nil {
-				return err
-			}
-			if err := view.parse(cmd, format); err != nil {
-				return err
-			}
-			if changes < 1 || changes > 3 {
-				return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", changes)
-			}
-			if err := checkJobs(&jobs); err != nil {
-				return err
-			}
-			if err := part.parse(cmd, out); err != nil {
-				return err
-			}
-			d, err := dump.open(cmd, args)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, d.Close()) }()
-			if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
-				gate := checks.NeedsActual()
-				if why {
-					gate = "--explain"
-				}
-				if gate != "" {
-					return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
-				}
-			}
-			var opts []compare.Options
-			for _, k := range kernels {
-				opts = append(opts, compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes})
-			}
-			id, err := compareIdentity(cmd, d, opts)
-			if err != nil {
-				return err
-			}
-			line := commandLine(cmd, args)
-			if part.shard != nil {
-				return e.compareShard(cmd, d, part, opts, id, mergeSettings{Args: line, Gates: gates}, out, resume)
-			}
-			w, err := e.open(out, d.Files)
-			if err != nil {
-				return err
-			}
-			defer w.abort()
-			defer files.abort()
-			if err := files.open(e, out, d.Files); err != nil {
-				return err
-			}
-			kept, err := e.keep(cmd.Context(), out, resume, id, d)
-			if err != nil {
-				return err
-			}
-			finished := false
-			defer func() { err = errors.Join(err, kept.close(finished)) }()
-			e.tellIgnored(d)
-			var results []*compare.Result
-			for i, opt := range opts {
-				opt.Keep = kept.run(i, nil)
-				res, err := e.compare(cmd.Context(), d, opt, why, causes)
-				if err != nil {
-					return err
-				}
-				results = append(results, res)
-			}
-			made, err := writeCompared(results, line, checks, write, w, &view, format, &files, "sageacc compare")
-			if err != nil {
-				return err
-			}
-			finished = true
-			return e.check(results, made, checks)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(e, cmd, args) },
 	}
-	dump.add(cmd, true)
-	kernel.add(cmd)
+	f.dump.add(cmd, true)
+	f.kernel.add(cmd)
 	cmd.Flags().Lookup("kernel").Usage += "; A,B,C for several"
 	fs := cmd.Flags()
-	fs.StringVar(&format, "format", "table", "output format, `table|json|csv|markdown`")
-	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
-	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
-	fs.BoolVar(&perHead, "per-head", false, "show each head too")
-	gates.add(cmd)
-	view.add(cmd)
-	files.add(cmd)
-	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
-	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
-	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
-	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
-	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
-	addResume(cmd, &resume)
-	part.add(cmd)
+	fs.StringVar(&f.format, "format", "table", "output format, `table|json|csv|markdown`")
+	fs.StringVarP(&f.out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&f.ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.BoolVar(&f.perHead, "per-head", false, "show each head too")
+	f.gates.add(cmd)
+	f.view.add(cmd)
+	f.files.add(cmd)
+	fs.BoolVar(&f.dump.lse, "lse", false, "compare the rows' log-sum-exp too")
+	fs.BoolVar(&f.causes, "attribute", false, "show how much of the error each step of the kernel causes")
+	fs.BoolVar(&f.why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
+	fs.IntVar(&f.changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
+	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &f.resume)
+	f.part.add(cmd)
 	return cmd
 }
 
-// writeCompared checks results, and writes them and the outcome of the checks.
-func writeCompared(results []*compare.Result, line []string, checks *compare.Gates, write func(io.Writer, *render.Compared) error, w *output, view *viewFlags, format string, files *checkFiles, title string) ([]compare.Check, error) {
+// run is the command.
+func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error) {
+	write, err := pick(f.format, compareWriters)
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	if f.format == "csv" && (f.causes || f.why) {
+		return fmt.Errorf("--attribute and --explain are not available with --format csv")
+	}
+	kernels, err := f.kernel.buildAll(cmd)
+	if err != nil {
+		return err
+	}
+	precision, err := reference.ParsePrecision(f.ref)
+	if err != nil {
+		return fmt.Errorf("--reference: %w", err)
+	}
+	checks, err := f.gates.parse()
+	if err != nil {
+		return err
+	}
+	if err := f.view.parse(cmd, f.format); err != nil {
+		return err
+	}
+	if f.changes < 1 || f.changes > 3 {
+		return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", f.changes)
+	}
+	if err := checkJobs(&f.jobs); err != nil {
+		return err
+	}
+	if err := f.part.parse(cmd, f.out); err != nil {
+		return err
+	}
+	d, err := f.dump.open(cmd, args)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := chooseAll(cmd, kernels, d); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
+		gate := checks.NeedsActual()
+		if f.why {
+			gate = "--explain"
+		}
+		if gate != "" {
+			return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
+		}
+	}
+	var opts []compare.Options
+	id := identity(cmd, map[string]string{"reference": precision.String(), "explain-changes": strconv.Itoa(f.changes)})
+	for _, k := range kernels {
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
+		r := journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel)}
+		r.Kernel.Chosen = k.flags.choice()
+		if r.Layers, err = compare.Outlines(d, opt); err != nil {
+			return err
+		}
+		opts, id.Runs = append(opts, opt), append(id.Runs, r)
+	}
+	if f.part.shard != nil {
+		return e.compareShard(cmd, d, f.part, opts, id, mergeSettings{Args: commandLine(cmd, args), Gates: f.gates}, f.out, f.resume)
+	}
+	w, err := e.open(f.out, d.Files)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	defer f.files.abort()
+	if err := f.files.open(e, f.out, d.Files); err != nil {
+		return err
+	}
+	kept, err := e.keep(cmd.Context(), f.out, f.resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
+	e.tellIgnored(d)
+	if f.format == "csv" { // the others say it
+		for _, k := range kernels {
+			e.tellReported(k.kernel)
+		}
+	}
+	var results []*compare.Result
+	for i, opt := range opts {
+		opt.Keep = kept.run(i, nil)
+		res, err := e.compare(cmd.Context(), d, opt, f.why, f.causes)
+		if err != nil {
+			return err
+		}
+		res.Args, res.Kernel.Chosen = commandLine(cmd, args), id.Runs[i].Kernel.Chosen
+		results = append(results, res)
+	}
+	made, err := comparedFlags{&f.view, &f.files, f.format}.write(results, checks, write, w)
+	if err != nil {
+		return err
+	}
+	finished = true
+	return e.check(results, made, checks)
+}
+
+// comparedFlags say how results are written.
+type comparedFlags struct {
+	view   *viewFlags
+	files  *checkFiles
+	format string
+}
+
+// write checks results, and writes them and the outcome of the checks, which it returns.
+func (f comparedFlags) write(results []*compare.Result, checks *compare.Gates, write func(io.Writer, *render.Compared) error, w *output) ([]compare.Check, error) {
 	var made []compare.Check
 	for _, res := range results {
-		res.Args = line
 		own := res.Check(*checks)
 		res.Verdict = compare.Judge([]*compare.Result{res}, own)
 		made = append(made, own...)
@@ -239,7 +264,7 @@ func writeCompared(results []*compare.Result, line []string, checks *compare.Gat
 	if len(results) > 1 {
 		c.Verdict = compare.Judge(results, made)
 	}
-	c.Layers, c.Left = view.selection(results, format).Select(results, c.Verdict, made)
+	c.Layers, c.Left = f.view.selection(results, f.format).Select(results, c.Verdict, made)
 	if err := write(w, &c); err != nil {
 		return nil, err
 	}
@@ -247,25 +272,12 @@ func writeCompared(results []*compare.Result, line []string, checks *compare.Gat
 		return nil, err
 	}
 	failed := failures(made, len(results) > 1)
-	return made, files.write(render.Outcome{Title: title, Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
+	return made, f.files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
 		c := c // without the verdict, which stands in front
-		c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
+		c.Layers, c.Left = f.view.selection(results, "markdown").Select(results, c.Verdict, made)
 		c.Verdict = nil
 		return render.CompareMarkdown(w, &c)
 	})
-}
-
-// compareIdentity is what the journal of a comparison is of.
-func compareIdentity(cmd *cobra.Command, d *layerdumps.Dump, opts []compare.Options) (journal.Identity, error) {
-	id := identity(cmd, map[string]string{"reference": opts[0].Reference.String(), "explain-changes": strconv.Itoa(opts[0].MaxChanges)})
-	for _, opt := range opts {
-		outlines, err := compare.Outlines(d, opt)
-		if err != nil {
-			return id, err
-		}
-		id.Runs = append(id.Runs, journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel), Layers: outlines})
-	}
-	return id, nil
 }
 
 // compare runs one kernel, and explains and attributes what it gives.

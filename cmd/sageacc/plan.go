@@ -95,6 +95,9 @@ to spare. Flags of sageacc compare that bear on the result go into the job.`,
 				return err
 			}
 			defer func() { err = errors.Join(err, d.Close()) }()
+			if err := chooseAll(cmd, kernels, d); err != nil {
+				return err
+			}
 			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
@@ -103,7 +106,7 @@ to spare. Flags of sageacc compare that bear on the result go into the job.`,
 			e.tellIgnored(d)
 			p := &planned{Schema: "sageacc/plan/v1", Shards: shards}
 			for _, k := range kernels {
-				opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs}
+				opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs}
 				x, err := plan.Run(cmd.Context(), d, opt, budget/time.Duration(len(kernels)))
 				if err != nil {
 					return err

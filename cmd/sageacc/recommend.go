@@ -130,18 +130,13 @@ func recommendIdentity(cmd *cobra.Command, d *layerdumps.Dump, opt recommend.Opt
 		require = append(require, x.String())
 	}
 	id := identity(cmd, map[string]string{"reference": opt.Reference.String(), "requirements": strings.Join(require, ", ")})
-	for i, p := range opt.Kernels {
+	for _, p := range opt.Kernels {
 		k, err := emulate.New(p)
 		if err != nil {
 			return id, err
 		}
-		r := journal.Run{Kernel: compare.Describe(k)}
-		if i == 0 {
-			if r.Layers, err = compare.Outlines(d, compare.Options{Kernel: k, NoActual: true}); err != nil {
-				return id, err
-			}
-		}
-		id.Runs = append(id.Runs, r)
+		id.Runs = append(id.Runs, journal.Run{Kernel: compare.Describe(k)})
 	}
+	id.Layers = journal.LayersOf(d)
 	return id, nil
 }

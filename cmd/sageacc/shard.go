@@ -151,7 +151,10 @@ fails makes the exit status 1.`,
 			if err != nil {
 				return err
 			}
-			made, err := writeCompared(results, s.Args, checks, write, w, &view, format, &files, "sageacc compare")
+			for _, res := range results {
+				res.Args = s.Args
+			}
+			made, err := comparedFlags{&view, &files, format}.write(results, checks, write, w)
 			if err != nil {
 				return err
 			}

@@ -20,6 +20,8 @@ type search struct {
 	layer *layerdumps.Layer
 	opt   Options
 	base  trial
+	// blockQ is how many rows a block of the kernel as given has.
+	blockQ int
 
 	// The rows on which hypotheses are tried, tokens of one head, ascending: first
 	// those that cost least, then the others.
@@ -31,10 +33,9 @@ type search struct {
 func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
 	opt.Jobs = max(1, opt.Jobs)
 	s := &search{layer: l, opt: opt, base: trial{program: opt.Program, causal: l.Causal, scale: l.Scale()}}
-	// What depends on the layer is chosen first, so that edits find it.
 	k, err := s.kernel(&s.base)
 	if err == nil {
-		s.base.program = k.Bound()
+		s.blockQ = k.Tiling().BlockQ
 	}
 	return s, err
 }
@@ -53,7 +54,20 @@ func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error
 	if err != nil {
 		return nil, err
 	}
-	return k.For(s.layer.Q.Dim, format.DType(s.layer.Q.DType), t.causal)
+	return k.ForCase(s.layer.Q.DType, t.caseOn(s.layer))
+}
+
+func (s *search) dtype() format.DType       { return s.layer.Q.DType }
+func (s *search) outputDType() format.DType { return s.layer.O.DType }
+
+// readHead takes the rows of a head for trials.
+func (s *search) readHead(batch, head int) {
+	l := s.layer
+	s.batch, s.head = batch, head
+	kh := head * l.K.Heads / l.Q.Heads
+	s.q = heads.Cached(&l.Q, batch, head)
+	s.k = heads.Cached(&l.K, batch, kh)
+	s.v = heads.Cached(&l.V, batch, kh)
 }
 
 // outcome is what a trial gave.
@@ -71,13 +85,9 @@ func (s *search) choose(diffs []headDiff) {
 	l := s.layer
 	i := slices.IndexFunc(diffs, func(h headDiff) bool { return h.mismatched > 0 })
 	h := &diffs[i]
-	s.batch, s.head = i/l.Q.Heads, i%l.Q.Heads
-	kh := s.head * l.K.Heads / l.Q.Heads
-	s.q = heads.Cached(&l.Q, s.batch, s.head)
-	s.k = heads.Cached(&l.K, s.batch, kh)
-	s.v = heads.Cached(&l.V, s.batch, kh)
+	s.readHead(i/l.Q.Heads, i%l.Q.Heads)
 
-	bq := s.base.program.Tiling().BlockQ
+	bq := s.blockQ
 	var bad []int
 	for r, n := range h.rows {
 		if n > 0 {
@@ -226,12 +236,13 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 
 func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate.KV, error) {
 	return k.Prepare(emulate.KVInput{
-		K: keys, V: values, Len: s.layer.K.Tokens, Dim: s.layer.Q.Dim, DType: format.DType(s.layer.Q.DType),
+		K: keys, V: values, Len: s.layer.K.Tokens, Dim: s.layer.Q.Dim, DType: s.layer.Q.DType,
 	})
 }
 
-func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
-	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale}, kv, ws)
+func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, head int, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
+	group := s.layer.Q.Heads / s.layer.K.Heads
+	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale, Group: group, Member: head % group}, kv, ws)
 }
 
 // worker holds a goroutine's buffers.
@@ -253,7 +264,7 @@ func (w *worker) fit(n int) {
 func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) (outcome, error) {
 	s, l := w.s, w.s.layer
 	o := outcome{trial: *t, hypothesis: Hypothesis{Changes: t.changes}}
-	q := s.query(k, t, s.q, kv, &w.ws)
+	q := s.query(k, t, s.q, s.head, kv, &w.ws)
 	d, bq := l.Q.Dim, k.Tiling().BlockQ
 	w.fit(bq * d)
 	hash := fnv.New64a()
@@ -273,7 +284,7 @@ func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int)
 			l.O.RowsBits(s.batch, s.head, block*bq+r, block*bq+r+1, w.bits[j*d:j*d+d])
 		}
 		for j, x := range w.out[:n] {
-			b := format.DType(l.O.DType).Bits(x)
+			b := l.O.DType.Bits(x)
 			hash.Write([]byte{byte(b), byte(b >> 8), byte(b >> 16), byte(b >> 24)})
 			c.add(x, w.act[j], b, w.bits[j])
 		}
@@ -349,7 +360,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				return g.err
 			}
 			if of != i {
-				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), g.kv, &w.ws)
+				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), head, g.kv, &w.ws)
 			}
 			count, err := k.Run(q, &w.ws, block, w.out, nil)
 			if err != nil {
@@ -367,7 +378,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				*part = newHeadDiff(l.Q.Dim)
 			}
 			for j, x := range w.out[:m] {
-				b := format.DType(l.O.DType).Bits(x)
+				b := l.O.DType.Bits(x)
 				bad := sums[n].add(x, w.act[j], b, w.bits[j])
 				if bad {
 					stop.Store(!keep)

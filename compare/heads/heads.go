@@ -4,6 +4,8 @@
 package heads
 
 import (
+	"strings"
+
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
@@ -17,11 +19,17 @@ type Layer struct {
 	Kernel *emulate.Kernel
 }
 
+// Case is what of a layer the choices of a kernel may depend on.
+func Case(l *layerdumps.Layer) program.Case {
+	return program.Case{
+		HeadDim: l.Q.Dim, Causal: l.Causal, DType: strings.ToLower(l.Q.DType.String()),
+		Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
+	}
+}
+
 // Bind returns the view of a layer. The error says what the kernel does not take.
 func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
-	bound, err := k.ForCase(format.DType(l.Q.DType), program.Case{
-		HeadDim: l.Q.Dim, Causal: l.Causal, Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
-	})
+	bound, err := k.ForCase(l.Q.DType, Case(l))
 	if err != nil {
 		return nil, err
 	}
@@ -35,7 +43,7 @@ func (l *Layer) Group() int { return l.Q.Heads / l.K.Heads }
 func (l *Layer) KVHead(head int) int { return head / l.Group() }
 
 // DType is the dtype of the inputs, OutputDType that of the kernel's output.
-func (l *Layer) DType() format.DType { return format.DType(l.Q.DType) }
+func (l *Layer) DType() format.DType { return l.Q.DType }
 
 // OutputDType is the dtype of the emulated output.
 func (l *Layer) OutputDType() format.DType { return l.Kernel.OutputDType(l.DType()) }
@@ -50,7 +58,9 @@ func (l *Layer) KV(batch, kvHead int) emulate.KVInput {
 
 // Query returns the input of a query head.
 func (l *Layer) Query(batch, head int) emulate.QInput {
-	return emulate.QInput{Q: Rows(&l.Q, batch, head), Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale()}
+	return emulate.QInput{
+		Q: Rows(&l.Q, batch, head), Len: l.Q.Tokens, Causal: l.Causal, Scale: l.Scale(), Group: l.Group(), Member: head % l.Group(),
+	}
 }
 
 // Rows reads the rows of a head.

@@ -39,14 +39,34 @@ type Identity struct {
 	Options map[string]string `json:"options,omitempty"`
 	// Runs are the runs over the layers, one for each kernel.
 	Runs []Run `json:"runs"`
+	// Layers are the dump's layers, where the runs do not say them.
+	Layers []Layer `json:"layers,omitempty"`
+}
+
+// Layer is what a layer is.
+type Layer struct {
+	Name    string        `json:"name"`
+	Shape   compare.Shape `json:"shape"`
+	Causal  bool          `json:"causal,omitempty"`
+	SMScale float64       `json:"sm_scale"`
+}
+
+// LayersOf returns the layers of a dump.
+func LayersOf(d *layerdumps.Dump) []Layer {
+	var out []Layer
+	for i := range d.Layers {
+		l := &d.Layers[i]
+		out = append(out, Layer{l.Name, compare.ShapeOf(l), l.Causal, l.Scale()})
+	}
+	return out
 }
 
 // Run is what a run with one kernel is.
 type Run struct {
 	Kernel    compare.KernelInfo `json:"kernel"`
 	QueryTile int                `json:"query_tile,omitempty"`
-	// Layers are the outlines of the dump's layers. Where runs differ in nothing that
-	// Join needs, the first has them alone.
+	// Layers are the outlines of the dump's layers; nil where the result is not joined
+	// of parts.
 	Layers []*compare.Outline `json:"layers,omitempty"`
 }
 
@@ -98,26 +118,46 @@ func (h *Identity) Difference(o *Identity) string {
 	if len(h.Options) != len(o.Options) {
 		return "its options are others"
 	}
+	if d := difference(h.Layers, o.Layers, func(l Layer) string { return l.Name }); d != "" {
+		return d
+	}
 	for i := range h.Runs {
 		a, b := &h.Runs[i], &o.Runs[i]
 		if !same(a.Kernel, b.Kernel) {
 			return fmt.Sprintf("its kernel %s is another", b.Kernel.Name)
 		}
-		if len(a.Layers) != len(b.Layers) {
-			return fmt.Sprintf("it is of %d layers, not of %d", len(b.Layers), len(a.Layers))
-		}
-		for j := range a.Layers {
-			x, y := *a.Layers[j], *b.Layers[j]
-			x.Source, y.Source = "", ""
-			if x.Name != y.Name {
-				return fmt.Sprintf("its layer %d is %s, not %s", j+1, y.Name, x.Name)
-			}
-			if !same(x, y) {
-				return fmt.Sprintf("its layer %s has another shape or other parameters", y.Name)
-			}
+		if d := difference(unplaced(a.Layers), unplaced(b.Layers), func(o compare.Outline) string { return o.Name }); d != "" {
+			return d
 		}
 	}
 	return ""
+}
+
+// difference says in what the layers of another run differ from these.
+func difference[L any](a, b []L, name func(L) string) string {
+	if len(a) != len(b) {
+		return fmt.Sprintf("it is of %d layers, not of %d", len(b), len(a))
+	}
+	for i := range a {
+		if x, y := name(a[i]), name(b[i]); x != y {
+			return fmt.Sprintf("its layer %d is %s, not %s", i+1, y, x)
+		}
+		if !same(a[i], b[i]) {
+			return fmt.Sprintf("its layer %s has another shape or other parameters", name(b[i]))
+		}
+	}
+	return ""
+}
+
+// unplaced are outlines without the files of the layers.
+func unplaced(os []*compare.Outline) []compare.Outline {
+	var out []compare.Outline
+	for _, o := range os {
+		x := *o
+		x.Source = ""
+		out = append(out, x)
+	}
+	return out
 }
 
 // same compares what a file holds with what may go into one.

@@ -305,14 +305,30 @@ func (c *Case) window(p *problem) (left, right int, ok bool) {
 	return left, right, left >= 0 || right >= 0
 }
 
+// scale returns the softmax scale as emulate takes it: 0 stands for the default, so that a
+// call's own 0 becomes a number that FP32 has no other than 0 for.
+func (c *Case) scale() float64 {
+	switch {
+	case c.SMScale == nil:
+		return 0
+	case *c.SMScale == 0:
+		return math.SmallestNonzeroFloat64
+	}
+	return *c.SMScale
+}
+
 // query is how a query head attends.
 func (c *Case) query(p *problem, batch, head int) emulate.QInput {
-	in := emulate.QInput{Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.SMScale, Softcap: c.Softcap}
+	group := p.q.Shape[1] / p.k.Shape[1]
+	in := emulate.QInput{
+		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.scale(), Softcap: c.Softcap,
+		Group: group, Member: head % group,
+	}
 	if left, right, ok := c.window(p); ok {
 		in.Windowed, in.Left, in.Right = true, left, right
 	}
 	if p.qDescale != nil {
-		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/(p.q.Shape[1]/p.k.Shape[1]))
+		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/group)
 	}
 	if p.mask == nil {
 		return in
@@ -374,6 +390,9 @@ func (c *Case) selection() program.Selection {
 	if c.CausalAlign != "" {
 		s.Set = append(s.Set, "mask.causal="+c.CausalAlign)
 	}
+	if c.NumSplits > 1 {
+		s.Set = append(s.Set, fmt.Sprintf("tiles.split=%d", c.NumSplits))
+	}
 	if c.SMs != 0 {
 		s.Set = append(s.Set, fmt.Sprintf("tiles.sms=%d", c.SMs))
 	}
@@ -426,9 +445,6 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if c.Unstable {
 		return errSkip{errors.New("the recorded kernel does not return the same each time")}
 	}
-	if c.NumSplits > 1 {
-		return errSkip{fmt.Errorf("no model of %s with num_splits %d", c.Kernel, c.NumSplits)}
-	}
 	p, err := c.problem(f)
 	if err != nil {
 		return err
@@ -469,7 +485,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
 		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
 	}
-	scale := c.SMScale
+	scale := c.scale()
 	if scale == 0 {
 		scale = 1 / math.Sqrt(float64(d))
 	}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -289,9 +290,9 @@ type values struct {
 	finite     int
 }
 
-func newValues(d layerdumps.DType) *values {
+func newValues(d format.DType) *values {
 	v := &values{minNormal: 0x1p-126, min: math.MaxFloat32, max: -math.MaxFloat32}
-	if d == layerdumps.F16 {
+	if d == format.FP16 {
 		v.minNormal = 0x1p-14
 	}
 	return v
