@@ -51,6 +51,9 @@ type Options struct {
 	// whole chunks: 256 queries, or as many more as whole tiles take. Figures, counts and
 	// outputs are then theirs alone. A layer that has none of them is an error.
 	Rows [2]int
+	// Sample, if not nil, confines a run to some tiles of each head, and estimates the
+	// figures of all.
+	Sample *Sample
 	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
 	// time, each row once, from several goroutines at once.
 	Outputs func(Outputs)
@@ -247,6 +250,10 @@ type Layer struct {
 	// Sampled are the queries [Sampled[0], Sampled[1]) that the figures are of, where a run
 	// was confined to some; nil where they are of all.
 	Sampled *[2]int `json:"sampled,omitempty"`
+	// Sample says of which rows the figures are estimates, and Confidence how good they
+	// are; nil where they are of all rows.
+	Sample     *SampleInfo `json:"sample,omitempty"`
+	Confidence *Confidence `json:"confidence,omitempty"`
 	Rows
 	// ReferenceRMS is the root mean square of the reference, against which errors are
 	// large or small.
@@ -284,6 +291,8 @@ type Layer struct {
 	// Attribution says how much of the error each step causes; Run leaves it nil,
 	// Attribute fills it in.
 	Attribution *attribute.Layer `json:"attribution,omitempty"`
+
+	estimates *estimates // of a sample
 }
 
 // DifferenceMap counts the elements in which an actual output differs from the
@@ -304,6 +313,8 @@ type Summary struct {
 	EmulatedVsReference metrics.Values  `json:"emulated_vs_reference"`
 	ActualVsReference   *metrics.Values `json:"actual_vs_reference,omitempty"`
 	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
+	// Confidence is that of the average of layers that were sampled; nil otherwise.
+	Confidence *Confidence `json:"confidence,omitempty"`
 }
 
 // Tool is the build of this module that computed a result: its version, and the
@@ -393,7 +404,7 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	}
 	prog := newProgress(opt, outlines, all)
 	for i := range d.Layers {
-		p, err := runLayer(ctx, d, i, outlines[i], all[i], opt, prog)
+		p, err := runWhole(ctx, d, i, outlines[i], opt, prog)
 		if err == nil {
 			err = d.Layers[i].Check()
 		}
@@ -521,17 +532,26 @@ type progress struct {
 	total, done    float64
 	layer          func(done, layers int)
 	layers, behind int
+	seen           map[int]ranges.Set // chunks that count as kept, by layer
 }
 
 // newProgress makes that of a run of some chunks of each layer.
 func newProgress(opt Options, outlines []*Outline, want []ranges.Set) *progress {
-	p := &progress{report: opt.Progress, skip: opt.Skipped, layer: opt.LayerDone, layers: len(outlines)}
+	p := &progress{report: opt.Progress, skip: opt.Skipped, layer: opt.LayerDone, layers: len(outlines), seen: make(map[int]ranges.Set)}
 	if p.report != nil {
 		for i, o := range outlines {
 			p.total += o.cost(want[i])
 		}
 	}
 	return p
+}
+
+// computed takes in chunks of a layer that were computed.
+func (p *progress) computed(o *Outline, layer int, chunks ranges.Set) {
+	p.mu.Lock()
+	p.seen[layer] = p.seen[layer].Union(chunks)
+	p.mu.Unlock()
+	p.add(o, chunks)
 }
 
 // add takes in chunks that are done.
@@ -545,8 +565,17 @@ func (p *progress) add(o *Outline, chunks ranges.Set) {
 	p.report(min(1, p.done/p.total))
 }
 
-// kept takes in chunks that were done before.
-func (p *progress) kept(o *Outline, chunks ranges.Set) {
+// grow takes in that there is more to do.
+func (p *progress) grow(cost float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total += cost
+}
+
+// kept takes in chunks of a layer that were done before, if it has not yet.
+func (p *progress) kept(o *Outline, layer int, chunks ranges.Set) {
+	chunks = chunks.Minus(p.seen[layer])
+	p.seen[layer] = p.seen[layer].Union(chunks)
 	if p.report != nil && p.skip != nil && chunks != nil {
 		p.skip(o.cost(chunks) / p.total)
 	}
@@ -631,26 +660,41 @@ func (a *comparison) rows(actual bool) Rows {
 	return r
 }
 
-// runLayer computes the wanted chunks of a layer that were not kept before, and returns
-// what they and the kept ones gave.
-func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, want ranges.Set, opt Options, prog *progress) (*Partial, error) {
+// runWhole computes all chunks of a layer that are to be, of a sample as many as it takes.
+func runWhole(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, opt Options, prog *progress) (*Partial, error) {
+	p, err := opt.kept(ctx, index, o)
+	for err == nil {
+		if p, err = runLayer(ctx, d, index, o, o.All(), p, opt, prog); err != nil || !o.Sampled || opt.Sample.enough(o, p) {
+			break
+		}
+		before := o.TotalCost()
+		o.choose(opt.Sample, 2*o.tiles())
+		prog.grow(o.TotalCost() - before)
+	}
+	prog.finished()
+	return p, err
+}
+
+// kept returns what an earlier run kept of a layer.
+func (opt *Options) kept(ctx context.Context, index int, o *Outline) (*Partial, error) {
+	if opt.Keep != nil {
+		if p, err := opt.Keep.Kept(ctx, index, o); p != nil || err != nil {
+			return p, err
+		}
+	}
+	return new(Partial), nil
+}
+
+// runLayer computes the wanted chunks of a layer that are not in total, and returns what
+// they and those give.
+func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, want ranges.Set, total *Partial, opt Options, prog *progress) (*Partial, error) {
 	l := &d.Layers[index]
 	bound, err := heads.Bind(opt.Kernel, l)
 	if err != nil {
 		return nil, err
 	}
 	opt.Kernel = bound.Kernel
-	total := new(Partial)
-	if opt.Keep != nil {
-		kept, err := opt.Keep.Kept(ctx, index, o)
-		if err != nil {
-			return nil, err
-		}
-		if kept != nil {
-			total = kept
-		}
-	}
-	prog.kept(o, want.Intersect(total.done))
+	prog.kept(o, index, want.Intersect(total.done))
 	todo := want.Minus(total.done)
 	if todo != nil && opt.Keep != nil {
 		opt.Keep.Begin(index)
@@ -671,7 +715,7 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 				cs := g.start(g.tasks[i])
 				err := w.run(inner, cs)
 				if err == nil {
-					prog.add(o, ranges.Set{g.tasks[i]})
+					prog.computed(o, index, ranges.Set{g.tasks[i]})
 					err = g.finish(g.tasks[i], cs)
 				}
 				if err != nil {
@@ -690,7 +734,6 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 	if err := opt.keep(l, index, g.fresh); err != nil {
 		return nil, err
 	}
-	prog.finished()
 	return g.total, g.total.Merge(o, g.fresh)
 }
 
@@ -1086,6 +1129,7 @@ func (kv *kvHead) drop() {
 }
 
 func (r *Result) summarise() {
+	r.Average.Confidence = r.confidence()
 	var names, actualNames []string
 	var emu, act, both []metrics.Values
 	for _, l := range r.Layers {

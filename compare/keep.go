@@ -78,11 +78,15 @@ func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []rang
 			prog.finished()
 			continue
 		}
-		p, err := runLayer(ctx, d, i, outlines[i], want[i], opt, prog)
+		p, err := opt.kept(ctx, i, outlines[i])
+		if err == nil {
+			p, err = runLayer(ctx, d, i, outlines[i], want[i], p, opt, prog)
+		}
+		prog.finished()
 		if err == nil {
 			err = d.Layers[i].Check()
 		}
-		if err == nil && p.layer(outlines[i]).farOff(p.done.Len() == outlines[i].Chunks()) {
+		if err == nil && p.layer(outlines[i]).farOff(outlines[i].All().Minus(p.done) == nil) {
 			_, err = noteOfMisplaced(ctx, d, i, &opt)
 		}
 		if err != nil {
@@ -123,8 +127,8 @@ func Join(res *Result, outlines []*Outline, part func(layer int) (*Partial, erro
 
 // whole is the layer's result. A part of the layer has none.
 func (p *Partial) whole(o *Outline) (*Layer, error) {
-	if missing := o.All().Minus(p.done); missing != nil || len(p.open)+len(p.openKVs) > 0 {
-		return nil, fmt.Errorf("layer %s: %d of %d chunks are missing", o.Name, missing.Len(), o.Chunks())
+	if missing := o.All().Minus(p.done); missing != nil || !o.Sampled && len(p.open)+len(p.openKVs) > 0 {
+		return nil, fmt.Errorf("layer %s: %d of %d chunks are missing", o.Name, missing.Len(), o.All().Len())
 	}
 	return p.layer(o), nil
 }

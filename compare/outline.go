@@ -38,6 +38,10 @@ type Outline struct {
 	Confined bool `json:"confined,omitempty"`
 	// Align is the key up to which a causal mask lets the first query see.
 	Align int `json:"align,omitempty"`
+	// Sampled says that Chosen are the chunks that are computed, of which the figures of
+	// all are estimated. A chunk is a tile then.
+	Sampled bool       `json:"sampled,omitempty"`
+	Chosen  ranges.Set `json:"chosen,omitempty"`
 }
 
 // ShapeOf returns a layer's shape.
@@ -59,8 +63,14 @@ func (opt *Options) outline(l *heads.Layer) (*Outline, error) {
 		o.O = l.O.Name
 	}
 	o.ActualLSE = opt.LSE && !opt.NoActual && l.LSE != nil
+	if opt.Sample != nil {
+		o.Sampled, o.ChunkRows = true, l.Kernel.Tiling().BlockQ
+	}
 	var err error
 	o.First, o.End, err = opt.queries(l.Layer, o.ChunkRows)
+	if err == nil && o.Sampled {
+		o.choose(opt.Sample, opt.Sample.blocks(o))
+	}
 	return o, err
 }
 
@@ -94,8 +104,13 @@ func (o *Outline) PerKV() int { return o.group() * o.perHead() }
 // Chunks returns how many chunks the layer has.
 func (o *Outline) Chunks() int { return o.Shape.Batch * o.Shape.Heads * o.perHead() }
 
-// All is the set of all chunks.
-func (o *Outline) All() ranges.Set { return ranges.Of(0, o.Chunks()) }
+// All is the set of the chunks that are to be computed: all of them, or those chosen.
+func (o *Outline) All() ranges.Set {
+	if o.Sampled {
+		return o.Chosen
+	}
+	return ranges.Of(0, o.Chunks())
+}
 
 // rows are the query rows of a chunk.
 func (o *Outline) rows(chunk int) (lo, hi int) {
@@ -111,6 +126,9 @@ func (o *Outline) Check() error {
 		if n < 1 || n > most {
 			return fmt.Errorf("layer %s: a size of %d", o.Name, n)
 		}
+	}
+	if o.Sampled && (o.Chosen == nil || o.Chosen.Check(o.Chunks()) != nil) {
+		return fmt.Errorf("layer %s: chosen chunks that are none", o.Name)
 	}
 	if s.HeadDim > layerdumps.MaxHeadDim || s.Heads%s.KVHeads != 0 || o.First < 0 || o.First >= o.End || o.End > s.Queries {
 		return fmt.Errorf("layer %s: sizes that do not fit each other", o.Name)
@@ -157,21 +175,17 @@ func (o *Outline) Costs(chunks ranges.Set) (queries, prepare float64) {
 	return queries, prepare
 }
 
-// TotalCost is what all chunks cost.
+// TotalCost is what the chunks cost that are to be computed.
 func (o *Outline) TotalCost() float64 {
-	// Heads cost the same.
-	head := 0.0
-	for c := range o.perHead() {
-		head += o.Cost(c)
+	if o.Sampled {
+		return o.sum(o.Chosen)
 	}
-	return float64(head * float64(o.Shape.Batch*o.Shape.Heads))
+	// Heads cost the same.
+	return float64(o.sum(ranges.Of(0, o.perHead())) * float64(o.Shape.Batch*o.Shape.Heads))
 }
 
-// cost estimates what chunks cost.
-func (o *Outline) cost(chunks ranges.Set) float64 {
-	if chunks.Len() == o.Chunks() {
-		return o.TotalCost()
-	}
+// sum adds up what chunks cost.
+func (o *Outline) sum(chunks ranges.Set) float64 {
 	sum := 0.0
 	for _, r := range chunks {
 		for c := r[0]; c < r[1]; c++ {
@@ -179,4 +193,12 @@ func (o *Outline) cost(chunks ranges.Set) float64 {
 		}
 	}
 	return sum
+}
+
+// cost estimates what chunks cost.
+func (o *Outline) cost(chunks ranges.Set) float64 {
+	if !o.Sampled && chunks.Len() == o.Chunks() {
+		return o.TotalCost()
+	}
+	return o.sum(chunks)
 }

@@ -28,6 +28,8 @@ type Partial struct {
 	// the layer.
 	open    map[int]*openHead
 	openKVs map[int]*openKV
+	// units are what each chunk of a sample gave.
+	units []unit
 }
 
 // openHead is a head, until there are all its chunks.
@@ -58,6 +60,9 @@ func (p *Partial) add(o *Outline, first int, cs []chunk) {
 	for i := range cs {
 		c := &cs[i]
 		p.accumulators.merge(c.acc)
+		if o.Sampled {
+			p.units = append(p.units, unitOf(first+i, c.acc))
+		}
 		if o.PerHead {
 			if h.figures == nil {
 				h.figures = new(accumulators)
@@ -86,12 +91,16 @@ func (p *Partial) head(n int) *openHead {
 	return h
 }
 
-// close takes in a head of which there are all chunks.
+// close takes in a head of which there are all chunks. Of a sample they are not known to
+// be all before the end.
 func (p *Partial) close(o *Outline, n int) {
-	h := p.open[n]
-	if h.chunks < o.perHead() {
-		return
+	if p.open[n].chunks == o.perHead() && !o.Sampled {
+		p.closeHead(o, n)
 	}
+}
+
+func (p *Partial) closeHead(o *Outline, n int) {
+	h := p.open[n]
 	delete(p.open, n)
 	batch, head := n/o.Shape.Heads, n%o.Shape.Heads
 	p.differing = p.differing.add(batch, head, &h.differing)
@@ -113,9 +122,13 @@ func (p *Partial) mergeKV(o *Outline, n int, kv *openKV) {
 	} else {
 		have.chunks += kv.chunks
 	}
-	if p.openKVs[n].chunks < o.PerKV() {
-		return
+	if p.openKVs[n].chunks == o.PerKV() && !o.Sampled {
+		p.closeKV(o, n)
 	}
+}
+
+func (p *Partial) closeKV(o *Outline, n int) {
+	kv := p.openKVs[n]
 	delete(p.openKVs, n)
 	p.counts.Merge(&kv.counts)
 	p.inK.addHead(&kv.inK, o.Shape.Keys)
@@ -131,6 +144,7 @@ func (p *Partial) Merge(o *Outline, q *Partial) error {
 	p.done = p.done.Union(q.done)
 	p.accumulators.merge(&q.accumulators)
 	p.heads = append(p.heads, q.heads...)
+	p.units = append(p.units, q.units...)
 	p.differing = p.differing.merge(q.differing)
 	p.spoiled = p.spoiled.merge(q.spoiled)
 	p.inQ.sum(&q.inQ)
@@ -171,8 +185,17 @@ func (o *Outline) figures(a *accumulators) Rows {
 	return r
 }
 
-// layer is the layer's result, when all is merged.
+// layer is the layer's result, when all is merged. The partial is not to be used after
+// it.
 func (p *Partial) layer(o *Outline) *Layer {
+	if o.Sampled {
+		for n := range p.open {
+			p.closeHead(o, n)
+		}
+		for n := range p.openKVs {
+			p.closeKV(o, n)
+		}
+	}
 	out := &Layer{Name: o.Name, Causal: o.Causal, SMScale: o.SMScale, Source: o.Source, Synthetic: o.Synthetic, Shape: o.Shape}
 	if o.Confined {
 		out.Sampled = &[2]int{o.First, o.End}
@@ -181,6 +204,9 @@ func (p *Partial) layer(o *Outline) *Layer {
 	out.Heads, out.Differing, out.Spoiled = p.heads, p.differing, p.spoiled
 	out.Suspicious = slices.Concat(p.inQ.describe("q"), p.inK.describe("k"), p.inV.describe("v"))
 	out.Rows = o.figures(&p.accumulators)
+	if o.Sampled {
+		p.estimate(o, out)
+	}
 	out.ReferenceRMS = jsonfloat.Float(p.emulated.RefRMS())
 	out.ErrorHistogram = p.errors.Values()
 	if o.O != "" {
@@ -267,6 +293,7 @@ type (
 		Differences *differencesState     `json:"differences,omitempty"`
 		Open        map[int]openHeadState `json:"open,omitempty"`
 		OpenKVs     map[int]openKVState   `json:"open_kv,omitempty"`
+		Units       []unit                `json:"units,omitempty"`
 	}
 	figuresState struct {
 		Outputs   comparisonState    `json:"outputs"`
@@ -317,7 +344,7 @@ type (
 func (p *Partial) MarshalJSON() ([]byte, error) {
 	s := partialState{
 		Chunks: p.done, Figures: *p.accumulators.state(), Heads: p.heads, Differing: p.differing, Spoiled: p.spoiled,
-		InQ: p.inQ.state(), InK: p.inK.state(), InV: p.inV.state(),
+		InQ: p.inQ.state(), InK: p.inK.state(), InV: p.inV.state(), Units: p.units,
 	}
 	if m := p.differences; m != nil {
 		s.Differences = &differencesState{Blocks: make(map[int][]int64), Channels: m.Channels}
@@ -352,7 +379,7 @@ func ReadPartial(data []byte, o *Outline) (*Partial, error) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		return nil, err
 	}
-	p := &Partial{done: s.Chunks, heads: s.Heads, differing: s.Differing, spoiled: s.Spoiled}
+	p := &Partial{done: s.Chunks, units: s.Units, heads: s.Heads, differing: s.Differing, spoiled: s.Spoiled}
 	errs := []error{s.Chunks.Check(o.Chunks()), s.Figures.read(&p.accumulators), s.InQ.read(&p.inQ), s.InK.read(&p.inK), s.InV.read(&p.inV)}
 	heads := o.Shape.Batch * o.Shape.Heads
 	if m := s.Differences; m != nil {
@@ -370,7 +397,7 @@ func ReadPartial(data []byte, o *Outline) (*Partial, error) {
 		copy(p.differences.Channels, m.Channels)
 	}
 	for n, x := range s.Open {
-		if n < 0 || n >= heads || x.Chunks < 1 || x.Chunks >= o.perHead() || o.PerHead != (x.Figures != nil) {
+		if n < 0 || n >= heads || x.Chunks < 1 || x.Chunks >= o.perHead() && !o.Sampled || o.PerHead != (x.Figures != nil) {
 			errs = append(errs, fmt.Errorf("%d chunks of head %d", x.Chunks, n))
 			continue
 		}
@@ -384,7 +411,7 @@ func ReadPartial(data []byte, o *Outline) (*Partial, error) {
 		}
 	}
 	for n, x := range s.OpenKVs {
-		if n < 0 || n >= heads/o.group() || x.Chunks < 1 || x.Chunks >= o.PerKV() {
+		if n < 0 || n >= heads/o.group() || x.Chunks < 1 || x.Chunks >= o.PerKV() && !o.Sampled {
 			errs = append(errs, fmt.Errorf("%d chunks of kv head %d", x.Chunks, n))
 			continue
 		}
@@ -395,6 +422,7 @@ func ReadPartial(data []byte, o *Outline) (*Partial, error) {
 		}
 		p.openKVs[n] = kv
 	}
+	errs = append(errs, p.checkUnits(o))
 	for _, e := range []*Extent{s.Differing, s.Spoiled} {
 		if e != nil && len(e.Most) == 0 {
 			errs = append(errs, fmt.Errorf("an extent without heads"))

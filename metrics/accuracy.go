@@ -230,6 +230,14 @@ func (a *Accuracy) Values() Values {
 	}
 }
 
+// Totals are the sums that figures are made of.
+type Totals struct{ Dot, OutSq, RefSq, AbsDiff, AbsRef, SqDiff float64 }
+
+// Totals returns the sums, each rounded once.
+func (a *Accuracy) Totals() Totals {
+	return Totals{a.dot.Value(), a.outSq.Value(), a.refSq.Value(), a.absDiff.Value(), a.absRef.Value(), a.sqDiff.Value()}
+}
+
 // accuracyState is an Accuracy in JSON.
 type accuracyState struct {
 	N         int64           `json:"n"`

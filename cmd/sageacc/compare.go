@@ -50,6 +50,8 @@ type compareFlags struct {
 	changes, jobs int
 	resume        bool
 	part          shardFlag
+	sample        string
+	seed          uint64
 }
 
 func newCompare(e *env) *cobra.Command {
@@ -92,6 +94,11 @@ and written to FILE; sageacc merge joins the parts to the result of one run. --s
 array/N is for tasks of a Slurm job array or a Kubernetes Indexed Job, and sageacc plan
 writes such jobs.
 
+With --sample a few tiles of query rows of each head are computed, spread over it by a
+seed. What is computed is exact; cos_sim, rel_l1 and rmse of all rows are estimated,
+with bounds that hold with 95% confidence. --fail-if then fails a layer if the worse
+bound does, which it says. The other checks are of the rows that were computed.
+
 With -o FILE, what is finished of a run that takes longer than a second is kept in
 FILE.journal until the result is there. After a kill or an interrupt --resume goes on
 with it; the result is the same to the byte.
@@ -116,6 +123,7 @@ with all others exact, and all others with that step exact.`,
   sageacc compare dump.safetensors --kernel sage2-4b,sage2-8b-sm90 --sort actual.rel_l1 --top 5
   sageacc compare dumps/ --format json -o result.json --resume
   sageacc compare dumps/ --shard 3/8 -o part-3
+  sageacc compare dumps/ --sample 4 --fail-if 'cos<0.99'
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
@@ -139,6 +147,8 @@ with all others exact, and all others with that step exact.`,
 	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	addResume(cmd, &f.resume)
 	f.part.add(cmd)
+	fs.StringVar(&f.sample, "sample", "", "compute a sample of each head's tiles and estimate, `N` tiles, a fraction as in 5%, or auto:±1% for as many as it takes")
+	fs.Uint64Var(&f.seed, "sample-seed", 1, "which tiles --sample takes, a `NUMBER`")
 	return cmd
 }
 
@@ -175,6 +185,10 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if err := f.part.parse(cmd, f.out); err != nil {
 		return err
 	}
+	sampled, err := f.parseSample(cmd)
+	if err != nil {
+		return err
+	}
 	d, err := f.dump.open(cmd, args)
 	if err != nil {
 		return err
@@ -194,8 +208,11 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	}
 	var opts []compare.Options
 	id := identity(cmd, map[string]string{"reference": precision.String(), "explain-changes": strconv.Itoa(f.changes)})
+	if sampled != nil {
+		id.Options["sample"] = fmt.Sprintf("%v, seed %d", sampled, sampled.Seed)
+	}
 	for _, k := range kernels {
-		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes, Sample: sampled}
 		r := journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel)}
 		r.Kernel.Chosen = k.flags.choice()
 		if r.Layers, err = compare.Outlines(d, opt); err != nil {
@@ -243,6 +260,25 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	}
 	finished = true
 	return e.check(results, made, checks)
+}
+
+// parseSample reads --sample; nil if it was not given.
+func (f *compareFlags) parseSample(cmd *cobra.Command) (*compare.Sample, error) {
+	if !cmd.Flags().Changed("sample") {
+		if cmd.Flags().Changed("sample-seed") {
+			return nil, fmt.Errorf("--sample-seed is for --sample")
+		}
+		return nil, nil
+	}
+	s, err := compare.ParseSample(f.sample)
+	if err != nil {
+		return nil, fmt.Errorf("--sample: %w", err)
+	}
+	if s.Within > 0 && f.part.shard != nil {
+		return nil, fmt.Errorf("--sample %s is not for --shard: how much there is to do must be known", f.sample)
+	}
+	s.Seed = f.seed
+	return s, nil
 }
 
 // comparedFlags say how results are written.
@@ -412,7 +448,11 @@ func (e *env) check(results []*compare.Result, made []compare.Check, g *compare.
 			if len(results) > 1 {
 				of = r.Kernel.Name + ": "
 			}
-			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact\n", of, v.Actual, v.Layers, v.Exact)
+			rows := ""
+			if r.SampleText() != "" {
+				rows = " in the rows of the sample"
+			}
+			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact%s\n", of, v.Actual, v.Layers, v.Exact, rows)
 		}
 	}
 	return e.report(failures(made, len(results) > 1))

@@ -114,19 +114,22 @@ func chunks(o *compare.Outline, before, from, to float64) ranges.Set {
 	if before >= to || before+o.TotalCost() < from {
 		return nil
 	}
-	first, end := -1, 0
-	for c := range o.Chunks() {
-		cost := o.Cost(c)
-		if middle := before + cost/2; middle >= from && middle < to {
-			if first < 0 {
-				first = c
+	var out ranges.Set
+	for _, r := range o.All() {
+		first, end := -1, 0
+		for c := r[0]; c < r[1]; c++ {
+			cost := o.Cost(c)
+			if middle := before + cost/2; middle >= from && middle < to {
+				if first < 0 {
+					first = c
+				}
+				end = c + 1
 			}
-			end = c + 1
+			before += cost
 		}
-		before += cost
+		if first >= 0 {
+			out = append(out, [2]int{first, end})
+		}
 	}
-	if first < 0 {
-		return nil
-	}
-	return ranges.Of(first, end)
+	return out
 }
