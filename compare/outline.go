@@ -152,7 +152,7 @@ func (o *Outline) Cost(chunk int) float64 {
 	if o.Causal {
 		// Those up to the middle row's last, in whole tiles or so.
 		const tile = 64
-		keys = min(max(float64(lo+hi)/2+float64(o.Align)+tile, tile), all)
+		keys = min(max(float64((lo+hi)/2+o.Align+tile), tile), all)
 	}
 	prepared := float64(all*prepareRows) / float64(o.PerKV())
 	return float64(float64(o.Shape.HeadDim) * (float64(float64(hi-lo)*keys) + prepared))
@@ -161,7 +161,7 @@ func (o *Outline) Cost(chunk int) float64 {
 // Costs estimates what chunks cost as Cost does, queries and the preparation of the kv
 // heads that they are of apart, whole.
 func (o *Outline) Costs(chunks ranges.Set) (queries, prepare float64) {
-	shared := float64(float64(o.Shape.HeadDim)*float64(o.Shape.Keys)) * prepareRows
+	shared := float64(float64(o.Shape.HeadDim*o.Shape.Keys) * prepareRows)
 	last := -1
 	for _, r := range chunks {
 		for c := r[0]; c < r[1]; c++ {

@@ -83,9 +83,12 @@ func (d *Dump) open(paths []string, opt Options) error {
 // name stands for a whole layer in several files, it is several layers, and then the
 // layers of every file are called <file>/<layer>.
 func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
-	files, err := expand(paths)
+	files, indexes, err := expand(paths)
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, x := range indexes {
+		d.Files = append(d.Files, x.path)
 	}
 	number := make(map[string]int, len(files)) // of a file, where it is given first
 	for i, f := range slices.Backward(files) {
@@ -111,6 +114,11 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 	var weak []*rawTensor // those that may have a role
 	for _, file := range files {
 		raw, err := d.read(file)
+		for _, x := range indexes {
+			if err == nil {
+				err = x.check(file, raw)
+			}
+		}
 		if err != nil {
 			return nil, nil, err
 		}

@@ -241,7 +241,7 @@ func (f *figure) error(strata []Stratum, total *Sums, v float64) (error, df floa
 		if len(h.Sample) < 2 {
 			return math.NaN(), 0
 		}
-		of := float64(h.Blocks) * float64(float64(h.Blocks)-n) * (f.spread(&h, total, v) / n)
+		of := float64(float64(h.Blocks) * float64(float64(h.Blocks)-n) * (f.spread(&h, total, v) / n))
 		variance += of
 		squares += float64(of*of) / (n - 1 + excess)
 	}

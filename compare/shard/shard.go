@@ -119,7 +119,7 @@ func chunks(o *compare.Outline, before, from, to float64) ranges.Set {
 		first, end := -1, 0
 		for c := r[0]; c < r[1]; c++ {
 			cost := o.Cost(c)
-			if middle := before + cost/2; middle >= from && middle < to {
+			if middle := before + float64(cost/2); middle >= from && middle < to {
 				if first < 0 {
 					first = c
 				}
