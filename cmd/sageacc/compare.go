@@ -206,19 +206,9 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 			return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
 		}
 	}
-	var opts []compare.Options
-	id := identity(cmd, map[string]string{"reference": precision.String(), "explain-changes": strconv.Itoa(f.changes)})
-	if sampled != nil {
-		id.Options["sample"] = fmt.Sprintf("%v, seed %d", sampled, sampled.Seed)
-	}
-	for _, k := range kernels {
-		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes, Sample: sampled}
-		r := journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel)}
-		r.Kernel.Chosen = k.flags.choice()
-		if r.Layers, err = compare.Outlines(d, opt); err != nil {
-			return err
-		}
-		opts, id.Runs = append(opts, opt), append(id.Runs, r)
+	opts, id, err := f.runs(cmd, d, kernels, precision, sampled)
+	if err != nil {
+		return err
 	}
 	if f.part.shard != nil {
 		return e.compareShard(cmd, d, f.part, opts, id, mergeSettings{Args: commandLine(cmd, args), Gates: f.gates}, f.out, f.resume)
@@ -279,6 +269,24 @@ func (f *compareFlags) parseSample(cmd *cobra.Command) (*compare.Sample, error) 
 	}
 	s.Seed = f.seed
 	return s, nil
+}
+
+// runs are the runs of the kernels, and what a journal of them is of.
+func (f *compareFlags) runs(cmd *cobra.Command, d *layerdumps.Dump, kernels []*listed, precision reference.Precision, sampled *compare.Sample) (opts []compare.Options, id journal.Identity, err error) {
+	id = identity(cmd, map[string]string{"reference": precision.String(), "explain-changes": strconv.Itoa(f.changes)})
+	if sampled != nil {
+		id.Options["sample"] = fmt.Sprintf("%v, seed %d", sampled, sampled.Seed)
+	}
+	for _, k := range kernels {
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes, Sample: sampled}
+		r := journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel)}
+		r.Kernel.Chosen = k.flags.choice()
+		if r.Layers, err = compare.Outlines(d, opt); err != nil {
+			return nil, id, err
+		}
+		opts, id.Runs = append(opts, opt), append(id.Runs, r)
+	}
+	return opts, id, nil
 }
 
 // comparedFlags say how results are written.

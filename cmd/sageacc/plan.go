@@ -28,21 +28,21 @@ type planned struct {
 	job plan.Job
 }
 
+// planFlags are the flags of plan.
+type planFlags struct {
+	dump         dumpFlags
+	kernel       kernelFlags
+	gates        gateFlags
+	format, out  string
+	ref          string
+	perHead      bool
+	jobs, shards int
+	budget       time.Duration
+	image, claim string
+}
+
 func newPlan(e *env) *cobra.Command {
-	var (
-		dump    dumpFlags
-		kernel  kernelFlags
-		gates   gateFlags
-		format  string
-		out     string
-		ref     string
-		perHead bool
-		jobs    int
-		shards  int
-		budget  time.Duration
-		image   string
-		claim   string
-	)
+	var f planFlags
 	cmd := &cobra.Command{
 		Use:   "plan DUMP...",
 		Short: "Estimate what a comparison takes, and write it as a job of many shards",
@@ -55,91 +55,94 @@ to spare. Flags of sageacc compare that bear on the result go into the job.`,
   sageacc plan dumps/ --kernel sage2-4b --shards 8 --format slurm -o job.sh
   sageacc plan dumps/ --shards 8 --format kubernetes --image sageacc:latest --claim dumps -o job.yaml`,
 		Args: needArgs("dump"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			write, err := pick(format, map[string]func(io.Writer, *planned) error{
-				"table":      planText,
-				"json":       func(w io.Writer, p *planned) error { return render.JSON(w, p) },
-				"slurm":      func(w io.Writer, p *planned) error { return plan.Slurm(w, &p.job) },
-				"kubernetes": func(w io.Writer, p *planned) error { return plan.Kubernetes(w, &p.job) },
-			})
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-			for _, name := range []string{"image", "claim"} {
-				if given := cmd.Flags().Changed(name); given != (format == "kubernetes") {
-					return fmt.Errorf("--%s is for --format kubernetes, which needs it", name)
-				}
-			}
-			if shards < 1 || shards > 100_000 {
-				return fmt.Errorf("--shards is %d: want 1 to 100000", shards)
-			}
-			if budget <= 0 {
-				return fmt.Errorf("--measure is %v: want a time, as in 5s", budget)
-			}
-			kernels, err := kernel.buildAll(cmd)
-			if err != nil {
-				return err
-			}
-			precision, err := reference.ParsePrecision(ref)
-			if err != nil {
-				return fmt.Errorf("--reference: %w", err)
-			}
-			if _, err := gates.parse(); err != nil {
-				return err
-			}
-			if err := checkJobs(&jobs); err != nil {
-				return err
-			}
-			d, err := dump.open(cmd, args)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, d.Close()) }()
-			if err := chooseAll(cmd, kernels, d); err != nil {
-				return err
-			}
-			w, err := e.open(out, d.Files)
-			if err != nil {
-				return err
-			}
-			defer w.abort()
-			e.tellIgnored(d)
-			p := &planned{Schema: "sageacc/plan/v1", Shards: shards}
-			for _, k := range kernels {
-				opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs}
-				x, err := plan.Run(cmd.Context(), d, opt, budget/time.Duration(len(kernels)))
-				if err != nil {
-					return err
-				}
-				p.Estimates = append(p.Estimates, x)
-				p.Seconds += x.Seconds
-				p.Memory = max(p.Memory, x.Memory)
-			}
-			line := commandLine(cmd, args)
-			line[1] = "compare"
-			p.job = plan.Job{Command: line, Shards: shards, Jobs: jobs, Seconds: p.Seconds / float64(shards), Memory: p.Memory, Image: image, Claim: claim}
-			if err := write(w, p); err != nil {
-				return err
-			}
-			return w.commit()
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(e, cmd, args) },
 	}
-	dump.add(cmd, true)
-	kernel.add(cmd)
+	f.dump.add(cmd, true)
+	f.kernel.add(cmd)
 	cmd.Flags().Lookup("kernel").Usage += "; A,B,C for several"
-	gates.add(cmd)
+	f.gates.add(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&format, "format", "table", "output format, `table|json|slurm|kubernetes`")
-	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
-	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
-	fs.BoolVar(&perHead, "per-head", false, "show each head too")
-	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
-	fs.IntVar(&shards, "shards", 8, "how many shards `N` the job has")
-	fs.DurationVar(&budget, "measure", 5*time.Second, "about how `LONG` to measure")
-	fs.StringVar(&image, "image", "", "the container's `IMAGE`, for kubernetes")
-	fs.StringVar(&claim, "claim", "", "the persistent volume `CLAIM` that holds the dump and takes the parts, for kubernetes")
-	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`, and of cores of a shard")
+	fs.StringVar(&f.format, "format", "table", "output format, `table|json|slurm|kubernetes`")
+	fs.StringVarP(&f.out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&f.ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.BoolVar(&f.perHead, "per-head", false, "show each head too")
+	fs.BoolVar(&f.dump.lse, "lse", false, "compare the rows' log-sum-exp too")
+	fs.IntVar(&f.shards, "shards", 8, "how many shards `N` the job has")
+	fs.DurationVar(&f.budget, "measure", 5*time.Second, "about how `LONG` to measure")
+	fs.StringVar(&f.image, "image", "", "the container's `IMAGE`, for kubernetes")
+	fs.StringVar(&f.claim, "claim", "", "the persistent volume `CLAIM` that holds the dump and takes the parts, for kubernetes")
+	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`, and of cores of a shard")
 	return cmd
+}
+
+// run is the command.
+func (f *planFlags) run(e *env, cmd *cobra.Command, args []string) (err error) {
+	write, err := pick(f.format, map[string]func(io.Writer, *planned) error{
+		"table":      planText,
+		"json":       func(w io.Writer, p *planned) error { return render.JSON(w, p) },
+		"slurm":      func(w io.Writer, p *planned) error { return plan.Slurm(w, &p.job) },
+		"kubernetes": func(w io.Writer, p *planned) error { return plan.Kubernetes(w, &p.job) },
+	})
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	for _, name := range []string{"image", "claim"} {
+		if given := cmd.Flags().Changed(name); given != (f.format == "kubernetes") {
+			return fmt.Errorf("--%s is for --format kubernetes, which needs it", name)
+		}
+	}
+	if f.shards < 1 || f.shards > 100_000 {
+		return fmt.Errorf("--shards is %d: want 1 to 100000", f.shards)
+	}
+	if f.budget <= 0 {
+		return fmt.Errorf("--measure is %v: want a time, as in 5s", f.budget)
+	}
+	kernels, err := f.kernel.buildAll(cmd)
+	if err != nil {
+		return err
+	}
+	precision, err := reference.ParsePrecision(f.ref)
+	if err != nil {
+		return fmt.Errorf("--reference: %w", err)
+	}
+	if _, err := f.gates.parse(); err != nil {
+		return err
+	}
+	if err := checkJobs(&f.jobs); err != nil {
+		return err
+	}
+	d, err := f.dump.open(cmd, args)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := chooseAll(cmd, kernels, d); err != nil {
+		return err
+	}
+	w, err := e.open(f.out, d.Files)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	e.tellIgnored(d)
+	p := &planned{Schema: "sageacc/plan/v1", Shards: f.shards}
+	for _, k := range kernels {
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs}
+		x, err := plan.Run(cmd.Context(), d, opt, f.budget/time.Duration(len(kernels)))
+		if err != nil {
+			return err
+		}
+		p.Estimates = append(p.Estimates, x)
+		p.Seconds += x.Seconds
+		p.Memory = max(p.Memory, x.Memory)
+	}
+	line := commandLine(cmd, args)
+	line[1] = "compare"
+	p.job = plan.Job{Command: line, Shards: f.shards, Jobs: f.jobs, Seconds: p.Seconds / float64(f.shards), Memory: p.Memory, Image: f.image, Claim: f.claim}
+	if err := write(w, p); err != nil {
+		return err
+	}
+	return w.commit()
 }
 
 // planText tells the estimate.

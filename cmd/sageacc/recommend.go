@@ -83,32 +83,13 @@ leave that layer as it is.`,
 				return err
 			}
 			defer w.abort()
-			id, err := recommendIdentity(cmd, d, opt)
-			if err != nil {
-				return err
-			}
-			kept, err := e.keep(cmd.Context(), out, resume, id, d)
-			if err != nil {
-				return err
-			}
-			finished := false
-			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
-			bar := e.progress("recommend")
-			opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
-			res, err := recommend.Run(cmd.Context(), d, opt)
-			bar.erase()
-			if err != nil {
-				return err
-			}
-			if err := write(w, res); err != nil {
-				return err
-			}
-			if err := w.commit(); err != nil {
-				return err
-			}
-			finished = true
-			return nil
+			return e.recommend(cmd, d, out, resume, opt, func(res *recommend.Result) error {
+				if err := write(w, res); err != nil {
+					return err
+				}
+				return w.commit()
+			})
 		},
 	}
 	dump.add(cmd, false)
@@ -121,6 +102,29 @@ leave that layer as it is.`,
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	addResume(cmd, &resume)
 	return cmd
+}
+
+// recommend finds the choices with a journal beside out, and hands the result to write.
+func (e *env) recommend(cmd *cobra.Command, d *layerdumps.Dump, out string, resume bool, opt recommend.Options, write func(*recommend.Result) error) (err error) {
+	id, err := recommendIdentity(cmd, d, opt)
+	if err != nil {
+		return err
+	}
+	kept, err := e.keep(cmd.Context(), out, resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
+	bar := e.progress("recommend")
+	opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
+	res, err := recommend.Run(cmd.Context(), d, opt)
+	bar.erase()
+	if err == nil {
+		err = write(res)
+	}
+	finished = err == nil
+	return err
 }
 
 // recommendIdentity is what the journal of a recommendation is of.

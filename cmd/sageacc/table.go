@@ -103,35 +103,14 @@ many layers takes minutes: --layers chooses some.`,
 				return err
 			}
 			defer w.abort()
-			id, err := tableIdentity(cmd, d, names, precision)
-			if err != nil {
-				return err
-			}
-			kept, err := e.keep(cmd.Context(), out, resume, id, d)
-			if err != nil {
-				return err
-			}
-			finished := false
-			defer func() { err = errors.Join(err, kept.close(finished)) }()
 			e.tellIgnored(d)
-			bar := e.progress("table")
-			res, err := tables.Run(cmd.Context(), names, d, tables.Options{
-				Reference: precision, Jobs: jobs, Progress: bar.show, Skipped: bar.skip,
-				Keep: kept.run,
+			return e.tables(cmd, d, out, resume, names, tables.Options{Reference: precision, Jobs: jobs}, func(res *tables.Result) error {
+				res.Args = commandLine(cmd, args)
+				if err := write(w, res); err != nil {
+					return err
+				}
+				return w.commit()
 			})
-			bar.erase()
-			if err != nil {
-				return err
-			}
-			res.Args = commandLine(cmd, args)
-			if err := write(w, res); err != nil {
-				return err
-			}
-			if err := w.commit(); err != nil {
-				return err
-			}
-			finished = true
-			return nil
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return append(tables.Names(), "all", accumulatorProbe), cobra.ShellCompDirectiveDefault
@@ -148,6 +127,29 @@ many layers takes minutes: --layers chooses some.`,
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	addResume(cmd, &resume)
 	return cmd
+}
+
+// tables measures tables with a journal beside out, and hands the result to write.
+func (e *env) tables(cmd *cobra.Command, d *layerdumps.Dump, out string, resume bool, names []string, opt tables.Options, write func(*tables.Result) error) (err error) {
+	id, err := tableIdentity(cmd, d, names, opt.Reference)
+	if err != nil {
+		return err
+	}
+	kept, err := e.keep(cmd.Context(), out, resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
+	bar := e.progress("table")
+	opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
+	res, err := tables.Run(cmd.Context(), names, d, opt)
+	bar.erase()
+	if err == nil {
+		err = write(res)
+	}
+	finished = err == nil
+	return err
 }
 
 // tableIdentity is what the journal of tables is of.
