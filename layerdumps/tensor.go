@@ -14,14 +14,19 @@ import (
 // DType is the element type of a layer's tensor.
 type DType uint8
 
-// The element types that attention kernels take.
+// The element types of tensors.
 const (
 	F16  DType = iota // IEEE 754 binary16
 	BF16              // the upper half of binary32
 	F32               // IEEE 754 binary32
+	E4M3              // OCP OFP8 E4M3, codes that a scale belongs to
+	E5M2              // OCP OFP8 E5M2, the same
 )
 
-// String returns the type's usual name: FP16, BF16 or FP32.
+// FP8 says that the type is E4M3 or E5M2.
+func (d DType) FP8() bool { return d == E4M3 || d == E5M2 }
+
+// String returns the type's usual name: FP16, BF16, FP32, E4M3 or E5M2.
 func (d DType) String() string {
 	switch d {
 	case F16:
@@ -30,6 +35,10 @@ func (d DType) String() string {
 		return "BF16"
 	case F32:
 		return "FP32"
+	case E4M3:
+		return "E4M3"
+	case E5M2:
+		return "E5M2"
 	default:
 		return fmt.Sprintf("DType(%d)", uint8(d))
 	}
@@ -37,24 +46,36 @@ func (d DType) String() string {
 
 // width returns the bytes of one element.
 func (d DType) width() int {
-	if d == F32 {
+	switch d {
+	case F32:
 		return 4
+	case E4M3, E5M2:
+		return 1
 	}
 	return 2
 }
 
-// parseDType reads a dtype's safetensors name.
-func parseDType(name string) (DType, error) {
+// parseDType reads a dtype's safetensors name; FP8 is for inputs.
+func parseDType(name string, fp8 bool) (DType, error) {
 	switch name {
+	case "F8_E4M3", "F8_E5M2":
+		if fp8 {
+			return map[string]DType{"F8_E4M3": E4M3, "F8_E5M2": E5M2}[name], nil
+		}
+		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 	case "F16":
 		return F16, nil
 	case "BF16":
 		return BF16, nil
 	case "F32":
 		return F32, nil
-	default:
-		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
+	case "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0":
+		return 0, fmt.Errorf("dtype %s is another FP8 than E4M3 and E5M2", name)
 	}
+	if fp8 {
+		return 0, fmt.Errorf("dtype %s is not FP16, BF16, FP32, F8_E4M3 or F8_E5M2", name)
+	}
+	return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 }
 
 // Layout is the order of a tensor's four dimensions.
@@ -116,16 +137,15 @@ func (t *rawTensor) bytes(s *source) elements {
 	return elements{src: t.src, offset: t.offset, size: t.size, source: s}
 }
 
-// readAt fills p with the bytes from off on; with zeros, if they cannot be read.
-func (t *Tensor) readAt(p []byte, off int64) {
-	e := &t.bytes
+// readAt fills p with the bytes of a tensor from off on; with zeros, if they cannot be read.
+func (e *elements) readAt(name string, p []byte, off int64) {
 	if e.data != nil {
 		copy(p, e.data[off:])
 		return
 	}
 	if n, err := e.src.ReadAt(p, e.offset+off); n < len(p) {
 		clear(p)
-		e.source.fail(fmt.Errorf("%w (tensor %q)", err, t.Name))
+		e.source.fail(fmt.Errorf("%w (tensor %q)", err, name))
 	}
 }
 
@@ -134,8 +154,8 @@ func (t *Tensor) readAt(p []byte, off int64) {
 func (t *Tensor) Shape() [4]int { return [4]int{t.Batch, t.Heads, t.Tokens, t.Dim} }
 
 // Rows decodes the tokens [lo, hi) of one head to float32, as row-major
-// [hi-lo, Dim] at the start of dst. The result is exact for every DType; it is zero
-// where the file cannot be read, see [Layer.Err]. Rows panics if the rows are not in
+// [hi-lo, Dim] at the start of dst. The result is exact for every DType, of FP8 without
+// its scale; it is zero where the file cannot be read, see [Layer.Err]. Rows panics if the rows are not in
 // the tensor or do not fit dst.
 func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
@@ -143,25 +163,41 @@ func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 		n := len(src) / t.DType.width()
 		out := dst[:n]
 		dst = dst[n:]
-		switch t.DType {
-		case F16:
-			table := halves()
-			for i := range out {
-				out[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
-			}
-		case BF16:
-			for i := range out {
-				out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-			}
-		case F32:
-			for i := range out {
-				out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-			}
-		}
+		t.DType.decode(out, src)
 	})
 }
 
-// RowsBits is Rows for the elements' bit patterns; those of 16 bits are
+// decode writes the values of little-endian elements.
+func (d DType) decode(out []float32, src []byte) {
+	switch d {
+	case F16:
+		table := halves()
+		for i := range out {
+			out[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
+		}
+	case BF16:
+		for i := range out {
+			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case F32:
+		for i := range out {
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case E4M3:
+		table := e4m3()
+		for i := range out {
+			out[i] = table[src[i]]
+		}
+	case E5M2:
+		// The upper half of a binary16.
+		table := halves()
+		for i := range out {
+			out[i] = table[uint16(src[i])<<8]
+		}
+	}
+}
+
+// RowsBits is Rows for the elements' bit patterns; those of 8 and 16 bits are
 // zero-extended.
 func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
@@ -169,9 +205,15 @@ func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 		n := len(src) / t.DType.width()
 		out := dst[:n]
 		dst = dst[n:]
-		if t.DType == F32 {
+		switch t.DType.width() {
+		case 4:
 			for i := range out {
 				out[i] = binary.LittleEndian.Uint32(src[4*i:])
+			}
+			return
+		case 1:
+			for i := range out {
+				out[i] = uint32(src[i])
 			}
 			return
 		}
@@ -208,7 +250,7 @@ func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
 			count = min(hi-lo, 1+(len(buf)-n)/stride)
 		}
 		src := buf[:(count-1)*stride+n]
-		t.readAt(src, int64(t.at(batch, head, lo))*int64(n))
+		t.bytes.readAt(t.Name, src, int64(t.at(batch, head, lo))*int64(n))
 		if stride == n {
 			decode(src)
 		} else {
@@ -242,6 +284,27 @@ var halves = sync.OnceValue(func() *[1 << 16]float32 {
 	table := new([1 << 16]float32)
 	for i := range table {
 		table[i] = float16.Frombits(uint16(i)).Float32()
+	}
+	return table
+})
+
+// e4m3 returns the value of every E4M3 code: four bits of exponent, three of fraction, no
+// infinity.
+var e4m3 = sync.OnceValue(func() *[1 << 8]float32 {
+	table := new([1 << 8]float32)
+	for i := range table {
+		e, m := i>>3&15, float64(i&7)
+		x := math.Ldexp(m, -9)
+		switch {
+		case e == 15 && m == 7:
+			x = math.NaN()
+		case e > 0:
+			x = math.Ldexp(8+m, e-10)
+		}
+		if i >= 1<<7 {
+			x = -x
+		}
+		table[i] = float32(x)
 	}
 	return table
 })

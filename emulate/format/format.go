@@ -268,12 +268,13 @@ const (
 	FP16 DType = iota
 	BF16
 	FP32
-	// FP8 is E4M3, of inputs that come quantised.
+	// FP8 is E4M3, of inputs that come quantised, FP8Wide E5M2.
 	FP8
+	FP8Wide
 )
 
 // String names the format.
-func (t DType) String() string { return [...]string{"FP16", "BF16", "FP32", "E4M3"}[t] }
+func (t DType) String() string { return [...]string{"FP16", "BF16", "FP32", "E4M3", "E5M2"}[t] }
 
 // Round rounds x to the format, to nearest even.
 func (t DType) Round(x float32) float32 {
@@ -284,6 +285,8 @@ func (t DType) Round(x float32) float32 {
 		return RoundBF16(x)
 	case FP8:
 		return E4M3FromFloat32(x).Float32()
+	case FP8Wide:
+		return E5M2FromFloat32(x).Float32()
 	}
 	return x
 }
@@ -309,6 +312,8 @@ func (t DType) Bits(x float32) uint32 {
 		return uint32(BF16FromFloat32(x))
 	case FP8:
 		return uint32(E4M3FromFloat32(x))
+	case FP8Wide:
+		return uint32(E5M2FromFloat32(x))
 	}
 	if x != x {
 		return NaN32
@@ -325,6 +330,8 @@ func (t DType) FromBits(b uint32) float32 {
 		return BF16ToFloat32(uint16(b))
 	case FP8:
 		return E4M3(b).Float32()
+	case FP8Wide:
+		return E5M2(b).Float32()
 	}
 	return math.Float32frombits(b)
 }

@@ -27,7 +27,7 @@ class Inputs:
 
     Args:
         q: [batch, heads, queries, head_dim] ("hnd") or [batch, queries, heads, head_dim]
-            ("nhd"): float16, bfloat16 or float32.
+            ("nhd"): float16, bfloat16, float32, float8_e4m3fn or float8_e5m2.
         k, v: as q, with as many or fewer heads (which divide q's) and any number of keys.
         causal: whether key j is hidden from query i; which j depends on the kernel, for most
             of them j > i.
