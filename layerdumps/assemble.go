@@ -64,17 +64,27 @@ func (d *Dump) open(paths []string, opt Options) error {
 		if actual[name] != nil {
 			p[output], from = actual[name], ofActual
 		}
-		layer, err := d.assemble(name, &p, actual[name] != nil, opt)
+		bounds, err := d.findBounds(name, &p, more)
 		if err != nil {
 			return err
 		}
-		if err := d.addCall(&layer, more, &p); err != nil {
+		layer, err := d.assemble(name, &p, actual[name] != nil, opt, bounds != nil)
+		if err != nil {
 			return err
 		}
-		if err := d.addLSE(&layer, from, &p); err != nil {
+		if err := d.addCall(&layer, more, &p, bounds.sequences()); err != nil {
 			return err
 		}
-		d.Layers = append(d.Layers, layer)
+		if err := d.addLSE(&layer, from, &p, bounds != nil); err != nil {
+			return err
+		}
+		layers := []Layer{layer}
+		if bounds != nil {
+			if layers, err = bounds.split(&layer); err != nil {
+				return err
+			}
+		}
+		d.Layers = append(d.Layers, layers...)
 	}
 	return nil
 }
@@ -330,18 +340,22 @@ func (d *Dump) collectActual(opt Options, layers set, more extras) (map[string]*
 	return outputs, nil
 }
 
-// addCall finds what the layer's call was given beside q, k and v.
-func (d *Dump) addCall(l *Layer, found extras, p *parts) error {
+// addCall finds what the layer's call was given beside q, k and v. Its packed sequences are
+// 0 where it is not packed.
+func (d *Dump) addCall(l *Layer, found extras, p *parts, sequences int) error {
 	for _, x := range []struct {
 		role int
 		add  func(*Layer, *rawTensor) error
-	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale)}, {kDescale, d.descale(&l.KDescale)}, {vDescale, d.descale(&l.VDescale)}} {
+	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, sequences)}, {kDescale, d.descale(&l.KDescale, sequences)}, {vDescale, d.descale(&l.VDescale, sequences)}} {
 		t, err := found.of(x.role, l.Name, p[0])
 		if err != nil {
 			return err
 		}
 		if t == nil {
 			continue
+		}
+		if x.role == maskRole && sequences > 0 {
+			return fmt.Errorf("%s: tensor %q: packed sequences (cu_seqlens) take no mask", t.file, t.name)
 		}
 		if err := x.add(l, t); err != nil {
 			return err
@@ -361,7 +375,7 @@ func (l *Layer) from(file string) {
 // addLSE finds the log-sum-exp that belongs to the layer's output: in its file, or
 // without an output in that of q, or in a file of its own if no other layer has
 // that name. It checks its shape against q.
-func (d *Dump) addLSE(l *Layer, found extras, p *parts) error {
+func (d *Dump) addLSE(l *Layer, found extras, p *parts, packed bool) error {
 	beside := p[output]
 	if beside == nil {
 		beside = p[0]
@@ -370,8 +384,12 @@ func (d *Dump) addLSE(l *Layer, found extras, p *parts) error {
 	if t == nil || err != nil {
 		return err
 	}
-	if want := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}; t.dtype != "F32" || !slices.Equal(t.shape, want) {
-		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 [batch, heads, tokens], %v", t.file, t.name, t.dtype, t.shape, want)
+	want, dims := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}, "[batch, heads, tokens]"
+	if packed {
+		want, dims = want[1:], "[heads, tokens]"
+	}
+	if t.dtype != "F32" || !slices.Equal(t.shape, want) {
+		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 %s, %v", t.file, t.name, t.dtype, t.shape, dims, want)
 	}
 	if err := t.ready(); err != nil {
 		return err
@@ -414,7 +432,7 @@ func (s set) selectNames(opt Options) ([]string, error) {
 }
 
 // assemble checks one layer's tensors and puts them together.
-func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer, error) {
+func (d *Dump) assemble(name string, p *parts, actual bool, opt Options, packed bool) (Layer, error) {
 	q, k, v, o := p[0], p[1], p[2], p[3]
 	if q == nil || k == nil || v == nil {
 		return Layer{}, d.incomplete(name, p)
@@ -439,6 +457,9 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 	if opt.Layout != nil {
 		layout, outputLayout, given = *opt.Layout, *opt.Layout, true
 	}
+	if packed {
+		layout, outputLayout, given = NHD, NHD, true
+	}
 	l.LayoutGiven = given
 	if opt.Causal != nil {
 		l.Causal = *opt.Causal
@@ -449,12 +470,12 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 	used := []*rawTensor{q, k, v}
 	for i, dst := range []*Tensor{&l.Q, &l.K, &l.V} {
 		var err error
-		if *dst, err = d.tensor(used[i], layout); err != nil {
+		if *dst, err = d.tensor(used[i], layout, packed); err != nil {
 			return Layer{}, err
 		}
 	}
 	if o != nil {
-		t, err := d.tensor(o, outputLayout)
+		t, err := d.tensor(o, outputLayout, packed)
 		if err != nil {
 			return Layer{}, err
 		}
@@ -510,16 +531,20 @@ func checkScale(x float64) error {
 }
 
 // tensor checks what can be checked of one tensor alone.
-func (d *Dump) tensor(t *rawTensor, layout Layout) (Tensor, error) {
+func (d *Dump) tensor(t *rawTensor, layout Layout, packed bool) (Tensor, error) {
 	dtype, err := parseDType(t.dtype, t.role != output)
+	shape, dims, n := t.shape, layout.dimensions(), 4
+	if packed {
+		dims, n = "[tokens, heads, head_dim], which cu_seqlens bounds", 3
+	}
 	switch {
 	case err != nil:
-	case len(t.shape) != 4:
-		err = fmt.Errorf("has %d dimensions, %v; want the 4 of %s", len(t.shape), t.shape, layout.dimensions())
-	case slices.Contains(t.shape, 0):
-		err = fmt.Errorf("is empty: %s %v", layout.dimensions(), t.shape)
-	case t.shape[3] > MaxHeadDim:
-		err = fmt.Errorf("head_dim is %d; the kernels support up to %d", t.shape[3], MaxHeadDim)
+	case len(shape) != n:
+		err = fmt.Errorf("has %d dimensions, %v; want the %d of %s", len(shape), shape, n, dims)
+	case slices.Contains(shape, 0):
+		err = fmt.Errorf("is empty: %s %v", dims, shape)
+	case shape[n-1] > MaxHeadDim:
+		err = fmt.Errorf("head_dim is %d; the kernels support up to %d", shape[n-1], MaxHeadDim)
 	}
 	if err != nil {
 		return Tensor{}, fmt.Errorf("%s: tensor %q: %w", t.file, t.name, err)
@@ -527,13 +552,16 @@ func (d *Dump) tensor(t *rawTensor, layout Layout) (Tensor, error) {
 	if err := t.ready(); err != nil {
 		return Tensor{}, err
 	}
-	heads, tokens := t.shape[1], t.shape[2]
+	if packed {
+		shape = append([]int{1}, shape...)
+	}
+	heads, tokens := shape[1], shape[2]
 	if layout == NHD {
 		heads, tokens = tokens, heads
 	}
 	return Tensor{
 		File: t.file, Name: t.name, DType: dtype,
-		Batch: t.shape[0], Heads: heads, Tokens: tokens, Dim: t.shape[3],
+		Batch: shape[0], Heads: heads, Tokens: tokens, Dim: shape[3],
 		layout: layout, bytes: t.bytes(d.source),
 	}, nil
 }

@@ -15,6 +15,15 @@ type Call struct {
 	CausalAlign string  `json:"causal_align,omitempty"`
 	// Descale names the FP8 tensors that have scales, as in "q k v".
 	Descale string `json:"descale,omitempty"`
+	// Packed says which sequence of a packed batch the layer is.
+	Packed *PackedCall `json:"packed,omitempty"`
+}
+
+// PackedCall is a sequence of a packed batch, one of Sequences of a layer.
+type PackedCall struct {
+	Layer     string `json:"layer"`
+	Sequence  int    `json:"sequence"`
+	Sequences int    `json:"sequences"`
 }
 
 // MaskCall describes a mask: boolean, FP16, BF16 or FP32, and [batch, heads, queries, keys],
@@ -43,6 +52,9 @@ func (l *Layer) Call() *Call {
 		}
 	}
 	c.Descale = strings.Join(scaled, " ")
+	if p := l.Packed; p != nil {
+		c.Packed = &PackedCall{p.Layer, p.Sequence, p.Sequences}
+	}
 	if c == (Call{}) {
 		return nil
 	}
@@ -69,6 +81,9 @@ func (c *Call) Parts() []string {
 	}
 	if c.Descale != "" {
 		out = append(out, "descale "+c.Descale)
+	}
+	if c.Packed != nil {
+		out = append(out, fmt.Sprintf("packed with %d in all", c.Packed.Sequences))
 	}
 	return out
 }

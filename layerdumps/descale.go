@@ -6,8 +6,9 @@ import (
 	"slices"
 )
 
-// descale returns a function that takes the scales of one of a layer's FP8 tensors.
-func (d *Dump) descale(dst *[]float32) func(*Layer, *rawTensor) error {
+// descale returns a function that takes the scales of one of a layer's FP8 tensors, those
+// of each of its packed sequences, if it has some.
+func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) error {
 	return func(l *Layer, t *rawTensor) error {
 		bad := func(format string, args ...any) error {
 			return fmt.Errorf("%s: tensor %q: %w", t.file, t.name, fmt.Errorf(format, args...))
@@ -19,7 +20,7 @@ func (d *Dump) descale(dst *[]float32) func(*Layer, *rawTensor) error {
 			return bad("dtype %s is not FP32", t.dtype)
 		}
 		n := 1
-		want := []int{l.K.Batch, l.K.Heads}
+		want := []int{max(l.K.Batch, sequences), l.K.Heads}
 		switch {
 		case slices.Equal(t.shape, want):
 			n = want[0] * want[1]

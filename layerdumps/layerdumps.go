@@ -12,6 +12,10 @@
 // (q, k and v) of the same name, they are different layers, and all layers are
 // called <file>/<layer>, the file without its ending.
 //
+// Tensors <layer>.cu_seqlens_q and .cu_seqlens_k, I32 or I64, bound packed sequences: q, k,
+// v and o are then [tokens, heads, head_dim], and each sequence with queries is a layer,
+// <layer>.seq0 and so on.
+//
 // A tensor <layer>.mask is a mask of the scores, boolean or to be added.
 //
 // Tensors <layer>.query, .key, .value and .out, .output or .attn_output stand for
@@ -86,6 +90,8 @@ type Layer struct {
 	// value is its code times the scale, that of Q by the kv head of its query head. They are
 	// nil where there are none: 1.
 	QDescale, KDescale, VDescale []float32
+	// Packed says of which packed batch the layer is a sequence; nil for none.
+	Packed *Packed
 	// LayoutGiven says that Options or the file's metadata name the layout, which is
 	// HND otherwise.
 	LayoutGiven bool

@@ -120,6 +120,8 @@ type Tensor struct {
 
 	layout Layout
 	bytes  elements
+	// Of one sequence of a packed tensor: its first token, and all tokens; 0 otherwise.
+	first, total int
 }
 
 // elements are a tensor's bytes, in memory or in a file.
@@ -272,10 +274,11 @@ func (t *Tensor) check(batch, head, lo, hi int) int {
 
 // at returns the number of a token of a head among all rows of the tensor.
 func (t *Tensor) at(batch, head, token int) int {
-	if t.layout == NHD {
-		return (batch*t.Tokens+token)*t.Heads + head
+	n := max(t.total, t.Tokens)
+	if token += t.first; t.layout == NHD {
+		return (batch*n+token)*t.Heads + head
 	}
-	return (batch*t.Heads+head)*t.Tokens + token
+	return (batch*t.Heads+head)*n + token
 }
 
 // halves returns the value of every binary16 bit pattern. A table makes the

@@ -60,6 +60,9 @@ func (l *Layer) check() error {
 	err := l.Kernel.Supports(in)
 	m := l.Mask
 	switch {
+	case l.Packed != nil && p.Operands.Packed == "no":
+		return fmt.Errorf("tensor %q: kernel %s takes no packed sequences (operands.packed: no)%s", l.Packed.Bounds, p.Name,
+			others(func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Packed == "yes" }))
 	case l.OutputDType() > format.FP32:
 		return fmt.Errorf("kernel %s returns the dtype of its inputs (operands.output), which is %s", p.Name, l.OutputDType())
 	case err != nil && m != nil:
@@ -122,7 +125,33 @@ func (l *Layer) KVOf(batch, kvHead int, k, v emulate.Rows) emulate.KVInput {
 	in := emulate.KVInput{Len: l.K.Tokens, Dim: l.Q.Dim, DType: l.DType()}
 	in.K, in.KDescale = l.input(&l.K, k, batch, kvHead, l.Kernel.Bound().QKCodes.Scale)
 	in.V, in.VDescale = l.input(&l.V, v, batch, kvHead, l.Kernel.Bound().VCodes.Scale)
+	in.KMean = l.packedMean(kvHead)
 	return in
+}
+
+// packedMean returns the mean of K over all sequences of the call, where the kernel takes
+// that and there are several; nil otherwise.
+func (l *Layer) packedMean(kvHead int) []float32 {
+	s := l.Kernel.Bound().Smoothing
+	if s.K != "packed-mean" {
+		return nil
+	}
+	mean := func(of ...emulate.Run) any { return l.Kernel.MeanOfKeys(l.DType(), l.K.Dim, of...) }
+	switch {
+	case l.Packed != nil:
+		whole := &l.Packed.K
+		return l.Packed.Keep([2]any{s.KMean, kvHead}, func() any {
+			return mean(emulate.Run{Rows: Rows(whole, 0, kvHead), Len: whole.Tokens})
+		}).([]float32)
+	case l.K.Batch > 1:
+		// Its caller packs a batch.
+		var of []emulate.Run
+		for b := range l.K.Batch {
+			of = append(of, emulate.Run{Rows: l.Read(&l.K, b, kvHead), Len: l.K.Tokens})
+		}
+		return mean(of...).([]float32)
+	}
+	return nil
 }
 
 // input returns the rows of a head as the kernel takes them, and their scale: FP8 codes

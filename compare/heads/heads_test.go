@@ -122,6 +122,18 @@ func TestRefused(t *testing.T) {
 			t.Errorf("%s %v: %v, want %q", tc.kernel, tc.metadata, err, tc.want)
 		}
 	}
+	bounds := func(name string, at ...uint32) safetensors.Tensor {
+		var b []byte
+		for _, x := range at {
+			b = binary.LittleEndian.AppendUint32(b, x)
+		}
+		return safetensors.Tensor{Name: name, DType: "I32", Shape: []int{len(at)}, Data: b}
+	}
+	packed := open(t, nil, tensor("l.q", "F16", 9, 2, 64), tensor("l.k", "F16", 9, 1, 64), tensor("l.v", "F16", 9, 1, 64),
+		bounds("l.cu_seqlens_q", 0, 4, 9), bounds("l.cu_seqlens_k", 0, 4, 9))
+	if _, err := heads.Bind(kernel(t, "sage-fp16-triton"), packed); err == nil || err.Error() != `tensor "l.cu_seqlens_q": kernel sage-fp16-triton takes no packed sequences (operands.packed: no); sage-fp16-triton-varlen does` {
+		t.Errorf("packed: %v", err)
+	}
 	_, err := heads.Bind(kernel(t, "fa3-fp8", "operands.output=input"), open(t, nil, qkv("F8_E4M3", 64)...))
 	if err == nil || !strings.Contains(err.Error(), "returns the dtype of its inputs (operands.output), which is E4M3") {
 		t.Errorf("an FP8 output: %v", err)
@@ -262,5 +274,35 @@ func TestWindowIsTheReferences(t *testing.T) {
 	in := v.Query(0, 0)
 	if !p.Windowed || p.Left != 12 || p.Right != 4 || p.Align != 10 || !in.Windowed || in.Left != 12 || in.Right != 4 {
 		t.Errorf("the reference has %+v, the kernel %+v", p, in)
+	}
+}
+
+// TestPackedBatch: the caller of a kernel of packed sequences packs a batch, and K's mean is
+// then that of all its entries.
+func TestPackedBatch(t *testing.T) {
+	l := open(t, nil, qkv("F16", 64)...)
+	v, err := heads.Bind(kernel(t, "sage-fp16-triton-varlen"), l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := v.KV(0, 1), v.KV(1, 1)
+	if a.KMean == nil || !slices.Equal(a.KMean, b.KMean) {
+		t.Errorf("means %v and %v", a.KMean, b.KMean)
+	}
+	sum := make([]float64, 64)
+	row := make([]float32, 50*64)
+	for batch := range 2 {
+		l.K.Rows(batch, 1, 0, 50, row)
+		for i, x := range row {
+			sum[i%64] += float64(x)
+		}
+	}
+	for c, x := range sum {
+		if got := float64(a.KMean[c]); math.Abs(got-x/100) > 1e-3 {
+			t.Errorf("channel %d: mean %v, want %v", c, got, x/100)
+		}
+	}
+	if v, err = heads.Bind(kernel(t, "sage-fp16-triton"), l); err != nil || v.KV(0, 1).KMean != nil {
+		t.Errorf("another kernel has the mean %v, %v", v.KV(0, 1).KMean, err)
 	}
 }

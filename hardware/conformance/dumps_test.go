@@ -69,6 +69,11 @@ func TestRecordingsAreDumps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sequences, err := Load(packed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cases = append(cases, sequences...)
 	ran := make(map[string]int)
 	for _, c := range cases {
 		// conform runs them all; here a few of each kind are enough.
@@ -83,14 +88,17 @@ func TestRecordingsAreDumps(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", c.Name(), err)
 		}
-		l := &res.Layers[0]
-		if l.ActualVsEmulated == nil || l.ActualVsEmulated.Elements == 0 || !l.ActualVsEmulated.Exact() {
-			t.Errorf("%s (%s): %+v", c.Name(), kind, l.ActualVsEmulated)
+		for i := range res.Layers {
+			l := &res.Layers[i]
+			if l.ActualVsEmulated == nil || l.ActualVsEmulated.Elements == 0 || !l.ActualVsEmulated.Exact() {
+				t.Errorf("%s (%s), layer %s: %+v", c.Name(), kind, l.Name, l.ActualVsEmulated)
+			}
 		}
 	}
 	for _, kind := range []string{
 		"sage-fp16-triton mask", "sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 causal", "fa3-fp8 window",
 		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window",
+		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal",
 	} {
 		if ran[kind] == 0 {
 			t.Errorf("no recording of %s (there are %v)", kind, ran)

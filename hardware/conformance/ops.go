@@ -332,8 +332,8 @@ func (c *Case) query(p *problem, k *emulate.Kernel, batch, head int) emulate.QIn
 	return in
 }
 
-// kernel builds the case's kernel, for its inputs.
-func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+// unbound builds the case's kernel.
+func (c *Case) unbound() (*emulate.Kernel, error) {
 	described := c.Description
 	if described == nil {
 		if _, err := program.Load(c.Kernel); err != nil {
@@ -348,6 +348,15 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 	k, err := emulate.New(*described)
 	if err != nil {
 		return nil, errSkip{err}
+	}
+	return k, nil
+}
+
+// kernel builds the case's kernel, for its inputs.
+func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+	k, err := c.unbound()
+	if err != nil {
+		return nil, err
 	}
 	b := c.bounds(p, k)
 	if k, err = k.ForCase(p.dtype, program.Case{
@@ -422,6 +431,9 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	}
 	if c.NumSplits > 1 {
 		return errSkip{fmt.Errorf("no model of %s with num_splits %d", c.Kernel, c.NumSplits)}
+	}
+	if f.Tensor("cu_seqlens_q") != nil {
+		return c.packed(ctx, f, cmp)
 	}
 	p, err := c.problem(f)
 	if err != nil {
