@@ -93,6 +93,9 @@ type KernelInfo struct {
 	Smooth        string `json:"smooth"`
 	PVDType       string `json:"pv_dtype"`
 	PVAccum       string `json:"pv_accum"`
+	// Chosen says which kernel a choice by the dump's metadata came to, and why (see package
+	// auto); Run leaves it empty.
+	Chosen string `json:"chosen,omitempty"`
 	// Variant lists the deviations from the kernel of that name, Changes those that only
 	// a change of the description can say.
 	Variant string           `json:"variant,omitempty"`
@@ -101,12 +104,25 @@ type KernelInfo struct {
 	PVUnit string `json:"pv_unit"`
 	// SpecialFunctions says how exp2, log2 and reciprocals are computed.
 	SpecialFunctions string `json:"special_functions"`
-	// Reported names what nobody recorded on such a GPU: models known from reports only.
+	// Reported names the matrix units that nobody recorded on such a GPU: their models are
+	// known from reports only.
 	Reported string `json:"reported,omitempty"`
 	// Portable is the choice of the description that keeps it from the vector paths.
 	Portable string `json:"portable,omitempty"`
 	// Description is the whole description of the kernel, with every choice.
 	Description program.Program `json:"description"`
+}
+
+// QK says what the codes of Q and K are.
+func (k *KernelInfo) QK() string {
+	switch q := &k.Description.QKCodes; {
+	case k.QKBits != 0:
+		return fmt.Sprintf("int%d %s", k.QKBits, k.QKGranularity)
+	case q.Format == "input":
+		return "as they are"
+	default:
+		return strings.TrimSuffix(q.Format+" "+q.Granularity, " none")
+	}
 }
 
 // Describe returns the description of a kernel.
@@ -142,7 +158,28 @@ func Describe(kernel *emulate.Kernel) KernelInfo {
 	} else if err == nil {
 		k.PVUnit = "exact sums"
 	}
+	k.Reported = reported(p)
 	return k
+}
+
+// reported names the units of a program, of all dtypes that it takes, whose models are known
+// from reports only.
+func reported(p program.Program) string {
+	var out []string
+	for _, dtype := range p.DTypeList() {
+		q, err := p.At(program.Case{HeadDim: 1, DType: dtype})
+		if err != nil {
+			continue
+		}
+		for _, u := range []program.Unit{q.Scores.Unit, q.PV.Unit, {Instruction: q.Denominator.Unit, SumRound: "unit"}} {
+			if t, err := u.Lookup(q.Arch); err == nil && t != nil && t.Reported() {
+				if s := fmt.Sprintf("%s on %s: %s", t.Instruction, t.Arch, t.Evidence); !slices.Contains(out, s) {
+					out = append(out, s)
+				}
+			}
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // queryTile is how many rows of queries make a tile, 0 where that depends on the layer.
@@ -302,14 +339,6 @@ type FigureLayers struct {
 	RelL1  string `json:"rel_l1"`
 	RMSE   string `json:"rmse"`
 	MaxAbs string `json:"max_abs"`
-}
-
-// The three packages number the formats alike, so a conversion of the type is one
-// of the value; an index other than 0 does not compile.
-var _ = [...]struct{}{
-	[1]struct{}{}[int(layerdumps.F16)-int(format.FP16)], [1]struct{}{}[int(layerdumps.F16)-int(metrics.FP16)],
-	[1]struct{}{}[int(layerdumps.BF16)-int(format.BF16)], [1]struct{}{}[int(layerdumps.BF16)-int(metrics.BF16)],
-	[1]struct{}{}[int(layerdumps.F32)-int(format.FP32)], [1]struct{}{}[int(layerdumps.F32)-int(metrics.FP32)],
 }
 
 // leastRows is how many query rows a goroutine takes at a time at least; it takes whole
@@ -914,13 +943,13 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	c.acc.actErrors.Add64(w.act[:n], ref)
 	c.acc.both.Add(w.act[:n], out)
 	// Bits are compared in the actual output's own format.
-	f := format.DType(l.O.DType)
+	f := l.O.DType
 	l.O.RowsBits(c.batch, c.head, c.lo, c.hi, w.bitsA[:n])
 	for i, x := range out {
 		w.bitsE[i] = f.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
-	c.acc.bits.AddBlock(at, metrics.Format(l.O.DType), d, w.bitsA[:n], w.bitsE[:n])
+	c.acc.bits.AddBlock(at, l.O.DType, d, w.bitsA[:n], w.bitsE[:n])
 	if c.acc.bits.Mismatched > 0 {
 		c.acc.mapDifferences(f, d, c.lo, w.bitsA[:n], w.bitsE[:n])
 	}
@@ -1019,7 +1048,7 @@ func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
 		w.bitsE[i] = format.FP32.Bits(x)
 	}
 	at := metrics.Position{Batch: c.batch, Head: c.head, Token: c.lo}
-	c.acc.lse.bits.AddBlock(at, metrics.FP32, 1, w.bitsA[:n], w.bitsE[:n])
+	c.acc.lse.bits.AddBlock(at, format.FP32, 1, w.bitsA[:n], w.bitsE[:n])
 }
 
 // emulate runs the chunks' blocks into w.out and w.lse.

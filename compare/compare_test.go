@@ -195,7 +195,7 @@ func emulated(t *testing.T, l *layerdumps.Layer, k *emulate.Kernel) []float32 {
 			kv, err := k.Prepare(emulate.KVInput{
 				K:   func(lo, hi int, dst []float32) { l.K.Rows(b, kh, lo, hi, dst) },
 				V:   func(lo, hi int, dst []float32) { l.V.Rows(b, kh, lo, hi, dst) },
-				Len: l.K.Tokens, Dim: d, DType: format.DType(l.Q.DType),
+				Len: l.K.Tokens, Dim: d, DType: l.Q.DType,
 			})
 			if err != nil {
 				t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -128,7 +129,7 @@ func TestMisplaced(t *testing.T) {
 		{"other heads", append(slices.Clone(right[head:]), right[:head]...), "the actual output has the right values in other heads: those of head 0 are in head 1"},
 		{"nowhere", exchanged(transposed(), heads, tokens, dim), ""},
 	} {
-		o, err := layerdumps.NewTensor("l.o", layerdumps.F16, l.Q.Shape(), tc.o)
+		o, err := layerdumps.NewTensor("l.o", format.FP16, l.Q.Shape(), tc.o)
 		if err != nil {
 			t.Fatal(err)
 		}

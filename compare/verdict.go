@@ -298,6 +298,10 @@ func short(name string) string {
 	return string(r[:most/2]) + "…" + string(r[len(r)-most/2:])
 }
 
+// lessExact is how much lower the cosine similarity of an output that differs must be to be
+// told: what another order of operations does is far below it.
+const lessExact = 1e-3
+
 // findings are what is wrong with a layer by itself.
 func (l *Layer) findings(tile int) []Finding {
 	var out []Finding
@@ -341,6 +345,9 @@ func (l *Layer) findings(tile int) []Finding {
 		}
 		if b.First != nil && kind == Differs {
 			more = append(more, fmt.Sprintf("by up to %d ulp", b.MaxULP))
+			if cos, want := float64(l.ActualVsReference.CosSim), float64(l.EmulatedVsReference.CosSim); cos < want-lessExact {
+				more = append(more, fmt.Sprintf("cos_sim to the reference %.6f in place of %.6f", cos, want))
+			}
 		}
 		add(kind, b.Share(), l.Differing, "%s differ from the emulated ones%s", ofElements(b.Mismatched, b.Elements), after(", ", strings.Join(more, ", ")))
 	}

@@ -33,7 +33,7 @@ func made(t testing.TB, name string, heads, tokens int, f func(role byte, head, 
 			}
 		}
 		var err error
-		if *x.dst, err = layerdumps.NewTensor(name+"."+string(x.role), layerdumps.F16, [4]int{1, heads, tokens, dim}, data); err != nil {
+		if *x.dst, err = layerdumps.NewTensor(name+"."+string(x.role), format.FP16, [4]int{1, heads, tokens, dim}, data); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -180,7 +180,7 @@ func TestVerdictOrder(t *testing.T) {
 	lines := []string{
 		"not finite: nan: 1 of 1000 elements (0.1%) of the actual output are NaN or infinite where the emulated one is finite, in head 0 of 1, token 3 (query tile 0)",
 		"not this kernel: other: 999 of 1000 elements (99.9%) differ from the emulated ones, though it is this layer's attention (cos_sim 0.990000): another kernel, or other settings",
-		"differs in bits: more: 50 of 1000 elements (5%) differ from the emulated ones, in head 0 of 1, tokens 70 to 90 (query tile 1), by up to 3 ulp, and 1 more layer ... and 3 more",
+		"differs in bits: more: 50 of 1000 elements (5%) differ from the emulated ones, in head 0 of 1, tokens 70 to 90 (query tile 1), by up to 3 ulp, cos_sim to the reference 0.990000 in place of 0.999000, and 1 more layer ... and 3 more",
 	}
 	if !slices.Equal(v.Lines, lines) {
 		t.Errorf("lines\n%s\nwant\n%s", strings.Join(v.Lines, "\n"), strings.Join(lines, "\n"))
@@ -257,7 +257,7 @@ func TestExtent(t *testing.T) {
 					b[i], b[i+1] = 0, 0xfc
 				}
 			}
-			o, err := layerdumps.NewTensor("l.o", layerdumps.F16, l.Q.Shape(), b)
+			o, err := layerdumps.NewTensor("l.o", format.FP16, l.Q.Shape(), b)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -3,7 +3,6 @@ package emulate
 import (
 	"math"
 
-	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/quant"
 )
 
@@ -75,7 +74,7 @@ func (c *Counts) Map() map[string]Count {
 func StageNames() []string { return append([]string(nil), stageNames[:]...) }
 
 // scanAt is scan.
-func (c *Count) scanAt(level vec.Level, x []float32) {
+func (c *Count) scanAt(level quant.Level, x []float32) {
 	if !quant.FiniteAt(level, x) {
 		c.scan(x)
 	}

@@ -158,27 +158,58 @@ func (k *Kernel) exactSums() bool { return k.pvUnit == nil && !k.intPV }
 func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
 	d := q.kv.in.Dim
 	k.loadQueryPanel(ws, rows, d)
-	first, last := k.tiles(q, block)
 	parts := k.prog.Parts()
 	if parts == 1 {
+		first, last := k.tiles(q, block)
 		if err := k.runTiles(ctx, q, ws, block, rows, first, last, last); err != nil {
 			return err
 		}
 		k.finish(q, ws, block, rows, out, lse)
 		return nil
 	}
-	all := (q.kv.in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK
-	per := (all + parts - 1) / parts
 	ws.parts, ws.partLSE = grow(ws.parts, parts*rows*d), grow(ws.partLSE, parts*rows)
-	for i := range parts {
-		from, to := max(first, i*per), min(last, (i+1)*per)
-		if err := k.runTiles(ctx, q, ws, block, rows, from, max(from, to), last); err != nil {
-			return err
+	for lo := 0; lo < rows; {
+		s := k.split(q, ws, block, lo, rows)
+		for i := range parts {
+			from, to := max(s.first, s.start+i*s.per), min(s.last, s.start+(i+1)*s.per)
+			if err := k.runTiles(ctx, q, ws, block, rows, from, max(from, to), s.last); err != nil {
+				return err
+			}
+			k.finishPart(q, ws, lo, s.end, ws.parts[i*rows*d:], ws.partLSE[i*rows:])
 		}
-		k.finishPart(q, ws, rows, ws.parts[i*rows*d:], ws.partLSE[i*rows:])
+		lo = s.end
 	}
-	k.combineParts(q, ws, parts, rows, out, lse)
+	if k.prog.Tiles.Combine == "fa3" {
+		k.combineFA3(q, ws, parts, rows, out, lse)
+	} else {
+		k.combineFA2(q, ws, parts, rows, out, lse)
+	}
 	return nil
+}
+
+// split is how the keys of some rows are split: of the tiles [first, last) that they look
+// at, part i takes those from start + i*per on, per of them. The rows end before end.
+type split struct{ first, last, start, per, end int }
+
+// split returns how the keys of the workspace's row lo are split, and of those behind it
+// that have it alike.
+func (k *Kernel) split(q *Query, ws *Workspace, block, lo, rows int) split {
+	parts, bq, bk := k.prog.Parts(), k.tiling.BlockQ, k.tiling.BlockK
+	if k.prog.Tiles.Combine == "fa2" {
+		first, last := k.tiles(q, block)
+		all := (q.kv.in.Len + bk - 1) / bk
+		return split{first, last, 0, (all + parts - 1) / parts, rows}
+	}
+	// Rows of all heads of the group are packed into tiles (hopper/block.h, pack_gqa.h).
+	group := max(1, q.in.Group)
+	packed := func(r int) int { return (ws.index[r]*group + q.in.Member) / bq }
+	tile := packed(lo)
+	end := lo + 1
+	for end < rows && packed(end) == tile {
+		end++
+	}
+	first, last := k.tilesOf(q, tile*bq/group, ((tile+1)*bq-1)/group+1)
+	return split{first, last, first, (last - first + parts - 1) / parts, end}
 }
 
 // runTiles runs tiles [first, last) of keys, in the program's order; a block looks at all
@@ -461,10 +492,10 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 	}
 	at := ws.index[r] + k.align(q.in.Len, keys)
 	if q.in.Causal {
-		to = min(to, at+1+m.Shift)
+		to = min(to, k.causalEnd(q, ws.index[r]))
 	}
 	if q.in.Windowed {
-		if q.in.Right >= 0 {
+		if q.in.Right >= 0 && !q.in.Causal {
 			to = min(to, at+q.in.Right+1)
 		}
 		if q.in.Left >= 0 {
@@ -1023,9 +1054,9 @@ func (k *Kernel) denominator(ws *Workspace, r int) float32 {
 }
 
 // finishPart makes the output of one part of the keys, in FP32, and its log-sum-exp.
-func (k *Kernel) finishPart(q *Query, ws *Workspace, rows int, out, lse []float32) {
+func (k *Kernel) finishPart(q *Query, ws *Workspace, lo, hi int, out, lse []float32) {
 	d := q.kv.in.Dim
-	for r := range rows {
+	for r := lo; r < hi; r++ {
 		den := k.denominator(ws, r)
 		inverse := k.inverse(den)
 		for c, x := range ws.o[r*d : r*d+d] {
@@ -1042,10 +1073,65 @@ func (k *Kernel) finishPart(q *Query, ws *Workspace, rows int, out, lse []float3
 	}
 }
 
-// combineParts joins the parts as FlashAttention-2's combine kernel does
+// combineFA3 joins the parts as FlashAttention-3's combine kernel does
+// (hopper/flash_fwd_combine_kernel.h): the weights of the parts are shares of a sum that a
+// number of lanes takes, which depends on head_dim, all with approximate functions.
+func (k *Kernel) combineFA3(q *Query, ws *Workspace, parts, rows int, out, lse []float32) {
+	a, d := k.arith, q.kv.in.Dim
+	to := k.OutputDType(q.kv.in.DType)
+	lanes := 32
+	if d <= 64 {
+		lanes = 16
+	}
+	acc, weights := make([]float32, d), make([]float32, parts)
+	sums, next := make([]float32, lanes), make([]float32, lanes)
+	for r := range rows {
+		top := float32(math.Inf(-1))
+		for i := range parts {
+			top = max(top, ws.partLSE[i*rows+r])
+		}
+		base := top
+		if math.IsInf(float64(top), -1) {
+			base = 0
+		}
+		clear(sums)
+		for i := range parts {
+			weights[i] = mufu.Ex2(a.mul(a.sub(ws.partLSE[i*rows+r], base), math.Log2E))
+			sums[i%lanes] = a.add(sums[i%lanes], weights[i])
+		}
+		for off := lanes / 2; off > 0; off /= 2 {
+			for l := range sums {
+				next[l] = a.add(sums[l], sums[l^off])
+			}
+			sums, next = next, sums
+		}
+		sum := sums[0]
+		if lse != nil {
+			lse[r] = a.fma(mufu.Lg2(sum), ln2, top)
+		}
+		inverse := float32(0)
+		if sum != 0 && sum == sum {
+			inverse = mufu.Rcp(sum)
+		}
+		clear(acc)
+		for i, w := range weights {
+			if w = a.mul(w, inverse); !(w > 0) {
+				continue
+			}
+			for c, x := range ws.parts[(i*rows+r)*d:][:d] {
+				acc[c] = a.fma(w, x, acc[c])
+			}
+		}
+		for c, x := range acc {
+			out[r*d+c] = to.Round(x)
+		}
+	}
+}
+
+// combineFA2 joins the parts as FlashAttention-2's combine kernel does
 // (flash_fwd_kernel.h, combine_attn_seqk_parallel): the weights exp(lse_i - lse) of the
 // parts, whose sum is taken by a number of lanes that depends on head_dim.
-func (k *Kernel) combineParts(q *Query, ws *Workspace, parts, rows int, out, lse []float32) {
+func (k *Kernel) combineFA2(q *Query, ws *Workspace, parts, rows int, out, lse []float32) {
 	d := q.kv.in.Dim
 	to := k.OutputDType(q.kv.in.DType)
 	lanes := 2

@@ -79,7 +79,10 @@ type plan struct {
 
 // Level is a set of vector instructions. No result depends on it. The portable level is
 // pure Go and defines the results.
-type Level struct{ l vec.Level }
+type Level struct {
+	l    vec.Level
+	rows quant.Level // the same, of the quantisers
+}
 
 // String names the level.
 func (l Level) String() string { return l.l.String() }
@@ -88,8 +91,9 @@ func (l Level) String() string { return l.l.String() }
 // always the portable one.
 func Levels() []Level {
 	var out []Level
-	for _, l := range vec.Levels() {
-		out = append(out, Level{l})
+	rows := quant.Levels()
+	for i, l := range vec.Levels() {
+		out = append(out, Level{l, rows[i]})
 	}
 	return out
 }

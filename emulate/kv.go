@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -54,7 +55,8 @@ type KV struct {
 	strips, vOrdinary bool
 	// dead holds the channels of zeros in V, whose codes are all NaN
 	// (quant.Values.Dead): the kernels on strips take zeros for them.
-	dead []bool
+	dead      []bool
+	deadCount int
 
 	// Counts of the inputs and codes of K and V.
 	Counts Counts
@@ -102,8 +104,12 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
-	scans := [...]func(*KV){k.scanK, k.scanV}
-	parallel.Each(in.Jobs, len(scans), func(i int) { scans[i](kv) })
+	var err error
+	scans := [...]func(){func() { k.scanK(kv) }, func() { err = k.scanV(kv) }}
+	parallel.Each(in.Jobs, len(scans), func(i int) { scans[i]() })
+	if err != nil {
+		return nil, err
+	}
 	if k.portable == "" {
 		k.prepareStrips(kv)
 	}
@@ -125,7 +131,7 @@ func blocks(src Rows, lo, hi, d int, buf []float32, f func(lo int, x []float32))
 func (k *Kernel) scanK(kv *KV) {
 	in := kv.in
 	d := in.Dim
-	level := k.level.l
+	level := k.level.rows
 	buf := make([]float32, readBlock*d)
 	if k.smoothK {
 		kv.mean = in.KMean
@@ -174,7 +180,7 @@ type Run struct {
 func (k *Kernel) MeanOfKeys(dtype format.DType, d int, of ...Run) []float32 {
 	m, buf := quant.NewChannelMean(d), make([]float32, readBlock*d)
 	for _, r := range of {
-		blocks(r.Rows, 0, r.Len, d, buf, func(_ int, x []float32) { m.AddAt(k.level.l, x) })
+		blocks(r.Rows, 0, r.Len, d, buf, func(_ int, x []float32) { m.AddAt(k.level.rows, x) })
 	}
 	mean, round := make([]float32, d), quant.Rounding(dtype.Round)
 	if k.prog.Smoothing.KMean == "fp32" {
@@ -230,9 +236,9 @@ func (k *Kernel) plainV() bool {
 }
 
 // scanV finds V's scales and mean.
-func (k *Kernel) scanV(kv *KV) {
+func (k *Kernel) scanV(kv *KV) error {
 	in := kv.in
-	level := k.level.l
+	level := k.level.rows
 	buf := make([]float32, readBlock*in.Dim)
 	if k.plainV() {
 		var amax float32
@@ -259,16 +265,21 @@ func (k *Kernel) scanV(kv *KV) {
 			}
 			kv.vLess = kv.vMean
 		}
-		return
+		return nil
 	}
 	kv.values = quant.NewValues(k.vStyle, k.v.kind, float32(k.prog.VCodes.Max), k.vSmooth, in.Len, in.Dim)
 	kv.values.TowardZero = k.prog.VCodes.Round == "zero"
+	var err error
 	blocks(in.V, 0, in.Len, in.Dim, buf, func(lo int, x []float32) {
 		kv.Counts[StageV].scanAt(level, x)
-		kv.values.ScanAt(level, lo, x)
+		err = cmp.Or(err, kv.values.ScanAt(level, lo, x))
 	})
+	if err != nil {
+		return err
+	}
 	kv.values.Finish()
 	kv.vScale, kv.vMean = kv.values.Scale, kv.values.Mean
+	return nil
 }
 
 // convertV makes the operands of plain V of rows x in place.
@@ -301,7 +312,7 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 // smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
 func (k *Kernel) smoothKeys(kv *KV, x []float32) {
 	if kv.mean != nil {
-		quant.SubtractMeanAt(k.level.l, k.difference, x, kv.mean, kv.in.DType)
+		quant.SubtractMeanAt(k.level.rows, k.difference, x, kv.mean, kv.in.DType)
 	}
 }
 

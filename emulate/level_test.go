@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
@@ -354,6 +356,53 @@ func TestProcs(t *testing.T) {
 	}
 }
 
+// sprinkle puts n values that are not finite into one of Q, K and V, or all of them.
+func (h *head) sprinkle(r *rand.Rand, n int) {
+	odd := []float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))}
+	all := [][]float32{h.q, h.k, h.v}
+	which := r.IntN(len(all) + 1)
+	for range n {
+		i := which
+		if i == len(all) {
+			i = r.IntN(len(all))
+		}
+		all[i][r.IntN(len(all[i]))] = odd[r.IntN(len(odd))]
+	}
+}
+
+// TestOdd holds every level to the portable one where Q, K and V are not finite, here and
+// there or everywhere.
+func TestOdd(t *testing.T) {
+	all := configs()
+	rounds := 6
+	if testing.Short() {
+		rounds = 1
+	}
+	r := rand.New(rand.NewPCG(12, 34))
+	for i, cfg := range all {
+		name := fmt.Sprintf("%s %s %s %s %s %s", cfg.Name, cfg.Arch, cfg.Accum(), cfg.VCodes.Format, cfg.QKCodes.Granularity, cfg.Smooth())
+		for round := range rounds {
+			h := randomHead(r.Uint64(), 1+r.IntN(200), 1+r.IntN(330), 16, []format.DType{format.FP16, format.BF16, format.FP32}[r.IntN(3)])
+			h.causal = (i+round)%2 == 0
+			h.sprinkle(r, []int{1, 2, 5, 60, 4000}[r.IntN(5)])
+			want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
+			for _, level := range emulate.Levels()[1:] {
+				run := h.runAt
+				if round%2 == 1 {
+					run = h.streamedAt
+				}
+				got, lse, counts := run(t, cfg, level)
+				what := fmt.Sprintf("%s, round %d, %s: ", name, round, level)
+				same(t, what+"output", got, want)
+				same(t, what+"lse", lse, wantLSE)
+				if counts != wantCounts {
+					t.Fatalf("%scounts %v, want %v", what, counts.Map(), wantCounts.Map())
+				}
+			}
+		}
+	}
+}
+
 // FuzzLevels holds the levels together on heads drawn from a seed and scaled.
 func FuzzLevels(f *testing.F) {
 	f.Add(uint64(1), uint8(0), 1.0, 1.0, false)
@@ -367,6 +416,9 @@ func FuzzLevels(f *testing.F) {
 		}
 		for i := range h.v {
 			h.v[i] = h.dtype.Round(h.v[i] * float32(vScale))
+		}
+		if seed%3 == 1 {
+			h.sprinkle(rand.New(rand.NewPCG(seed, 1)), 1+int(seed/3%40))
 		}
 		cfg := all[int(which)%len(all)]
 		want, wantLSE, wantCounts := h.runAt(t, cfg, emulate.Levels()[0])
@@ -425,6 +477,31 @@ func BenchmarkHead(b *testing.B) {
 }
 
 // BenchmarkPrepare quantises K and V of a head, BenchmarkQuantizeQuery its Q.
+// BenchmarkOdd says how many times longer a head takes that holds one value that is not
+// finite, measured in turns with the head without it.
+func BenchmarkOdd(b *testing.B) {
+	levels := emulate.Levels()
+	for _, cfg := range sage2() {
+		for _, where := range []string{"K", "V"} {
+			for _, x := range []float64{math.NaN(), math.Inf(1)} {
+				b.Run(fmt.Sprint(cfg.Name, "/", x, " in ", where), func(b *testing.B) {
+					h, odd := randomHead(1, 1024, 1024, 64, format.FP16), randomHead(1, 1024, 1024, 64, format.FP16)
+					map[string][]float32{"K": odd.k, "V": odd.v}[where][500*64+7] = float32(x)
+					var took [2]time.Duration
+					for b.Loop() {
+						for i, h := range []*head{h, odd} {
+							start := time.Now()
+							h.runAt(b, cfg, levels[len(levels)-1])
+							took[i] += time.Since(start)
+						}
+					}
+					b.ReportMetric(took[1].Seconds()/took[0].Seconds(), "times")
+				})
+			}
+		}
+	}
+}
+
 func BenchmarkPrepare(b *testing.B) {
 	quantizers(b, func(k *emulate.Kernel, h *head) int {
 		if _, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype}); err != nil {

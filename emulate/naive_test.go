@@ -277,12 +277,15 @@ func (n *naive) row(i int) []float32 {
 
 	// The tiles that the block looks at.
 	align := 0
-	if p.Mask.Causal == "bottom-right" {
+	if p.Mask.Causal != "top-left" {
 		align = h.nk - h.nq
 	}
 	end, first := h.nk, 0
 	if h.in.Causal {
 		end = min(end, lo+shape.Rows+align)
+		if p.Mask.Tiles == "shifted" {
+			end = min(h.nk, lo+shape.Rows+align+p.Mask.Shift)
+		}
 	}
 	if h.in.Windowed && h.in.Right >= 0 {
 		end = min(end, lo+shape.Rows+align+h.in.Right)
@@ -391,8 +394,11 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		}
 		at := i + align
 		left := h.in.Windowed && h.in.Left >= 0 && j < at-h.in.Left
-		right := h.in.Windowed && h.in.Right >= 0 && j > at+h.in.Right
+		right := h.in.Windowed && h.in.Right >= 0 && !h.in.Causal && j > at+h.in.Right
 		causal := h.in.Causal && j > at+p.Mask.Shift
+		if rows := p.Tiles.Shapes[0].Rows; p.Mask.Causal == "bottom-right-unsigned" && i-i%rows+align < 0 {
+			causal = h.in.Causal && j >= i-i%rows+rows+align
+		}
 		beyond := j >= h.nk
 		switch {
 		case beyond && p.Mask.Beyond == "added" && !h.in.Causal:

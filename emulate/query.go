@@ -18,7 +18,8 @@ type QInput struct {
 	// Causal masks keys that come after the query, aligned as the program says.
 	Causal bool
 	// Left and Right, where Windowed is set, mask keys more than Left before or Right after
-	// the query, aligned like the causal mask; -1 for no bound.
+	// the query, aligned like the causal mask; -1 for no bound. Right counts only without
+	// Causal, which hides all that it does.
 	Windowed    bool
 	Left, Right int
 	// Visible, if not nil, is a boolean mask: it writes whether query row sees keys [lo,
@@ -28,6 +29,10 @@ type QInput struct {
 	Bias    func(row, lo, hi int, dst []float32)
 	// Softcap, if not 0, is a soft cap of the scores, which the program must take.
 	Softcap float64
+	// Group is how many query heads share the kv head, and Member which of them this one is,
+	// from 0 on; a Group of 0 stands for one head alone. They matter where the keys are split as
+	// FlashAttention-3 splits them (tiles.combine: fa3).
+	Group, Member int
 	// QDescale is that of Q as KVInput.KDescale is that of K.
 	QDescale float32
 }
@@ -60,7 +65,7 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 		for b := range k.Blocks(in.Len) {
 			ws.fit(k, kv.in.Dim)
 			rows := k.loadQuery(q, ws, b)
-			q.amax = quant.AbsMaxAt(k.level.l, q.amax, ws.q[:rows*kv.in.Dim])
+			q.amax = quant.AbsMaxAt(k.level.rows, q.amax, ws.q[:rows*kv.in.Dim])
 		}
 	}
 	descales := float32(1)
@@ -155,9 +160,9 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 	q.in.Q(lo, lo+rows, x)
 	if k.smoothQ {
 		m := quant.NewChannelMean(d)
-		m.AddAt(k.level.l, x)
+		m.AddAt(k.level.rows, x)
 		m.Mean(ws.qMean, format.FP32.Round)
-		quant.SubtractMeanAt(k.level.l, quant.Paper, x, ws.qMean, format.FP32)
+		quant.SubtractMeanAt(k.level.rows, quant.Paper, x, ws.qMean, format.FP32)
 	}
 	if q.fold != 1 {
 		for i, v := range x {
@@ -170,14 +175,14 @@ func (k *Kernel) loadQuery(q *Query, ws *Workspace, block int) int {
 // loadCodes quantises a block's queries and returns their number.
 func (k *Kernel) loadCodes(q *Query, ws *Workspace, block int) int {
 	rows := k.loadQuery(q, ws, block)
-	ws.Counts[StageQ].scanAt(k.level.l, ws.q[:rows*q.kv.in.Dim])
+	ws.Counts[StageQ].scanAt(k.level.rows, ws.q[:rows*q.kv.in.Dim])
 	k.quantizeQuery(q, ws, block*k.tiling.BlockQ, rows)
 	return rows
 }
 
 func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	d := q.kv.in.Dim
-	ws.Counts[StageQCodes].scanAt(k.level.l, ws.q[:rows*d])
+	ws.Counts[StageQCodes].scanAt(k.level.rows, ws.q[:rows*d])
 	if !k.integer {
 		for r := range rows {
 			ws.qScale[r] = 1
@@ -195,7 +200,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	clear(ws.amax)
 	for r := range rows {
 		i := g.QueryGroup(k.tiling, first+r) - base
-		ws.amax[i] = quant.AbsMaxAt(k.level.l, ws.amax[i], ws.q[r*d:r*d+d])
+		ws.amax[i] = quant.AbsMaxAt(k.level.rows, ws.amax[i], ws.q[r*d:r*d+d])
 	}
 	if g == quant.PerTensor {
 		ws.amax[0] = q.amax
@@ -203,7 +208,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	for r := range rows {
 		s := quant.NewScale(k.qkStyle, k.bits, ws.amax[g.QueryGroup(k.tiling, first+r)-base]).Rounded(k.qkRound)
 		ws.qScale[r] = s.Step
-		s.QuantizeAt(k.level.l, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
+		s.QuantizeAt(k.level.rows, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
 	}
 }
 
@@ -348,18 +353,26 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 
 // tiles returns the tiles of keys [first, last) that a block of query rows looks at.
 func (k *Kernel) tiles(q *Query, block int) (first, last int) {
-	keys := q.kv.in.Len
-	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
+	return k.tilesOf(q, block*k.tiling.BlockQ, (block+1)*k.tiling.BlockQ)
+}
+
+// tilesOf is tiles for query rows [lo, hi).
+func (k *Kernel) tilesOf(q *Query, lo, hi int) (first, last int) {
+	keys, bk := q.kv.in.Len, k.tiling.BlockK
 	align := k.align(q.in.Len, keys)
 	if q.in.Causal {
-		keys = min(keys, (block+1)*bq+align)
+		reach := hi + align
+		if k.prog.Mask.Tiles == "shifted" {
+			reach += k.prog.Mask.Shift
+		}
+		keys = min(keys, reach)
 	}
 	if q.in.Windowed {
 		if q.in.Right >= 0 {
-			keys = min(keys, (block+1)*bq+align+q.in.Right)
+			keys = min(keys, hi+align+q.in.Right)
 		}
 		if q.in.Left >= 0 {
-			first = max(0, (block*bq+align-q.in.Left)/bk)
+			first = max(0, (lo+align-q.in.Left)/bk)
 		}
 	}
 	return first, max(first, (keys+bk-1)/bk)
@@ -367,10 +380,19 @@ func (k *Kernel) tiles(q *Query, block int) (first, last int) {
 
 // align is what is added to a query's number for the key that it is aligned with.
 func (k *Kernel) align(queries, keys int) int {
-	if k.prog.Mask.Causal == "bottom-right" {
-		return keys - queries
+	if k.prog.Mask.Causal == "top-left" {
+		return 0
 	}
-	return 0
+	return keys - queries
+}
+
+// causalEnd returns the end of the keys that a causal mask leaves to a query.
+func (k *Kernel) causalEnd(q *Query, row int) int {
+	align := k.align(q.in.Len, q.kv.in.Len)
+	if bq := k.tiling.BlockQ; k.prog.Mask.Causal == "bottom-right-unsigned" && row/bq*bq+align < 0 {
+		return row/bq*bq + bq + align
+	}
+	return row + align + 1 + k.prog.Mask.Shift
 }
 
 // Tiles returns how many tiles of keys a block of query rows looks at, where there are so

@@ -11,8 +11,9 @@ import (
 )
 
 // This file runs blocks of query rows with the vector kernels, in strips of
-// vec.Rows rows. Whatever they cannot do exactly, values that are not finite
-// above all, makes runStrips give a block up, and the portable code does it.
+// vec.Rows rows. NaN and infinities of the inputs go beside them (odd.go). Whatever they
+// cannot do exactly, sums that overflow above all, makes runStrips give a block up, and
+// the portable code does it.
 
 // strip is the state of a strip, with the row as the fast index.
 type strip struct {
@@ -23,6 +24,8 @@ type strip struct {
 
 	m, rescale, qScale [vec.Rows]float32
 	limit              [vec.Rows]int32
+
+	odd oddRows
 }
 
 // strips are the strips of blocks and what they share.
@@ -35,6 +38,7 @@ type strips struct {
 	tile    []float32 // [Dim][Rows]
 	kScale  []float32 // [BlockK]
 	delta   []float32 // [BlockK]
+	nan     oddKeys
 	zeros   []float32 // [Dim], negative ones
 	scratch vec.Scratch
 }
@@ -107,6 +111,7 @@ func (k *Kernel) prepareStrips(kv *KV) {
 				kv.dead = make([]bool, kv.in.Dim)
 			}
 			kv.dead[c] = true
+			kv.deadCount++
 		}
 	}
 }
@@ -171,27 +176,14 @@ func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, 
 			if lse != nil {
 				l = lse[at : at+hi-lo]
 			}
-			k.finishStrip(q, ws, &ss.strip[i*per+j], lo, hi, out[at*d:(at+hi-lo)*d], l)
-			k.finishDead(kv, ws, k.stripTiles(q, b.block), hi-lo, out[at*d:(at+hi-lo)*d])
+			st := &ss.strip[i*per+j]
+			st.endOdd()
+			k.finishStrip(q, ws, st, lo, hi, out[at*d:(at+hi-lo)*d], l)
+			st.finishDead(kv, ws, out[at*d:(at+hi-lo)*d])
+			ws.Counts.Merge(&st.odd.counts)
 		}
 	}
 	return failed, nil
-}
-
-// finishDead sets the outputs of dead channels, and counts what the portable code
-// would have met.
-func (k *Kernel) finishDead(kv *KV, ws *Workspace, tiles, rows int, out []float32) {
-	d := kv.in.Dim
-	for c, dead := range kv.dead {
-		if !dead {
-			continue
-		}
-		for r := range rows {
-			out[r*d+c] = float32(math.NaN())
-		}
-		ws.Counts[StageTileSums].NaN += int64(tiles * rows)
-		ws.Counts[StageOutput].NaN += int64(rows)
-	}
 }
 
 // dequantized says whether the scores of a tile are dequantised first.
@@ -212,6 +204,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 			// A thread's keys share a scale at every granularity but PerToken.
 			ss.kScale[j] = kv.kScales[g.KeyGroup(k.tiling, lo+2*j)]
 		}
+		ss.hideThreads()
 		return
 	}
 	n := min(len(ss.kScale), kv.in.Len-lo)
@@ -221,6 +214,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	}
 	if !k.smoothQ {
 		clear(ss.delta)
+		ss.hideKeys(n, k.masked)
 		return
 	}
 	d := kv.in.Dim
@@ -237,6 +231,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 		copy(ss.delta, ws.deltaS)
 	}
 	clear(ss.delta[n:])
+	ss.hideKeys(n, k.masked)
 }
 
 // runTile runs a strip whose first row is the query first through the tile of
@@ -245,6 +240,9 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 	kv := q.kv
 	d, bk := kv.in.Dim, k.tiling.BlockK
 	at := lo - w.first
+	if !st.odd.takes(&ss.nan) {
+		return false
+	}
 	k.level.l.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
 	for i := range st.top {
 		st.top[i] = k.start
@@ -269,14 +267,23 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 		a.QScale, a.KScale = &ones[0], &ones[0]
 	} else {
 		k.level.l.ToFloat(ss.s, st.top, bk)
+		ss.hideScores(st.top)
 	}
+	k.look(q, ss, st, tail)
+	if !k.level.l.Softmax(&a) {
+		return false
+	}
+	k.showMasked(ss, st, tail)
+	var done bool
 	if k.prog.OneChain() {
-		return k.level.l.Softmax(&a) && k.level.l.Rescale(st.o, &st.rescale, d) &&
-			w.vCodes.Dot(k.level.l, st.o, ss.p, ss.pe, &ss.scratch, at)
+		done = k.level.l.Rescale(st.o, &st.rescale, d) && w.vCodes.Dot(k.level.l, st.o, ss.p, ss.pe, &ss.scratch, at)
+	} else {
+		done = w.vCodes.Dot(k.level.l, ss.tile, ss.p, ss.pe, &ss.scratch, at) && k.level.l.AddTile(st.o, ss.tile, &st.rescale, d)
 	}
-	return k.level.l.Softmax(&a) &&
-		w.vCodes.Dot(k.level.l, ss.tile, ss.p, ss.pe, &ss.scratch, at) &&
-		k.level.l.AddTile(st.o, ss.tile, &st.rescale, d)
+	if done {
+		k.meetOdd(kv, ss, st, w.vCodes.Odd(at), tail)
+	}
+	return done
 }
 
 // finishStrip is finish for rows [lo, hi) of a block, which are the strip's.
@@ -335,6 +342,7 @@ func (st *strip) load(k *Kernel, ws *Workspace, d, row, n int) {
 	}
 	clear(st.qScale[:])
 	copy(st.qScale[:], ws.qScale[row:row+n])
+	st.startOdd(n)
 	for r := range n {
 		codes := ws.qCodes[(row+r)*d : (row+r+1)*d]
 		for c, x := range codes {

@@ -2,6 +2,7 @@ package emulate
 
 import (
 	"fmt"
+	"math"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -58,12 +59,18 @@ func TestStripsRun(t *testing.T) {
 
 // runsInStrips runs a small head and says whether every block ran in strips.
 func runsInStrips(t *testing.T, cfg program.Program, level Level) bool {
+	return callInStrips(t, cfg, level, ramp(16), ramp(16), ramp(16))
+}
+
+// callInStrips is runsInStrips for 200 queries and keys of 16 channels.
+func callInStrips(t *testing.T, cfg program.Program, level Level, q, k, v Rows) bool {
+	t.Helper()
 	const d, n = 16, 200
-	k, err := NewAt(cfg, level)
+	kernel, err := NewAt(cfg, level)
 	if err != nil {
 		t.Fatal(err)
 	}
-	kv, err := k.Prepare(KVInput{K: ramp(d), V: ramp(d), Len: n, Dim: d, DType: format.FP16})
+	kv, err := kernel.Prepare(KVInput{K: k, V: v, Len: n, Dim: d, DType: format.FP16})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,11 +78,43 @@ func runsInStrips(t *testing.T, cfg program.Program, level Level) bool {
 		return false
 	}
 	var ws Workspace
-	ws.fit(k, d)
-	q := k.Query(QInput{Q: ramp(d), Len: n, Scale: 0.25}, kv, &ws)
-	failed, err := k.runStrips(t.Context(), q, &ws, 0, k.Blocks(n), make([]float32, n*d), nil)
+	ws.fit(kernel, d)
+	query := kernel.Query(QInput{Q: q, Len: n, Scale: 0.25}, kv, &ws)
+	failed, err := kernel.runStrips(t.Context(), query, &ws, 0, kernel.Blocks(n), make([]float32, n*d), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return len(failed) == 0
+}
+
+// TestOddInStrips: NaN and infinities of Q, K and V keep no row out of the vector kernels.
+// A result could not tell.
+func TestOddInStrips(t *testing.T) {
+	const d = 16
+	odd := func(x float64) Rows {
+		return func(lo, hi int, dst []float32) {
+			ramp(d)(lo, hi, dst)
+			if lo <= 70 && 70 < hi {
+				dst[(70-lo)*d+3] = float32(x)
+			}
+		}
+	}
+	for _, level := range Levels()[1:] {
+		for _, name := range []string{"sage2-4b", "sage2-8b-sm89", "sage2-8b-sm90"} {
+			cfg, err := program.Preset(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+				rows := [3]Rows{}
+				for i := range rows {
+					rows = [3]Rows{ramp(d), ramp(d), ramp(d)}
+					rows[i] = odd(x)
+					if !callInStrips(t, cfg, level, rows[0], rows[1], rows[2]) {
+						t.Errorf("%s, %s: %v in %c leaves the strips", level, name, x, "QKV"[i])
+					}
+				}
+			}
+		}
+	}
 }

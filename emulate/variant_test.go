@@ -380,6 +380,62 @@ func TestVariantArithmetic(t *testing.T) {
 	})
 }
 
+// TestShiftedTiles: where mask.tiles is shifted a row sees every key up to its own and the
+// shift's, also in tiles that its block looks at for the shift alone, and a block looks at no tile
+// that none of its rows sees; otherwise the tiles end where they end without a shift.
+func TestShiftedTiles(t *testing.T) {
+	h := randomHead(9, 192, 700, 64, format.FP16)
+	h.causal = true
+	for _, tiles := range []string{"all", "shifted"} {
+		for _, shift := range []int{-70, -1, 0, 1, 63, 65, 200, 1 << 20} {
+			c, err := program.Preset("sage2-8b-sm90")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Mask.Tiles, c.Mask.Shift = tiles, shift
+			k, err := emulate.New(c)
+			if err == nil {
+				k, err = k.For(h.d, h.dtype, true)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen, looked := make([]int, h.nq), make([]int, k.Blocks(h.nq))
+			ws := emulate.Workspace{Observer: func(x *emulate.Tile) {
+				looked[x.Block]++
+				for r, n := range x.Visible {
+					seen[x.Row+r] += n
+				}
+			}}
+			kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype})
+			if err != nil {
+				t.Fatal(err)
+			}
+			q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: true}, kv, &ws)
+			tiling := k.Tiling()
+			for b := range k.Blocks(h.nq) {
+				rows := min(tiling.BlockQ, h.nq-b*tiling.BlockQ)
+				if _, err := k.Run(q, &ws, b, make([]float32, rows*h.d), nil); err != nil {
+					t.Fatal(err)
+				}
+				end := (b + 1) * tiling.BlockQ
+				if tiles == "shifted" {
+					end += shift
+				}
+				want := (max(0, min(end, h.nk)) + tiling.BlockK - 1) / tiling.BlockK
+				if looked[b] != want {
+					t.Errorf("%s, shift %d: block %d looks at %d tiles, want %d", tiles, shift, b, looked[b], want)
+				}
+				for r := b * tiling.BlockQ; r < b*tiling.BlockQ+rows; r++ {
+					if want := max(0, min(r+1+shift, h.nk, want*tiling.BlockK)); seen[r] != want {
+						t.Fatalf("%s, shift %d: row %d sees %d keys, want %d", tiles, shift, r, seen[r], want)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestVariantLevels: deviations that the vector paths have give the same bits there.
 func TestVariantLevels(t *testing.T) {
 	h := peaky(randomHead(10, 200, 333, 64, format.FP16))

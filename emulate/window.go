@@ -23,7 +23,6 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
 	vCodes      *vec.Values
-	finite      bool // V's codes, but for dead channels
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -65,16 +64,13 @@ func (k *Kernel) encode(kv *KV) {
 	n := kv.windowCount()
 	jobs := max(1, min(kv.in.Jobs, n))
 	kept := make([]*window, n)
-	finite := true
 	var mu sync.Mutex
 	// Each goroutine takes every jobs-th window.
 	parallel.Each(jobs, jobs, func(j int) {
 		var counts Counts
-		all := true
 		w := &window{}
 		for i := j; i < n; i += jobs {
 			k.fill(kv, w, i, &counts)
-			all = all && w.finite
 			if !kv.in.Stream {
 				kept[i] = w
 				w = &window{buf: w.buf, scales: w.scales, row: w.row, rows: w.rows}
@@ -84,9 +80,7 @@ func (k *Kernel) encode(kv *KV) {
 		mu.Lock()
 		defer mu.Unlock()
 		kv.Counts.Merge(&counts)
-		finite = finite && all
 	})
-	kv.strips = kv.strips && finite
 	if !kv.in.Stream {
 		kv.windows = kept
 	}
@@ -121,11 +115,10 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
-	w.finite = true
 	if !kv.strips {
 		return
 	}
-	w.finite = w.vCodes.Index(k.level.l, kv.dead)
+	w.vCodes.Index(k.level.l, kv.dead)
 	for i := range w.kBias {
 		var s int32
 		for _, c := range w.kCodes[i*d : i*d+d] {
@@ -154,12 +147,12 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	blocks(in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		if counts != nil {
-			counts[StageKCodes].scanAt(k.level.l, x)
+			counts[StageKCodes].scanAt(k.level.rows, x)
 		}
 		for r := 0; r < len(x)/d; r++ {
 			at := lo - w.first + r
 			s := &w.scales[g.KeyGroup(k.tiling, lo+r)-base]
-			s.QuantizeAt(k.level.l, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
+			s.QuantizeAt(k.level.rows, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
 		}
 	})
 	clear(w.kCodes[(last-w.first)*d:])
@@ -185,7 +178,7 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
 			k.convertV(kv, x)
 			if counts != nil {
-				counts[StageVCodes].scanAt(k.level.l, x)
+				counts[StageVCodes].scanAt(k.level.rows, x)
 			}
 			copy(w.vRaw[(lo-w.first)*d:], x)
 		})
@@ -209,7 +202,7 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
-		if kv.values.EncodeAt(k.level.l, w.rows, x) {
+		if kv.values.EncodeAt(k.level.rows, w.rows, x) {
 			if w.vWide == nil {
 				w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])
 				return

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sageacc/sageacc/emulate/format"
 )
 
 // roles are the last parts of the names of a layer's tensors.
@@ -395,7 +397,7 @@ func (d *Dump) addLSE(l *Layer, found extras, p *parts, packed bool) error {
 		return err
 	}
 	l.LSE = &Tensor{
-		File: t.file, Name: t.name, DType: F32,
+		File: t.file, Name: t.name, DType: format.FP32,
 		Batch: l.Q.Batch, Heads: l.Q.Heads, Tokens: l.Q.Tokens, Dim: 1,
 		bytes: t.bytes(d.source),
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/sageacc/sageacc/emulate/format"
 )
 
 // descale returns a function that takes the scales of one of a layer's FP8 tensors, those
@@ -13,7 +15,7 @@ func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) e
 		bad := func(format string, args ...any) error {
 			return fmt.Errorf("%s: tensor %q: %w", t.file, t.name, fmt.Errorf(format, args...))
 		}
-		if !l.Q.DType.FP8() {
+		if !l.Q.DType.IsFP8() {
 			return bad("a scale of FP8 codes, and %q is %s", l.Q.Name, l.Q.DType)
 		}
 		if t.dtype != "F32" {
@@ -36,7 +38,7 @@ func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) e
 			return d.source.err()
 		}
 		given := make([]float32, n)
-		F32.decode(given, b)
+		decodeAs(format.FP32, given, b)
 		for i, x := range given {
 			if !(x > 0) || math.IsInf(float64(x), 0) {
 				return bad("element %d is %v, not a positive, finite number", i, x)

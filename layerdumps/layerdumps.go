@@ -100,6 +100,8 @@ type Layer struct {
 	SMScale float64
 	// Source is the files that the layer was read from, joined by ", ".
 	Source string
+	// Metadata is that of the file whose q it is, nil where it has none. It is shared.
+	Metadata map[string]string
 	// Synthetic is the file's metadata of that name: not empty if the layer
 	// was made up rather than recorded.
 	Synthetic string

@@ -17,6 +17,7 @@ import (
 
 	"github.com/x448/float16"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
@@ -220,10 +221,10 @@ func TestLayersAndOrder(t *testing.T) {
 	if !l.Causal || l.SMScale != 0.25 || l.Scale() != 0.25 || l.Synthetic != "zeros" || l.Source != path {
 		t.Errorf("layer %+v", l)
 	}
-	if l.O == nil || l.O.DType != BF16 || d.Layers[1].O != nil {
+	if l.O == nil || l.O.DType != format.BF16 || d.Layers[1].O != nil {
 		t.Errorf("outputs %v and %v", l.O, d.Layers[1].O)
 	}
-	if got := l.K.Shape(); got != [4]int{1, 2, 5, 4} || l.K.DType != F16 || l.K.File != path || l.K.Name != "layers.2.k" {
+	if got := l.K.Shape(); got != [4]int{1, 2, 5, 4} || l.K.DType != format.FP16 || l.K.File != path || l.K.Name != "layers.2.k" {
 		t.Errorf("k is %+v", l.K)
 	}
 	if got, want := fmt.Sprint(d.Ignored), fmt.Sprintf("[{%[1]s weight} {%[1]s .q} {%[1]s q} {%[1]s a.qk} {%[1]s a.Q}]", path); got != want {
@@ -334,7 +335,7 @@ func TestNPZ(t *testing.T) {
 	nhd := NHD
 	d := open(t, Options{Layout: &nhd}, path)
 	l := &d.Layers[0]
-	if l.Q.DType != BF16 || l.Q.Tokens != 2 || l.K.Tokens != 3 || l.K.Heads != 1 || l.Source != path {
+	if l.Q.DType != format.BF16 || l.Q.Tokens != 2 || l.K.Tokens != 3 || l.K.Heads != 1 || l.Source != path {
 		t.Errorf("layer %+v", l)
 	}
 	row := make([]float32, 4)
@@ -371,7 +372,7 @@ func TestActual(t *testing.T) {
 		t.Errorf("l.0 has o %+v, want the dump's own", o)
 	}
 	l := d.Layers[1]
-	if l.O == nil || l.O.File != actual || l.O.DType != F32 || l.O.Heads != 2 || l.O.Tokens != 3 || l.Causal {
+	if l.O == nil || l.O.File != actual || l.O.DType != format.FP32 || l.O.Heads != 2 || l.O.Tokens != 3 || l.Causal {
 		t.Errorf("l.1 is %+v with o %+v", l, l.O)
 	}
 	if want := dump + ", " + actual; l.Source != want {
@@ -468,38 +469,14 @@ func checkRows(t *testing.T, x *Tensor, bitsAt map[[4]int]uint32) {
 	}
 }
 
-func decode(d DType, bits uint32) float32 {
+func decode(d format.DType, bits uint32) float32 {
 	switch d {
-	case F16:
+	case format.FP16:
 		return float16.Frombits(uint16(bits)).Float32()
-	case BF16:
+	case format.BF16:
 		return math.Float32frombits(bits << 16)
 	default:
 		return math.Float32frombits(bits)
-	}
-}
-
-// TestHalves computes binary16 by its definition.
-func TestHalves(t *testing.T) {
-	for i, got := range halves() {
-		exponent, fraction := i>>10&31, float64(i&1023)
-		var want float64
-		switch {
-		case exponent == 31 && fraction == 0:
-			want = math.Inf(1)
-		case exponent == 31:
-			want = math.NaN()
-		case exponent == 0:
-			want = math.Ldexp(fraction, -24)
-		default:
-			want = math.Ldexp(1024+fraction, exponent-25)
-		}
-		if i>>15 == 1 {
-			want = math.Copysign(want, -1)
-		}
-		if w := float32(want); math.Float32bits(got) != math.Float32bits(w) && (got == got || want == want) {
-			t.Fatalf("binary16 %#04x: %v, want %v", i, got, want)
-		}
 	}
 }
 
@@ -521,7 +498,7 @@ func TestNames(t *testing.T) {
 	for _, d := range []struct {
 		value fmt.Stringer
 		want  string
-	}{{F16, "FP16"}, {BF16, "BF16"}, {F32, "FP32"}, {DType(9), "DType(9)"}, {HND, "HND"}, {NHD, "NHD"}, {Layout(9), "Layout(9)"}} {
+	}{{format.FP16, "FP16"}, {format.BF16, "BF16"}, {format.FP32, "FP32"}, {format.DType(9), "DType(9)"}, {HND, "HND"}, {NHD, "NHD"}, {Layout(9), "Layout(9)"}} {
 		if got := d.value.String(); got != d.want {
 			t.Errorf("got %s, want %s", got, d.want)
 		}

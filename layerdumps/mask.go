@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"github.com/sageacc/sageacc/emulate/format"
 )
 
 // Mask is an attention mask that came with a call. It is broadcast over batch and heads,
@@ -13,7 +15,7 @@ type Mask struct {
 	// Boolean says that the mask is true where a query sees a key. Otherwise its values, of
 	// DType, are added to the scaled scores.
 	Boolean bool
-	DType   DType
+	DType   format.DType
 	// Shape is [batch, heads, queries, keys], each the layer's or 1.
 	Shape [4]int
 
@@ -33,7 +35,7 @@ func (m *Mask) width() int {
 	if m.Boolean {
 		return 1
 	}
-	return m.DType.width()
+	return m.DType.Size()
 }
 
 // read calls f with the bytes of the keys [lo, hi) for a query, some at a time. A
@@ -73,7 +75,7 @@ func (m *Mask) Bias(batch, head, query, lo, hi int, dst []float32) {
 	w := m.width()
 	m.read(batch, head, query, lo, hi, func(src []byte, times int) {
 		n := len(src) / w * times
-		m.DType.decode(dst[:len(src)/w], src)
+		decodeAs(m.DType, dst[:len(src)/w], src)
 		for i := 1; i < times; i++ {
 			dst[i] = dst[0]
 		}
@@ -177,7 +179,7 @@ func (m *Mask) Stats(stop func() error) (MaskStats, error) {
 						}
 						return
 					}
-					m.DType.decode(x[:n], src)
+					decodeAs(m.DType, x[:n], src)
 					for _, v := range x[:n] {
 						switch {
 						case v != v:

@@ -128,7 +128,7 @@ func applyMetadata(l *Layer, metadata map[string]string, opt Options) (layout La
 	if err := l.applyCall(metadata, opt); err != nil {
 		return 0, false, err
 	}
-	l.Synthetic = metadata["synthetic"]
+	l.Metadata, l.Synthetic = metadata, metadata["synthetic"]
 	return layout, given, nil
 }
 

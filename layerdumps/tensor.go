@@ -8,67 +8,23 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/x448/float16"
+	"github.com/sageacc/sageacc/emulate/format"
 )
-
-// DType is the element type of a layer's tensor.
-type DType uint8
-
-// The element types of tensors.
-const (
-	F16  DType = iota // IEEE 754 binary16
-	BF16              // the upper half of binary32
-	F32               // IEEE 754 binary32
-	E4M3              // OCP OFP8 E4M3, codes that a scale belongs to
-	E5M2              // OCP OFP8 E5M2, the same
-)
-
-// FP8 says that the type is E4M3 or E5M2.
-func (d DType) FP8() bool { return d == E4M3 || d == E5M2 }
-
-// String returns the type's usual name: FP16, BF16, FP32, E4M3 or E5M2.
-func (d DType) String() string {
-	switch d {
-	case F16:
-		return "FP16"
-	case BF16:
-		return "BF16"
-	case F32:
-		return "FP32"
-	case E4M3:
-		return "E4M3"
-	case E5M2:
-		return "E5M2"
-	default:
-		return fmt.Sprintf("DType(%d)", uint8(d))
-	}
-}
-
-// width returns the bytes of one element.
-func (d DType) width() int {
-	switch d {
-	case F32:
-		return 4
-	case E4M3, E5M2:
-		return 1
-	}
-	return 2
-}
 
 // parseDType reads a dtype's safetensors name; FP8 is for inputs.
-func parseDType(name string, fp8 bool) (DType, error) {
+func parseDType(name string, fp8 bool) (format.DType, error) {
 	switch name {
 	case "F8_E4M3", "F8_E5M2":
 		if fp8 {
-			return map[string]DType{"F8_E4M3": E4M3, "F8_E5M2": E5M2}[name], nil
+			return map[string]format.DType{"F8_E4M3": format.FP8, "F8_E5M2": format.FP8Wide}[name], nil
 		}
 		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 	case "F16":
-		return F16, nil
+		return format.FP16, nil
 	case "BF16":
-		return BF16, nil
+		return format.BF16, nil
 	case "F32":
-		return F32, nil
+		return format.FP32, nil
 	case "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0":
 		return 0, fmt.Errorf("dtype %s is another FP8 than E4M3 and E5M2", name)
 	}
@@ -114,8 +70,9 @@ func ParseLayout(s string) (Layout, error) {
 // Tensor is one of a layer's q, k, v and o. It reads from its file: it costs no
 // memory, and it is invalid after the dump's Close. It is safe for concurrent use.
 type Tensor struct {
-	File, Name                string
-	DType                     DType
+	File, Name string
+	// DType is FP16, BF16 or FP32, or FP8 or FP8Wide of inputs whose codes have a scale.
+	DType                     format.DType
 	Batch, Heads, Tokens, Dim int
 
 	layout Layout
@@ -162,39 +119,35 @@ func (t *Tensor) Shape() [4]int { return [4]int{t.Batch, t.Heads, t.Tokens, t.Di
 func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
 	t.rows(batch, head, lo, hi, func(src []byte) {
-		n := len(src) / t.DType.width()
+		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
-		t.DType.decode(out, src)
+		decodeAs(t.DType, out, src)
 	})
 }
 
-// decode writes the values of little-endian elements.
-func (d DType) decode(out []float32, src []byte) {
+// decodeAs writes the values of little-endian elements.
+func decodeAs(d format.DType, out []float32, src []byte) {
 	switch d {
-	case F16:
-		table := halves()
+	case format.FP16:
 		for i := range out {
-			out[i] = table[binary.LittleEndian.Uint16(src[2*i:])]
+			out[i] = format.FP16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
 		}
-	case BF16:
+	case format.BF16:
 		for i := range out {
 			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
 		}
-	case F32:
+	case format.FP32:
 		for i := range out {
 			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
 		}
-	case E4M3:
-		table := e4m3()
+	case format.FP8:
 		for i := range out {
-			out[i] = table[src[i]]
+			out[i] = format.E4M3(src[i]).Float32()
 		}
-	case E5M2:
-		// The upper half of a binary16.
-		table := halves()
+	case format.FP8Wide:
 		for i := range out {
-			out[i] = table[uint16(src[i])<<8]
+			out[i] = format.E5M2(src[i]).Float32()
 		}
 	}
 }
@@ -204,10 +157,10 @@ func (d DType) decode(out []float32, src []byte) {
 func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
 	t.rows(batch, head, lo, hi, func(src []byte) {
-		n := len(src) / t.DType.width()
+		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
-		switch t.DType.width() {
+		switch t.DType.Size() {
 		case 4:
 			for i := range out {
 				out[i] = binary.LittleEndian.Uint32(src[4*i:])
@@ -235,7 +188,7 @@ const near = 2048
 // rows calls decode with the bytes of the rows [lo, hi) of a head, in order, several
 // whole rows at a time where they lie together.
 func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
-	n := t.Dim * t.DType.width()
+	n := t.Dim * t.DType.Size()
 	stride := n // from one row of the head to the next
 	if t.layout == NHD {
 		stride *= t.Heads
@@ -281,41 +234,13 @@ func (t *Tensor) at(batch, head, token int) int {
 	return (batch*t.Heads+head)*n + token
 }
 
-// halves returns the value of every binary16 bit pattern. A table makes the
-// decoding of a dump several times faster than computing each element.
-var halves = sync.OnceValue(func() *[1 << 16]float32 {
-	table := new([1 << 16]float32)
-	for i := range table {
-		table[i] = float16.Frombits(uint16(i)).Float32()
-	}
-	return table
-})
-
-// e4m3 returns the value of every E4M3 code: four bits of exponent, three of fraction, no
-// infinity.
-var e4m3 = sync.OnceValue(func() *[1 << 8]float32 {
-	table := new([1 << 8]float32)
-	for i := range table {
-		e, m := i>>3&15, float64(i&7)
-		x := math.Ldexp(m, -9)
-		switch {
-		case e == 15 && m == 7:
-			x = math.NaN()
-		case e > 0:
-			x = math.Ldexp(8+m, e-10)
-		}
-		if i >= 1<<7 {
-			x = -x
-		}
-		table[i] = float32(x)
-	}
-	return table
-})
-
 // NewTensor returns a tensor over data in memory: row-major elements, little
 // endian, in HND layout.
-func NewTensor(name string, dtype DType, shape [4]int, data []byte) (Tensor, error) {
-	n := dtype.width()
+func NewTensor(name string, dtype format.DType, shape [4]int, data []byte) (Tensor, error) {
+	if dtype > format.FP32 {
+		return Tensor{}, fmt.Errorf("tensor %q: dtype %s is not FP16, BF16 or FP32", name, dtype)
+	}
+	n := dtype.Size()
 	for _, s := range shape {
 		if s < 1 || s > math.MaxInt/n {
 			return Tensor{}, fmt.Errorf("tensor %q has shape %v", name, shape)
@@ -337,7 +262,7 @@ func (t *Tensor) Bytes() []byte {
 	if t.layout == HND && t.bytes.data != nil {
 		return t.bytes.data
 	}
-	out := make([]byte, 0, t.Batch*t.Heads*t.Tokens*t.Dim*t.DType.width())
+	out := make([]byte, 0, t.Batch*t.Heads*t.Tokens*t.Dim*t.DType.Size())
 	for b := range t.Batch {
 		for h := range t.Heads {
 			t.rows(b, h, 0, t.Tokens, func(src []byte) { out = append(out, src...) })

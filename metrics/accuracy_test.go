@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/metrics"
 )
 
@@ -214,10 +215,10 @@ func TestMerge(t *testing.T) {
 func TestLengthMismatchPanics(t *testing.T) {
 	for name, f := range map[string]func(){
 		"Accuracy.Add":  func() { accuracyOf(make([]float32, 2), make([]float32, 3)) },
-		"Bits.Add":      func() { new(metrics.Bits).Add(metrics.Position{}, metrics.FP16, make([]uint32, 2), nil) },
-		"Bits.AddBlock": func() { new(metrics.Bits).AddBlock(metrics.Position{}, metrics.FP16, 1, make([]uint32, 2), nil) },
+		"Bits.Add":      func() { new(metrics.Bits).Add(metrics.Position{}, format.FP16, make([]uint32, 2), nil) },
+		"Bits.AddBlock": func() { new(metrics.Bits).AddBlock(metrics.Position{}, format.FP16, 1, make([]uint32, 2), nil) },
 		"Bits.AddBlock rows": func() {
-			new(metrics.Bits).AddBlock(metrics.Position{}, metrics.FP16, 2, make([]uint32, 3), make([]uint32, 3))
+			new(metrics.Bits).AddBlock(metrics.Position{}, format.FP16, 2, make([]uint32, 3), make([]uint32, 3))
 		},
 	} {
 		func() {

@@ -2,94 +2,49 @@ package metrics
 
 import (
 	"fmt"
-	"math"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
-	"github.com/x448/float16"
 )
 
-// Format is the floating-point format whose bit patterns [Bits] compares.
-type Format uint8
-
-const (
-	// FP16 is IEEE 754 binary16.
-	FP16 Format = iota
-	// BF16 is bfloat16, the upper half of binary32.
-	BF16
-	// FP32 is IEEE 754 binary32.
-	FP32
-)
-
-// String returns "fp16", "bf16" or "fp32".
-func (f Format) String() string {
+// top returns the pattern of +Inf, or of the largest number where there is none. The patterns
+// above it, sign aside, are the NaNs.
+func top(f format.DType) uint32 {
 	switch f {
-	case FP16:
-		return "fp16"
-	case BF16:
-		return "bf16"
-	case FP32:
-		return "fp32"
-	}
-	return fmt.Sprintf("Format(%d)", uint8(f))
-}
-
-// Bits returns the width of the format, 16 or 32.
-func (f Format) Bits() int {
-	if f == FP32 {
-		return 32
-	}
-	return 16
-}
-
-// Value returns what the low bits of pattern stand for in the format, exactly.
-func (f Format) Value(pattern uint32) float64 {
-	switch f {
-	case FP16:
-		return float64(float16.Frombits(uint16(pattern)).Float32())
-	case BF16:
-		return float64(math.Float32frombits(pattern << 16))
-	default:
-		return float64(math.Float32frombits(pattern))
-	}
-}
-
-// infinity returns the pattern of +Inf. The patterns above it, sign aside, are
-// the NaNs.
-func (f Format) infinity() uint32 {
-	switch f {
-	case FP16:
+	case format.FP16:
 		return 0x7c00
-	case BF16:
+	case format.BF16:
 		return 0x7f80
+	case format.FP8:
+		return 0x7e
 	default:
 		return 0x7f800000
 	}
 }
 
 // sign returns the sign bit.
-func (f Format) sign() uint32 { return 1 << (f.Bits() - 1) }
+func sign(f format.DType) uint32 { return 1 << (8*f.Size() - 1) }
 
 // IsNaN reports whether the low bits of pattern are a NaN of the format.
-func (f Format) IsNaN(pattern uint32) bool {
-	return pattern&(f.sign()-1) > f.infinity()
+func IsNaN(f format.DType, pattern uint32) bool {
+	return pattern&(sign(f)-1) > top(f)
 }
 
-// MaxULP returns the largest distance [Format.ULP] returns, that between -Inf
-// and +Inf.
-func (f Format) MaxULP() uint32 { return 2 * f.infinity() }
+// MaxULP returns the largest distance that [ULP] returns, that between -Inf and +Inf.
+func MaxULP(f format.DType) uint32 { return 2 * top(f) }
 
-// ULP returns the distance between two patterns in units in the last place: by
+// ULP returns the distance between two patterns of a format in units in the last place: by
 // how many representable values, infinities included, they lie apart. The two
 // zeros are 0 apart, two NaNs are 0 apart whatever their payloads, and a NaN is
 // MaxULP from anything else.
-func (f Format) ULP(a, b uint32) uint32 {
-	switch an, bn := f.IsNaN(a), f.IsNaN(b); {
+func ULP(f format.DType, a, b uint32) uint32 {
+	switch an, bn := IsNaN(f, a), IsNaN(f, b); {
 	case an && bn:
 		return 0
 	case an || bn:
-		return f.MaxULP()
+		return MaxULP(f)
 	}
-	x, y := f.ordinal(a), f.ordinal(b)
+	x, y := ordinal(f, a), ordinal(f, b)
 	if x < y {
 		x, y = y, x
 	}
@@ -98,9 +53,9 @@ func (f Format) ULP(a, b uint32) uint32 {
 
 // ordinal numbers the values that are not NaN in increasing order, both zeros
 // being 0.
-func (f Format) ordinal(pattern uint32) int64 {
-	magnitude := int64(pattern & (f.sign() - 1))
-	if pattern&f.sign() != 0 {
+func ordinal(f format.DType, pattern uint32) int64 {
+	magnitude := int64(pattern & (sign(f) - 1))
+	if pattern&sign(f) != 0 {
 		return -magnitude
 	}
 	return magnitude
@@ -162,39 +117,39 @@ type Bits struct {
 	Elements int64 `json:"elements"`
 	// Mismatched is the number of them that do not match.
 	Mismatched int64 `json:"mismatched"`
-	// MaxULP is the largest [Format.ULP] among them.
+	// MaxULP is the largest [ULP] among them.
 	MaxULP uint32 `json:"max_ulp"`
 	// First is the mismatch of the smallest position, nil if there is none.
 	First *Mismatch `json:"first_mismatch"`
 }
 
 // Add compares one row, or a part of one, of the actual and the emulated output,
-// whose first element lies at pos. Of each pattern the low 16 or 32 bits count,
+// whose first element lies at pos. Of each pattern as many low bits count
 // as the format has. It panics if the rows differ in length.
-func (b *Bits) Add(pos Position, format Format, actual, emulated []uint32) {
+func (b *Bits) Add(pos Position, dtype format.DType, actual, emulated []uint32) {
 	if len(actual) != len(emulated) {
 		panic(fmt.Sprintf("metrics: actual row has %d elements, emulated %d", len(actual), len(emulated)))
 	}
 	b.Elements += int64(len(actual))
-	mask := format.sign()<<1 - 1
+	mask := sign(dtype)<<1 - 1
 	for i, x := range actual {
 		x &= mask
 		y := emulated[i] & mask
-		if x == y || format.IsNaN(x) && format.IsNaN(y) {
+		if x == y || IsNaN(dtype, x) && IsNaN(dtype, y) {
 			continue
 		}
 		b.Mismatched++
-		b.MaxULP = max(b.MaxULP, format.ULP(x, y))
+		b.MaxULP = max(b.MaxULP, ULP(dtype, x, y))
 		at := pos
 		at.Channel += i
 		if b.First == nil || at.Less(b.First.Position) {
-			digits := format.Bits() / 4
+			digits := 2 * dtype.Size()
 			b.First = &Mismatch{
 				Position:      at,
 				Actual:        fmt.Sprintf("0x%0*x", digits, x),
 				Emulated:      fmt.Sprintf("0x%0*x", digits, y),
-				ActualValue:   jsonfloat.Float(format.Value(x)),
-				EmulatedValue: jsonfloat.Float(format.Value(y)),
+				ActualValue:   jsonfloat.Float(dtype.FromBits(x)),
+				EmulatedValue: jsonfloat.Float(dtype.FromBits(y)),
 			}
 		}
 	}
@@ -203,7 +158,7 @@ func (b *Bits) Add(pos Position, format Format, actual, emulated []uint32) {
 // AddBlock is [Bits.Add] for consecutive tokens of width channels each, the
 // first of which lies at pos. It panics if the blocks differ in length or are
 // not a whole number of rows.
-func (b *Bits) AddBlock(pos Position, format Format, width int, actual, emulated []uint32) {
+func (b *Bits) AddBlock(pos Position, dtype format.DType, width int, actual, emulated []uint32) {
 	if len(actual) != len(emulated) {
 		panic(fmt.Sprintf("metrics: actual block has %d elements, emulated %d", len(actual), len(emulated)))
 	}
@@ -211,7 +166,7 @@ func (b *Bits) AddBlock(pos Position, format Format, width int, actual, emulated
 		panic(fmt.Sprintf("metrics: %d elements are not rows of %d", len(actual), width))
 	}
 	for i := 0; i < len(actual); i += width {
-		b.Add(pos, format, actual[i:i+width], emulated[i:i+width])
+		b.Add(pos, dtype, actual[i:i+width], emulated[i:i+width])
 		pos.Token++
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/metrics"
 )
 
@@ -24,7 +25,7 @@ func ExampleAccuracy() {
 func ExampleBits() {
 	var b metrics.Bits
 	row := metrics.Position{Batch: 0, Head: 3, Token: 17}
-	b.Add(row, metrics.FP16, []uint32{0x3c00, 0x3c01, 0x0000}, []uint32{0x3c00, 0x3c00, 0x0000})
+	b.Add(row, format.FP16, []uint32{0x3c00, 0x3c01, 0x0000}, []uint32{0x3c00, 0x3c00, 0x0000})
 	text, err := json.MarshalIndent(b, "", "  ")
 	if err != nil {
 		fmt.Println(err)

@@ -33,22 +33,23 @@ func compareJSON(w io.Writer, c *render.Compared) error {
 	return render.JSON(w, compare.Set{Schema: compare.SetSchema, Args: c.Results[0].Args, Verdict: c.Verdict, Results: c.Results})
 }
 
+// compareFlags are the flags of compare.
+type compareFlags struct {
+	dump          dumpFlags
+	kernel        kernelFlags
+	gates         gateFlags
+	view          viewFlags
+	files         checkFiles
+	format        string
+	out           string
+	ref           string
+	perHead       bool
+	why, causes   bool // --explain and --attribute
+	changes, jobs int
+}
+
 func newCompare(e *env) *cobra.Command {
-	var (
-		dump    dumpFlags
-		kernel  kernelFlags
-		gates   gateFlags
-		view    viewFlags
-		files   checkFiles
-		format  string
-		out     string
-		ref     string
-		perHead bool
-		why     bool
-		changes int
-		causes  bool
-		jobs    int
-	)
+	var f compareFlags
 	cmd := &cobra.Command{
 		Use:   "compare DUMP...",
 		Short: "Compare reference, emulated and actual attention outputs, layer by layer",
@@ -75,6 +76,10 @@ An actual output that is NaN or infinite where the emulated one is finite fails
 without being asked for, unless --allow-nonfinite is given. A check of actual or
 bits where no layer has an actual output is an error.
 
+--kernel auto is the kernel that a dump's metadata names: that of the call that was
+captured, or else what sageattn() runs on the GPU; sageattn@auto is the latter, or the
+SageAttention function that was called.
+
 --kernel A,B,C compares several kernels in one table, and checks each. As JSON that
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
@@ -100,113 +105,124 @@ with all others exact, and all others with that step exact.`,
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			write, err := pick(format, compareWriters)
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-			if format == "csv" && (causes || why) {
-				return fmt.Errorf("--attribute and --explain are not available with --format csv")
-			}
-			kernels, err := kernel.buildAll(cmd)
-			if err != nil {
-				return err
-			}
-			precision, err := reference.ParsePrecision(ref)
-			if err != nil {
-				return fmt.Errorf("--reference: %w", err)
-			}
-			checks, err := gates.parse()
-			if err != nil {
-				return err
-			}
-			if err := view.parse(cmd, format); err != nil {
-				return err
-			}
-			if changes < 1 || changes > 3 {
-				return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", changes)
-			}
-			if err := checkJobs(&jobs); err != nil {
-				return err
-			}
-			d, err := dump.open(cmd, args)
-			if err != nil {
-				return err
-			}
-			defer func() { err = errors.Join(err, d.Close()) }()
-			if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
-				gate := checks.NeedsActual()
-				if why {
-					gate = "--explain"
-				}
-				if gate != "" {
-					return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
-				}
-			}
-			w, err := e.open(out, d.Files)
-			if err != nil {
-				return err
-			}
-			defer w.abort()
-			defer files.abort()
-			if err := files.open(e, out, d.Files); err != nil {
-				return err
-			}
-			e.tellIgnored(d)
-			var results []*compare.Result
-			var made []compare.Check
-			for _, k := range kernels {
-				opt := compare.Options{Kernel: k, Reference: precision, PerHead: perHead, LSE: dump.lse, Jobs: jobs, MaxChanges: changes}
-				res, err := e.compare(cmd.Context(), d, opt, why, causes)
-				if err != nil {
-					return err
-				}
-				res.Args = commandLine(cmd, args)
-				own := res.Check(*checks)
-				res.Verdict = compare.Judge([]*compare.Result{res}, own)
-				results, made = append(results, res), append(made, own...)
-			}
-			c := render.Compared{Results: results, Verdict: results[0].Verdict}
-			if len(results) > 1 {
-				c.Verdict = compare.Judge(results, made)
-			}
-			c.Layers, c.Left = view.selection(results, format).Select(results, c.Verdict, made)
-			if err := write(w, &c); err != nil {
-				return err
-			}
-			if err := w.commit(); err != nil {
-				return err
-			}
-			failed := failures(made, len(results) > 1)
-			err = files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
-				c := c // without the verdict, which stands in front
-				c.Layers, c.Left = view.selection(results, "markdown").Select(results, c.Verdict, made)
-				c.Verdict = nil
-				return render.CompareMarkdown(w, &c)
-			})
-			if err != nil {
-				return err
-			}
-			return e.check(results, made, checks)
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(e, cmd, args) },
 	}
-	dump.add(cmd, true)
-	kernel.add(cmd)
+	f.dump.add(cmd, true)
+	f.kernel.add(cmd)
 	cmd.Flags().Lookup("kernel").Usage += "; A,B,C for several"
 	fs := cmd.Flags()
-	fs.StringVar(&format, "format", "table", "output format, `table|json|csv|markdown`")
-	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
-	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
-	fs.BoolVar(&perHead, "per-head", false, "show each head too")
-	gates.add(cmd)
-	view.add(cmd)
-	files.add(cmd)
-	fs.BoolVar(&dump.lse, "lse", false, "compare the rows' log-sum-exp too")
-	fs.BoolVar(&causes, "attribute", false, "show how much of the error each step of the kernel causes")
-	fs.BoolVar(&why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
-	fs.IntVar(&changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
-	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	fs.StringVar(&f.format, "format", "table", "output format, `table|json|csv|markdown`")
+	fs.StringVarP(&f.out, "output", "o", "", "write to `FILE` instead of standard output")
+	fs.StringVar(&f.ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
+	fs.BoolVar(&f.perHead, "per-head", false, "show each head too")
+	f.gates.add(cmd)
+	f.view.add(cmd)
+	f.files.add(cmd)
+	fs.BoolVar(&f.dump.lse, "lse", false, "compare the rows' log-sum-exp too")
+	fs.BoolVar(&f.causes, "attribute", false, "show how much of the error each step of the kernel causes")
+	fs.BoolVar(&f.why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
+	fs.IntVar(&f.changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
+	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
+}
+
+// run is the command.
+func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error) {
+	write, err := pick(f.format, compareWriters)
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	if f.format == "csv" && (f.causes || f.why) {
+		return fmt.Errorf("--attribute and --explain are not available with --format csv")
+	}
+	kernels, err := f.kernel.buildAll(cmd)
+	if err != nil {
+		return err
+	}
+	precision, err := reference.ParsePrecision(f.ref)
+	if err != nil {
+		return fmt.Errorf("--reference: %w", err)
+	}
+	checks, err := f.gates.parse()
+	if err != nil {
+		return err
+	}
+	if err := f.view.parse(cmd, f.format); err != nil {
+		return err
+	}
+	if f.changes < 1 || f.changes > 3 {
+		return fmt.Errorf("--explain-changes is %d: want 1, 2 or 3", f.changes)
+	}
+	if err := checkJobs(&f.jobs); err != nil {
+		return err
+	}
+	d, err := f.dump.open(cmd, args)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	if err := chooseAll(cmd, kernels, d); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(d.Layers, func(l layerdumps.Layer) bool { return l.O != nil }) {
+		gate := checks.NeedsActual()
+		if f.why {
+			gate = "--explain"
+		}
+		if gate != "" {
+			return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
+		}
+	}
+	w, err := e.open(f.out, d.Files)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	defer f.files.abort()
+	if err := f.files.open(e, f.out, d.Files); err != nil {
+		return err
+	}
+	e.tellIgnored(d)
+	if f.format == "csv" { // the others say it
+		for _, k := range kernels {
+			e.tellReported(k.kernel)
+		}
+	}
+	var results []*compare.Result
+	var made []compare.Check
+	for _, k := range kernels {
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
+		res, err := e.compare(cmd.Context(), d, opt, f.why, f.causes)
+		if err != nil {
+			return err
+		}
+		res.Args, res.Kernel.Chosen = commandLine(cmd, args), k.flags.choice()
+		own := res.Check(*checks)
+		res.Verdict = compare.Judge([]*compare.Result{res}, own)
+		results, made = append(results, res), append(made, own...)
+	}
+	c := render.Compared{Results: results, Verdict: results[0].Verdict}
+	if len(results) > 1 {
+		c.Verdict = compare.Judge(results, made)
+	}
+	c.Layers, c.Left = f.view.selection(results, f.format).Select(results, c.Verdict, made)
+	if err := write(w, &c); err != nil {
+		return err
+	}
+	if err := w.commit(); err != nil {
+		return err
+	}
+	failed := failures(made, len(results) > 1)
+	err = f.files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
+		c := c // without the verdict, which stands in front
+		c.Layers, c.Left = f.view.selection(results, "markdown").Select(results, c.Verdict, made)
+		c.Verdict = nil
+		return render.CompareMarkdown(w, &c)
+	})
+	if err != nil {
+		return err
+	}
+	return e.check(results, made, checks)
 }
 
 // compare runs one kernel, and explains and attributes what it gives.

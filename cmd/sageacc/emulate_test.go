@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
@@ -77,6 +79,18 @@ func TestEmulateStdout(t *testing.T) {
 	}
 	if len(f.Tensors) != 1 || f.Tensors[0].Name != "l.o" || !slices.Equal(f.Tensors[0].Shape, []int{1, 2, 40, 64}) || f.Metadata["result"] != "" {
 		t.Errorf("tensors %v, metadata %v", f.Tensors, f.Metadata)
+	}
+	// What they are the outputs of.
+	var p program.Program
+	want, err := program.Preset("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal([]byte(f.Metadata["description"]), &p); err != nil || len(program.Diff(&p, &want)) != 0 {
+		t.Errorf("%v: the outputs are of %s", err, f.Metadata["description"])
+	}
+	if f.Metadata["tool"] != version.Get().String() {
+		t.Errorf("the outputs are by %q", f.Metadata["tool"])
 	}
 }
 

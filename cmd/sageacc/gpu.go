@@ -196,12 +196,18 @@ func units(pattern string) ([]probe.Unit, error) {
 	return out, nil
 }
 
+// validateFlags are the flags of validate.
+type validateFlags struct {
+	gpuFlags
+	format, out string
+	unitPattern string // --units
+	results     int64
+	search      bool // --explain
+	jobs        int
+}
+
 func newValidate(e *env) *cobra.Command {
-	var f gpuFlags
-	var format, out, unitPattern string
-	var results int64
-	var search bool
-	var jobs int
+	var f validateFlags
 	cmd := &cobra.Command{
 		Use:   "validate [DUMP...]",
 		Short: "Run kernels on this GPU and compare them with the emulator, bit by bit",
@@ -215,107 +221,110 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
   sageacc validate --kernel sage2-8b-sm90 --size large --format json -o result.json
   sageacc validate --module mine.cubin --manifest mine.yaml --explain
   sageacc validate --units 'wgmma|ex2' --results 1000000000`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkJobs(&jobs); err != nil {
-				return err
-			}
-			if unitPattern != "" {
-				if len(args) > 0 {
-					return errors.New("--units excludes dumps")
-				}
-				if err := refuse(cmd, "is for kernels, and --units excludes them", slices.Concat(choiceFlags, caseFlags, []string{"explain"})...); err != nil {
-					return err
-				}
-				return validateUnits(cmd, e, unitPattern, results, f.seed, format, out)
-			}
-			if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
-				return err
-			}
-			write, err := pick(format, map[string]func(io.Writer, []*validate.Report) error{
-				"table": render.ValidateText,
-				"json":  func(w io.Writer, r []*validate.Report) error { return render.JSON(w, r) },
-			})
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
-			}
-			ks, named, err := f.chosen()
-			if err != nil {
-				return err
-			}
-			cases, dump, err := f.cases(cmd, args)
-			if err != nil {
-				return err
-			}
-			defer dump.Close()
-			dev, err := launch.Open()
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			inputs := dump.Files
-			for _, k := range ks {
-				// A manifest may name a description beside it.
-				inputs = append(inputs, filepath.Join(filepath.Dir(f.manifest), k.Manifest.Emulates.Kernel))
-			}
-			w, err := e.open(out, inputs)
-			if err != nil {
-				return err
-			}
-			defer w.abort()
-			e.tellIgnored(dump)
-			var reports []*validate.Report
-			bar := e.progress("validate")
-			var unfit error
-			for _, k := range ks {
-				if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
-					unfit = err
-					continue
-				}
-				gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
-				if err != nil {
-					return err
-				}
-				rep, err := validate.Run(cmd.Context(), gpu, k.Manifest, dev.Name(), dev.Arch(), cases, validate.Options{Explain: search, Jobs: jobs, Progress: bar.show})
-				if err != nil {
-					bar.erase()
-					return err
-				}
-				reports = append(reports, rep)
-			}
-			bar.erase()
-			if len(reports) == 0 {
-				return unfit
-			}
-			if err := write(w, reports); err != nil {
-				return err
-			}
-			if err := w.commit(); err != nil {
-				return err
-			}
-			failed, ran := 0, 0
-			for _, r := range reports {
-				failed += r.Failed
-				ran += r.Passed + r.Failed
-			}
-			switch {
-			case failed > 0:
-				fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d cases differ\n", failed, ran)
-				return errChecks
-			case ran == 0:
-				return errors.New("the kernel takes none of the cases; --format json says why")
-			}
-			return nil
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(e, cmd, args) },
 	}
 	f.add(cmd)
 	fs := cmd.Flags()
-	fs.StringVar(&format, "format", "table", "output format, `table|json`")
-	fs.StringVarP(&out, "output", "o", "", "write to this `FILE`")
-	fs.BoolVar(&search, "explain", false, "search for the cause of the first difference")
-	fs.StringVar(&unitPattern, "units", "", "validate the instructions that match this `REGEX` instead of kernels")
-	fs.Int64Var(&results, "results", 1<<24, "results of each instruction `N`; 2^32 and more try every input of those that have one")
-	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "goroutines of the emulator `N`")
+	fs.StringVar(&f.format, "format", "table", "output format, `table|json`")
+	fs.StringVarP(&f.out, "output", "o", "", "write to this `FILE`")
+	fs.BoolVar(&f.search, "explain", false, "search for the cause of the first difference")
+	fs.StringVar(&f.unitPattern, "units", "", "validate the instructions that match this `REGEX` instead of kernels")
+	fs.Int64Var(&f.results, "results", 1<<24, "results of each instruction `N`; 2^32 and more try every input of those that have one")
+	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "goroutines of the emulator `N`")
 	return cmd
+}
+
+// run is the command.
+func (f *validateFlags) run(e *env, cmd *cobra.Command, args []string) error {
+	if err := checkJobs(&f.jobs); err != nil {
+		return err
+	}
+	if f.unitPattern != "" {
+		if len(args) > 0 {
+			return errors.New("--units excludes dumps")
+		}
+		if err := refuse(cmd, "is for kernels, and --units excludes them", slices.Concat(choiceFlags, caseFlags, []string{"explain"})...); err != nil {
+			return err
+		}
+		return validateUnits(cmd, e, f.unitPattern, f.results, f.seed, f.format, f.out)
+	}
+	if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+		return err
+	}
+	write, err := pick(f.format, map[string]func(io.Writer, []*validate.Report) error{
+		"table": render.ValidateText,
+		"json":  func(w io.Writer, r []*validate.Report) error { return render.JSON(w, r) },
+	})
+	if err != nil {
+		return fmt.Errorf("--format: %w", err)
+	}
+	ks, named, err := f.chosen()
+	if err != nil {
+		return err
+	}
+	cases, dump, err := f.cases(cmd, args)
+	if err != nil {
+		return err
+	}
+	defer dump.Close()
+	dev, err := launch.Open()
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	inputs := dump.Files
+	for _, k := range ks {
+		// A manifest may name a description beside it.
+		inputs = append(inputs, filepath.Join(filepath.Dir(f.manifest), k.Manifest.Emulates.Kernel))
+	}
+	w, err := e.open(f.out, inputs)
+	if err != nil {
+		return err
+	}
+	defer w.abort()
+	e.tellIgnored(dump)
+	var reports []*validate.Report
+	bar := e.progress("validate")
+	var unfit error
+	for _, k := range ks {
+		if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
+			unfit = err
+			continue
+		}
+		gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
+		if err != nil {
+			return err
+		}
+		rep, err := validate.Run(cmd.Context(), gpu, k.Manifest, dev.Name(), dev.Arch(), cases, validate.Options{Explain: f.search, Jobs: f.jobs, Progress: bar.show})
+		if err != nil {
+			bar.erase()
+			return err
+		}
+		reports = append(reports, rep)
+	}
+	bar.erase()
+	if len(reports) == 0 {
+		return unfit
+	}
+	if err := write(w, reports); err != nil {
+		return err
+	}
+	if err := w.commit(); err != nil {
+		return err
+	}
+	failed, ran := 0, 0
+	for _, r := range reports {
+		failed += r.Failed
+		ran += r.Passed + r.Failed
+	}
+	switch {
+	case failed > 0:
+		fmt.Fprintf(e.stderr, "sageacc: check failed: %d of %d cases differ\n", failed, ran)
+		return errChecks
+	case ran == 0:
+		return errors.New("the kernel takes none of the cases; --format json says why")
+	}
+	return nil
 }
 
 func validateUnits(cmd *cobra.Command, e *env, pattern string, results int64, seed uint64, format, out string) error {
@@ -372,10 +381,16 @@ func validateUnits(cmd *cobra.Command, e *env, pattern string, results int64, se
 	return nil
 }
 
+// recordFlags are the flags of record.
+type recordFlags struct {
+	gpuFlags
+	out         string
+	unitPattern string // --units
+	results     int
+}
+
 func newRecord(e *env) *cobra.Command {
-	var f gpuFlags
-	var out, unitPattern string
-	var results int
+	var f recordFlags
 	cmd := &cobra.Command{
 		Use:   "record [DUMP...] -o DIR",
 		Short: "Record what this GPU returns as a conformance set",
@@ -387,96 +402,99 @@ Needs a build with the tag cuda (see the README) and an NVIDIA driver.`,
 		Example: `  sageacc record -o recordings/units --units .
   sageacc record -o recordings/mine --module mine.cubin --manifest mine.yaml --seed 7
   sageacc record -o recordings/own --kernel sage2-4b --shape 1x2/1x333x333x64`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if out == "" {
-				return errors.New("record: no folder to write to given (-o DIR)")
-			}
-			if results < 1 || results > 1<<28 {
-				return fmt.Errorf("--results is %d: want 1 to %d", results, 1<<28)
-			}
-			if err := conformance.Vacant(out); err != nil {
-				return fmt.Errorf("-o: %w", err)
-			}
-			var us []probe.Unit
-			var ks []*kernels.Kernel
-			var cases []validate.Case
-			dump := new(layerdumps.Dump)
-			named := false
-			if unitPattern != "" {
-				var err error
-				if us, err = units(unitPattern); err != nil {
-					return err
-				}
-			} else if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
-				return err
-			}
-			if unitPattern == "" || len(args) > 0 || given(cmd, choiceFlags...) {
-				var err error
-				if ks, named, err = f.chosen(); err != nil {
-					return err
-				}
-				if cases, dump, err = f.cases(cmd, args); err != nil {
-					return err
-				}
-				defer dump.Close()
-			} else if err := refuse(cmd, "is for kernels: beside --units it needs --kernel, --module or a dump", caseFlags...); err != nil {
-				return err
-			}
-			dev, err := launch.Open()
-			if err != nil {
-				return err
-			}
-			defer dev.Close()
-			w, err := conformance.Create(out)
-			if err != nil {
-				return err
-			}
-			e.tellIgnored(dump)
-			set := &record.Set{Writer: w, Device: dev.Name(), Arch: dev.Arch()}
-			bar := e.progress("record")
-			defer bar.erase()
-			p := probe.New(dev)
-			for i := range us {
-				if err := us[i].Runs(dev.SM()); err != nil {
-					fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
-					continue
-				}
-				if err := set.Unit(p, &us[i], results, f.seed); err != nil {
-					return err
-				}
-				bar.show(float64(i+1) / float64(len(us)))
-				if err := cmd.Context().Err(); err != nil {
-					return err
-				}
-			}
-			for _, k := range ks {
-				if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
-					fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
-					continue
-				}
-				gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
-				if err != nil {
-					return err
-				}
-				if err := set.Kernel(cmd.Context(), gpu, k.Manifest, cases, bar.show); err != nil {
-					return err
-				}
-			}
-			bar.erase()
-			if set.Results == 0 {
-				return errors.New("nothing was recorded: this GPU can run none of it")
-			}
-			if err := set.Close(); err != nil {
-				return err
-			}
-			_, err = fmt.Fprintf(e.stderr, "%s: %d results of %s; check them with: sageacc conform %s\n", out, set.Results, dev.Name(), out)
-			return err
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(e, cmd, args) },
 	}
 	f.add(cmd)
 	fs := cmd.Flags()
-	fs.StringVarP(&out, "output", "o", "", "`DIR` to write, new or empty")
-	fs.StringVar(&unitPattern, "units", "", "record the instructions that match this `REGEX`")
-	fs.IntVar(&results, "results", 6144, "results of each instruction `N`")
+	fs.StringVarP(&f.out, "output", "o", "", "`DIR` to write, new or empty")
+	fs.StringVar(&f.unitPattern, "units", "", "record the instructions that match this `REGEX`")
+	fs.IntVar(&f.results, "results", 6144, "results of each instruction `N`")
 	return cmd
+}
+
+// run is the command.
+func (f *recordFlags) run(e *env, cmd *cobra.Command, args []string) error {
+	if f.out == "" {
+		return errors.New("record: no folder to write to given (-o DIR)")
+	}
+	if f.results < 1 || f.results > 1<<28 {
+		return fmt.Errorf("--results is %d: want 1 to %d", f.results, 1<<28)
+	}
+	if err := conformance.Vacant(f.out); err != nil {
+		return fmt.Errorf("-o: %w", err)
+	}
+	var us []probe.Unit
+	var ks []*kernels.Kernel
+	var cases []validate.Case
+	dump := new(layerdumps.Dump)
+	named := false
+	if f.unitPattern != "" {
+		var err error
+		if us, err = units(f.unitPattern); err != nil {
+			return err
+		}
+	} else if err := refuse(cmd, "is for instructions: it needs --units", "results"); err != nil {
+		return err
+	}
+	if f.unitPattern == "" || len(args) > 0 || given(cmd, choiceFlags...) {
+		var err error
+		if ks, named, err = f.chosen(); err != nil {
+			return err
+		}
+		if cases, dump, err = f.cases(cmd, args); err != nil {
+			return err
+		}
+		defer dump.Close()
+	} else if err := refuse(cmd, "is for kernels: beside --units it needs --kernel, --module or a dump", caseFlags...); err != nil {
+		return err
+	}
+	dev, err := launch.Open()
+	if err != nil {
+		return err
+	}
+	defer dev.Close()
+	w, err := conformance.Create(f.out)
+	if err != nil {
+		return err
+	}
+	e.tellIgnored(dump)
+	set := &record.Set{Writer: w, Device: dev.Name(), Arch: dev.Arch()}
+	bar := e.progress("record")
+	defer bar.erase()
+	p := probe.New(dev)
+	for i := range us {
+		if err := us[i].Runs(dev.SM()); err != nil {
+			fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
+			continue
+		}
+		if err := set.Unit(p, &us[i], f.results, f.seed); err != nil {
+			return err
+		}
+		bar.show(float64(i+1) / float64(len(us)))
+		if err := cmd.Context().Err(); err != nil {
+			return err
+		}
+	}
+	for _, k := range ks {
+		if err := k.Manifest.Runs(dev.SM()); err != nil && !named {
+			fmt.Fprintf(e.stderr, "sageacc: left out: %v\n", err)
+			continue
+		}
+		gpu, err := validate.NewGPU(dev, k.Manifest, k.Image)
+		if err != nil {
+			return err
+		}
+		if err := set.Kernel(cmd.Context(), gpu, k.Manifest, cases, bar.show); err != nil {
+			return err
+		}
+	}
+	bar.erase()
+	if set.Results == 0 {
+		return errors.New("nothing was recorded: this GPU can run none of it")
+	}
+	if err := set.Close(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(e.stderr, "%s: %d results of %s; check them with: sageacc conform %s\n", f.out, set.Results, dev.Name(), f.out)
+	return err
 }

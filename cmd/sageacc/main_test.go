@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -614,6 +615,32 @@ func TestLongNames(t *testing.T) {
 	for _, format := range []string{"json", "csv"} {
 		if _, out, _ := sage(t, "compare", path, "--format", format); !strings.Contains(out, name) {
 			t.Errorf("%s shortens the name", format)
+		}
+	}
+}
+
+// TestManyLayersFitAScreen: so do the notes on them.
+func TestManyLayersFitAScreen(t *testing.T) {
+	var ts []safetensors.Tensor
+	for i := range 100 {
+		for _, part := range []string{"q", "k", "v"} {
+			x := tensor(fmt.Sprintf("l%d.%s", i, part), 1, 1, 2, 4)
+			clear(x.Data) // which is suspicious
+			ts = append(ts, x)
+		}
+	}
+	path := write(t, map[string]string{"layout": "HND"}, ts...)
+	for _, tc := range []struct {
+		args []string
+		all  bool
+	}{{nil, false}, {[]string{"--top", "0"}, true}} {
+		code, out, errs := sage(t, append([]string{"compare", path}, tc.args...)...)
+		if code != exitOK {
+			t.Fatalf("exit %d, %s", code, errs)
+		}
+		lines, last := strings.Count(out, "\n"), strings.Contains(out, "l99: ")
+		if tc.all != (lines > 300) || tc.all != last || !tc.all && (lines > 60 || !strings.Contains(out, " more notes (--top 0 shows all)")) {
+			t.Errorf("%q: %d lines, a note on the last layer: %t\n%s", tc.args, lines, last, out)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,13 +157,14 @@ func vast(t *testing.T, heads, tokens int) string {
 // hostileSet makes a conformance set whose one case takes for ever.
 func hostileSet(t *testing.T) string {
 	t.Helper()
-	text := fmt.Sprintf(`{"x":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]},"y":{"dtype":"F32","shape":[%d],"data_offsets":[%d,%d]}}`, 1<<36, 4<<36, 1<<36, 4<<36, 8<<36)
+	const n = int64(1) << 36
+	text := fmt.Sprintf(`{"x":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]},"y":{"dtype":"F32","shape":[%d],"data_offsets":[%d,%d]}}`, n, 4*n, n, 4*n, 8*n)
 	dir := set(t, `{"file":"f.safetensors","op":"unary","instruction":"ex2.approx.ftz.f32","expect":"y"}`)
 	path := filepath.Join(dir, "f.safetensors")
 	if err := os.WriteFile(path, append(binary.LittleEndian.AppendUint64(nil, uint64(len(text))), text...), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, int64(8+len(text)+8<<36)); err != nil {
+	if err := os.Truncate(path, int64(8+len(text))+8*n); err != nil {
 		t.Skip(err)
 	}
 	return dir
@@ -463,4 +465,73 @@ func TestNaNOfAnyCPU(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestWeatherKills kills processes that write, at random moments: there is the old file
+// or the new one, whole, and the next run removes what is left.
+func TestWeatherKills(t *testing.T) {
+	dump := write(t, nil, layer(1, 8, 300, 64)...)
+	result := filepath.Join(t.TempDir(), "result.json")
+	if code, _, errs := sage(t, "compare", dump, "--per-head", "--format", "json", "-o", result); code != exitOK {
+		t.Fatal(errs)
+	}
+	r := rand.New(rand.NewPCG(7, 7))
+	torn, kept, replaced, left := 0, 0, 0, 0
+	for _, tc := range []struct {
+		share int // of the kills
+		args  []string
+	}{
+		{2, []string{"synth", "--tokens", "8192", "--heads", "2", "--layers", "1"}},
+		{1, []string{"compare", dump, "--per-head", "--format", "json"}},
+		{1, []string{"report", result}},
+	} {
+		dir := t.TempDir()
+		out := filepath.Join(dir, "out")
+		args := append(tc.args, "-o", out)
+		start := time.Now()
+		if p := command(args...).launch(t); p.end(t) != exitOK {
+			t.Fatalf("%v: %s", args, &p.errs)
+		}
+		whole := time.Since(start)
+		want, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		const old = "what was there"
+		for range max(1, *kills*tc.share/4) {
+			if err := os.WriteFile(out, []byte(old), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			p := command(args...).launch(t)
+			// Beyond the end too, since the machine may be faster now.
+			time.Sleep(time.Duration(r.Int64N(int64(whole + whole/8))))
+			p.Process.Kill()
+			p.end(t)
+			got, err := os.ReadFile(out)
+			switch {
+			case err == nil && string(got) == old:
+				kept++
+			case err == nil && bytes.Equal(got, want):
+				replaced++
+			default:
+				torn++
+				t.Errorf("%v: %d bytes of %d, %v", args, len(got), len(want), err)
+			}
+			entries, err := os.ReadDir(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			left += len(entries) - 1
+		}
+		if p := command(args...).launch(t); p.end(t) != exitOK {
+			t.Fatalf("%v: %s", args, &p.errs)
+		}
+		if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+			t.Errorf("%v: %v is left after a run that was not killed, %v", args, entries, err)
+		}
+		if got, err := os.ReadFile(out); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%v: another result, %v", args, err)
+		}
+	}
+	t.Logf("%d kills: the old file %d times, the new one %d, %d torn; %d temporary files were found after kills", kept+replaced+torn, kept, replaced, torn, left)
 }

@@ -28,7 +28,8 @@ small probabilities. The profiles:
 ` + about.String() + `
 The file says that it is synthetic, and so does everything made from it.`,
 		Example: `  sageacc synth --profile outlier -o outlier.safetensors
-  sageacc synth --profile paper --layers 4 --tokens 2048 --seed 7 -o paper.safetensors`,
+  sageacc synth --profile paper --layers 4 --tokens 2048 --seed 7 -o paper.safetensors
+  sageacc synth --profile flat --tokens 131072 --queries 128 --layers 1 --heads 1 -o long.safetensors`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "" {
@@ -51,6 +52,7 @@ The file says that it is synthetic, and so does everything made from it.`,
 	fs.IntVar(&opt.Layers, "layers", 2, "number of layers")
 	fs.IntVar(&opt.Heads, "heads", 4, "heads of each layer")
 	fs.IntVar(&opt.Tokens, "tokens", 1024, "tokens of each head")
+	fs.IntVar(&opt.Queries, "queries", 0, "rows of Q, the first `N`, for layers with many keys that are not causal (default: all)")
 	fs.IntVar(&opt.HeadDim, "head-dim", 64, "channels of each head, up to 128")
 	fs.BoolVar(&opt.Causal, "causal", false, "causal layers")
 	fs.Uint64Var(&opt.Seed, "seed", 1, "seed of the random numbers")

@@ -26,6 +26,7 @@ func newTable(e *env) *cobra.Command {
 		paper  bool
 		gpu    bool
 		jobs   int
+		top    int
 	)
 	cmd := &cobra.Command{
 		Use:   "table NAME... DUMP...",
@@ -36,8 +37,14 @@ RMSE. NAME is ` + strings.Join(tables.Names(), ", ") + `, or all; or
 accumulator-probe, which needs no dump: the mantissa bits that each matrix unit's
 accumulator keeps, of the emulated units and with --gpu of this GPU's. With
 --paper the paper's figures stand beside the measured ones; they are of other
-activations (CogVideoX), so compare the order of the methods, not the digits.`,
+activations (CogVideoX), so compare the order of the methods, not the digits.
+
+The tables methods (FlashAttention-2, xformers, FlashAttention-3 and its FP8, and the
+Sage kernels) and gpus (what sageattn() runs on each GPU) are of whole kernels, and
+have each layer's figures too. Many of those kernels run in portable Go, and a dump of
+many layers takes minutes: --layers chooses some.`,
 		Example: `  sageacc table smoothing dump.safetensors --paper
+  sageacc table methods dump.safetensors --layers 'layers\.(0|3)' --top 2
   sageacc table all dumps/ --format markdown -o tables.md
   sageacc table accumulator-probe`,
 		Args: needArgs("table"),
@@ -52,8 +59,8 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 				return fmt.Errorf("--gpu is for %s", accumulatorProbe)
 			}
 			write, err := pick(format, map[string]func(io.Writer, *tables.Result) error{
-				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper) },
-				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper) },
+				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper, top) },
+				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper, top) },
 				"csv":      render.TableCSV,
 				"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
 			})
@@ -67,9 +74,20 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 			if err := checkJobs(&jobs); err != nil {
 				return err
 			}
+			if top < 0 {
+				return fmt.Errorf("--top is %d: want at least 0", top)
+			}
 			names, dumps, err := splitTables(args)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("top") {
+				if format != "table" && format != "markdown" {
+					return fmt.Errorf("--top is not for --format %s, which holds all", format)
+				}
+				if !slices.Contains(names, "methods") && !slices.Contains(names, "gpus") {
+					return fmt.Errorf("--top is for the tables methods and gpus")
+				}
 			}
 			d, err := dump.open(cmd, dumps)
 			if err != nil {
@@ -105,6 +123,7 @@ activations (CogVideoX), so compare the order of the methods, not the digits.`,
 	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
 	fs.BoolVar(&paper, "paper", false, "put the paper's figures beside the measured ones")
 	fs.BoolVar(&gpu, "gpu", false, "accumulator-probe: probe this machine's GPU too")
+	fs.IntVar(&top, "top", 5, "methods and gpus: show `N` layers one by one at most, the worst, 0 for all")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	return cmd
 }

@@ -50,7 +50,7 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 					return fmt.Errorf("--%s is for --format table: JSON holds everything", flag)
 				}
 			}
-			k, err := kernel.build(cmd)
+			k, err := kernel.early(cmd)
 			if err != nil {
 				return err
 			}
@@ -63,12 +63,18 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 			if err != nil {
 				return err
 			}
+			if k == nil {
+				if k, err = kernel.late(cmd, &layerdumps.Dump{Layers: []layerdumps.Layer{*l}}); err != nil {
+					return err
+				}
+			}
 			w, err := e.open(out, d.Files)
 			if err != nil {
 				return err
 			}
 			defer w.abort()
 			e.tellIgnored(d)
+			e.tellChoice(&kernel)
 			r, err := trace.Layer(cmd.Context(), k, l, at)
 			if err == nil {
 				err = l.Check()

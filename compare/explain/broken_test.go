@@ -10,6 +10,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate/program"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -70,7 +71,7 @@ func TestBrokenKernels(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				y, err := layerdumps.NewTensor(x.Name, layerdumps.F16, [4]int(x.Shape), b)
+				y, err := layerdumps.NewTensor(x.Name, format.FP16, [4]int(x.Shape), b)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -38,7 +39,7 @@ func custom(t *testing.T) (*layerdumps.Layer, program.Program) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		y, err := layerdumps.NewTensor(x.Name, layerdumps.F16, [4]int(x.Shape), b)
+		y, err := layerdumps.NewTensor(x.Name, format.FP16, [4]int(x.Shape), b)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +146,8 @@ func TestEveryEditRuns(t *testing.T) {
 	for _, base := range append(program.Presets(), described) {
 		for _, e := range edits(l, &base) {
 			x := trial{program: base, causal: true, scale: l.Scale()}
-			if e.apply(&x) != nil || x.program.Validate() != nil {
+			flag, err := e.apply(&x)
+			if err != nil || x.program.Validate() != nil {
 				continue
 			}
 			s, err := newSearch(l, Options{Program: x.program})
@@ -155,7 +157,7 @@ func TestEveryEditRuns(t *testing.T) {
 			s.batch, s.head, s.first = 0, 0, []int{0, 5}
 			s.q, s.k, s.v = rows(&l.Q), rows(&l.K), rows(&l.V)
 			if _, err := s.tryAll(context.Background(), []trial{x}); err != nil {
-				t.Errorf("%s %s: %v", base.Name, e.flag, err)
+				t.Errorf("%s %s: %v", base.Name, flag, err)
 			}
 		}
 	}

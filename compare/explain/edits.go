@@ -5,53 +5,135 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/sageacc/sageacc/compare/heads"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
-// trial is a hypothesis ready to be run.
+// trial is a hypothesis ready to be run. Its program is not bound to the layer: what the
+// program makes depend on the case is chosen again after every change, as it is for one that
+// is typed.
 type trial struct {
 	program program.Program
 	causal  bool
 	scale   float64
 	changes []string
+	// Of a search among kernels: which one it changes, and its place.
+	kernel string
+	at     int
+}
+
+// caseOn is the case of a trial on a layer.
+func (t *trial) caseOn(l *layerdumps.Layer) program.Case {
+	of := *l
+	of.Causal = t.causal
+	return heads.Case(&of, t.program.Mask.Causal)
 }
 
 // edit is one change to a trial.
 type edit struct {
 	// point is what the edit changes; a hypothesis changes a point once.
 	point string
-	flag  string
 	// alone says that it is tried without others.
 	alone bool
-	// apply makes the change; a trial that it does not suit is left out.
-	apply func(*trial) error
+	// apply makes the change and returns the flag that does; a trial that it does not suit is
+	// left out.
+	apply func(*trial) (flag string, err error)
 }
 
-// edits lists the changes that are considered. The program comes first, because it
-// brings its own fields; the others are in the order of likelihood, roughly.
+// edits lists the changes that are considered of a layer's trials, where base is the given
+// program bound to the layer. The program comes first, because it brings its own fields; the
+// others are in the order of likelihood, roughly.
 func edits(l *layerdumps.Layer, base *program.Program) []edit {
-	var list []edit
-	add := func(point, flag string, apply func(*trial) error) {
-		list = append(list, edit{point: point, flag: flag, apply: apply})
+	b := &builder{layer: l, base: base}
+	b.options()
+	b.variants()
+	// What a description says beyond those.
+	for _, s := range sets {
+		b.set(s.path, s.value)
 	}
-	change := func(point, flag string, f func(*program.Program) error) {
-		add(point, flag, func(t *trial) error { return f(&t.program) })
+	if base.QKCodes.Fold != "none" {
+		b.backends()
 	}
-	// named is a flag that sets several choices; what has that name already is left as it is.
-	named := func(point, flag, value string, has func(*program.Program) string, f func(*program.Program) error) {
-		change(point, flag+" "+value, func(p *program.Program) error {
-			if has(p) == value {
-				return nil
-			}
-			return f(p)
-		})
+	n := len(b.list)
+	b.lines()
+	for i := range b.list[n:] {
+		b.list[n+i].alone = true
 	}
+	return b.list
+}
+
+// builder makes a list of edits.
+type builder struct {
+	layer *layerdumps.Layer
+	base  *program.Program
+	list  []edit
+}
+
+func (b *builder) add(point, flag string, apply func(*trial) error) {
+	b.list = append(b.list, edit{point: point, apply: func(t *trial) (string, error) { return flag, apply(t) }})
+}
+
+func (b *builder) change(point, flag string, f func(*program.Program) error) {
+	b.add(point, flag, func(t *trial) error { return f(&t.program) })
+}
+
+// named is a flag that sets several choices; what has that name already is left as it is.
+func (b *builder) named(point, flag, value string, has func(*program.Program) string, f func(*program.Program) error) {
+	b.change(point, flag+" "+value, func(p *program.Program) error {
+		if has(p) == value {
+			return nil
+		}
+		return f(p)
+	})
+}
+
+// set sets the choice that has a path in the bound program. In the trial's own it may stand
+// elsewhere: in the shape that the layer takes, or among what goes with that shape.
+func (b *builder) set(path, value string) {
+	b.list = append(b.list, edit{point: path, apply: func(t *trial) (string, error) {
+		path, value := path, value
+		shape, at := t.program.ShapeAt(t.caseOn(b.layer))
+		if shape == nil {
+			return "", fmt.Errorf("no tile shape for %s", b.layer.Name)
+		}
+		if field, ok := strings.CutPrefix(path, "tiles.shapes.0."); ok {
+			path = at + "." + field
+		} else if list, ok := replaced(shape.Set, path, value); ok {
+			path, value = at+".set", list
+		}
+		flag := path + "=" + value
+		if strings.Contains(flag, " ") {
+			flag = "'" + flag + "'"
+		}
+		return "--set " + flag, t.program.Set(path, value)
+	}})
+}
+
+// replaced returns a list of changes that goes with a shape, with another value of a path, and
+// whether the path is in it.
+func replaced(list, path, value string) (string, bool) {
+	found := false
+	var out []string
+	for c := range strings.SplitSeq(list, ",") {
+		c = strings.TrimSpace(c)
+		if strings.HasPrefix(c, path+"=") {
+			c, found = path+"="+value, true
+		}
+		out = append(out, c)
+	}
+	return strings.Join(out, ","), found
+}
+
+// options are the flags that choose a kernel and what of it has a flag of its own.
+func (b *builder) options() {
 	for _, preset := range program.Presets() {
-		change("program", "--kernel "+preset.Name, func(p *program.Program) error {
+		b.change("program", "--kernel "+preset.Name, func(p *program.Program) error {
 			if p.Name != preset.Name {
 				*p = preset
 			}
@@ -59,31 +141,35 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 		})
 	}
 	for _, a := range program.Accums() {
-		named("accum", "--pv-accum", a, (*program.Program).Accum, func(p *program.Program) error { return p.SetAccum(a) })
+		b.named("accum", "--pv-accum", a, (*program.Program).Accum, func(p *program.Program) error { return p.SetAccum(a) })
 	}
 	for _, arch := range tensorcore.Archs() {
-		change("arch", "--arch "+arch, func(p *program.Program) error { return p.SetArch(arch) })
+		b.change("arch", "--arch "+arch, func(p *program.Program) error { return p.SetArch(arch) })
 	}
 	for g := quant.PerTensor; g <= quant.PerToken; g++ {
-		named("granularity", "--qk-granularity", g.String(), func(p *program.Program) string { return p.QKCodes.Granularity }, func(p *program.Program) error { return p.SetGranularity(g) })
+		b.named("granularity", "--qk-granularity", g.String(), func(p *program.Program) string { return p.QKCodes.Granularity }, func(p *program.Program) error { return p.SetGranularity(g) })
 	}
 	for _, smooth := range []string{"none", "k", "q,k", "k,v", "q,k,v", "q", "v", "q,v"} {
-		named("smooth", "--smooth", smooth, (*program.Program).Smooth, func(p *program.Program) error { return p.SetSmooth(smooth) })
+		b.named("smooth", "--smooth", smooth, (*program.Program).Smooth, func(p *program.Program) error { return p.SetSmooth(smooth) })
 	}
-	causal := !l.Causal
-	add("causal", fmt.Sprintf("--causal=%v", causal), func(t *trial) error { t.causal = causal; return nil })
-	d := float64(l.Q.Dim)
+	causal := !b.layer.Causal
+	b.add("causal", fmt.Sprintf("--causal=%v", causal), func(t *trial) error { t.causal = causal; return nil })
+	d := float64(b.layer.Q.Dim)
 	for _, x := range []float64{1 / math.Sqrt(d), 0.125, 1 / math.Sqrt(128), 1, 1 / d} {
-		add("scale", "--sm-scale "+strconv.FormatFloat(x, 'g', -1, 64), func(t *trial) error { t.scale = x; return nil })
+		b.add("scale", "--sm-scale "+strconv.FormatFloat(x, 'g', -1, 64), func(t *trial) error { t.scale = x; return nil })
 	}
 	for _, bits := range []int{4, 8} {
-		named("bits", "--qk-bits", strconv.Itoa(bits), func(p *program.Program) string { return strconv.Itoa(p.Bits()) }, func(p *program.Program) error { return p.SetBits(bits) })
+		b.named("bits", "--qk-bits", strconv.Itoa(bits), func(p *program.Program) string { return strconv.Itoa(p.Bits()) }, func(p *program.Program) error { return p.SetBits(bits) })
 	}
 	for t := quant.E4M3; t <= quant.FP16; t++ {
-		named("pv", "--pv-dtype", t.String(), func(p *program.Program) string { return p.VCodes.Format }, func(p *program.Program) error { return p.SetPVType(t) })
+		b.named("pv", "--pv-dtype", t.String(), func(p *program.Program) string { return p.VCodes.Format }, func(p *program.Program) error { return p.SetPVType(t) })
 	}
+}
+
+// variants are the deviations that have names.
+func (b *builder) variants() {
 	variant := func(point, list string) {
-		change(point, "--variant "+list, func(p *program.Program) error {
+		b.change(point, "--variant "+list, func(p *program.Program) error {
 			base := program.Base(p)
 			return p.Apply(&base, list)
 		})
@@ -99,49 +185,55 @@ func edits(l *layerdumps.Layer, base *program.Program) []edit {
 	const split = "fma-max=none,fma-exp=none,fma-d=none"
 	variant("fma", split+",fma-o=none")
 	variant("fma", split)
-	// What a description says beyond those.
-	set := func(path, value string) {
-		change(path, "--set "+path+"="+value, func(p *program.Program) error { return p.Set(path, value) })
+}
+
+// backends are the quantisers that come with a kernel that folds constants into Q's codes.
+func (b *builder) backends() {
+	for _, x := range []struct{ name, flags string }{
+		{"triton", "--set qk_codes.scale=triton-block --set qk_codes.round=away --set smoothing.k_difference=input"},
+		{"cuda", "--set qk_codes.scale=fused --set qk_codes.round=even --set smoothing.k_difference=fp32-ftz"},
+	} {
+		b.change("backend", x.flags+" (quant_backend "+x.name+")", func(p *program.Program) error { return p.SetQuantBackend(x.name) })
 	}
-	for _, s := range sets {
-		set(s.path, s.value)
-	}
-	// And whatever else a line of it may say, one at a time.
-	n := len(list)
-	for _, c := range base.Choices() {
+}
+
+// lines are whatever else a line of the description may say.
+func (b *builder) lines() {
+	for _, c := range b.base.Choices() {
 		if silent[c.Path] {
 			continue
 		}
 		for _, value := range append(slices.Clip(c.Choices), numbers[c.Path]...) {
 			if value != c.Value {
-				set(c.Path, value)
+				b.set(c.Path, value)
 			}
+		}
+	}
+	if b.base.Tiles.Combine != "" {
+		for n := 1; n <= mostParts; n++ {
+			b.set("tiles.split", strconv.Itoa(n))
 		}
 	}
 	for _, x := range []struct {
 		path string
 		unit program.Unit
-	}{{"scores.unit.instruction", base.Scores.Unit}, {"pv.unit.instruction", base.PV.Unit}} {
-		have, err := x.unit.Lookup(base.Arch)
+	}{{"scores.unit.instruction", b.base.Scores.Unit}, {"pv.unit.instruction", b.base.PV.Unit}} {
+		have, err := x.unit.Lookup(b.base.Arch)
 		if err != nil || have == nil {
 			continue
 		}
 		for _, u := range tensorcore.Units() {
-			if u.Arch == base.Arch && u.A == have.A && u.C == have.C && u.Instruction != have.Instruction {
-				set(x.path, u.Instruction)
+			if u.Arch == b.base.Arch && u.A == have.A && u.C == have.C && u.Instruction != have.Instruction {
+				b.set(x.path, u.Instruction)
 			}
 		}
 	}
-	for i := range list[n:] {
-		list[n+i].alone = true
-	}
-	return list
 }
 
 // sets are choices that no flag of their own has, and that are tried together with others.
 var sets = []struct{ path, value string }{
 	{"tiles.order", "last-to-first"}, {"tiles.order", "first-to-last"},
-	{"mask.causal", "bottom-right"}, {"mask.causal", "top-left"},
+	{"mask.causal", "bottom-right"}, {"mask.causal", "bottom-right-unsigned"}, {"mask.causal", "top-left"},
 	{"v_codes.order", "natural"}, {"v_codes.order", "permuted16"},
 	{"tiles.shapes.0.keys", "32"}, {"tiles.shapes.0.keys", "64"}, {"tiles.shapes.0.keys", "96"}, {"tiles.shapes.0.keys", "128"}, {"tiles.shapes.0.keys", "256"},
 	{"denominator.order", "groups16"}, {"denominator.order", "sequential"}, {"denominator.order", "tile"}, {"denominator.combine", "02+13"}, {"denominator.combine", "01+23"},
@@ -152,6 +244,9 @@ var sets = []struct{ path, value string }{
 	{"exponent.round", "fma"}, {"maximum.round", "fma"}, {"scores.product", "fp64"}, {"scores.product", "fp32"},
 	{"operands.subnormals", "keep"}, {"operands.subnormals", "flush"},
 }
+
+// mostParts is into how many parts of the keys hypotheses go.
+const mostParts = 32
 
 // silent are choices that no output tells apart: the output's own dtype is known, and the
 // log-sum-exp is another.
@@ -223,25 +318,35 @@ type identity struct {
 	scale   float64
 }
 
-func (t *trial) identity(l *layerdumps.Layer) identity {
-	p := t.program.Reduced()
+func (t *trial) identity(l *layerdumps.Layer) (identity, error) {
+	bound, err := t.program.At(t.caseOn(l))
+	if err != nil {
+		return identity{}, err
+	}
+	p := bound.Reduced()
 	p.Operands.Output, p.LSE.Form = "input", "none"
 	if p.Finish.Round == "none" && p.Finish.Mean != "output" {
 		p.Finish.Round = "even" // which comparing does
 	}
 	if !t.causal {
 		p.Mask.Shift, p.Mask.Causal = 0, "top-left"
+		if p.Mask.Tiles == "shifted" {
+			p.Mask.Tiles = "all"
+		}
 	}
-	if l.Q.Tokens == l.K.Tokens {
+	switch {
+	case l.Q.Tokens == l.K.Tokens:
 		p.Mask.Causal = "top-left"
+	case l.Q.Tokens < l.K.Tokens && p.Mask.Causal == "bottom-right-unsigned":
+		p.Mask.Causal = "bottom-right"
 	}
 	if len(p.Tiles.Shapes) == 1 && l.K.Tokens%p.Tiles.Shapes[0].Keys == 0 {
 		p.Mask.Beyond = "masked"
 	}
-	if l.Q.DType == layerdumps.F32 {
+	if l.Q.DType == format.FP32 {
 		p.Finish.Round = "even"
 	}
-	return identity{p.Key(), t.causal, t.scale}
+	return identity{p.Key(), t.causal, t.scale}, nil
 }
 
 // lattice makes hypotheses: those of one change, of two, and so on.
@@ -254,11 +359,13 @@ type lattice struct {
 	level [][]int
 }
 
-func newLattice(l *layerdumps.Layer, base trial) *lattice {
-	return &lattice{
-		layer: l, base: base, edits: edits(l, &base.program), level: [][]int{nil},
-		seen: map[identity]bool{base.identity(l): true},
+func newLattice(l *layerdumps.Layer, base trial) (*lattice, error) {
+	bound, err := base.program.At(base.caseOn(l))
+	if err != nil {
+		return nil, err
 	}
+	id, err := base.identity(l)
+	return &lattice{layer: l, base: base, edits: edits(l, &bound), level: [][]int{nil}, seen: map[identity]bool{id: true}}, err
 }
 
 // next returns the hypotheses of one change more. A combination that does nothing, or
@@ -283,18 +390,21 @@ func (x *lattice) next() []trial {
 				continue
 			}
 			t := x.base
-			suits := true
+			var err error
+			var flags []string
 			for _, p := range picked {
-				suits = suits && x.edits[p].apply(&t) == nil
+				var flag string
+				if flag, err = x.edits[p].apply(&t); err != nil {
+					break
+				}
+				flags = append(flags, flag)
 			}
-			if !suits || t.program.Validate() != nil {
+			if err != nil || t.program.Validate() != nil {
 				continue
 			}
-			if id := t.identity(x.layer); !x.seen[id] {
+			if id, err := t.identity(x.layer); err == nil && !x.seen[id] {
 				x.seen[id] = true
-				for _, p := range picked {
-					t.changes = append(t.changes, x.edits[p].flag)
-				}
+				t.changes = append(slices.Clone(x.base.changes), flags...)
 				ts = append(ts, t)
 			}
 		}

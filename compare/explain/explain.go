@@ -118,7 +118,10 @@ func Layer(ctx context.Context, l *layerdumps.Layer, opt Options) (*Result, erro
 	res.Where = describe(l, kernel, given.heads)
 	s.choose(given.heads)
 
-	x := newLattice(l, s.base)
+	x, err := newLattice(l, s.base)
+	if err != nil {
+		return nil, err
+	}
 	total, done := 0.0, 0.0
 	for n := range opt.MaxChanges {
 		total += x.weight(n + 1)

@@ -20,6 +20,8 @@ type search struct {
 	layer *layerdumps.Layer
 	opt   Options
 	base  trial
+	// blockQ is how many rows a block of the kernel as given has.
+	blockQ int
 
 	// The rows on which hypotheses are tried, tokens of one head, ascending: first
 	// those that cost least, then the others.
@@ -31,10 +33,9 @@ type search struct {
 func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
 	opt.Jobs = max(1, opt.Jobs)
 	s := &search{layer: l, opt: opt, base: trial{program: opt.Program, causal: l.Causal, scale: l.Scale()}}
-	// What depends on the layer is chosen first, so that edits find it.
 	k, err := s.kernel(&s.base)
 	if err == nil {
-		s.base.program = k.Bound()
+		s.blockQ = k.Tiling().BlockQ
 	}
 	return s, err
 }
@@ -81,6 +82,19 @@ func (s *search) view(t *trial, level emulate.Level) (*heads.Layer, error) {
 	return v, nil
 }
 
+func (s *search) dtype() format.DType       { return s.layer.Q.DType }
+func (s *search) outputDType() format.DType { return s.layer.O.DType }
+
+// readHead takes the rows of a head for trials.
+func (s *search) readHead(batch, head int) {
+	l := s.layer
+	s.batch, s.head = batch, head
+	kh := head * l.K.Heads / l.Q.Heads
+	s.q = heads.Cached(heads.Rows(&l.Q, batch, head), l.Q.Tokens, l.Q.Dim)
+	s.k = heads.Cached(heads.Rows(&l.K, batch, kh), l.K.Tokens, l.K.Dim)
+	s.v = heads.Cached(heads.Rows(&l.V, batch, kh), l.V.Tokens, l.V.Dim)
+}
+
 // outcome is what a trial gave.
 type outcome struct {
 	trial      trial
@@ -96,13 +110,9 @@ func (s *search) choose(diffs []headDiff) {
 	l := s.layer
 	i := slices.IndexFunc(diffs, func(h headDiff) bool { return h.mismatched > 0 })
 	h := &diffs[i]
-	s.batch, s.head = i/l.Q.Heads, i%l.Q.Heads
-	kh := s.head * l.K.Heads / l.Q.Heads
-	s.q = heads.Cached(heads.Rows(&l.Q, s.batch, s.head), l.Q.Tokens, l.Q.Dim)
-	s.k = heads.Cached(heads.Rows(&l.K, s.batch, kh), l.K.Tokens, l.K.Dim)
-	s.v = heads.Cached(heads.Rows(&l.V, s.batch, kh), l.V.Tokens, l.V.Dim)
+	s.readHead(i/l.Q.Heads, i%l.Q.Heads)
 
-	bq := s.base.program.Tiling().BlockQ
+	bq := s.blockQ
 	var bad []int
 	for r, n := range h.rows {
 		if n > 0 {
@@ -294,7 +304,7 @@ func (w *worker) rows(t *trial, v *heads.Layer, kv *emulate.KV, tokens []int) (o
 			l.O.RowsBits(s.batch, s.head, block*bq+r, block*bq+r+1, w.bits[j*d:j*d+d])
 		}
 		for j, x := range w.out[:n] {
-			b := format.DType(l.O.DType).Bits(x)
+			b := l.O.DType.Bits(x)
 			hash.Write([]byte{byte(b), byte(b >> 8), byte(b >> 16), byte(b >> 24)})
 			c.add(x, w.act[j], b, w.bits[j])
 		}
@@ -389,7 +399,7 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 				*part = newHeadDiff(l.Q.Dim)
 			}
 			for j, x := range w.out[:m] {
-				b := format.DType(l.O.DType).Bits(x)
+				b := l.O.DType.Bits(x)
 				bad := sums[n].add(x, w.act[j], b, w.bits[j])
 				if bad {
 					stop.Store(!keep)

@@ -102,6 +102,11 @@ func (s shape) layer(t testing.TB, cfg program.Program, spoil func(out []float32
 	q, k, v := s.inputs()
 	out := make([]float32, len(q))
 	kernel, err := emulate.New(cfg)
+	if err == nil {
+		kernel, err = kernel.ForCase(s.dtype, program.Case{
+			HeadDim: s.dim, Causal: s.causal, Batch: 1, Heads: s.heads, KVHeads: s.kvHeads, Queries: s.queries, Keys: s.keys,
+		})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -347,5 +352,65 @@ func TestJobs(t *testing.T) {
 		if len(res.Exact) != 0 || len(res.Nearest) == 0 || len(res.Nearest[0].Changes) != 0 || res.Nearest[0].Mismatched != 1 {
 			t.Errorf("one changed element: %+v", res)
 		}
+	}
+}
+
+// TestChosenShape: what a kernel makes depend on the layer (its split, its shape and what goes
+// with that) is found where the layer finds it, and what is named gives the same when it is
+// typed.
+func TestChosenShape(t *testing.T) {
+	long := shape{1, 1, 130, 600, 64, true, format.FP16, false}
+	for _, tc := range []struct {
+		kernel, said, does string // edits of both, and of what it does
+		dim                int
+		want               string
+	}{
+		{"fa2", "", "", 64, "the kernel as given"},
+		{"fa2", "", "tiles.split_shapes.0.keys=128", 64, "--set tiles.split_shapes.0.keys=128"},
+		{"fa2", "", "tiles.split_shapes.1.keys=64", 128, "--set tiles.split_shapes.1.keys=64"},
+		{"fa2", "tiles.sms=1", "tiles.shapes.0.keys=64", 64, "--set tiles.shapes.0.keys=64"},
+		{"fa2", "tiles.sms=1", "tiles.shapes.1.keys=96", 128, "--set tiles.shapes.1.keys=96"},
+		{"fa2", "", "mask.causal=top-left", 64, "--set mask.causal=top-left"},
+		{"sdpa-efficient", "tiles.shapes.1.max_head_dim=65", "", 128, "the kernel as given"},
+		{"sdpa-efficient", "tiles.shapes.1.max_head_dim=65", "tiles.shapes.2.keys=64", 128, "--set tiles.shapes.2.keys=64"},
+		{"sdpa-efficient", "tiles.shapes.1.max_head_dim=65;tiles.shapes.2.set=p.round=even, pv.level=tile, pv.join=memory", "tiles.shapes.2.set=p.round=zero,pv.level=tile,pv.join=memory", 128, "--set tiles.shapes.2.set=p.round=zero,pv.level=tile,pv.join=memory"},
+	} {
+		t.Run(tc.kernel+" "+tc.does, func(t *testing.T) {
+			set := func(p program.Program, change string) program.Program {
+				t.Helper()
+				for c := range strings.SplitSeq(change, ";") {
+					if path, value, ok := strings.Cut(c, "="); ok {
+						if err := p.Set(path, value); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				return p
+			}
+			said := set(preset(t, tc.kernel), tc.said)
+			does := set(said, tc.does)
+			s := long
+			s.dim = tc.dim
+			l := s.layer(t, does, nil)
+			res, err := Layer(t.Context(), l, Options{Program: said, Jobs: 2, MaxChanges: 1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := false
+			for _, h := range res.Exact {
+				found = found || h.String() == tc.want
+				if len(h.Changes) == 0 || !strings.HasPrefix(h.Changes[0], "--set ") {
+					continue
+				}
+				typed := set(said, strings.Trim(strings.TrimPrefix(h.Changes[0], "--set "), "'"))
+				again, err := Layer(t.Context(), l, Options{Program: typed, MaxChanges: 1})
+				if err != nil || len(again.Exact) != 1 || len(again.Exact[0].Changes) != 0 {
+					t.Errorf("%s, typed, gives something else: %q, %v", h.String(), changesOf(again.Exact), err)
+				}
+			}
+			if !found {
+				t.Errorf("explained by %q, want %s", changesOf(res.Exact), tc.want)
+			}
+		})
 	}
 }

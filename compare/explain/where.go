@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/strictmath"
 	"github.com/sageacc/sageacc/layerdumps"
+	"github.com/sageacc/sageacc/metrics"
 )
 
 // Where says which part of a layer's actual output differs from the emulated one, in
@@ -136,7 +138,7 @@ func newHeadDiff(d int) headDiff {
 }
 
 // add takes the next element of a row: x emulated, a actual.
-func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype layerdumps.DType) {
+func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype format.DType) {
 	h.byChannel[c].add(float64(a), float64(x))
 	h.row.add(float64(a), float64(x))
 	if !bad {
@@ -150,7 +152,7 @@ func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype
 	h.mismatched++
 	switch {
 	case x-x == 0 && a-a == 0:
-		n := ulps(xBits, aBits, dtype)
+		n := uint64(metrics.ULP(dtype, xBits, aBits))
 		h.maxULP = max(h.maxULP, n)
 		h.row.off = h.row.off || n > rounding
 	default:
@@ -159,22 +161,6 @@ func (h *headDiff) add(c int, x, a float32, xBits, aBits uint32, bad bool, dtype
 			h.nonFinite++
 		}
 	}
-}
-
-// ulps is the number of values between two finite ones.
-func ulps(x, y uint32, dtype layerdumps.DType) uint64 {
-	sign := uint32(1 << 15)
-	if dtype == layerdumps.F32 {
-		sign = 1 << 31
-	}
-	place := func(b uint32) int64 {
-		if b&sign != 0 {
-			return -int64(b &^ sign)
-		}
-		return int64(b)
-	}
-	d := place(x) - place(y)
-	return uint64(max(d, -d))
 }
 
 // endRow ends a row.

@@ -277,7 +277,7 @@ func stagesOf(t *testing.T, l *layerdumps.Layer, c program.Program) Stages {
 	read := func(x *layerdumps.Tensor) emulate.Rows {
 		return func(lo, hi int, dst []float32) { x.Rows(0, 0, lo, hi, dst) }
 	}
-	kv, err := k.Prepare(emulate.KVInput{K: read(&l.K), V: read(&l.V), Len: l.K.Tokens, Dim: l.K.Dim, DType: format.DType(l.Q.DType)})
+	kv, err := k.Prepare(emulate.KVInput{K: read(&l.K), V: read(&l.V), Len: l.K.Tokens, Dim: l.K.Dim, DType: l.Q.DType})
 	if err != nil {
 		t.Fatal(err)
 	}

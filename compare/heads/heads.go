@@ -28,13 +28,24 @@ type Layer struct {
 	made made
 }
 
+// Case is what of a layer the choices of a kernel may depend on; mask.causal of its
+// description is align.
+func Case(l *layerdumps.Layer, align string) program.Case {
+	from := 0
+	if align != "top-left" {
+		from = l.K.Tokens - l.Q.Tokens
+	}
+	b := bounds(l, from)
+	return program.Case{
+		HeadDim: l.Q.Dim, Causal: b.Causal, Window: b.Windowed, Softcap: l.Softcap != 0, DType: strings.ToLower(l.Q.DType.String()),
+		Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
+	}
+}
+
 // Bind returns the view of a layer. The error says what the kernel does not take.
 func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
-	b := bounds(l, k.Align(l.Q.Tokens, l.K.Tokens))
-	bound, err := k.ForCase(format.DType(l.Q.DType), program.Case{
-		HeadDim: l.Q.Dim, Causal: b.Causal, Window: b.Windowed, Softcap: l.Softcap != 0,
-		Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
-	})
+	p := k.Program()
+	bound, err := k.ForCase(l.Q.DType, Case(l, p.Mask.Causal))
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +91,7 @@ func (l *Layer) check() error {
 		return fmt.Errorf("tensor %q: no kernel takes a mask together with a causal one or a window: make one mask of both", m.Name)
 	case m != nil && !m.Boolean && m.DType != l.Q.DType:
 		return fmt.Errorf("tensor %q: kernel %s takes an additive mask of its inputs' dtype, %s, and this is %s", m.Name, p.Name, l.Q.DType, m.DType)
-	case l.CausalAlign != "" && l.CausalAlign != p.Mask.Causal && (in.Causal || in.Windowed) && l.Q.Tokens != l.K.Tokens:
+	case l.CausalAlign != "" && !strings.HasPrefix(p.Mask.Causal, l.CausalAlign) && (in.Causal || in.Windowed) && l.Q.Tokens != l.K.Tokens:
 		return fmt.Errorf("causal_align is %s, and kernel %s aligns %d queries and %d keys %s (mask.causal)", l.CausalAlign, p.Name, l.Q.Tokens, l.K.Tokens, p.Mask.Causal)
 	}
 	return nil
@@ -110,7 +121,7 @@ func (l *Layer) Group() int { return l.Q.Heads / l.K.Heads }
 func (l *Layer) KVHead(head int) int { return head / l.Group() }
 
 // DType is the dtype of the inputs, OutputDType that of the kernel's output.
-func (l *Layer) DType() format.DType { return format.DType(l.Q.DType) }
+func (l *Layer) DType() format.DType { return l.Q.DType }
 
 // OutputDType is the dtype of the emulated output.
 func (l *Layer) OutputDType() format.DType { return l.Kernel.OutputDType(l.DType()) }
@@ -162,7 +173,7 @@ func (l *Layer) input(t *layerdumps.Tensor, stored emulate.Rows, batch, head int
 	switch {
 	case scale != "descale":
 		return Values(l.Layer, t, stored, batch, head), 0
-	case t.DType.FP8():
+	case t.DType.IsFP8():
 		return stored, l.Descale(t, batch, kvHead)
 	}
 	return stored, l.made.of(l, t, batch, kvHead)
@@ -172,7 +183,7 @@ func (l *Layer) input(t *layerdumps.Tensor, stored emulate.Rows, batch, head int
 // codes times their scale, in FP32. The reference is of these.
 func Values(l *layerdumps.Layer, t *layerdumps.Tensor, stored emulate.Rows, batch, head int) emulate.Rows {
 	scale := l.Descale(t, batch, head*l.K.Heads/t.Heads)
-	if !t.DType.FP8() || scale == 1 {
+	if !t.DType.IsFP8() || scale == 1 {
 		return stored
 	}
 	return func(lo, hi int, dst []float32) {
@@ -239,7 +250,7 @@ func descales(l *Layer, t *layerdumps.Tensor, whole bool) []float32 {
 // do not.
 func (l *Layer) Quantised() string {
 	switch p := l.Kernel.Bound(); {
-	case p.Operands.Descale == "none" || l.Q.DType.FP8():
+	case p.Operands.Descale == "none" || l.Q.DType.IsFP8():
 		return ""
 	case p.Operands.Descale == "tensor":
 		return "to E4M3 by amax/448 of each whole tensor"
@@ -253,6 +264,7 @@ func (l *Layer) Query(batch, head int) emulate.QInput {
 	in := emulate.QInput{
 		Len: l.Q.Tokens, Scale: l.Scale(), Softcap: l.Softcap,
 		Causal: b.Causal, Windowed: b.Windowed, Left: b.Left, Right: b.Right,
+		Group: l.Group(), Member: head % l.Group(),
 	}
 	in.Q, in.QDescale = l.input(&l.Q, l.Read(&l.Q, batch, head), batch, head, l.Kernel.Bound().QKCodes.Scale)
 	in.Visible, in.Bias = mask(l.Layer, batch, head)

@@ -1,6 +1,8 @@
 // Package tables regenerates the accuracy tables of SageAttention2 (arXiv
 // 2411.10958) on any dump: the same methods, measured as the paper measures them,
-// average and worst over layers.
+// average and worst over layers. Two tables more compare whole kernels, layer by
+// layer: methods, those of the paper and of the field it compares with, and gpus,
+// what sageattn() runs on each GPU.
 //
 // The paper's own activations (CogVideoX) are not at hand, so the figures differ
 // from the paper's; what can be compared is the order of the methods and the size
@@ -10,14 +12,17 @@ package tables
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
@@ -47,6 +52,25 @@ type Row struct {
 	Average metrics.Values `json:"average"`
 	Worst   metrics.Values `json:"worst"`
 	Paper   *Figures       `json:"paper,omitempty"`
+	// In the tables of whole kernels: the kernel, as --kernel takes it; whose reports its
+	// matrix units rest on alone, if any does; the figures of each layer that it takes,
+	// which average and worst are over (NaN if there is none); and the others.
+	Kernel   string          `json:"kernel,omitempty"`
+	Reported string          `json:"reported,omitempty"`
+	Layers   []LayerFigures  `json:"layers,omitempty"`
+	Refused  []RefusedLayers `json:"refused,omitempty"`
+}
+
+// LayerFigures are the figures of one layer.
+type LayerFigures struct {
+	Layer  string         `json:"layer"`
+	Values metrics.Values `json:"values"`
+}
+
+// RefusedLayers are layers that a kernel does not take, all for the same reason.
+type RefusedLayers struct {
+	Layers []string `json:"layers"`
+	Why    string   `json:"why"`
 }
 
 // Table is one table, measured.
@@ -80,6 +104,8 @@ type method struct {
 	change    edit
 	transform compare.Transform
 	paper     *Figures
+	// kernel, if not empty, is the kernel instead of an edited sage2-4b.
+	kernel string
 }
 
 type definition struct {
@@ -121,9 +147,23 @@ func paper(cos, l1, rmse, worstCos, worstL1, worstRMSE float64) *Figures {
 	return &Figures{Triple{cos, l1, rmse}, &Triple{worstCos, worstL1, worstRMSE}}
 }
 
-// definitions are the tables, all of them variations of sage2-4b. The paper's
+// kernels are methods that are whole kernels.
+func kernels(names ...string) []method {
+	var list []method
+	for _, n := range names {
+		m := method{name: n, kernel: n}
+		if n == "sage2-4b" {
+			m.paper = paper(0.9946, 0.0648, 0.0334, 0.9671, 0.1956, 0.0779) // smooth Q+K
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+// definitions are the tables: variations of sage2-4b, then whole kernels. The paper's
 // figures are those of arXiv 2411.10958v7: tables 4 and 17, 6 and 15, 7 and 16,
-// and 10.
+// and 10. Of whole kernels it measures sage2-4b like this, as the method that smooths
+// Q and K; of the others it has figures of models' outputs alone.
 func definitions() []definition {
 	oneLevel := func(s string) edit {
 		return func(p *program.Program) error {
@@ -135,35 +175,40 @@ func definitions() []definition {
 	}
 	return []definition{
 		{"smoothing", "Smoothing of Q and K (paper: tables 4 and 17)", "INT4 Q and K per-thread, E4M3 P and V", []method{
-			{"none", smooth("none"), nil, paper(0.8004, 0.3906, 0.2223, 0.0483, 0.9979, 0.7784)},
-			{"HadmdAttn", smooth("none"), hadamard, paper(0.7977, 0.3782, 0.2180, 0.0485, 0.9978, 0.7785)},
-			{"SmoothAttn", smooth("none"), smoothAttn, paper(0.9021, 0.3383, 0.1952, 0.6449, 0.9262, 0.7204)},
-			{"smooth K", smooth("k"), nil, paper(0.9807, 0.1493, 0.0743, 0.9086, 0.3565, 0.1464)},
-			{"smooth Q", smooth("q"), nil, paper(0.9830, 0.1250, 0.0712, 0.9310, 0.2989, 0.2195)},
-			{"smooth Q+K", smooth("q,k"), nil, paper(0.9946, 0.0648, 0.0334, 0.9671, 0.1956, 0.0779)},
+			{"none", smooth("none"), nil, paper(0.8004, 0.3906, 0.2223, 0.0483, 0.9979, 0.7784), ""},
+			{"HadmdAttn", smooth("none"), hadamard, paper(0.7977, 0.3782, 0.2180, 0.0485, 0.9978, 0.7785), ""},
+			{"SmoothAttn", smooth("none"), smoothAttn, paper(0.9021, 0.3383, 0.1952, 0.6449, 0.9262, 0.7204), ""},
+			{"smooth K", smooth("k"), nil, paper(0.9807, 0.1493, 0.0743, 0.9086, 0.3565, 0.1464), ""},
+			{"smooth Q", smooth("q"), nil, paper(0.9830, 0.1250, 0.0712, 0.9310, 0.2989, 0.2195), ""},
+			{"smooth Q+K", smooth("q,k"), nil, paper(0.9946, 0.0648, 0.0334, 0.9671, 0.1956, 0.0779), ""},
 		}},
 		{"granularity", "Granularity of Q and K (paper: tables 6 and 15)", "INT4 Q and K, smoothed; E4M3 P and V", []method{
-			{"per-token", granularity(quant.PerToken), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775)},
-			{"per-thread", granularity(quant.PerThread), nil, paper(0.9945, 0.0622, 0.0313, 0.9672, 0.1932, 0.0776)},
-			{"per-block", granularity(quant.PerBlock), nil, paper(0.9803, 0.1492, 0.0744, 0.9068, 0.3615, 0.1490)},
-			{"per-tensor", granularity(quant.PerTensor), nil, paper(0.9715, 0.1800, 0.0865, 0.8585, 0.4687, 0.2261)},
+			{"per-token", granularity(quant.PerToken), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775), ""},
+			{"per-thread", granularity(quant.PerThread), nil, paper(0.9945, 0.0622, 0.0313, 0.9672, 0.1932, 0.0776), ""},
+			{"per-block", granularity(quant.PerBlock), nil, paper(0.9803, 0.1492, 0.0744, 0.9068, 0.3615, 0.1490), ""},
+			{"per-tensor", granularity(quant.PerTensor), nil, paper(0.9715, 0.1800, 0.0865, 0.8585, 0.4687, 0.2261), ""},
 		}},
 		{"pv-dtype", "Data type of P and V (paper: tables 7 and 16)", "INT4 Q and K, smoothed; FP32 accumulator", []method{
-			{"INT8", fp32PV(quant.INT8), nil, paper(0.7705, 0.5618, 0.5044, 0.1952, 0.9579, 1.4483)},
-			{"E5M2", fp32PV(quant.E5M2), nil, paper(0.9920, 0.0905, 0.0903, 0.9494, 0.2327, 0.2361)},
-			{"E4M3", fp32PV(quant.E4M3), nil, paper(0.9944, 0.0683, 0.0347, 0.9670, 0.1956, 0.0779)},
-			{"FP16", fp32PV(quant.FP16), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775)},
+			{"INT8", fp32PV(quant.INT8), nil, paper(0.7705, 0.5618, 0.5044, 0.1952, 0.9579, 1.4483), ""},
+			{"E5M2", fp32PV(quant.E5M2), nil, paper(0.9920, 0.0905, 0.0903, 0.9494, 0.2327, 0.2361), ""},
+			{"E4M3", fp32PV(quant.E4M3), nil, paper(0.9944, 0.0683, 0.0347, 0.9670, 0.1956, 0.0779), ""},
+			{"FP16", fp32PV(quant.FP16), nil, paper(0.9945, 0.0649, 0.0335, 0.9676, 0.1916, 0.0775), ""},
 		}},
 		{"smooth-v", "Smoothing of V (paper: table 10, one tensor)", "INT4 Q and K, smoothed; E4M3 P and V; FP22 accumulator, one level", []method{
-			{"no", oneLevel("q,k"), nil, &Figures{Average: Triple{0.9825, 0.1980, 0.2387}}},
-			{"yes", oneLevel("q,k,v"), nil, &Figures{Average: Triple{0.9975, 0.0406, 0.0773}}},
+			{"no", oneLevel("q,k"), nil, &Figures{Average: Triple{0.9825, 0.1980, 0.2387}}, ""},
+			{"yes", oneLevel("q,k,v"), nil, &Figures{Average: Triple{0.9975, 0.0406, 0.0773}}, ""},
 		}},
 		{"accumulator", "Accumulator of PV (paper: section 3.4)", "INT4 Q and K, smoothed; E4M3 P and V", []method{
-			{"FP22, one level", accum("fp32", tensorcore.SM89), nil, nil},
-			{"FP22, two levels", accum("fp32+fp32", tensorcore.SM89), nil, nil},
-			{"FP32", accum("fp32", tensorcore.SM90), nil, nil},
-			{"FP16, two levels", accum("fp32+fp16", tensorcore.SM89), nil, nil},
+			{"FP22, one level", accum("fp32", tensorcore.SM89), nil, nil, ""},
+			{"FP22, two levels", accum("fp32+fp32", tensorcore.SM89), nil, nil, ""},
+			{"FP32", accum("fp32", tensorcore.SM90), nil, nil, ""},
+			{"FP16, two levels", accum("fp32+fp16", tensorcore.SM89), nil, nil, ""},
 		}},
+		{"methods", "Kernels of the paper and of the field", "each as it is released; paper: the method of tables 4 and 17 that is sage2-4b", kernels(
+			"fa2", "sdpa-efficient", "fa3", "sage-fp16-cuda", "sage-fp16-triton", "sage2-8b-sm90", "sageattn@sm_89", "sageattn@sm_120",
+			"sage2-4b", "fa3-fp8-2level", "fa3-fp8")},
+		{"gpus", "sageattn() by GPU", "what sageattn() of SageAttention d1a57a5 runs on each", kernels(
+			"sageattn@sm_80", "sageattn@sm_86", "sageattn@sm_89", "sageattn@sm_90", "sageattn@sm_120")},
 	}
 }
 
@@ -209,33 +254,103 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 	for _, def := range defs {
 		t := Table{Name: def.name, Title: def.title, Setup: def.setup}
 		for _, m := range def.methods {
-			p, err := program.Preset("sage2-4b")
-			if err != nil {
-				return nil, err
-			}
-			err = m.change(&p)
-			var k *emulate.Kernel
-			if err == nil {
-				k, err = emulate.New(p)
-			}
+			k, err := m.build()
 			if err != nil {
 				return nil, fmt.Errorf("table %s, %s: %w", def.name, m.name, err)
 			}
-			r, err := compare.Run(ctx, d, compare.Options{
-				Kernel: k, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
-				Progress: func(part float64) {
-					if opt.Progress != nil {
-						opt.Progress((float64(done) + part) / float64(methods))
+			row := Row{Method: m.name, Paper: m.paper, Kernel: m.kernel}
+			part := d
+			if m.kernel != "" {
+				part = new(layerdumps.Dump)
+				*part = *d
+				part.Layers, row.Refused = taken(k, d)
+				row.Reported = reported(k, part.Layers)
+			}
+			if len(part.Layers) == 0 {
+				nan := jsonfloat.Float(math.NaN())
+				row.Average = metrics.Values{CosSim: nan, RelL1: nan, RMSE: nan, MaxAbs: nan}
+				row.Worst = row.Average
+			} else {
+				r, err := compare.Run(ctx, part, compare.Options{
+					Kernel: k, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
+					Progress: func(part float64) {
+						if opt.Progress != nil {
+							opt.Progress((float64(done) + part) / float64(methods))
+						}
+					},
+				})
+				if err != nil {
+					return nil, err
+				}
+				row.Average, row.Worst = r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference
+				if m.kernel != "" {
+					for _, l := range r.Layers {
+						row.Layers = append(row.Layers, LayerFigures{l.Name, l.EmulatedVsReference})
 					}
-				},
-			})
-			if err != nil {
-				return nil, err
+				}
 			}
 			done++
-			t.Rows = append(t.Rows, Row{m.name, r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference, m.paper})
+			t.Rows = append(t.Rows, row)
 		}
 		res.Tables = append(res.Tables, t)
 	}
 	return res, nil
+}
+
+// build makes the kernel of a method.
+func (m *method) build() (*emulate.Kernel, error) {
+	name := m.kernel
+	if name == "" {
+		name = "sage2-4b"
+	}
+	p, err := program.Preset(name)
+	if err != nil {
+		return nil, err
+	}
+	if m.change != nil {
+		if err := m.change(&p); err != nil {
+			return nil, err
+		}
+	}
+	return emulate.New(p)
+}
+
+// taken returns the layers that a kernel takes, and the others.
+func taken(k *emulate.Kernel, d *layerdumps.Dump) (list []layerdumps.Layer, refused []RefusedLayers) {
+	for i := range d.Layers {
+		l := &d.Layers[i]
+		if _, err := heads.Bind(k, l); err != nil {
+			n := slices.IndexFunc(refused, func(r RefusedLayers) bool { return r.Why == err.Error() })
+			if n < 0 {
+				n = len(refused)
+				refused = append(refused, RefusedLayers{Why: err.Error()})
+			}
+			refused[n].Layers = append(refused[n].Layers, l.Name)
+			continue
+		}
+		list = append(list, *l)
+	}
+	return list, refused
+}
+
+// reported names the matrix units of a kernel that nobody recorded, as it runs layers.
+func reported(k *emulate.Kernel, layers []layerdumps.Layer) string {
+	var units []string
+	for i := range layers {
+		b, err := heads.Bind(k, &layers[i])
+		if err != nil {
+			continue // it was among those taken
+		}
+		p := b.Kernel.Bound()
+		for _, unit := range []program.Unit{p.Scores.Unit, p.PV.Unit} {
+			u, err := unit.Lookup(p.Arch)
+			if err != nil || u == nil || !u.Reported() {
+				continue
+			}
+			if name := u.Instruction + " of " + u.Arch; !slices.Contains(units, name) {
+				units = append(units, name)
+			}
+		}
+	}
+	return strings.Join(units, ", ")
 }

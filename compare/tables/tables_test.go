@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -111,7 +112,7 @@ func TestOrder(t *testing.T) {
 }
 
 func TestNames(t *testing.T) {
-	if got := strings.Join(Names(), " "); got != "smoothing granularity pv-dtype smooth-v accumulator" {
+	if got := strings.Join(Names(), " "); got != "smoothing granularity pv-dtype smooth-v accumulator methods gpus" {
 		t.Errorf("tables %s", got)
 	}
 	if _, err := Run(t.Context(), []string{"none"}, open(t), Options{}); err == nil || !strings.Contains(err.Error(), "smoothing") {
@@ -123,5 +124,50 @@ func TestNames(t *testing.T) {
 				t.Errorf("%s %s: the paper's cosine similarity is %g", d.name, m.name, m.paper.Average.CosSim)
 			}
 		}
+	}
+}
+
+// TestMethods: kernels in FP16 err least, one that does not take a layer says why, and
+// the figures of the layers are those of the average.
+func TestMethods(t *testing.T) {
+	d, err := layerdumps.Open([]string{"../../layerdumps/testdata/minilm-sample.safetensors"}, layerdumps.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	res, err := Run(t.Context(), []string{"methods"}, d, Options{Jobs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]Row{}
+	for _, r := range res.Tables[0].Rows {
+		rows[r.Method] = r
+		sum := 0.0
+		for _, l := range r.Layers {
+			sum += float64(l.Values.RelL1)
+		}
+		if len(r.Layers) != 2 || math.Abs(sum/2-float64(r.Average.RelL1)) > 1e-12 || r.Refused != nil {
+			t.Errorf("%s: %+v", r.Method, r)
+		}
+		if (r.Reported != "") != (r.Method == "sageattn@sm_120") {
+			t.Errorf("%s: reported %q", r.Method, r.Reported)
+		}
+	}
+	for _, order := range [][]string{{"fa2", "sage-fp16-cuda", "sage2-8b-sm90", "fa3-fp8", "sage2-4b"}} {
+		for i := 1; i < len(order); i++ {
+			if !(rows[order[i-1]].Average.RelL1 < rows[order[i]].Average.RelL1) {
+				t.Errorf("%s errs more than %s", order[i-1], order[i])
+			}
+		}
+	}
+	for i := range d.Layers {
+		d.Layers[i].Q.DType = format.FP32
+	}
+	k, err := (&method{kernel: "fa2"}).build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if list, refused := taken(k, d); list != nil || len(refused) != 1 || len(refused[0].Layers) != 2 || !strings.Contains(refused[0].Why, "does not take fp32") {
+		t.Errorf("taken %d, refused %+v", len(list), refused)
 	}
 }

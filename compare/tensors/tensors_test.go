@@ -9,13 +9,14 @@ import (
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/tensors"
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/reference"
 )
 
 // dump is one layer of two heads, three tokens and two channels.
-func dump(t *testing.T, dtype layerdumps.DType, width int) *layerdumps.Dump {
+func dump(t *testing.T, dtype format.DType, width int) *layerdumps.Dump {
 	t.Helper()
 	l := layerdumps.Layer{Name: "l"}
 	for _, x := range []*layerdumps.Tensor{&l.Q, &l.K, &l.V} {
@@ -46,7 +47,7 @@ func collector(t *testing.T, d *layerdumps.Dump, opt tensors.Options) *tensors.C
 
 // TestPlaces: rows that arrive in any order stand where they belong.
 func TestPlaces(t *testing.T) {
-	d := dump(t, layerdumps.BF16, 2)
+	d := dump(t, format.BF16, 2)
 	c := collector(t, d, tensors.Options{LSE: true, Reference: true, Precision: reference.FP64})
 	for _, at := range [][2]int{{1, 1}, {0, 0}, {1, 0}, {0, 1}} {
 		head, row, n := at[0], at[1], 1+at[1]
@@ -95,7 +96,7 @@ func TestInexact(t *testing.T) {
 		x    float32
 		want string
 	}{{1.5, ""}, {float32(math.NaN()), ""}, {float32(math.Inf(-1)), ""}, {1 + 1.0/4096, "head 1, token 2 is not a value of FP16"}, {1e6, "not a value"}} {
-		d := dump(t, layerdumps.F16, 2)
+		d := dump(t, format.FP16, 2)
 		c := collector(t, d, tensors.Options{})
 		c.Add(compare.Outputs{Layer: &d.Layers[0], Head: 1, Row: 1, Emulated: []float32{0, 0, tc.x, 0}})
 		_, err := c.Tensors()

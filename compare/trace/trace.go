@@ -12,6 +12,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -27,6 +28,7 @@ type At struct {
 // where it says otherwise.
 type Row struct {
 	Schema string             `json:"schema"`
+	Tool   compare.Tool       `json:"tool"`
 	Kernel compare.KernelInfo `json:"kernel"`
 	Layer  string             `json:"layer"`
 	// Synthetic says how the layer was made up, if it was not recorded.
@@ -116,7 +118,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		return nil, err
 	}
 	row := &Row{
-		Schema: Schema, Kernel: described,
+		Schema: Schema, Tool: version.Get(), Kernel: described,
 		Layer: l.Name, Synthetic: l.Synthetic, Batch: at.Batch, Head: at.Head, KVHead: kvHead, Row: at.Row,
 		Shape:  compare.Shape{Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens, HeadDim: d, DType: l.Q.DType.String()},
 		Causal: l.Causal, SMScale: l.Scale(), Call: l.Call(),
@@ -146,7 +148,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		actual := make([]float32, d)
 		l.O.Rows(at.Batch, at.Head, at.Row, at.Row+1, actual)
 		l.O.RowsBits(at.Batch, at.Head, at.Row, at.Row+1, bits)
-		row.Actual, row.ActualBits = floats(actual), patterns(bits, format.DType(l.O.DType))
+		row.Actual, row.ActualBits = floats(actual), patterns(bits, l.O.DType)
 	}
 	return row, nil
 }

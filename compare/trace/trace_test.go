@@ -16,6 +16,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -56,6 +57,9 @@ func TestActual(t *testing.T) {
 		r, err := trace.Layer(t.Context(), k, &d.Layers[0], trace.At{Head: 1, Row: row})
 		if err != nil {
 			t.Fatal(err)
+		}
+		if r.Tool != version.Get() || len(program.Diff(&r.Kernel.Description, &cfg)) != 0 {
+			t.Errorf("row %d is of %v and %v", row, r.Tool, r.Kernel)
 		}
 		if len(r.OutputBits) != 64 || !slices.Equal(r.OutputBits, r.ActualBits) || !slices.Equal(r.Output, r.Actual) {
 			t.Errorf("row %d: output %v, the H200 returned %v", row, r.OutputBits, r.ActualBits)

@@ -10,6 +10,7 @@
 package format
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/x448/float16"
@@ -260,7 +261,8 @@ func FlushSubnormal(x float32) float32 {
 	return x
 }
 
-// DType is the floating-point format of attention's inputs and output.
+// DType is the floating-point format of attention's inputs and output, and of the tensors of
+// a dump.
 type DType uint8
 
 // Input formats.
@@ -274,7 +276,26 @@ const (
 )
 
 // String names the format.
-func (t DType) String() string { return [...]string{"FP16", "BF16", "FP32", "E4M3", "E5M2"}[t] }
+func (t DType) String() string {
+	if t > FP8Wide {
+		return fmt.Sprintf("DType(%d)", uint8(t))
+	}
+	return [...]string{"FP16", "BF16", "FP32", "E4M3", "E5M2"}[t]
+}
+
+// IsFP8 says that the type is E4M3 or E5M2.
+func (t DType) IsFP8() bool { return t == FP8 || t == FP8Wide }
+
+// Size returns the bytes of an element.
+func (t DType) Size() int {
+	switch t {
+	case FP32:
+		return 4
+	case FP8, FP8Wide:
+		return 1
+	}
+	return 2
+}
 
 // Round rounds x to the format, to nearest even.
 func (t DType) Round(x float32) float32 {
@@ -295,7 +316,7 @@ func (t DType) Round(x float32) float32 {
 // finite x never becomes infinite.
 func (t DType) RoundTowardZero(x float32) float32 {
 	y := t.Round(x)
-	if t == FP32 || math.Abs(float64(y)) <= math.Abs(float64(x)) || x != x {
+	if math.Abs(float64(y)) <= math.Abs(float64(x)) || x != x { // always in FP32
 		return y
 	}
 	// The next smaller value has the pattern one less.

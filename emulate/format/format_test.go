@@ -326,6 +326,11 @@ func TestRoundTowardZero(t *testing.T) {
 			t.Errorf("%s: NaN becomes %g", d, y)
 		}
 	}
+	for x, want := range map[float32]float32{0.3: 0.28125, -0.3: -0.28125, 447: 416, 0.3125: 0.3125, 1e9: 448, 0x1p-10: 0} {
+		if y := FP8.RoundTowardZero(x); y != want {
+			t.Errorf("E4M3: %g becomes %g, want %g", x, y, want)
+		}
+	}
 	if y := FP16.RoundTowardZero(1e9); y != 65504 {
 		t.Errorf("1e9 becomes %g", y)
 	}
@@ -383,5 +388,46 @@ func TestOneNaN(t *testing.T) {
 		if got := FP16FromFloat32(x); got != NaN16 {
 			t.Errorf("FP16 of %#x is %#x", b, got)
 		}
+	}
+}
+
+// TestFP16Values computes binary16 by its definition.
+func TestFP16Values(t *testing.T) {
+	for i := range 1 << 16 {
+		got := FP16ToFloat32(uint16(i))
+		exponent, fraction := i>>10&31, float64(i&1023)
+		var want float64
+		switch {
+		case exponent == 31 && fraction == 0:
+			want = math.Inf(1)
+		case exponent == 31:
+			want = math.NaN()
+		case exponent == 0:
+			want = math.Ldexp(fraction, -24)
+		default:
+			want = math.Ldexp(1024+fraction, exponent-25)
+		}
+		if i>>15 == 1 {
+			want = math.Copysign(want, -1)
+		}
+		if w := float32(want); math.Float32bits(got) != math.Float32bits(w) && (got == got || want == want) {
+			t.Fatalf("binary16 %#04x: %v, want %v", i, got, want)
+		}
+	}
+}
+
+// TestDTypeNames holds names and sizes of the dtypes.
+func TestDTypeNames(t *testing.T) {
+	for _, tc := range []struct {
+		d    DType
+		name string
+		size int
+	}{{FP16, "FP16", 2}, {BF16, "BF16", 2}, {FP32, "FP32", 4}, {FP8, "E4M3", 1}} {
+		if tc.d.String() != tc.name || tc.d.Size() != tc.size {
+			t.Errorf("%s of %d bytes, want %s of %d", tc.d, tc.d.Size(), tc.name, tc.size)
+		}
+	}
+	if s := DType(9).String(); s != "DType(9)" {
+		t.Errorf("%s", s)
 	}
 }

@@ -61,6 +61,12 @@ func TestDivisions(t *testing.T) {
 	if got := DivApprox(0x1p127, 0x1p127); got != 0 {
 		t.Errorf("DivApprox(2^127, 2^127) = %g", got)
 	}
+	// From the first number beyond 2^126 on, whose reciprocal is flushed.
+	for b, want := range map[uint32]float32{0x7e800000: 0x1p-6, 0x7e800001: 0x1.fffffcp-7, 0x7effffff: 0x1.000002p-7} {
+		if got := DivFull(0x1p120, math.Float32frombits(b)); got != want {
+			t.Errorf("DivFull(2^120, %#x) = %x, want %x", b, got, want)
+		}
+	}
 	// Recorded: tiny after rounding is flushed.
 	a, b := math.Float32frombits(0x151bacfd), math.Float32frombits(0x541bacfd)
 	if got := DivFull(a, b); got != 0 {

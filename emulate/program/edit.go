@@ -292,6 +292,9 @@ func (p Program) Reduced() Program {
 	if p.Tiles.Split == "1" {
 		p.Tiles.Split = "none"
 	}
+	if p.Tiles.Split == "none" {
+		p.Tiles.Combine = ""
+	}
 	if integer {
 		// Exact, whatever the shape of the instruction.
 		p.Scores.Unit.Instruction = "integer"
@@ -304,6 +307,9 @@ func (p Program) Reduced() Program {
 	}
 	if p.Smoothing.Q != "none" {
 		p.Scores.TailTiles = All
+	}
+	if p.Mask.Shift == 0 && p.Mask.Tiles == "shifted" {
+		p.Mask.Tiles = "all"
 	}
 	if len(p.Tiles.Shapes) == 1 && int(p.PV.Level) == p.Tiles.Shapes[0].Keys {
 		p.PV.Level = WholeTile

@@ -63,7 +63,7 @@ var knobs = []Knob{
 	{"v-round", "zero", "V to its codes toward zero", "v_codes.round", words("zero"), nil},
 	{"delta-s", "none|raw", "no correction of a smoothed Q, or with the raw K", "smoothing.delta_s", words("none", "raw"), nil},
 	{"tail", "all", "every tile dequantised before the softmax", "scores.tail_tiles", words("all"), nil},
-	{"causal-shift", "N", "key j is masked for query i where j > i + N", "mask.shift", nil, whole(-maxShift, maxShift)},
+	{"causal-shift", "N", "key j is masked for query i where j > i + N, in the tiles that a block looks at without it", "mask.shift", nil, whole(-maxShift, maxShift)},
 	{"key-mask", "none", "keys beyond the end are not masked", "mask.beyond", map[string]string{"none": "kept"}, nil},
 	{"p-offset", "X|none", "what P~'s exponent is lowered by", "exponent.offset", map[string]string{"none": "0"}, real(-maxOffset, maxOffset, fmt.Sprintf("want at most %d", maxOffset))},
 	{"fma-max", "none", "rowmax*scale - offset in two roundings", "maximum.round", map[string]string{"none": "twice"}, nil},

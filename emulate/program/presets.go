@@ -12,27 +12,26 @@ import (
 //go:embed presets/*.yaml
 var presetFiles embed.FS
 
-// presets are the known kernels, by name. Nothing changes them.
-var presets = sync.OnceValue(func() map[string]Program {
-	m := map[string]Program{}
+// presets are the known kernels, by name, each parsed when it is first asked for. Nothing
+// changes them.
+var presets = func() map[string]func() Program {
+	m := map[string]func() Program{}
 	files, err := presetFiles.ReadDir("presets")
 	if err != nil {
 		panic(err) // embedded
 	}
 	for _, f := range files {
-		text, err := presetFiles.ReadFile("presets/" + f.Name())
-		if err == nil {
-			var p Program
-			if p, err = Parse(text); err == nil {
-				m[strings.TrimSuffix(f.Name(), path.Ext(f.Name()))] = p
+		name := strings.TrimSuffix(f.Name(), path.Ext(f.Name()))
+		m[name] = sync.OnceValue(func() Program {
+			p, err := Parse(presetText(name))
+			if err != nil {
+				panic(fmt.Sprintf("presets/%s: %v", f.Name(), err)) // a test parses them all
 			}
-		}
-		if err != nil {
-			panic(fmt.Sprintf("presets/%s: %v", f.Name(), err)) // a test parses them all
-		}
+			return p
+		})
 	}
 	return m
-})
+}()
 
 // presetText returns the file of a known kernel, nil if there is none.
 func presetText(name string) []byte {
@@ -46,7 +45,7 @@ func presetText(name string) []byte {
 // Names lists the known kernels.
 func Names() []string {
 	var out []string
-	for name := range presets() {
+	for name := range presets {
 		out = append(out, name)
 	}
 	slices.Sort(out)
@@ -74,10 +73,11 @@ func Preset(name string) (Program, error) {
 			return p, err
 		}
 	}
-	p, ok := presets()[name]
+	preset, ok := presets[name]
 	if !ok {
 		return Program{}, fmt.Errorf("unknown kernel %q (have %s)", name, strings.Join(append(Names(), Aliases()...), ", "))
 	}
+	p := preset()
 	p.Tiles.Shapes, p.Tiles.SplitShapes = slices.Clone(p.Tiles.Shapes), slices.Clone(p.Tiles.SplitShapes)
 	return p, nil
 }

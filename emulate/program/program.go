@@ -140,8 +140,13 @@ type Tiles struct {
 	// Split is into how many parts the tiles of keys are split, each with a softmax of its
 	// own, combined at the end: none; a number; or fa2-heuristic, which PyTorch's
 	// num_splits_heuristic chooses for the whole call, from SMs, the number of multiprocessors
-	// of the GPU. Where there is more than one part the shapes are SplitShapes.
+	// of the GPU. Where there is more than one part the shapes are SplitShapes. Combine, which
+	// stands where Split is not none, is whose way of splitting and of combining it is: fa2,
+	// FlashAttention-2's, divides all tiles of keys alike for every query and takes exact
+	// logarithms and exponentials; fa3, FlashAttention-3's, divides the tiles that a tile of
+	// packed rows looks at (the heads of a kv head side by side) and takes approximate ones.
 	Split       string  `yaml:"split" json:"split"`
+	Combine     string  `yaml:"combine,omitempty" json:"combine,omitempty" choices:"fa2 fa3"`
 	SMs         int     `yaml:"sms,omitempty" json:"sms,omitempty"`
 	SplitShapes []Shape `yaml:"split_shapes,omitempty" json:"split_shapes,omitempty"`
 }
@@ -171,11 +176,17 @@ type Shape struct {
 // Mask is which scores are masked, and how.
 type Mask struct {
 	// Causal is how queries and keys are aligned: top-left masks key j for query i where
-	// j > i + Shift, bottom-right where j > i + keys - queries + Shift.
-	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right"`
+	// j > i + Shift, bottom-right where j > i + keys - queries + Shift. bottom-right-unsigned is
+	// the same but for blocks of query rows whose first row is aligned with no key, as there are
+	// more queries than keys: nothing hides the keys that they look at, which end where the block's
+	// last row would see its last.
+	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right bottom-right-unsigned"`
 	Shift  int    `yaml:"shift" json:"shift"`
-	// Tiles says in which tiles a causal mask acts: all, or the tail of the scores.
-	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail"`
+	// Tiles says in which tiles a causal mask acts: all that the block looks at, or the tail of
+	// the scores. A block looks at tiles up to its last row's last key, without Shift: a larger
+	// Shift shows no key of the next tile. With shifted the mask acts in all, and Shift moves
+	// the end too.
+	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail shifted"`
 	// Window says whether the kernel takes a window, aligned like a causal mask.
 	Window string `yaml:"window" json:"window" choices:"no yes"`
 	// Beyond says what becomes of the keys between the end and the end of a tile:
@@ -370,25 +381,11 @@ func (p Program) At(c Case) (Program, error) {
 	if !slices.Contains(p.DTypeList(), c.DType) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
-	shapes := p.Tiles.Shapes
-	if p.Tiles.Split == fa2Heuristic {
-		n := fa2Splits(p.Tiles.SMs, c)
-		if p.Tiles.Split = "none"; n > 1 {
-			p.Tiles.Split = strconv.Itoa(n)
-		}
-	}
-	if p.Tiles.Split != "none" && p.Tiles.SplitShapes != nil {
-		shapes = p.Tiles.SplitShapes
-	}
-	p.Tiles.SMs, p.Tiles.SplitShapes = 0, nil
-	if p.Mask.Causal == "bottom-right" && c.Queries == 1 && !c.Window {
-		c.Causal = false // the last query sees every key
-	}
-	i := slices.IndexFunc(shapes, func(s Shape) bool { return s.holds(&p, c) })
-	if i < 0 {
+	s, _, split := p.choose(c)
+	if s == nil {
 		return p, fmt.Errorf("kernel %s has no tile shape for head_dim %d, %s, causal %v, window %v", p.Name, c.HeadDim, c.DType, c.Causal, c.Window)
 	}
-	s := shapes[i]
+	p.Tiles.Split, p.Tiles.SMs, p.Tiles.SplitShapes = split, 0, nil
 	p.Tiles.Shapes = []Shape{{Rows: s.Rows, WarpRows: s.WarpRows, Keys: s.Keys}}
 	if s.Set != "" {
 		for change := range strings.SplitSeq(s.Set, ",") {
@@ -397,6 +394,10 @@ func (p Program) At(c Case) (Program, error) {
 				return p, err
 			}
 		}
+	}
+	if n := s.Rows + c.Keys - c.Queries; n <= 0 && c.Causal && c.Queries > 0 && p.Mask.Causal == "bottom-right-unsigned" && p.PV.Join == "memory" {
+		return p, fmt.Errorf("kernel %s never writes the first query rows of such a call, which see no key: %d queries, %d keys, causal bottom-right, head_dim %d",
+			p.Name, c.Queries, c.Keys, c.HeadDim)
 	}
 	for _, f := range []*string{&p.QKCodes.Format, &p.VCodes.Format, &p.P.Format} {
 		if *f == "input" {
@@ -413,6 +414,37 @@ func (p Program) At(c Case) (Program, error) {
 		}
 	}
 	return p, nil
+}
+
+// ShapeAt returns the shape that At takes in a case, and its path, as in tiles.shapes.1; nil
+// where there is none.
+func (p *Program) ShapeAt(c Case) (*Shape, string) {
+	s, path, _ := p.choose(c)
+	return s, path
+}
+
+// choose returns what a case decides of the tiles: the shape, nil for none, its path and the
+// split.
+func (p *Program) choose(c Case) (shape *Shape, path, split string) {
+	shapes, list := p.Tiles.Shapes, "tiles.shapes"
+	split = p.Tiles.Split
+	if split == fa2Heuristic {
+		n := fa2Splits(p.Tiles.SMs, c)
+		if split = "none"; n > 1 {
+			split = strconv.Itoa(n)
+		}
+	}
+	if split != "none" && p.Tiles.SplitShapes != nil {
+		shapes, list = p.Tiles.SplitShapes, "tiles.split_shapes"
+	}
+	if p.Mask.Causal == "bottom-right" && c.Queries == 1 && !c.Window {
+		c.Causal = false // the last query sees every key
+	}
+	i := slices.IndexFunc(shapes, func(s Shape) bool { return s.holds(p, c) })
+	if i < 0 {
+		return nil, "", split
+	}
+	return &shapes[i], fmt.Sprintf("%s.%d", list, i), split
 }
 
 // holds says whether the shape's conditions do.

@@ -165,6 +165,9 @@ func (p *Program) validateTiles(bad report) {
 	if n := p.Tiles.SMs; n < 0 || n > 1<<16 || p.Tiles.Split == fa2Heuristic && n == 0 {
 		bad("tiles.sms", "%d: want the number of multiprocessors of the GPU", n)
 	}
+	if p.Tiles.Split != "none" && p.Tiles.Combine == "" {
+		bad("tiles.combine", "missing: want fa2 or fa3, whose way it is to split the keys into parts and to combine these")
+	}
 	if p.Tiles.Split != "none" && (p.Finish.Scale != "none" || p.Finish.Mean != "none" || p.PV.Join == "memory") {
 		bad("tiles.split", "%s: parts are combined where V has no scale and no mean, and O does not live in memory", p.Tiles.Split)
 	}

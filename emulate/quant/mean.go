@@ -21,14 +21,18 @@ type ChannelMean struct {
 	sum, comp []float64
 }
 
-// NewChannelMean returns an accumulator for d channels.
+// NewChannelMean returns an accumulator for d channels, at least one.
 func NewChannelMean(d int) *ChannelMean {
+	d = max(1, d)
 	return &ChannelMean{sum: make([]float64, d), comp: make([]float64, d)}
 }
 
-// Add takes rows of x, row-major with d channels.
+// Add takes the whole rows of x, row-major with d channels.
 func (m *ChannelMean) Add(x []float32) {
 	d := len(m.sum)
+	if d == 0 { // the zero value
+		return
+	}
 	for r := 0; r+d <= len(x); r += d {
 		for c, v := range x[r : r+d] {
 			f := float64(v)
@@ -53,9 +57,9 @@ func (m *ChannelMean) total(c int) float64 {
 	return m.sum[c] + m.comp[c]
 }
 
-// Mean writes the means, rounded to FP32 and then by round.
+// Mean writes the means, rounded to FP32 and then by round: as many as dst holds.
 func (m *ChannelMean) Mean(dst []float32, round Rounding) {
-	for c := range dst {
+	for c := range dst[:min(len(dst), len(m.sum))] {
 		dst[c] = round(float32(m.total(c) / float64(m.n)))
 	}
 }
@@ -66,16 +70,19 @@ func (m *ChannelMean) Mean(dst []float32, round Rounding) {
 // modelled: the exact sum, rounded once, agreed with all.)
 func (m *ChannelMean) FrameworkMean(dst []float32, round Rounding) {
 	inverse := 1 / float32(m.n)
-	for c := range dst {
+	for c := range dst[:min(len(dst), len(m.sum))] {
 		dst[c] = round(float32(float32(m.total(c)) * inverse))
 	}
 }
 
-// SubtractMean subtracts the channel means from rows of x in place. In the
+// SubtractMean subtracts the channel means from the whole rows of x in place. In the
 // Triton style the difference is rounded to the input dtype, because there the
 // framework subtracts before the quantiser runs; in the others it stays FP32.
 func SubtractMean(style Style, x, mean []float32, round Rounding) {
 	d := len(mean)
+	if d == 0 {
+		return
+	}
 	for r := 0; r+d <= len(x); r += d {
 		row := x[r : r+d]
 		switch style {

@@ -230,8 +230,12 @@ func TestExtremes(t *testing.T) {
 		v := NewValues(tc.style, E4M3, 448, tc.smooth, len(tc.x), 1)
 		v.Scan(0, tc.x)
 		v.Finish()
-		if got := float64(v.Scale[0]) * 448; math.Abs(got-tc.want) > 1e-6*tc.want {
-			t.Errorf("%s: maximum %g, want %g", tc.name, got, tc.want)
+		want := float32(tc.want) / 448
+		if tc.style == Fused {
+			want = mufu.DivApprox(float32(tc.want), 448)
+		}
+		if v.Scale[0] != want {
+			t.Errorf("%s: scale %g, want %g", tc.name, v.Scale[0], want)
 		}
 	}
 }
@@ -256,6 +260,13 @@ func TestTies(t *testing.T) {
 				r.Quantize(got[:], []float32{x, -x})
 				if got != [2]int8{want, -want} {
 					t.Fatalf("rounding %d of %g steps: %v, want %d", round, n, got, want)
+				}
+				for _, level := range Levels() {
+					codes := make([]int8, 16)
+					r.QuantizeAt(level, codes, slices.Repeat([]float32{x}, 16))
+					if !slices.Equal(codes, slices.Repeat([]int8{want}, 16)) {
+						t.Fatalf("%s: rounding %d of %g steps: %v, want %d", level, round, n, codes, want)
+					}
 				}
 			}
 		}
@@ -350,3 +361,76 @@ var (
 		"FP32: 18781ed30ce84383",
 	}
 )
+
+// TestFrameworkMean: PyTorch's mean is the sum times the FP32 reciprocal of the count, which is
+// not always the quotient; an infinite sum stays infinite.
+func TestFrameworkMean(t *testing.T) {
+	m := NewChannelMean(3)
+	for range 10 {
+		m.Add([]float32{3, 7, float32(math.Inf(-1))})
+	}
+	m.Add([]float32{11, 4, 1})
+	var product, quotient [3]float32
+	m.FrameworkMean(product[:], func(x float32) float32 { return x })
+	m.Mean(quotient[:], func(x float32) float32 { return x })
+	// Sums 41 and 74 of 11 rows: 1/11 in FP32 is 0x3dba2e8c.
+	eleventh := math.Float32frombits(0x3dba2e8c)
+	if want := [3]float32{41 * eleventh, 74 * eleventh, float32(math.Inf(-1))}; product != want || 1/float32(11) != eleventh {
+		t.Errorf("the framework's means %v, want %v", product, want)
+	}
+	if want := [3]float32{41.0 / 11, 74.0 / 11, float32(math.Inf(-1))}; quotient != want {
+		t.Errorf("means %v, want %v", quotient, want)
+	}
+	if product == quotient {
+		t.Error("the two rules cannot be told apart")
+	}
+	// What FP64 loses of a sum comes back at the end.
+	lost := NewChannelMean(1)
+	lost.Add([]float32{0x1p60, 1, -0x1p60, 1})
+	var mean [1]float32
+	if lost.Mean(mean[:], func(x float32) float32 { return x }); mean[0] != 0.5 {
+		t.Errorf("the mean is %g, want 0.5", mean[0])
+	}
+}
+
+// TestTritonBlockRounds: the released per-block quantiser adds one half with the sign, exactly,
+// and truncates.
+func TestTritonBlockRounds(t *testing.T) {
+	s := NewScale(TritonBlock, 8, 127)
+	if s.Step != 1 {
+		t.Fatalf("step %g", s.Step)
+	}
+	below, above := math.Nextafter32(2.5, 0), math.Nextafter32(2.5, 3)
+	x := []float32{2.5, -2.5, below, -below, above, -above, 0, 0.5, -0.5}
+	want := []int8{3, -3, 2, -2, 3, -3, 0, 1, -1}
+	got := make([]int8, len(x))
+	if s.Quantize(got, x); !slices.Equal(got, want) {
+		t.Errorf("codes %v of %v, want %v", got, x, want)
+	}
+}
+
+// TestScanRefuses: tokens that do not start at a multiple of 16, or that V does not have.
+func TestScanRefuses(t *testing.T) {
+	v := NewValues(Fused, E4M3, 448, false, 40, 1)
+	for _, tc := range []struct {
+		first, rows int
+		want        string
+	}{
+		{0, 40, ""}, {16, 24, ""}, {32, 8, ""}, {32, 0, ""},
+		{15, 1, "tokens 15 to 15 of 40: want a multiple of 16 to start from"},
+		{17, 3, "tokens 17 to 19 of 40: want a multiple of 16 to start from"},
+		{-16, 1, "tokens -16 to -16 of 40: want a multiple of 16 to start from"},
+		{32, 9, "tokens 32 to 40 of 40: want a multiple of 16 to start from"},
+	} {
+		got := ""
+		if err := v.Scan(tc.first, make([]float32, tc.rows)); err != nil {
+			got = err.Error()
+		}
+		if got != tc.want {
+			t.Errorf("%d rows from %d on: %q, want %q", tc.rows, tc.first, got, tc.want)
+		}
+	}
+	if err := NewValues(Paper, E4M3, 448, false, -1, 1).Scan(0, nil); err != nil {
+		t.Errorf("nothing of nothing: %v", err)
+	}
+}

@@ -232,8 +232,10 @@ func NewScale(style Style, bits int, amax float32) Scale {
 	return s
 }
 
-// Quantize writes the codes of x, which belongs to the scale's group.
+// Quantize writes the codes of x, which belongs to the scale's group. Like copy it writes
+// as many as both slices hold.
 func (s *Scale) Quantize(codes []int8, x []float32) {
+	x = x[:min(len(x), len(codes))]
 	convert := format.Int8FromFloat32
 	if s.bits == 4 {
 		convert = format.Int4FromFloat32

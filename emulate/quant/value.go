@@ -113,8 +113,9 @@ type Values struct {
 // NewValues prepares to quantise n tokens of d channels. scaleMax is the value
 // that a channel's maximum is mapped to (dtype.Max(), or 2.25 for the FP16
 // accumulator of SageAttention2++); it is ignored for FP16. The styles are
-// Fused (csrc/fused/fused.cu) and Paper.
+// Fused (csrc/fused/fused.cu) and Paper. There is at least one channel.
 func NewValues(style Style, dtype PVType, scaleMax float32, smooth bool, n, d int) *Values {
+	n, d = max(0, n), max(1, d)
 	v := &Values{style: style, dtype: dtype, scaleMax: scaleMax, smooth: smooth, n: n, d: d}
 	v.lo, v.hi = make([]float32, d), make([]float32, d)
 	for c := range d {
@@ -148,8 +149,11 @@ func Permute(i int) int { return i&^15 + permutation[i&15] }
 
 // Scan takes the rows of tokens [first, first+len(x)/d). In the released
 // kernel's sums the order within 16 tokens is the stored one, so first must be a
-// multiple of 16.
-func (v *Values) Scan(first int, x []float32) {
+// multiple of 16. The error says that there are no such rows.
+func (v *Values) Scan(first int, x []float32) error {
+	if err := v.checkScan(first, x); err != nil {
+		return err
+	}
 	d := v.d
 	for r := 0; r+d <= len(x); r += d {
 		for c, f := range x[r : r+d] {
@@ -165,6 +169,21 @@ func (v *Values) Scan(first int, x []float32) {
 		v.exact.Add(x)
 	}
 	v.addFused(first, x)
+	return nil
+}
+
+// checkScan reports rows that Scan does not take.
+func (v *Values) checkScan(first int, x []float32) error {
+	if v.d == 0 {
+		return fmt.Errorf("values of no channels: NewValues makes them")
+	}
+	switch rows := len(x) / v.d; {
+	case len(x)%v.d != 0:
+		return fmt.Errorf("%d elements are not rows of %d channels", len(x), v.d)
+	case first < 0 || first%16 != 0 || rows > v.n-first:
+		return fmt.Errorf("tokens %d to %d of %d: want a multiple of 16 to start from", first, first+rows-1, v.n)
+	}
+	return nil
 }
 
 // addFused adds to the sums of the released kernel's threads, where it has them.
@@ -263,18 +282,19 @@ func butterfly(v *[32]float32) float32 {
 	return v[0]
 }
 
-// Encode writes the codes of one token's row x.
+// Encode writes the codes of one token's row x: like copy as many as both slices hold, and
+// no more than there are channels.
 func (v *Values) Encode(codes []uint16, x []float32) {
-	for c, f := range x[:v.d] {
+	for c, f := range x[:min(v.d, len(x), len(codes))] {
 		if v.style == Fused {
-			if v.smooth {
+			if v.Mean != nil {
 				f = format.SubFtz(f, v.Mean[c])
 			}
 			if v.dtype != FP16 {
 				f = format.MulFtz(f, v.inverse[c])
 			}
 		} else {
-			if v.smooth {
+			if v.Mean != nil {
 				f -= v.Mean[c]
 			}
 			if v.dtype != FP16 {

@@ -9,33 +9,50 @@ import (
 // This file runs the quantisers' loops with the instructions of a level. The
 // results are those of the portable functions.
 
+// Level is a set of vector instructions that this machine has. No result depends on it. The
+// zero value is portable Go, which defines the results.
+type Level struct{ l vec.Level }
+
+// Levels returns the levels of this machine, those of emulate.Levels: portable Go first, the
+// fastest last.
+func Levels() []Level {
+	var out []Level
+	for _, l := range vec.Levels() {
+		out = append(out, Level{l})
+	}
+	return out
+}
+
+// String names the level.
+func (l Level) String() string { return l.l.String() }
+
 // AbsMaxAt is AbsMax.
-func AbsMaxAt(level vec.Level, m float32, x []float32) float32 {
+func AbsMaxAt(level Level, m float32, x []float32) float32 {
 	n := 0
-	if !level.Narrow() {
+	if !level.l.Narrow() {
 		n = len(x) &^ 15
-		m = level.AbsMax(m, x[:n])
+		m = level.l.AbsMax(m, x[:n])
 	}
 	return AbsMax(m, x[n:])
 }
 
 // SubtractMeanAt is SubtractMean with the rounding to a dtype.
-func SubtractMeanAt(level vec.Level, style Style, x, mean []float32, to format.DType) {
-	if level.Narrow() || len(mean)%16 != 0 || style == Fused || !FiniteAt(level, x) {
+func SubtractMeanAt(level Level, style Style, x, mean []float32, to format.DType) {
+	if level.l.Narrow() || len(mean) == 0 || len(mean)%16 != 0 || style == Fused || to == format.FP8 || !FiniteAt(level, x) {
 		SubtractMean(style, x, mean, to.Round)
 		return
 	}
 	if style == Paper {
 		to = format.FP32
 	}
-	level.Subtract(to, x[:len(x)/len(mean)*len(mean)], mean)
+	level.l.Subtract(to, x[:len(x)/len(mean)*len(mean)], mean)
 }
 
 // FiniteAt says whether no element is NaN or infinite.
-func FiniteAt(level vec.Level, x []float32) bool {
-	if !level.Narrow() {
+func FiniteAt(level Level, x []float32) bool {
+	if !level.l.Narrow() {
 		n := len(x) &^ 15
-		if !level.Finite(x[:n]) {
+		if !level.l.Finite(x[:n]) {
 			return false
 		}
 		x = x[n:]
@@ -48,35 +65,38 @@ func FiniteAt(level vec.Level, x []float32) bool {
 }
 
 // AddAt is Add.
-func (m *ChannelMean) AddAt(level vec.Level, x []float32) {
+func (m *ChannelMean) AddAt(level Level, x []float32) {
 	d := len(m.sum)
-	if level.Narrow() || d%8 != 0 {
+	if level.l.Narrow() || d == 0 || d%8 != 0 {
 		m.Add(x)
 		return
 	}
 	n := len(x) / d
-	level.AddMeans(m.sum, m.comp, x[:n*d])
+	level.l.AddMeans(m.sum, m.comp, x[:n*d])
 	m.n += n
 }
 
 // ScanAt is Scan.
-func (v *Values) ScanAt(level vec.Level, first int, x []float32) {
-	if level.Narrow() || v.d%16 != 0 {
-		v.Scan(first, x)
-		return
+func (v *Values) ScanAt(level Level, first int, x []float32) error {
+	if level.l.Narrow() || v.d%16 != 0 {
+		return v.Scan(first, x)
 	}
-	x = x[:len(x)/v.d*v.d]
-	level.Extremes(v.hi, v.lo, x)
+	if err := v.checkScan(first, x); err != nil {
+		return err
+	}
+	level.l.Extremes(v.hi, v.lo, x)
 	if v.exact != nil {
 		v.exact.AddAt(level, x)
 	}
 	v.addFused(first, x)
+	return nil
 }
 
 // EncodeAt writes the codes of rows of x. It returns false, and writes nothing of use, if
-// a code is NaN or there are no instructions for it: Encode is for those.
-func (v *Values) EncodeAt(level vec.Level, codes []uint8, x []float32) bool {
-	if level.Narrow() || v.d%16 != 0 || v.TowardZero || v.dtype != E4M3 && v.dtype != E5M2 {
+// a code is NaN, x is not whole rows that fit in codes, or there are no instructions for it:
+// Encode is for those.
+func (v *Values) EncodeAt(level Level, codes []uint8, x []float32) bool {
+	if level.l.Narrow() || v.d%16 != 0 || v.TowardZero || v.dtype != E4M3 && v.dtype != E5M2 || len(x)%v.d != 0 || len(codes) < len(x) {
 		return false
 	}
 	mean, factor := v.Mean, v.inverse
@@ -86,13 +106,14 @@ func (v *Values) EncodeAt(level vec.Level, codes []uint8, x []float32) bool {
 	if v.style != Fused {
 		factor = v.Scale
 	}
-	return level.Encode(v.dtype == E5M2, v.style != Fused, codes, x, mean, factor)
+	return level.l.Encode(v.dtype == E5M2, v.style != Fused, codes, x, mean, factor)
 }
 
 // QuantizeAt is Quantize.
-func (s *Scale) QuantizeAt(level vec.Level, codes []int8, x []float32) {
+func (s *Scale) QuantizeAt(level Level, codes []int8, x []float32) {
+	x = x[:min(len(x), len(codes))]
 	n := len(x) &^ 15
-	if level.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) || s.style == TritonBlock {
+	if level.l.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) || s.style == TritonBlock {
 		n = 0
 	}
 	if n > 0 {
@@ -102,11 +123,11 @@ func (s *Scale) QuantizeAt(level vec.Level, codes []int8, x []float32) {
 		}
 		switch s.style {
 		case Paper:
-			level.Quantize(vec.DivideEven, codes, x[:n], s.Step, limit, least)
+			level.l.Quantize(vec.DivideEven, codes, x[:n], s.Step, limit, least)
 		case Triton:
-			level.Quantize(vec.MultiplyAway, codes, x[:n], mufu.Rcp(s.Step), limit, least)
+			level.l.Quantize(vec.MultiplyAway, codes, x[:n], mufu.Rcp(s.Step), limit, least)
 		case Fused:
-			level.Quantize(vec.MultiplyEven, codes, x[:n], s.inverse, limit, least)
+			level.l.Quantize(vec.MultiplyEven, codes, x[:n], s.inverse, limit, least)
 		}
 	}
 	s.Quantize(codes[n:], x[n:])

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
-	"github.com/sageacc/sageacc/emulate/internal/vec"
 )
 
 // hardRows are rows of d channels with values from every binade and of every kind.
@@ -42,7 +41,7 @@ func sameFloats[T float32 | float64](a, b []T) bool {
 // What the levels do with rows of V and K is what the portable code does.
 func TestRowsAtLevels(t *testing.T) {
 	r := rand.New(rand.NewPCG(4, 5))
-	for _, level := range vec.Levels() {
+	for _, level := range Levels() {
 		for _, d := range []int{16, 64, 128, 20} {
 			for n := range 60 {
 				const rows = 48
@@ -52,7 +51,7 @@ func TestRowsAtLevels(t *testing.T) {
 						x[i] = 0 // a channel of zeros
 					}
 				}
-				if got, want := FiniteAt(level, x), FiniteAt(vec.Portable, x); got != want {
+				if got, want := FiniteAt(level, x), FiniteAt(Level{}, x); got != want {
 					t.Fatalf("%s: FiniteAt = %v, want %v", level, got, want)
 				}
 				a, b := NewChannelMean(d), NewChannelMean(d)
@@ -83,11 +82,11 @@ func TestRowsAtLevels(t *testing.T) {
 }
 
 // encodeBoth holds EncodeAt to Encode.
-func encodeBoth(t *testing.T, what string, level vec.Level, v *Values, x []float32) {
+func encodeBoth(t *testing.T, what string, level Level, v *Values, x []float32) {
 	t.Helper()
 	got := make([]uint8, len(x))
 	ok := v.EncodeAt(level, got, x)
-	fast := !level.Narrow() && v.d%16 == 0 && (v.dtype == E4M3 || v.dtype == E5M2)
+	fast := !level.l.Narrow() && v.d%16 == 0 && (v.dtype == E4M3 || v.dtype == E5M2)
 	if ok && !fast {
 		t.Fatalf("%s: EncodeAt did what it has no instructions for", what)
 	}
@@ -111,7 +110,7 @@ func encodeBoth(t *testing.T, what string, level vec.Level, v *Values, x []float
 // Every FP16 and BF16 value as an element of V, scaled as it is and by a half.
 func TestEncodeEveryValue(t *testing.T) {
 	const d = 16
-	for _, level := range vec.Levels() {
+	for _, level := range Levels() {
 		for _, dtype := range []format.DType{format.FP16, format.BF16} {
 			x := make([]float32, 0, 1<<16)
 			for b := range uint32(1 << 16) {
@@ -140,11 +139,11 @@ func TestEncodeEveryValue(t *testing.T) {
 // every binade.
 func TestGroupsAtLevels(t *testing.T) {
 	r := rand.New(rand.NewPCG(6, 7))
-	for _, level := range vec.Levels() {
+	for _, level := range Levels() {
 		for round := range 40 {
 			for _, n := range []int{0, 1, 14, 15, 16, 17, 31, 32, 33, 64, 127, 200} {
-				x := hardRows(r, 1, n, true)
-				if round%4 == 0 {
+				x := hardRows(r, 1, n, round%5 != 0)
+				if round%4 == 1 {
 					for i := range x { // of one size
 						x[i] = float32(r.NormFloat64()) * 100
 					}
@@ -156,7 +155,7 @@ func TestGroupsAtLevels(t *testing.T) {
 				for _, style := range []Style{Paper, Triton, Fused} {
 					for _, bits := range []int{4, 8} {
 						for own := StyleRounding; own <= TowardZero; own++ {
-							for _, m := range []float32{amax, amax / 3, 127, 7, 0} {
+							for _, m := range []float32{amax, amax / 3, 127, 7, 0, float32(math.Inf(1))} {
 								s := NewScale(style, bits, m).Rounded(own)
 								got, want := make([]int8, n), make([]int8, n)
 								s.QuantizeAt(level, got, x)
@@ -176,8 +175,8 @@ func TestGroupsAtLevels(t *testing.T) {
 // Finiteness and differences from means, with every width of a row.
 func TestMeansAtLevels(t *testing.T) {
 	r := rand.New(rand.NewPCG(8, 9))
-	for _, level := range vec.Levels() {
-		for _, d := range []int{1, 3, 8, 15, 16, 17, 32, 48, 64} {
+	for _, level := range Levels() {
+		for _, d := range []int{1, 3, 7, 8, 9, 14, 15, 16, 17, 27, 32, 48, 49, 63, 64} {
 			for round := range 20 {
 				const rows = 5
 				x, mean := hardRows(r, rows, d, true), hardRows(r, 1, d, true)
@@ -185,7 +184,7 @@ func TestMeansAtLevels(t *testing.T) {
 					mean[i] = float32(r.NormFloat64())
 				}
 				for _, style := range []Style{Paper, Triton, Fused} {
-					for _, to := range []format.DType{format.FP16, format.BF16, format.FP32} {
+					for _, to := range []format.DType{format.FP16, format.BF16, format.FP32, format.FP8} {
 						got, want := slices.Clone(x), slices.Clone(x)
 						SubtractMeanAt(level, style, got, mean, to)
 						SubtractMean(style, want, mean, to.Round)
@@ -216,6 +215,85 @@ func TestMeansAtLevels(t *testing.T) {
 					t.Fatalf("%s: %v is finite", level, x)
 				}
 			}
+		}
+	}
+}
+
+// TestLengths: slices that are too short, too long or no whole rows are an error, or as many
+// elements are written as fit, at every level alike; nothing is written beyond.
+func TestLengths(t *testing.T) {
+	r := rand.New(rand.NewPCG(10, 11))
+	const d = 16
+	for _, level := range Levels() {
+		x := hardRows(r, 3, d, true)
+		for _, style := range []Style{Paper, Triton, Fused, TritonBlock} {
+			for own := StyleRounding; own <= TowardZero; own++ {
+				s := NewScale(style, 8, AbsMax(0, x)).Rounded(own)
+				want := make([]int8, len(x))
+				s.Quantize(want, x)
+				for _, n := range []int{0, 1, 15, 16, 17, 47} {
+					for _, long := range []int{n, len(x)} { // codes that are too short, and too long
+						codes := slices.Repeat([]int8{99}, len(x))
+						s.QuantizeAt(level, codes[:n], x[:long])
+						s.QuantizeAt(level, codes[:long], x[:n])
+						if !slices.Equal(codes[:n], want[:n]) || slices.ContainsFunc(codes[n:], func(c int8) bool { return c != 99 }) {
+							t.Errorf("%s: %s, rounding %d, %d codes: %v", level, style, own, n, codes)
+						}
+					}
+				}
+			}
+		}
+		for _, style := range []Style{Fused, Paper} {
+			v := NewValues(style, E4M3, 448, true, 3, d)
+			for _, tc := range []struct {
+				first int
+				x     []float32
+			}{{0, x[:d+1]}, {-16, x}, {1, x[:d]}, {16, x[:d]}, {0, hardRows(r, 4, d, true)}} {
+				if err := v.ScanAt(level, tc.first, tc.x); err == nil {
+					t.Errorf("%s: Scan takes %d elements from token %d on", level, len(tc.x), tc.first)
+				}
+			}
+			if err := v.ScanAt(level, 0, x); err != nil {
+				t.Error(err)
+			}
+			v.Encode(make([]uint16, d), x[:d]) // before Finish: no mean yet
+			v.Finish()
+			want := make([]uint16, d)
+			v.Encode(want, x) // the first row's
+			for _, n := range []int{0, 1, d - 1} {
+				codes := slices.Repeat([]uint16{999}, d)
+				v.Encode(codes[:n], x)
+				v.Encode(codes, x[:n])
+				if !slices.Equal(codes[:n], want[:n]) || slices.ContainsFunc(codes[n:], func(c uint16) bool { return c != 999 }) {
+					t.Errorf("%s: %d codes of V: %v", level, n, codes)
+				}
+			}
+			if v.EncodeAt(level, make([]uint8, 3*d-1), x) || v.EncodeAt(level, make([]uint8, 3*d), x[1:]) {
+				t.Errorf("%s: EncodeAt takes slices of other lengths", level)
+			}
+		}
+		for _, n := range []int{-1, 0} {
+			m := NewChannelMean(n) // one channel
+			m.AddAt(level, x)
+			mean := []float32{0, 99}
+			m.Mean(mean, format.FP32.Round)
+			m.FrameworkMean(mean, format.FP32.Round)
+			if m.n != len(x) || mean[1] != 99 {
+				t.Errorf("%s: %d rows, means %v", level, m.n, mean)
+			}
+			if err := NewValues(Paper, E4M3, 448, false, n, n).ScanAt(level, 0, x[:1]); err == nil {
+				t.Errorf("%s: Scan takes a row of none", level)
+			}
+		}
+		var none ChannelMean
+		none.AddAt(level, x)
+		none.Mean(make([]float32, 2), format.FP32.Round)
+		if err := new(Values).ScanAt(level, 0, x); err == nil || none.n != 0 {
+			t.Errorf("%s: the zero values take rows", level)
+		}
+		got := slices.Clone(x)
+		if SubtractMeanAt(level, Paper, got, nil, format.FP32); !slices.Equal(got, x) {
+			t.Errorf("%s: a mean of no channels was subtracted", level)
 		}
 	}
 }

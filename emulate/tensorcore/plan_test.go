@@ -150,6 +150,9 @@ func TestFastSteps(t *testing.T) {
 	if !isFinite(1) || isFinite(float32(math.Inf(-1))) || isFinite(float32(math.NaN())) {
 		t.Error("isFinite")
 	}
+	if _, ok := u.exactStep(0, []float64{0x1p-63}, []float64{0x1p-63 - 0x1p-87}); ok {
+		t.Error("an exact sum just below 2^-126 is converted")
+	}
 	// Exact sums below 2^-126 are the definition's, but to FP16.
 	for _, tc := range []struct {
 		x  float64

@@ -184,6 +184,9 @@ func TestTable(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want[name])
 		}
 		delete(want, name)
+		if slices.ContainsFunc(u.Steps, func(ks []int) bool { return len(ks) == 0 }) {
+			t.Errorf("%s: a step of nothing", name)
+		}
 		reported := strings.Contains(blackwell, u.Arch) || u.Arch == "sm_100" && strings.Contains(short, u.Instruction)
 		if reported = reported && u.C != S32; u.Reported() != reported {
 			t.Errorf("%s: reported %v", name, u.Reported())

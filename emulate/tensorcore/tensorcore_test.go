@@ -313,7 +313,7 @@ func TestValidate(t *testing.T) {
 		}
 	}
 	for _, ok := range []func(*Unit){
-		func(u *Unit) { u.FractionBits = 1 }, func(u *Unit) { u.FractionBits = MaxFractionBits },
+		func(u *Unit) { u.FractionBits = 1 }, func(u *Unit) { u.FractionBits = MaxFractionBits }, func(u *Unit) { u.Out = FP22Nearest },
 		func(u *Unit) { u.A, u.Out, u.C, u.FractionBits = S8, Int32, S32, Exact },
 		func(u *Unit) { u.A = FP32 }, func(u *Unit) { u.K, u.Steps = MaxK, Consecutive(MaxK, 1) },
 		func(u *Unit) { u.K, u.Steps = 1, Consecutive(1, 1) },

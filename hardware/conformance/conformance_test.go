@@ -129,7 +129,7 @@ func TestWrongModel(t *testing.T) {
 		func(c *Case) { c.PVAccum = "fp32+fp16" },
 		func(c *Case) { c.Granularity = "per-warp" },
 		func(c *Case) { c.Causal = true },
-		func(c *Case) { c.SMScale = 0.3 },
+		func(c *Case) { c.SMScale = new(0.3) },
 		func(c *Case) { f := false; c.SmoothK = &f },
 	} {
 		c := cases[0]

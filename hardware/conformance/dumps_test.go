@@ -33,11 +33,8 @@ func (c *Case) asDump(t *testing.T) (*layerdumps.Dump, *emulate.Kernel) {
 	if c.Mask != "" {
 		names["mask"] = c.Mask
 	}
-	scale, align := c.SMScale, c.CausalAlign
-	opt := layerdumps.Options{Causal: &c.Causal, SMScale: &scale, CausalAlign: &align, Softcap: &c.Softcap, Names: names}
-	if c.SMScale == 0 {
-		opt.SMScale = nil
-	}
+	align := c.CausalAlign
+	opt := layerdumps.Options{Causal: &c.Causal, SMScale: c.SMScale, CausalAlign: &align, Softcap: &c.Softcap, Names: names}
 	if c.Window != nil {
 		opt.Window = &layerdumps.Window{Left: c.Window[0], Right: c.Window[1]}
 	}

@@ -63,3 +63,45 @@ func TestWrongFieldKernel(t *testing.T) {
 		}
 	}
 }
+
+// TestFieldAlternatives: the recordings tell FlashAttention-3's way of splitting the keys from
+// FlashAttention-2's, and the unsigned offset of a diagonal from the one that was meant.
+func TestFieldAlternatives(t *testing.T) {
+	cases, err := Load(field, regexp.MustCompile("^attention "))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, wrong := range map[string]func(*Case) bool{
+		"splits": func(c *Case) bool {
+			c.Set = []string{"tiles.combine=fa2"}
+			return c.Kernel == "fa3" && c.NumSplits > 1
+		},
+		"no splits": func(c *Case) bool {
+			n := c.NumSplits
+			c.NumSplits = 0
+			return c.Kernel == "fa3" && n > 1
+		},
+		"diagonal": func(c *Case) bool {
+			a := c.CausalAlign
+			c.CausalAlign = "bottom-right"
+			return a == "bottom-right-unsigned"
+		},
+	} {
+		var right, changed []Case
+		for _, c := range cases {
+			x := c
+			if wrong(&x) {
+				right, changed = append(right, c), append(changed, x)
+			}
+		}
+		for i, list := range [][]Case{right, changed} {
+			rep, err := Run(t.Context(), list, 2, nil)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if i == 0 && (rep.Passed != len(right) || len(right) < 4) || i == 1 && rep.Failed < len(right)/2 {
+				t.Errorf("%s: of %d cases, changed %v, %d pass, %d fail, %d are skipped", name, len(list), i == 1, rep.Passed, rep.Failed, rep.Skipped)
+			}
+		}
+	}
+}

@@ -64,8 +64,8 @@ type Case struct {
 	SmoothK     *bool            `json:"smooth_k,omitempty"`
 	SmoothV     bool             `json:"smooth_v,omitempty"`
 	Causal      bool             `json:"causal,omitempty"`
-	// SMScale is 0 where the line has none: 1/sqrt(head_dim).
-	SMScale float64 `json:"sm_scale,omitempty"`
+	// SMScale is nil where the line has none: 1/sqrt(head_dim).
+	SMScale *float64 `json:"sm_scale,omitempty"`
 	// Tensor says what a quantize case expects: q_int8, q_scale, k_int8, k_scale,
 	// k_mean, v_fp8, v_scale or v_mean.
 	Tensor string `json:"tensor,omitempty"`

@@ -163,7 +163,7 @@ func (c *Case) sequence(ctx context.Context, f file, p *varlen, k *emulate.Kerne
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.Name, err)
 		}
-		q := k.Query(emulate.QInput{Q: packedRows(p.q, p.queries[i], h), Len: nq, Causal: c.Causal, Scale: c.SMScale}, kv, &ws)
+		q := k.Query(emulate.QInput{Q: packedRows(p.q, p.queries[i], h), Len: nq, Causal: c.Causal, Scale: c.scale(), Group: heads / p.k.Shape[1], Member: h % (heads / p.k.Shape[1])}, kv, &ws)
 		for b := range k.Blocks(nq) {
 			if err := ctx.Err(); err != nil {
 				return err

@@ -162,170 +162,228 @@ func (u *Unit) tile(r *rand.Rand, index int, a, b, c []uint32) {
 		u.integers(r, index, a, b, c)
 		return
 	}
-	top, smallest := limits(u.a)
-	half := u.c == tensorcore.FP16
-	// wide is 2^x with a random sign, x uniform.
-	wide := func(lo, hi float64) float64 {
-		return math.Copysign(strictmath.Exp2(lo+float64(r.Float64()*(hi-lo))), sign(r))
-	}
-	// pick is one range for an FP16 accumulator, another for an FP32 one.
-	pick := func(lo16, hi16, lo32, hi32 float64) float64 {
-		if half {
-			return wide(lo16, hi16)
-		}
-		return wide(lo32, hi32)
-	}
-	fill := func(o tensorcore.Operand, x []uint32, f func() float64) {
-		for i := range x {
-			x[i] = encode(o, f())
-		}
-	}
-	normal := r.NormFloat64
-	zeroSign := func() float64 { return math.Copysign(0, sign(r)) }
-	class := index % classes
-	switch class {
+	t := &tile{u: u, r: r, a: a, b: b, c: c, half: u.c == tensorcore.FP16}
+	t.top, t.smallest = limits(u.a)
+	switch class := index % classes; class {
 	case 0:
-		for _, x := range [][]uint32{a, b} {
-			for i := range x {
-				x[i] = finiteBits(r, u.a)
-			}
-		}
-		if half {
-			for i := range c {
-				c[i] = finiteBits(r, u.c)
-			}
-		} else {
-			fill(u.c, c, func() float64 { return wide(-20, 20) })
-		}
+		t.anyBits()
 	case 2:
-		lo, hi, c32 := smallest, smallest+5, -40.0
-		some := 1.0
-		if u.a == tensorcore.BF16 {
-			// A few products about as small as the accumulator can be.
-			lo, hi, c32, some = -85, -60, -100, 0.2
-		}
-		tiny := func() float64 {
-			if r.Float64() >= some {
-				return 0
-			}
-			return wide(lo, hi)
-		}
-		fill(u.a, a, tiny)
-		some = 1
-		fill(u.a, b, tiny)
-		fill(u.c, c, func() float64 {
-			if r.Float64() < 0.3 {
-				return 0
-			}
-			return pick(-24, -14, -149, c32)
-		})
+		t.tiny()
 	case 3:
-		fill(u.a, a, func() float64 { return wide(top-6, top) })
-		fill(u.a, b, func() float64 { return wide(top-6, top) })
-		fill(u.c, c, func() float64 { return pick(8, 16, 20, 127.9) })
+		t.overflow()
 	case 6:
-		fill(u.a, a, normal)
-		fill(u.a, b, normal)
-		fill(u.c, c, func() float64 {
-			if r.Float64() < 0.2 {
-				return 0
-			}
-			return wide(-14, -2)
-		})
-		// The second half of the terms undoes the first, but for a few.
-		p := r.Perm(u.k)
-		sign := uint32(1) << (bits(u.a) - 1)
-		for i := range u.k / 2 {
-			from, to := p[i], p[u.k/2+i]
-			for row := 0; row < len(a); row += u.k {
-				a[row+to] = a[row+from] ^ sign
-				if r.Float64() < 0.1 {
-					a[row+to] ^= 1
-				}
-			}
-			for row := 0; row < len(b); row += u.k {
-				b[row+to] = b[row+from]
-			}
-		}
+		t.cancellation()
 	case 7:
-		sparse := func(part float64) func() float64 {
-			return func() float64 {
-				if r.Float64() < part {
-					return normal()
-				}
-				return zeroSign()
-			}
-		}
-		fill(u.a, a, sparse(0.05))
-		fill(u.a, b, sparse(0.3))
-		fill(u.c, c, sparse(0.1))
+		t.zeros()
 	case 9:
-		on := 4.0
-		if r.Float64() < 0.3 {
-			on = 0
-		}
-		fill(u.a, a, func() float64 { return on * normal() })
-		fill(u.a, b, func() float64 { return 4 * normal() })
-		fill(u.c, c, func() float64 { return specials[r.IntN(len(specials))] })
+		t.special()
 	case 10:
-		few := func(part float64) func() float64 {
-			return func() float64 {
-				if r.Float64() >= part {
-					return 0
-				}
-				return wide(smallest, top)
+		t.few()
+	case 11:
+		t.attention()
+	default: // 1, 4, 5, 8
+		t.normal(class)
+	}
+}
+
+// tile is a tile of operands of a floating-point instruction in the making.
+type tile struct {
+	u       *Unit
+	r       *rand.Rand
+	a, b, c []uint32
+	// top and smallest are limits of the operands; half says that the accumulator is FP16.
+	top, smallest float64
+	half          bool
+}
+
+// wide is 2^x with a random sign, x uniform.
+func (t *tile) wide(lo, hi float64) float64 {
+	return math.Copysign(strictmath.Exp2(lo+float64(t.r.Float64()*(hi-lo))), sign(t.r))
+}
+
+// pick is one range for an FP16 accumulator, another for an FP32 one.
+func (t *tile) pick(lo16, hi16, lo32, hi32 float64) float64 {
+	if t.half {
+		return t.wide(lo16, hi16)
+	}
+	return t.wide(lo32, hi32)
+}
+
+func (t *tile) fill(o tensorcore.Operand, x []uint32, f func() float64) {
+	for i := range x {
+		x[i] = encode(o, f())
+	}
+}
+
+func (t *tile) zeroSign() float64 { return math.Copysign(0, sign(t.r)) }
+
+// anyBits: any finite bits.
+func (t *tile) anyBits() {
+	for _, x := range [][]uint32{t.a, t.b} {
+		for i := range x {
+			x[i] = finiteBits(t.r, t.u.a)
+		}
+	}
+	if t.half {
+		for i := range t.c {
+			t.c[i] = finiteBits(t.r, t.u.c)
+		}
+	} else {
+		t.fill(t.u.c, t.c, func() float64 { return t.wide(-20, 20) })
+	}
+}
+
+// tiny: tiny operands and addends.
+func (t *tile) tiny() {
+	lo, hi, c32 := t.smallest, t.smallest+5, -40.0
+	some := 1.0
+	if t.u.a == tensorcore.BF16 {
+		// A few products about as small as the accumulator can be.
+		lo, hi, c32, some = -85, -60, -100, 0.2
+	}
+	tiny := func() float64 {
+		if t.r.Float64() >= some {
+			return 0
+		}
+		return t.wide(lo, hi)
+	}
+	t.fill(t.u.a, t.a, tiny)
+	some = 1
+	t.fill(t.u.a, t.b, tiny)
+	t.fill(t.u.c, t.c, func() float64 {
+		if t.r.Float64() < 0.3 {
+			return 0
+		}
+		return t.pick(-24, -14, -149, c32)
+	})
+}
+
+// overflow: sums that overflow.
+func (t *tile) overflow() {
+	t.fill(t.u.a, t.a, func() float64 { return t.wide(t.top-6, t.top) })
+	t.fill(t.u.a, t.b, func() float64 { return t.wide(t.top-6, t.top) })
+	t.fill(t.u.c, t.c, func() float64 { return t.pick(8, 16, 20, 127.9) })
+}
+
+// cancellation: terms that cancel.
+func (t *tile) cancellation() {
+	t.fill(t.u.a, t.a, t.r.NormFloat64)
+	t.fill(t.u.a, t.b, t.r.NormFloat64)
+	t.fill(t.u.c, t.c, func() float64 {
+		if t.r.Float64() < 0.2 {
+			return 0
+		}
+		return t.wide(-14, -2)
+	})
+	// The second half of the terms undoes the first, but for a few.
+	p := t.r.Perm(t.u.k)
+	sign := uint32(1) << (bits(t.u.a) - 1)
+	for i := range t.u.k / 2 {
+		from, to := p[i], p[t.u.k/2+i]
+		for row := 0; row < len(t.a); row += t.u.k {
+			t.a[row+to] = t.a[row+from] ^ sign
+			if t.r.Float64() < 0.1 {
+				t.a[row+to] ^= 1
 			}
 		}
-		fill(u.a, a, few(0.2))
-		fill(u.a, b, few(0.5))
-		fill(u.c, c, func() float64 {
-			if r.Float64() < 0.3 {
+		for row := 0; row < len(t.b); row += t.u.k {
+			t.b[row+to] = t.b[row+from]
+		}
+	}
+}
+
+// zeros: signed zeros.
+func (t *tile) zeros() {
+	sparse := func(part float64) func() float64 {
+		return func() float64 {
+			if t.r.Float64() < part {
+				return t.r.NormFloat64()
+			}
+			return t.zeroSign()
+		}
+	}
+	t.fill(t.u.a, t.a, sparse(0.05))
+	t.fill(t.u.a, t.b, sparse(0.3))
+	t.fill(t.u.c, t.c, sparse(0.1))
+}
+
+// special: special addends.
+func (t *tile) special() {
+	on := 4.0
+	if t.r.Float64() < 0.3 {
+		on = 0
+	}
+	t.fill(t.u.a, t.a, func() float64 { return on * t.r.NormFloat64() })
+	t.fill(t.u.a, t.b, func() float64 { return 4 * t.r.NormFloat64() })
+	t.fill(t.u.c, t.c, func() float64 { return specials[t.r.IntN(len(specials))] })
+}
+
+// few: few terms of wide exponents.
+func (t *tile) few() {
+	few := func(part float64) func() float64 {
+		return func() float64 {
+			if t.r.Float64() >= part {
 				return 0
 			}
-			return pick(-24, 15.9, -30, 30)
-		})
-	case 11:
-		p := 448.0
-		if u.a == tensorcore.FP16 || u.a == tensorcore.BF16 {
-			p = 1
+			return t.wide(t.smallest, t.top)
 		}
-		v := 448.0
-		if r.Float64() < 0.5 {
-			v = 2.25
+	}
+	t.fill(t.u.a, t.a, few(0.2))
+	t.fill(t.u.a, t.b, few(0.5))
+	t.fill(t.u.c, t.c, func() float64 {
+		if t.r.Float64() < 0.3 {
+			return 0
 		}
-		fill(u.a, a, func() float64 { return p * strictmath.Exp2(-8*r.Float64()) })
-		fill(u.a, b, func() float64 { return normal() * v / 3 })
-		fill(u.c, c, func() float64 { return normal() * strictmath.Exp2(12*r.Float64()) })
-	default: // 1, 4, 5, 8
-		fill(u.a, a, normal)
-		fill(u.a, b, normal)
-		switch class {
-		case 4:
-			fill(u.c, c, func() float64 { return pick(4, 15.9, 5, 40) })
-		case 5:
-			fill(u.c, c, func() float64 { return pick(-24, -4, -60, -5) })
-		default:
-			fill(u.c, c, normal)
-		}
-		if class != 8 {
-			break
-		}
-		// A few values that are not finite. E4M3 has no infinity: encode gives its
-		// largest value.
-		sprinkle := func(o tensorcore.Operand, x []uint32, part float64) {
-			for i := range x {
-				if r.Float64() < part {
-					x[i] = encode(o, []float64{math.NaN(), inf, -inf}[r.IntN(3)])
-					if o == tensorcore.E5M2 && x[i]&0x7f != 0x7f {
-						x[i] = x[i]&0x80 | uint32(format.E5M2Inf)
-					}
+		return t.pick(-24, 15.9, -30, 30)
+	})
+}
+
+// attention: values as in attention.
+func (t *tile) attention() {
+	p := 448.0
+	if t.u.a == tensorcore.FP16 || t.u.a == tensorcore.BF16 {
+		p = 1
+	}
+	v := 448.0
+	if t.r.Float64() < 0.5 {
+		v = 2.25
+	}
+	t.fill(t.u.a, t.a, func() float64 { return p * strictmath.Exp2(-8*t.r.Float64()) })
+	t.fill(t.u.a, t.b, func() float64 { return t.r.NormFloat64() * v / 3 })
+	t.fill(t.u.c, t.c, func() float64 { return t.r.NormFloat64() * strictmath.Exp2(12*t.r.Float64()) })
+}
+
+// normal: normal values, and with them an addend that dominates, one that vanishes, or NaN and
+// infinities among the operands.
+func (t *tile) normal(class int) {
+	t.fill(t.u.a, t.a, t.r.NormFloat64)
+	t.fill(t.u.a, t.b, t.r.NormFloat64)
+	switch class {
+	case 4:
+		t.fill(t.u.c, t.c, func() float64 { return t.pick(4, 15.9, 5, 40) })
+	case 5:
+		t.fill(t.u.c, t.c, func() float64 { return t.pick(-24, -4, -60, -5) })
+	default:
+		t.fill(t.u.c, t.c, t.r.NormFloat64)
+	}
+	if class != 8 {
+		return
+	}
+	// A few values that are not finite. E4M3 has no infinity: encode gives its
+	// largest value.
+	sprinkle := func(o tensorcore.Operand, x []uint32, part float64) {
+		for i := range x {
+			if t.r.Float64() < part {
+				x[i] = encode(o, []float64{math.NaN(), inf, -inf}[t.r.IntN(3)])
+				if o == tensorcore.E5M2 && x[i]&0x7f != 0x7f {
+					x[i] = x[i]&0x80 | uint32(format.E5M2Inf)
 				}
 			}
 		}
-		sprinkle(u.a, a, 0.01)
-		sprinkle(u.a, b, 0.005)
-		sprinkle(u.c, c, 0.05)
 	}
+	sprinkle(t.u.a, t.a, 0.01)
+	sprinkle(t.u.a, t.b, 0.005)
+	sprinkle(t.u.c, t.c, 0.05)
 }
 
 func (u *Unit) integers(r *rand.Rand, index int, a, b, c []uint32) {

@@ -17,10 +17,12 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/hardware/conformance"
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/hardware/validate"
+	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
@@ -61,6 +63,7 @@ func (s *Set) Unit(p *probe.Probes, u *probe.Unit, results int, seed uint64) err
 	}
 	meta := map[string]string{
 		"device": s.Device, "arch": s.Arch, "instruction": u.Instruction, "source": "kernels/probes", "seed": fmt.Sprint(seed),
+		"tool": version.Get().String(),
 	}
 	c := conformance.Case{Arch: s.Arch, Instruction: u.Instruction}
 	var ts []safetensors.Tensor
@@ -136,7 +139,8 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 	if err != nil {
 		return err
 	}
-	line.Causal, line.SMScale = l.Causal, l.Scale()
+	scale := l.Scale()
+	line.Causal, line.SMScale = l.Causal, &scale
 	line.Expect = "o/" + m.Name
 	ts := []safetensors.Tensor{tensor("q", &l.Q), tensor("k", &l.K), tensor("v", &l.V)}
 	o, err := layerdumps.NewTensor(line.Expect, l.Q.DType, l.Q.Shape(), got["o"])
@@ -153,7 +157,7 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 		lines = append(lines, line)
 		s.Results += int64(len(lse) / 4)
 	}
-	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name}
+	meta := map[string]string{"device": s.Device, "arch": s.Arch, "kernel": m.Name, "inputs": c.Name, "tool": version.Get().String()}
 	if l.Synthetic != "" {
 		meta["synthetic"] = l.Synthetic
 	}
@@ -164,7 +168,7 @@ func (s *Set) one(ctx context.Context, r validate.Runner, m *manifest.Manifest, 
 }
 
 func tensor(name string, t *layerdumps.Tensor) safetensors.Tensor {
-	dtype := map[layerdumps.DType]string{layerdumps.F16: "F16", layerdumps.BF16: "BF16", layerdumps.F32: "F32"}[t.DType]
+	dtype := map[format.DType]string{format.FP16: "F16", format.BF16: "BF16", format.FP32: "F32"}[t.DType]
 	shape := t.Shape()
 	return safetensors.Tensor{Name: name, DType: dtype, Shape: shape[:], Data: t.Bytes()}
 }

@@ -32,7 +32,7 @@ func (e emulated) Check(l *layerdumps.Layer) error { return validate.Check(e.m, 
 func (e emulated) Run(l *layerdumps.Layer, _ map[string][]byte) (map[string][]byte, error) {
 	out := map[string][]byte{}
 	d := l.Q.Dim
-	dtype := format.DType(l.Q.DType)
+	dtype := l.Q.DType
 	o, lse := make([]float32, e.k.Tiling().BlockQ*d), make([]float32, e.k.Tiling().BlockQ)
 	for b := range l.Q.Batch {
 		for h := range l.Q.Heads {
@@ -165,7 +165,7 @@ func TestKernelKeepsEveryCase(t *testing.T) {
 	for i, name := range []string{"a/b", "a b", "A b", "a-b_2", "a-b"} {
 		data := make([]byte, 2*2*64)
 		data[1] = 0x3c + byte(i)
-		x, err := layerdumps.NewTensor(name, layerdumps.F16, [4]int{1, 1, 2, 64}, data)
+		x, err := layerdumps.NewTensor(name, format.FP16, [4]int{1, 1, 2, 64}, data)
 		if err != nil {
 			t.Fatal(err)
 		}

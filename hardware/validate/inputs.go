@@ -45,9 +45,9 @@ func ParseShape(text string) (Shape, error) {
 	if s.Heads%s.KVHeads != 0 {
 		return s, fmt.Errorf("shape %q: %d query heads do not divide into %d kv heads", text, s.Heads, s.KVHeads)
 	}
-	const elements = 1 << 31
+	const elements int64 = 1 << 31
 	for _, n := range []int{s.Queries, s.Keys} {
-		if s.Batch > elements/s.Heads || s.Batch*s.Heads > elements/(n*s.HeadDim) {
+		if heads := int64(s.Batch) * int64(s.Heads); heads > elements || heads > elements/(int64(n)*int64(s.HeadDim)) {
 			return s, fmt.Errorf("shape %q: more than 2^31 elements", text)
 		}
 	}
@@ -241,9 +241,9 @@ func generate(name string, s Shape, dist Distribution, causal bool, dtype string
 	q := tensor{s.Batch * s.Heads, s.Queries, make([]byte, 2*s.Batch*s.Heads*s.Queries*d)}
 	k := tensor{s.Batch * s.KVHeads, s.Keys, make([]byte, 2*s.Batch*s.KVHeads*s.Keys*d)}
 	v := tensor{k.heads, k.n, make([]byte, len(k.data))}
-	encode, kind := format.FP16.Bits, layerdumps.F16
+	encode, kind := format.FP16.Bits, format.FP16
 	if dtype == "bf16" {
-		encode, kind = format.BF16.Bits, layerdumps.BF16
+		encode, kind = format.BF16.Bits, format.BF16
 	}
 	put := func(t *tensor, i int, x []float32) {
 		out := t.data[2*i*t.n*d:]

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/kernels/launch"
 	"github.com/sageacc/sageacc/kernels/manifest"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -70,9 +71,9 @@ func problem(l *layerdumps.Layer) (manifest.Problem, error) {
 		Causal: l.Causal, Scale: l.Scale(),
 	}
 	switch l.Q.DType {
-	case layerdumps.F16:
+	case format.FP16:
 		p.DType = "f16"
-	case layerdumps.BF16:
+	case format.BF16:
 		p.DType = "bf16"
 	default:
 		return p, fmt.Errorf("%w: a kernel takes FP16 or BF16", manifest.ErrUnsupported)

@@ -285,7 +285,7 @@ func sameBits(dtype format.DType, a, b uint32) bool {
 func (e *emulated) compare(got map[string][]byte, res *Result) {
 	l := e.l
 	n, d := l.Q.Tokens, l.Q.Dim
-	dtype := format.DType(l.Q.DType)
+	dtype := l.Q.DType
 	o := got["o"]
 	res.Elements = int64(len(e.o))
 	for i, want := range e.o {

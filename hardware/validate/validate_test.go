@@ -14,6 +14,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/program"
 
 	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/kernels"
 	"github.com/sageacc/sageacc/kernels/manifest"
@@ -425,7 +426,7 @@ func TestStageShapes(t *testing.T) {
 // A layer in FP32 is no fault.
 func TestFP32IsSkipped(t *testing.T) {
 	m, cfg := load(t, "sage2-8b-sm90")
-	x, err := layerdumps.NewTensor("x", layerdumps.F32, [4]int{1, 1, 3, 64}, make([]byte, 4*3*64))
+	x, err := layerdumps.NewTensor("x", format.FP32, [4]int{1, 1, 3, 64}, make([]byte, 4*3*64))
 	if err != nil {
 		t.Fatal(err)
 	}

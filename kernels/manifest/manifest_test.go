@@ -392,7 +392,7 @@ func FuzzRead(f *testing.F) {
 			return
 		}
 		for name, n := range p.Sizes {
-			if n < 0 || n > 4*maxBytes {
+			if n < 0 || int64(n) > 4*int64(maxBytes) {
 				t.Errorf("buffer %s has %d bytes", name, n)
 			}
 		}

@@ -54,7 +54,7 @@ type PlannedArg struct {
 }
 
 // maxBytes bounds a buffer: no GPU has more.
-const maxBytes = 1 << 40
+const maxBytes = min(1<<40, math.MaxInt)
 
 // ErrUnsupported is in the error of a problem that a kernel does not take, by its
 // manifest's head_dims and dtypes. Any other error is a fault of the manifest.
@@ -195,7 +195,7 @@ func argument(text string, plan *Plan, vars map[string]constant.Value, scale flo
 	case "i32", "i64":
 		limit := 1<<31 - 1
 		if kind == "i64" {
-			limit = math.MaxInt / 2
+			limit = min(1<<62, math.MaxInt)
 		}
 		n, err := integer(rest, vars, -limit, limit)
 		return PlannedArg{Type: kind, Int: int64(n)}, err

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"math"
 
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
 )
@@ -298,12 +299,12 @@ type values struct {
 	finite     int
 }
 
-func newValues(d layerdumps.DType) *values {
+func newValues(d format.DType) *values {
 	v := &values{minNormal: 0x1p-126, min: math.MaxFloat32, max: -math.MaxFloat32}
 	switch d {
-	case layerdumps.F16, layerdumps.E5M2:
+	case format.FP16, format.FP8Wide:
 		v.minNormal = 0x1p-14
-	case layerdumps.E4M3:
+	case format.FP8:
 		v.minNormal = 0x1p-6
 	}
 	return v

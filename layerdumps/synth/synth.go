@@ -87,8 +87,11 @@ func Named(name string) (Profile, error) {
 // Options are the size and seed of a dump.
 type Options struct {
 	Layers, Heads, Tokens, HeadDim int
-	Causal                         bool
-	Seed                           uint64
+	// Queries keeps the first rows of Q alone, of layers that are not causal; 0 keeps all.
+	// K and V are the same either way.
+	Queries int
+	Causal  bool
+	Seed    uint64
 }
 
 // Validate reports sizes that make no dump, by the names of the flags.
@@ -101,10 +104,24 @@ func (o *Options) Validate() error {
 			return fmt.Errorf("--%s is %d: want 1 to %d", f.name, f.v, f.max)
 		}
 	}
+	switch {
+	case o.Queries < 0 || o.Queries > o.Tokens:
+		return fmt.Errorf("--queries is %d: want 1 to the %d tokens, or 0 for all", o.Queries, o.Tokens)
+	case o.Queries != 0 && o.Causal:
+		return fmt.Errorf("--queries is for layers that are not causal")
+	}
 	if n := o.Layers * o.Heads; int64(n) > int64(1)<<33/(6*int64(o.Tokens)*int64(o.HeadDim)) {
 		return fmt.Errorf("--layers, --heads, --tokens, --head-dim: %d layers of %d heads x %d x %d are more than 8 GiB", o.Layers, o.Heads, o.Tokens, o.HeadDim)
 	}
 	return nil
+}
+
+// queries is how many rows of Q are kept.
+func (o *Options) queries() int {
+	if o.Queries > 0 {
+		return o.Queries
+	}
+	return o.Tokens
 }
 
 // Describe is what a dump says of itself in its metadata.
@@ -123,11 +140,13 @@ func write(ctx context.Context, path string, p Profile, o Options, kept int) err
 	if err := o.Validate(); err != nil {
 		return err
 	}
+	rows := [3]int{o.queries(), o.Tokens, o.Tokens}
 	var ts []safetensors.Tensor
-	shape := []int{1, o.Heads, o.Tokens, o.HeadDim}
 	for i := range o.Layers {
-		for _, role := range []string{"q", "k", "v"} {
-			ts = append(ts, safetensors.Tensor{Name: fmt.Sprintf("layers.%d.attn.%s", i, role), DType: "F16", Shape: shape})
+		for role, name := range []string{"q", "k", "v"} {
+			ts = append(ts, safetensors.Tensor{
+				Name: fmt.Sprintf("layers.%d.attn.%s", i, name), DType: "F16", Shape: []int{1, o.Heads, rows[role], o.HeadDim},
+			})
 		}
 	}
 	w, err := safetensors.Create(path, map[string]string{
@@ -142,7 +161,7 @@ func write(ctx context.Context, path string, p Profile, o Options, kept int) err
 		g := generator{ctx: ctx, p: p, o: o, pcg: pcg, r: rand.New(pcg), kept: kept}
 		for h := range o.Heads {
 			for role := range g.write {
-				offset := int64(h) * int64(o.Tokens) * int64(2*o.HeadDim)
+				offset := int64(h) * int64(rows[role]) * int64(2*o.HeadDim)
 				g.write[role] = func(row int, b []byte) error {
 					return w.WriteAt(3*i+role, b, offset+int64(row)*int64(2*o.HeadDim))
 				}
@@ -300,12 +319,12 @@ func (g *generator) head() error {
 		}
 		// The queries that look for one of these keys, and once those that look for none.
 		mine := func(j int32) bool { return lo <= int(j) && int(j) < hi || j < 0 && lo == 0 }
-		if !slices.ContainsFunc(peaks, mine) {
+		if !slices.ContainsFunc(peaks[:g.o.queries()], mine) {
 			continue
 		}
 		state := q
 		qr := rand.New(&state)
-		err = g.chunks(0, n, func(from, to int) error {
+		err = g.chunks(0, g.o.queries(), func(from, to int) error {
 			x := g.buf[:(to-from)*d]
 			g.normal(qr, x, p.QScale, a)
 			start := from

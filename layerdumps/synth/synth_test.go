@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -49,6 +50,33 @@ func TestReproducible(t *testing.T) {
 	o.Seed = 4
 	if bytes.Equal(a, read(o)) {
 		t.Error("another seed gives the same dump")
+	}
+}
+
+// TestQueries: few queries are the first of many, and the keys stay what they are.
+func TestQueries(t *testing.T) {
+	for _, profile := range []string{"sink", "peaky"} {
+		o := synth.Options{Layers: 1, Heads: 2, Tokens: 50, HeadDim: 16, Seed: 3}
+		_, all := write(t, profile, o)
+		o.Queries = 7
+		_, few := write(t, profile, o)
+		a, b := &all.Layers[0], &few.Layers[0]
+		if b.Q.Tokens != 7 || b.K.Tokens != 50 || b.V.Tokens != 50 {
+			t.Fatalf("%d queries, %d keys, %d values", b.Q.Tokens, b.K.Tokens, b.V.Tokens)
+		}
+		for h := range o.Heads {
+			for _, x := range []struct {
+				all, few *layerdumps.Tensor
+				n        int
+			}{{&a.Q, &b.Q, 7}, {&a.K, &b.K, 50}, {&a.V, &b.V, 50}} {
+				want, got := make([]float32, x.n*16), make([]float32, x.n*16)
+				x.all.Rows(0, h, 0, x.n, want)
+				x.few.Rows(0, h, 0, x.n, got)
+				if !slices.Equal(got, want) {
+					t.Errorf("%s, head %d: other values", profile, h)
+				}
+			}
+		}
 	}
 }
 
@@ -160,6 +188,8 @@ func TestErrors(t *testing.T) {
 		"--heads is -1":     func(o *synth.Options) { o.Heads = -1 },
 		"--tokens is 0":     func(o *synth.Options) { o.Tokens = 0 },
 		"--head-dim is 129": func(o *synth.Options) { o.HeadDim = 129 },
+		"--queries is 5":    func(o *synth.Options) { o.Queries = 5 },
+		"--queries is for":  func(o *synth.Options) { o.Queries, o.Causal = 2, true },
 		"more than 8 GiB":   func(o *synth.Options) { o.Layers, o.Heads, o.Tokens = 4000, 4000, 1<<20 },
 	} {
 		o := good

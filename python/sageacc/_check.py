@@ -19,6 +19,10 @@ __all__ = ["CaseResult", "CheckFailed", "Report", "check", "check_case", "FACTOR
 #: What `mode="budget"` allows unless told otherwise, as a multiple of the kernel's own error.
 FACTOR = 1.5
 
+# How many changes of the kernel a failure's explanation combines, by mode. Where another order
+# of the same operations is right no bits can tell, so pairs of changes are not worth their time.
+CHANGES = {"bitwise": 2, "budget": 1}
+
 # Half the distance of neighbouring numbers, relative: the least error of an output that is
 # stored in that format.
 _ROUNDING = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-24}
@@ -45,12 +49,14 @@ class CaseResult:
         ok: whether it passed.
         text: why, in a line or more.
         comparison: all figures, and `explain` and `attribute` on demand.
+        mode: what it had to pass, "bitwise" or "budget".
     """
 
     case: Case
     ok: bool
     text: str
     comparison: Comparison
+    mode: str = "bitwise"
 
 
 @dataclass
@@ -182,7 +188,7 @@ def check_case(
     explain: bool = True,
 ) -> CaseResult:
     """One case of `check`, whose arguments these are; it returns a failure instead of raising it."""
-    if mode not in ("bitwise", "budget"):
+    if mode not in CHANGES:
         raise ValueError(f"mode is {mode!r}: want 'bitwise' or 'budget'")
     if not factor >= 1:
         raise ValueError(f"factor is {factor}: want at least 1")
@@ -207,8 +213,8 @@ def check_case(
     if changed:
         text += f"\n  note: the call changed its {changed} in place"
     if not ok and explain:
-        text += "".join(f"\n  {line}" for line in c.explain().splitlines())
-    result = CaseResult(case, ok, text, c)
+        text += "".join(f"\n  {line}" for line in c.explain(changes=CHANGES[mode]).splitlines())
+    result = CaseResult(case, ok, text, c, mode)
     if (hear := listener.get()) is not None:
         hear(result, c.kernel)
     return result

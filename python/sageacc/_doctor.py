@@ -16,7 +16,7 @@ from . import _safetensors
 from ._api import Comparison, Inputs, compare_inputs
 from ._binary import SageaccError, binary, run_command
 from ._cases import cases
-from ._kernel import Kernel, sageattn
+from ._kernel import Kernel, sage_function, sageattn
 from ._safetensors import Raw
 
 __all__ = ["Finding", "doctor", "main"]
@@ -147,7 +147,6 @@ def _subjects(capability: Tuple[int, int]) -> Tuple[List[Subject], List[Finding]
     import torch
     from torch.nn import functional
 
-    arch = "sm_%d%d" % capability
     out: List[Subject] = []
     missing: List[Finding] = []
 
@@ -177,11 +176,9 @@ def _subjects(capability: Tuple[int, int]) -> Tuple[List[Subject], List[Finding]
                 continue
             for accum in accums:
                 call = _sage_call(fn, pv_accum_dtype=accum)
-                # The other programs run on whatever units the GPU has.
-                kernel = Kernel(preset, arch=arch if preset == "sage2-8b-sm89" else None, pv_accum=accum)
-                out.append(Subject(f"sageattention {version}: {name}, {accum}", call, [kernel]))
+                out.append(Subject(f"sageattention {version}: {name}, {accum}", call, [sage_function(preset, capability, pv_accum=accum)]))
         if (fn := getattr(m, "sageattn_qk_int8_pv_fp16_triton", None)) is not None:
-            out.append(Subject(f"sageattention {version}: sageattn_qk_int8_pv_fp16_triton", _sage_call(fn), [Kernel("sage-fp16-triton")]))
+            out.append(Subject(f"sageattention {version}: sageattn_qk_int8_pv_fp16_triton", _sage_call(fn), [sage_function("sage-fp16-triton", capability)]))
 
     def flash(kernel: str) -> Callable[[Any], None]:
         def add(m: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import torch
 
-from ._kernel import Kernel, sageattn
+from ._kernel import Kernel, sage_function, sageattn
 
 __all__ = ["Adapter", "Call", "Function", "FUNCTIONS"]
 
@@ -125,7 +125,6 @@ def _sdpa(name: str, given: Given) -> List[Call]:
 def _sage_kernel(name: str, given: Given, q: torch.Tensor) -> Optional[Kernel]:
     """What SageAttention's function of this name runs."""
     capability = _capability(q)
-    arch = "sm_%d%d" % capability if capability else None
     if name == "sageattn":
         return sageattn(capability) if capability else None
     preset = {
@@ -138,9 +137,9 @@ def _sage_kernel(name: str, given: Given, q: torch.Tensor) -> Optional[Kernel]:
     if preset is None:
         return None
     granularity, smooth = given.get("qk_quant_gran"), [x for x in "kv" if given.get(f"smooth_{x}")]
-    return Kernel(
+    return sage_function(
         preset,
-        arch=arch if preset == "sage2-8b-sm89" else None,
+        capability,
         qk_granularity=granularity.replace("_", "-") if granularity else None,
         smooth=None if "smooth_k" not in given else ",".join(smooth) or "none",
         pv_accum=given.get("pv_accum_dtype"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, List, Mapping, Optional, Tuple, Union
 
 from ._arrays import Array, is_torch
 
@@ -19,7 +19,7 @@ class Kernel:
 
     Attributes:
         name: a preset as in "sage2-8b-sm90", an alias as in "sageattn@sm_89", a YAML file,
-            or "auto": what `sageattn` runs on the GPU that the tensors are on.
+            or "auto" or "sageattn@auto": what `sageattn` runs on the GPU that the tensors are on.
         arch: the architecture whose matrix units run it, as in "sm_90".
         qk_bits: width of Q and K's codes, 4 or 8.
         qk_granularity: what of Q and K shares a scale, as in "per-thread".
@@ -60,19 +60,23 @@ class Kernel:
 
 KernelLike = Union[str, Kernel]
 
-# What `sageattn` passes to its functions (thu-ml/SageAttention d1a57a5, core.py), for
-# those that have a preset; the others by the alias.
-_SAGEATTN: Dict[Tuple[int, int], Kernel] = {
-    (8, 9): Kernel("sage2-8b-sm89", pv_accum="fp32+fp16"),
-    (9, 0): Kernel("sage2-8b-sm90"),
-    (12, 0): Kernel("sage2-8b-sm89", arch="sm_120", qk_granularity="per-warp", pv_accum="fp32+fp16"),
-    (12, 1): Kernel("sage2-8b-sm89", arch="sm_121", qk_granularity="per-warp", pv_accum="fp32+fp16"),
-}
-
 
 def sageattn(capability: Tuple[int, int]) -> Kernel:
-    """What `sageattn` runs on a GPU of this compute capability."""
-    return _SAGEATTN.get(capability) or Kernel("sageattn@sm_%d%d" % capability)
+    """What `sageattn` runs on a GPU of this compute capability: the program's alias for it."""
+    return Kernel("sageattn@sm_%d%d" % capability)
+
+
+def sage_function(preset: str, capability: Optional[Tuple[int, int]], **given: Any) -> Kernel:
+    """What a SageAttention function runs that a GPU of this compute capability is asked for: the
+    preset's program on the GPU's matrix units."""
+    if preset == "sage2-8b-sm90" or capability is None:
+        return Kernel(preset, **given)
+    arch = "sm_%d%d" % capability
+    if preset.startswith("sage-fp16-triton") and arch != "sm_90":
+        # Triton makes wgmma of a dot product on sm_90 and mma.sync elsewhere.
+        units = {"scores.unit.instruction": "mma.m16n8k32.s32.s8", "pv.unit.instruction": "mma.m16n8k16.f16.f16"}
+        return Kernel(preset, arch=arch, settings=units, **given)
+    return Kernel(preset, arch=arch, **given)
 
 
 def resolve(kernel: KernelLike, *tensors: Array) -> Kernel:
@@ -82,7 +86,7 @@ def resolve(kernel: KernelLike, *tensors: Array) -> Kernel:
         ValueError: "auto", and none of the tensors is on a GPU.
     """
     k = Kernel(kernel) if isinstance(kernel, str) else kernel
-    if k.name != "auto":
+    if k.name not in ("auto", "sageattn@auto"):
         return k
     for x in tensors:
         if is_torch(x) and x.is_cuda:
@@ -91,4 +95,4 @@ def resolve(kernel: KernelLike, *tensors: Array) -> Kernel:
             named = sageattn(torch.cuda.get_device_capability(x.device))
             given = {f.name: getattr(k, f.name) for f in dataclasses.fields(k) if f.name != "name"}
             return dataclasses.replace(named, **{n: v for n, v in given.items() if v})
-    raise ValueError("kernel 'auto' is what sageattn runs on the tensors' GPU, and these are on none: name the kernel")
+    raise ValueError(f"kernel {k.name!r} is what sageattn runs on the tensors' GPU, and these are on none: name the kernel")

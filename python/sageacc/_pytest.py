@@ -118,6 +118,7 @@ class _Plugin:
             of_kernel = self._folder / hashlib.sha256(str(kernel).encode()).hexdigest()[:16]
             of_kernel.mkdir(exist_ok=True)
             (of_kernel / "kernel").write_text("\n".join(kernel.flags()), encoding="utf-8")
+            (of_kernel / result.mode).touch()
             c.save_dump(of_kernel / f"{hashlib.sha256((self._item.nodeid + name).encode()).hexdigest()[:16]}.safetensors", name)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -132,6 +133,7 @@ class _Plugin:
         if self._worker or self._folder is None:
             return
         from ._binary import SageaccError, run_command
+        from ._check import CHANGES
 
         target = Path(self.config.getoption("--sageacc-report"))
         kernels = sorted(self._folder.iterdir())
@@ -141,7 +143,8 @@ class _Plugin:
                 page = target if len(kernels) == 1 else target.with_name(f"{target.stem}-{i}{target.suffix}")
                 result = folder / "result.json"
                 dumps = sorted(str(p) for p in folder.glob("*.safetensors"))
-                run_command(["compare", *dumps, *flags, "--per-head", "--explain", "--format", "json", "-o", str(result)])
+                changes = max(n for mode, n in CHANGES.items() if (folder / mode).exists())
+                run_command(["compare", *dumps, *flags, "--per-head", "--explain", f"--explain-changes={changes}", "--format", "json", "-o", str(result)])
                 page.parent.mkdir(parents=True, exist_ok=True)
                 run_command(["report", str(result), "-o", str(page)])
                 self.written.append(page)

@@ -10,7 +10,7 @@ import pytest
 from conftest import PATH, ROOT
 
 import sageacc
-from sageacc import _safetensors
+from sageacc import _kernel, _safetensors
 
 FRAMEWORKS = ["numpy", "torch"]
 
@@ -237,3 +237,32 @@ def test_safetensors_agree_with_the_package(tmp_path):
     for bad in (b"", b"\xff" * 16, b"\x40\0\0\0\0\0\0\0{}"):
         with pytest.raises(ValueError):
             _safetensors.read(np.frombuffer(bad, np.uint8))
+
+
+SAGE_FUNCTIONS = ("sage2-8b-sm90", "sage2-8b-sm89", "sage-fp16-cuda", "sage-fp16-triton")
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0), (12, 1)])
+def test_the_program_takes_what_a_dump_names(sample, tmp_path, capability):
+    """Metadata as Capture writes it, which --kernel auto reads: both sides agree."""
+    tensors = {f"l.{r}": _safetensors.Raw("F16", (1, 1, 40, 64), np.ascontiguousarray(sample[r][:, :1, :40]).view(np.uint8).ravel()) for r in "qkv"}
+    arch = "sm_%d%d" % capability
+
+    def chosen(meta):
+        path = tmp_path / "l.safetensors"
+        with open(path, "wb") as f:
+            _safetensors.write(f, tensors, {"layout": "HND", "causal": "true", **meta})
+        done = subprocess.run(
+            [sageacc._binary.binary(), "compare", str(path), "--kernel", "auto", "--format", "json"], capture_output=True, text=True, check=True
+        )  # fmt: skip
+        return json.loads(done.stdout)["kernel"]
+
+    by_gpu = chosen({"device": "a GPU", "arch": arch})
+    by_call = chosen({"device": "a GPU", "arch": arch, "call": "sageattn(q)", "kernel": str(_kernel.sageattn(capability))})
+    assert by_gpu["description"] == by_call["description"] and by_gpu["arch"] == arch
+    assert f"sageattn@{arch}" in by_gpu["chosen"] and "the recorded call, sageattn()" in by_call["chosen"]
+    for preset in SAGE_FUNCTIONS:
+        if preset == "sage2-8b-sm90" and capability != (9, 0) or preset == "sage2-8b-sm89" and capability < (8, 9):
+            continue  # it does not run there
+        k = chosen({"device": "a GPU", "arch": arch, "kernel": str(_kernel.sage_function(preset, capability))})
+        assert (k["name"], k["arch"]) == (preset, arch)

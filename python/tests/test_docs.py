@@ -13,10 +13,10 @@ from conftest import PATH, ROOT
 PAGES = {
     "python/README.md": (),
     "docs/python.md": ("torch",),
-    "docs/quickstart/kernel-author.md": (),
-    "docs/quickstart/model-engineer.md": ("torch",),
-    "docs/quickstart/black-image.md": ("torch",),
-    "docs/quickstart/paper-reviewer.md": (),
+    "docs/roles/kernel-author.md": (),
+    "docs/roles/model-engineer.md": ("torch",),
+    "docs/roles/black-image.md": ("torch",),
+    "docs/roles/paper-reviewer.md": (),
 }
 
 
@@ -58,7 +58,7 @@ def test_page(page, tmp_path, monkeypatch, capsys):
 def test_what_black_image_prints(tmp_path, monkeypatch, capsys):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    found = blocks((ROOT / "docs/quickstart/black-image.md").read_text(encoding="utf-8"))
+    found = blocks((ROOT / "docs/roles/black-image.md").read_text(encoding="utf-8"))
     exec(next(code for kind, code in found if kind == "python"), {})
     said = next(code for kind, code in found if kind == "text")
     digits = lambda text: re.sub(r"[\d.e+]+", "#", text)  # PyTorch's random numbers are its own

@@ -25,7 +25,7 @@ def test_sageattn_is_what_is_emulated():
     from sageattention import sageattn
 
     report = sageacc.check(sageattn, kernel="auto", **COMBINATIONS)
-    assert str(report.kernel) == "sage2-8b-sm90"
+    assert str(report.kernel) == "sageattn@sm_90"
     sageacc.check(sageattn, layout="nhd", sm_scales=[0.3], **{**COMBINATIONS, "distributions": ["outliers"]})
     with pytest.raises(sageacc.CheckFailed, match="bit for bit, that of"):
         sageacc.check(sageattn, kernel=Kernel(pv_accum="fp32"), **{**COMBINATIONS, "distributions": ["gauss"]})

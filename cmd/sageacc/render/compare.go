@@ -187,13 +187,20 @@ const lineWidth = 300
 
 // kernelHead says what kernel ran.
 func kernelHead(k compare.KernelInfo) []pair {
-	config := fmt.Sprintf("QK int%d %s, smooth %s; PV %s, accumulated in %s", k.QKBits, k.QKGranularity, k.Smooth, k.PVDType, k.PVAccum)
+	config := fmt.Sprintf("QK %s, smooth %s; PV %s, accumulated in %s", k.QK(), k.Smooth, k.PVDType, k.PVAccum)
 	if k.Variant != "" {
 		config += "; variant " + k.Variant
 	}
-	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}, {"config", config}}
+	head := []pair{{"kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)}}
+	if k.Chosen != "" {
+		head = append(head, pair{"chosen", k.Chosen})
+	}
+	head = append(head, pair{"config", config})
 	if k.PVUnit != "" {
 		head = append(head, pair{"pv unit", k.PVUnit})
+	}
+	if k.Reported != "" {
+		head = append(head, pair{"reported", k.Reported})
 	}
 	return head
 }
@@ -389,6 +396,17 @@ func (c *Compared) notes() []string {
 			}
 		}
 	}
+	// Where layers are left out, so are notes beyond so many; but for what was asked for.
+	told, left := 0, 0
+	add := func(format string, args ...any) {
+		if c.Left > 0 && told == manyNotes {
+			left++
+			return
+		}
+		told++
+		notes = append(notes, fmt.Sprintf(format, args...))
+	}
+	var explained []string
 	for k, r := range c.Results {
 		for _, i := range c.layers() {
 			l := &r.Layers[i]
@@ -397,30 +415,40 @@ func (c *Compared) notes() []string {
 				of += ", " + r.Kernel.Name
 			}
 			for _, w := range l.Warnings {
-				notes = append(notes, fmt.Sprintf("%s: %s", of, shortened(strings.TrimPrefix(w, l.Name+"."), l.Name)))
+				add("%s: %s", of, shortened(strings.TrimPrefix(w, l.Name+"."), l.Name))
 			}
 			if k == 0 {
 				for _, w := range l.Suspicious {
-					notes = append(notes, fmt.Sprintf("%s: suspicious: %s", name(l.Name), w))
+					add("%s: suspicious: %s", name(l.Name), w)
 				}
 			}
 			if k == 0 && l.Misplaced != "" {
-				notes = append(notes, fmt.Sprintf("%s: %s", name(l.Name), l.Misplaced))
+				add("%s: %s", name(l.Name), l.Misplaced)
 			}
 			if b := l.ActualVsEmulated; b != nil && b.First != nil {
-				notes = append(notes, fmt.Sprintf("%s: %s", of, Mismatch(b.First)))
+				add("%s: %s", of, Mismatch(b.First))
 			}
 			if l.LSE != nil && l.LSE.ActualVsEmulated != nil && l.LSE.ActualVsEmulated.First != nil {
 				m := l.LSE.ActualVsEmulated.First
-				notes = append(notes, fmt.Sprintf("%s: lse: first difference at batch %d, head %d, token %d: %s", of, m.Batch, m.Head, m.Token, m.Both()))
+				add("%s: lse: first difference at batch %d, head %d, token %d: %s", of, m.Batch, m.Head, m.Token, m.Both())
+			}
+			lines := &notes
+			if left > 0 {
+				lines = &explained
 			}
 			for _, line := range explanation(l) {
-				notes = append(notes, fmt.Sprintf("%s: %s", of, line))
+				*lines = append(*lines, fmt.Sprintf("%s: %s", of, line))
 			}
 		}
 	}
-	return notes
+	if left > 0 {
+		notes = append(notes, fmt.Sprintf("… %d more notes (--top 0 shows all)", left))
+	}
+	return append(notes, explained...)
 }
+
+// manyNotes is how many notes of layers a table has that does not show all layers.
+const manyNotes = 12
 
 // worstLayers names the layers of a row of worst figures.
 type worstLayers struct {

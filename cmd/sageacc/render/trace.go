@@ -36,11 +36,29 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 		}
 	}
 
-	section := func(title string) error {
-		_, err := fmt.Fprintf(w, "\n%s\n\n", title)
+	if err := softmaxText(w, r); err != nil {
 		return err
 	}
-	if err := section("Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~."); err != nil {
+	if err := sumsText(w, r, channels); err != nil {
+		return err
+	}
+	for _, i := range tiles {
+		if err := keysText(w, i, &r.Tiles[i]); err != nil {
+			return err
+		}
+	}
+	return endText(w, r, channels)
+}
+
+// section writes the line above a table.
+func section(w io.Writer, title string) error {
+	_, err := fmt.Fprintf(w, "\n%s\n\n", title)
+	return err
+}
+
+// softmaxText writes the softmax tile by tile.
+func softmaxText(w io.Writer, r *trace.Row) error {
+	if err := section(w, "Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~."); err != nil {
 		return err
 	}
 	t := columns(">tile", ">keys", ">visible", ">m", ">rescale", ">d0", ">d1", ">d2", ">d3", ">P~", ">of key")
@@ -57,11 +75,12 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 		}
 		t.Rows = append(t.Rows, append(cells, single(x.P[top]), strconv.Itoa(x.Key+top)))
 	}
-	if err := t.Text(w); err != nil {
-		return err
-	}
+	return t.Text(w)
+}
 
-	if err := section("O after each tile, in units of V's scale and not yet divided, and the tile's own P~V where the accumulator has two levels."); err != nil {
+// sumsText writes the sums of the given channels, tile by tile.
+func sumsText(w io.Writer, r *trace.Row, channels []int) error {
+	if err := section(w, "O after each tile, in units of V's scale and not yet divided, and the tile's own P~V where the accumulator has two levels."); err != nil {
 		return err
 	}
 	var heads []string
@@ -73,7 +92,7 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 	for _, c := range channels {
 		heads = append(heads, fmt.Sprintf(">O[%d]", c))
 	}
-	t = columns(append([]string{">tile"}, heads...)...)
+	t := columns(append([]string{">tile"}, heads...)...)
 	for _, x := range r.Tiles {
 		cells := []string{strconv.Itoa(x.Index)}
 		for _, values := range [][]jsonfloat.Float32{x.TileSums, x.Output} {
@@ -86,39 +105,38 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 		}
 		t.Rows = append(t.Rows, cells)
 	}
-	if err := t.Text(w); err != nil {
+	return t.Text(w)
+}
+
+// keysText writes every key of tile i.
+func keysText(w io.Writer, i int, x *trace.Tile) error {
+	if err := section(w, fmt.Sprintf("Tile %d, key by key.", i)); err != nil {
 		return err
 	}
-
-	for _, i := range tiles {
-		x := r.Tiles[i]
-		if err := section(fmt.Sprintf("Tile %d, key by key.", i)); err != nil {
-			return err
+	t := columns(">key", ">int score", ">P~", "code", ">value")
+	for k := range x.P {
+		note := ""
+		if k >= x.Visible {
+			note = "masked"
 		}
-		t := columns(">key", ">int score", ">P~", "code", ">value")
-		for k := range x.P {
-			note := ""
-			if k >= x.Visible {
-				note = "masked"
-			}
-			t.Rows = append(t.Rows, []string{strconv.Itoa(x.Key + k), strconv.Itoa(int(x.IntScores[k])), single(x.P[k]), fmt.Sprintf("0x%02x", x.PCodes[k]), single(x.PDecoded[k]), note})
-		}
-		if slices.ContainsFunc(t.Rows, func(row []string) bool { return row[len(row)-1] != "" }) {
-			t.Header = append(t.Header, "")
-		} else {
-			for i := range t.Rows {
-				t.Rows[i] = t.Rows[i][:len(t.Header)]
-			}
-		}
-		if err := t.Text(w); err != nil {
-			return err
+		t.Rows = append(t.Rows, []string{strconv.Itoa(x.Key + k), strconv.Itoa(int(x.IntScores[k])), single(x.P[k]), fmt.Sprintf("0x%02x", x.PCodes[k]), single(x.PDecoded[k]), note})
+	}
+	if slices.ContainsFunc(t.Rows, func(row []string) bool { return row[len(row)-1] != "" }) {
+		t.Header = append(t.Header, "")
+	} else {
+		for i := range t.Rows {
+			t.Rows[i] = t.Rows[i][:len(t.Header)]
 		}
 	}
+	return t.Text(w)
+}
 
-	if err := section(fmt.Sprintf("The row's end: d = %s, 1/d = %s, base-2 log-sum-exp %s.", single(r.Denominator), single(r.Reciprocal), single(r.LSE))); err != nil {
+// endText writes what becomes of the row after the last tile.
+func endText(w io.Writer, r *trace.Row, channels []int) error {
+	if err := section(w, fmt.Sprintf("The row's end: d = %s, 1/d = %s, base-2 log-sum-exp %s.", single(r.Denominator), single(r.Reciprocal), single(r.LSE))); err != nil {
 		return err
 	}
-	t = columns(">channel", ">O", ">output", "bits")
+	t := columns(">channel", ">O", ">output", "bits")
 	if r.Actual != nil {
 		t = columns(">channel", ">O", ">output", "bits", ">actual", "bits")
 	}

@@ -10,16 +10,18 @@ import (
 
 	"github.com/sageacc/sageacc/compare"
 	"github.com/sageacc/sageacc/compare/diff"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/metrics"
 )
 
 func comparePage(in *Input) (*page, error) {
 	layers := join(in.Results)
 	p := &page{
-		assets: common,
-		Kind:   "sageacc: quantised attention against full precision",
-		Title:  fmt.Sprintf("%s, %s", kernelName(in.Results[0]), plural(len(layers), "layer", "layers")),
-		Facts:  facts(in),
+		assets:       common(),
+		Kind:         "sageacc: quantised attention against full precision",
+		Title:        fmt.Sprintf("%s, %s", kernelName(in.Results[0]), plural(len(layers), "layer", "layers")),
+		Facts:        facts(in),
+		Descriptions: descriptions(in),
 	}
 	if in.several() {
 		p.Kind = "sageacc: results over each other"
@@ -95,16 +97,43 @@ func kernelName(r *compare.Result) string {
 	return fmt.Sprintf("%s on %s", clean(r.Kernel.Name), clean(r.Kernel.Arch))
 }
 
+// descriptions are the kernels' descriptions, each once; results of versions that did not write
+// them have none.
+func descriptions(in *Input) []fact {
+	var out []fact
+	for _, r := range in.Results {
+		p := r.Kernel.Description
+		if p.Schema == "" {
+			continue
+		}
+		text, err := program.Text(&p, nil)
+		if err != nil {
+			continue
+		}
+		lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+		for i := range lines {
+			indent := len(lines[i]) - len(strings.TrimLeft(lines[i], " "))
+			lines[i] = lines[i][:indent] + clean(lines[i][indent:])
+		}
+		f := fact{"The description of " + kernelName(r), strings.Join(lines, "\n")}
+		if !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // facts say what was run, of two results what each was.
 func facts(in *Input) []fact {
 	of := func(r *compare.Result) []fact {
 		k := r.Kernel
 		out := []fact{
 			{"Kernel", fmt.Sprintf("%s on %s: %s", k.Name, k.Arch, k.Program)},
-			{"Q and K", fmt.Sprintf("INT%d %s, smooth %s", k.QKBits, k.QKGranularity, k.Smooth)},
+			{"Q and K", fmt.Sprintf("%s, smooth %s", k.QK(), k.Smooth)},
 			{"P and V", fmt.Sprintf("%s, accumulated in %s", k.PVDType, k.PVAccum)},
 			{"Variant", k.Variant},
 			{"Matrix unit", k.PVUnit},
+			{"Known from reports only", k.Reported},
 			{"exp2, 1/x", k.SpecialFunctions},
 			{"Reference", r.Reference},
 		}

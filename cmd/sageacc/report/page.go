@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"html/template"
 	"strings"
+	"sync"
 )
 
 //go:embed page.html.tmpl style.css js/*.js
@@ -27,7 +28,7 @@ type assets struct {
 	Early  template.JS
 }
 
-var common = func() assets {
+var common = sync.OnceValue(func() assets {
 	read := func(name string) string {
 		b, err := files.ReadFile(name)
 		if err != nil {
@@ -42,7 +43,7 @@ var common = func() assets {
 	}
 	b.WriteString("})();\n")
 	return assets{Style: template.CSS(read("style.css")), Script: template.JS(b.String()), Early: early}
-}()
+})
 
 // Policy is the page's Content-Security-Policy.
 func (a assets) Policy(script bool) string {
@@ -57,18 +58,22 @@ func (a assets) Policy(script bool) string {
 	return p
 }
 
-var pageTemplate = template.Must(template.New("page.html.tmpl").ParseFS(files, "page.html.tmpl"))
+var pageTemplate = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("page.html.tmpl").ParseFS(files, "page.html.tmpl"))
+})
 
 // page is what the template shows.
 type page struct {
 	assets
 	Title string
 	// Kind is the line above the title.
-	Kind     string
-	Facts    []fact
-	Verdict  []finding
-	Notes    []finding
-	Sections []section
+	Kind  string
+	Facts []fact
+	// Descriptions are the whole descriptions of the kernels that were run, below the facts.
+	Descriptions []fact
+	Verdict      []finding
+	Notes        []finding
+	Sections     []section
 	// Data is what the script draws from, as JSON, nil where there is no script, and
 	// Details what it reads when a layer is looked at, one for each.
 	Data    template.JS

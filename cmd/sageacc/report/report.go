@@ -231,7 +231,7 @@ func Write(w io.Writer, r *Input) error {
 	default:
 		return errors.New("report: there is no result to show")
 	}
-	if err := pageTemplate.Execute(w, p); err != nil {
+	if err := pageTemplate().Execute(w, p); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil

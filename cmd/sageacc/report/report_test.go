@@ -170,7 +170,7 @@ func parse(t testing.TB, page string) *node {
 	page, scripts := blocks(page, "script")
 	for _, b := range scripts {
 		switch {
-		case b.text == string(common.Script) || b.text == early:
+		case b.text == string(common().Script) || b.text == early:
 		case strings.HasPrefix(b.attributes, ` type="application/json" id="`):
 			if !json.Valid([]byte(b.text)) || strings.ContainsAny(b.text, "<>&\u2028\u2029") {
 				t.Errorf("a script element of data holds %.200s", b.text)
@@ -180,7 +180,7 @@ func parse(t testing.TB, page string) *node {
 		}
 	}
 	page, styles := blocks(page, "style")
-	if len(styles) != 1 || styles[0].text != string(common.Style) {
+	if len(styles) != 1 || styles[0].text != string(common().Style) {
 		t.Error("the page has another style sheet")
 	}
 	d := xml.NewDecoder(strings.NewReader(page))
@@ -244,9 +244,9 @@ func parse(t testing.TB, page string) *node {
 	}
 	for _, m := range root.all("meta") {
 		if m.attr["http-equiv"] == "Content-Security-Policy" {
-			want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + hash(string(common.Style)) + "'"
+			want := "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'sha256-" + hash(string(common().Style)) + "'"
 			if len(scripts) > 0 {
-				want += "; script-src 'sha256-" + hash(early) + "' 'sha256-" + hash(string(common.Script)) + "'"
+				want += "; script-src 'sha256-" + hash(early) + "' 'sha256-" + hash(string(common().Script)) + "'"
 			}
 			if m.attr["content"] != want {
 				t.Errorf("the policy is %q, want %q", m.attr["content"], want)
@@ -440,7 +440,9 @@ func TestHostileNames(t *testing.T) {
 	r.Layers[0].Attribution.Steps[0].Name = hostile
 	r.Layers[0].Explanation.Exact[0].Changes = []string{hostile}
 	r.Layers[0].ActualVsEmulated.First.Actual = hostile
-	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile}
+	p := r.Kernel.Description
+	p.Name, p.Summary, p.Source, p.Evidence, p.Arch = hostile, hostile, hostile+"\n"+hostile, hostile, hostile
+	r.Kernel = compare.KernelInfo{Name: hostile, Arch: hostile, Program: hostile, PVUnit: hostile, Description: p}
 	r.Reference, r.Args = hostile, []string{hostile, ""}
 	for _, in := range []*Input{results(r), {Results: []*compare.Result{r, r}, Names: []string{hostile, hostile}}} {
 		page := write(t, in)
@@ -455,6 +457,44 @@ func TestHostileNames(t *testing.T) {
 	tab := &tables.Result{Schema: tables.Schema, Layers: []string{hostile}, Synthetic: []string{hostile}, Reference: hostile,
 		Tables: []tables.Table{{Name: hostile, Title: hostile, Setup: hostile, Rows: []tables.Row{{Method: hostile}}}}}
 	parse(t, write(t, &Input{Tables: tab}))
+}
+
+// TestDescriptions: the page holds the whole description of every kernel once, from which the
+// kernel can be read again; a result without one has none.
+func TestDescriptions(t *testing.T) {
+	r := sample(t)
+	other := *r
+	if err := other.Kernel.Description.Set("exponent.offset", "7"); err != nil {
+		t.Fatal(err)
+	}
+	old := *r
+	old.Kernel.Description = program.Program{}
+	for _, tc := range []struct {
+		in   *Input
+		want []program.Program
+	}{
+		{results(r), []program.Program{r.Kernel.Description}},
+		{&Input{Results: []*compare.Result{r, r}, Names: []string{"a", "b"}}, []program.Program{r.Kernel.Description}},
+		{&Input{Results: []*compare.Result{r, &other}, Names: []string{"a", "b"}}, []program.Program{r.Kernel.Description, other.Kernel.Description}},
+		{results(&old), nil},
+	} {
+		var got []program.Program
+		for _, code := range parse(t, write(t, tc.in)).id("run").all("code") {
+			p, err := program.Parse([]byte(code.text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, p)
+		}
+		if len(got) != len(tc.want) {
+			t.Fatalf("%d descriptions, want %d", len(got), len(tc.want))
+		}
+		for i := range got {
+			if d := program.Diff(&got[i], &tc.want[i]); len(d) != 0 {
+				t.Errorf("the description differs: %v", d)
+			}
+		}
+	}
 }
 
 // TestNonFinite: NaN and infinities are said, and keep their marks.
@@ -812,7 +852,7 @@ func l(name string) string { return `{"name":"` + name + `","emulated_vs_referen
 // TestStyle: the colours can be told from what they lie on, in light and in dark: WCAG
 // 2.1 asks for a contrast of 4.5 for text and 3 for graphics.
 func TestStyle(t *testing.T) {
-	css := string(common.Style)
+	css := string(common().Style)
 	if regexp.MustCompile(`(?i)url\(|@import|https?:`).MatchString(css) {
 		t.Error("the style sheet loads something")
 	}
@@ -946,8 +986,8 @@ func FuzzRead(f *testing.F) {
 // FuzzWrite makes pages of results with any name and any figures.
 func FuzzWrite(f *testing.F) {
 	f.Add("l", 0.1, 1e-3, 64, int64(5), []byte{0, 1, 200})
-	f.Add(hostile, math.NaN(), math.Inf(1), math.MinInt, int64(1)<<62, []byte{255})
-	f.Add("", 5e-324, 1.7e308, 1<<62, int64(0), []byte{})
+	f.Add(hostile, math.NaN(), math.Inf(1), math.MinInt/2, int64(1)<<62, []byte{255})
+	f.Add("", 5e-324, 1.7e308, math.MaxInt/2, int64(0), []byte{})
 	f.Add("x", 1e-310, -1.0, 0, int64(1), make([]byte, 300))
 	f.Fuzz(func(t *testing.T, name string, x, y float64, size int, count int64, many []byte) {
 		count = max(count, 0)

@@ -15,7 +15,7 @@ import (
 func tablesPage(r *tables.Result) *page {
 	over := plural(len(r.Layers), "layer", "layers")
 	p := &page{
-		assets: common,
+		assets: common(),
 		Kind:   "sageacc: methods of quantised attention",
 		Title:  "The tables of SageAttention2 on " + over,
 	}

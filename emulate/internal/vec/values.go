@@ -1,6 +1,9 @@
 package vec
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // Values is a matrix V of codes, laid out for Dot.
 type Values struct {
@@ -17,6 +20,27 @@ type Values struct {
 	// one negative element, pairs of negative ones. Where there is none, the key
 	// is one whose P~ is zero. Channels with equal numbers stand together.
 	records []uint8
+	// odd holds, for each tile of keys, the channels with codes that are not finite; nil
+	// where all are.
+	odd [][]Odd
+}
+
+// Odd says which codes of a channel are not finite in a tile of keys. Dot takes zeros for
+// them.
+type Odd struct {
+	Channel int
+	// NaN says that there is one; Plus and Minus are the tile's keys with infinities.
+	NaN         bool
+	Plus, Minus []uint8
+}
+
+// Odd returns what is not finite in the tile from key first on, channel by channel, valid
+// until the next Index.
+func (v *Values) Odd(first int) []Odd {
+	if v.odd == nil {
+		return nil
+	}
+	return v.odd[first/v.tile]
 }
 
 // Unit describes the matrix unit that Dot computes.
@@ -84,6 +108,9 @@ type ValueFormat struct {
 	value64 [256]float64
 	finite  [256]bool
 	kind    [256]uint8
+	// infinite says which codes are infinities; those that are neither this nor finite
+	// are NaN.
+	infinite [256]bool
 	// exponent is a code's exponent, raised by exponentBias, in each of four
 	// bytes; zero for a zero. With P~'s exponents, biased as in FP32, the sums
 	// stay below 256, and those with a zero operand below all others.
@@ -118,7 +145,7 @@ func NewValueFormat(value func(code uint8) float32, lowest int, exponentBias uin
 		v := value(uint8(c))
 		switch {
 		case v-v != 0:
-			f.kind[c] = kindNotFinite
+			f.kind[c], f.infinite[c] = kindNotFinite, v == v
 			continue
 		case v > 0:
 			f.kind[c] = kindPositive
@@ -228,21 +255,21 @@ type channelKeys struct {
 	posKeys, negKeys [33]uint8
 }
 
-// Index writes the records, once all codes are there; those of dead channels, which
-// may be nil, count as zeros. It reports false if another code is not finite; Dot
-// cannot be used then.
-func (v *Values) Index(level Level, dead []bool) bool {
+// Index writes the records, once all codes are there, and finds the codes that are not
+// finite (Odd); all codes of dead channels, which may be nil, count as zeros.
+func (v *Values) Index(level Level, dead []bool) {
 	keys := v.Keys()
+	v.odd = nil
 	switch v.unit.Kind {
 	case Integer:
-		return true
+		return
 	case Exact:
 		for i, c := range v.codes[:keys*v.dim] {
-			if !v.format.finite[c] && (dead == nil || !dead[i/32%v.dim]) {
-				return false
+			if channel := i / 32 % v.dim; !v.format.finite[c] && (dead == nil || !dead[channel]) {
+				v.addOdd(channel, i/32/v.dim*32+i%32)
 			}
 		}
-		return true
+		return
 	}
 	size := v.recordSize()
 	step := v.unit.Step
@@ -261,7 +288,7 @@ func (v *Values) Index(level Level, dead []bool) bool {
 				l.pos, l.neg, l.bad = 0, 0, 0
 			}
 			if l.bad != 0 {
-				return false
+				v.setApart(l, c, first, base)
 			}
 			count[l.pos/2*17+l.neg/2]++
 		}
@@ -286,7 +313,60 @@ func (v *Values) Index(level Level, dead []bool) bool {
 			copy(r[n+2:], l.negKeys[:l.neg&^1])
 		}
 	}
-	return true
+}
+
+// setApart takes the codes that are not finite out of the keys of channel c in the step at
+// first, counted from base.
+func (v *Values) setApart(l *channelKeys, c, first, base int) {
+	pos, neg := l.posKeys[:0], l.negKeys[:0]
+	for n := range v.unit.Step {
+		i := v.unit.key(first/v.unit.Step, n)
+		switch k := v.kind(c, base+i); {
+		case k == kindNotFinite:
+			v.addOdd(c, base+i)
+		case k == kindPositive:
+			pos = append(pos, uint8(i))
+		case k == kindNegative:
+			neg = append(neg, uint8(i))
+		}
+	}
+	l.pos, l.neg = uint8(len(pos)), uint8(len(neg))
+}
+
+// kind returns the kind of the code of a channel and a key.
+func (v *Values) kind(channel, key int) uint8 {
+	if v.wide != nil {
+		k, _ := classify(v.Code(channel, key))
+		return k
+	}
+	return v.format.kind[uint8(v.Code(channel, key))]
+}
+
+// addOdd notes a code that is not finite. The keys of a tile come one after the other.
+func (v *Values) addOdd(channel, key int) {
+	if v.odd == nil {
+		v.odd = make([][]Odd, (v.Keys()+v.tile-1)/v.tile)
+	}
+	tile := &v.odd[key/v.tile]
+	i := slices.IndexFunc(*tile, func(o Odd) bool { return o.Channel == channel })
+	if i < 0 {
+		i = len(*tile)
+		*tile = append(*tile, Odd{Channel: channel})
+	}
+	o := &(*tile)[i]
+	code := v.Code(channel, key)
+	nan, minus := !v.format.infinite[uint8(code)], code>>7 != 0
+	if v.wide != nil {
+		nan, minus = code&0x3ff != 0, code>>15 != 0
+	}
+	switch k := uint8(key % v.tile); {
+	case nan:
+		o.NaN = true
+	case minus:
+		o.Minus = append(o.Minus, k)
+	default:
+		o.Plus = append(o.Plus, k)
+	}
 }
 
 // partition fills list with the keys of the step at first, counted from base.
@@ -339,11 +419,20 @@ func (v *Values) partitionWide(list []channelKeys, keys []uint8, from int) {
 	}
 }
 
+// clearOdd puts zeros for what is not finite.
+func clearOdd(x []float64) {
+	for i, v := range x {
+		if v-v != 0 {
+			x[i] = 0
+		}
+	}
+}
+
 // Dot adds the products of a tile of P~ with the keys from first on to
 // acc[channel][Rows], which are zeros or what Rescale takes: a chain from zero or
 // from what was there. p is
-// [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. It
-// reports whether all sums stayed finite.
+// [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. Codes that
+// are not finite count as zeros (Odd). It reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
 	f, size, unit := v.format, v.recordSize(), v.unit
 	if unit.Kind == Integer || unit.Kind == Exact {
@@ -384,6 +473,9 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 			wide := grow(&s.wide, v.dim*32+slack)
 			if k%32 == 0 {
 				l.widen(wide[:v.dim*32], v.wide[(first+k)*v.dim:])
+				if len(v.Odd(first)) > 0 {
+					clearOdd(wide[:v.dim*32])
+				}
 			}
 			if unit.Kind == Truncated25 {
 				l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0)
