@@ -47,7 +47,11 @@ func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
 	p := k.Program()
 	bound, err := k.ForCase(l.Q.DType, Case(l, p.Mask.Causal))
 	if err != nil {
-		return nil, err
+		return nil, &refusal{fmt.Errorf("tensor %q: %w", l.Q.Name, err), func(k *emulate.Kernel) bool {
+			p := k.Program()
+			_, err := k.ForCase(l.Q.DType, Case(l, p.Mask.Causal))
+			return err == nil
+		}}
 	}
 	v := &Layer{Layer: l, Kernel: bound, Read: Rows}
 	if err := v.check(); err != nil {
@@ -67,25 +71,27 @@ func bounds(l *layerdumps.Layer, align int) emulate.Bounds {
 
 // check reports what of the layer's call the kernel does not take.
 func (l *Layer) check() error {
-	p, in := l.Kernel.Bound(), l.Query(0, 0)
-	err := l.Kernel.Supports(in)
-	m := l.Mask
-	switch {
-	case l.Packed != nil && p.Operands.Packed == "no":
-		return fmt.Errorf("tensor %q: kernel %s takes no packed sequences (operands.packed: no)%s", l.Packed.Bounds, p.Name,
-			others(func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Packed == "yes" }))
-	case l.OutputDType() > format.FP32:
+	p, in, m := l.Kernel.Bound(), l.Query(0, 0), l.Mask
+	if l.Packed != nil && p.Operands.Packed == "no" {
+		return &refusal{
+			fmt.Errorf("tensor %q: kernel %s takes no packed sequences (operands.packed: no)", l.Packed.Bounds, p.Name),
+			func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Packed == "yes" },
+		}
+	}
+	if l.OutputDType() > format.FP32 {
 		return fmt.Errorf("kernel %s returns the dtype of its inputs (operands.output), which is %s", p.Name, l.OutputDType())
-	case err != nil && m != nil:
-		return fmt.Errorf("tensor %q: %w%s", m.Name, err, others(func(k *emulate.Kernel) bool {
-			return k.Supports(emulate.QInput{Visible: in.Visible, Bias: in.Bias}) == nil
-		}))
-	case err != nil && in.Softcap != 0:
-		return fmt.Errorf("%w%s", err, others(func(k *emulate.Kernel) bool { return k.Supports(emulate.QInput{Softcap: in.Softcap}) == nil }))
-	case err != nil && in.Windowed:
-		return fmt.Errorf("%w%s", err, others(func(k *emulate.Kernel) bool { return k.Supports(emulate.QInput{Windowed: true}) == nil }))
-	case err != nil:
-		return err
+	}
+	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Softcap: in.Softcap}, {Windowed: in.Windowed}} {
+		err := l.Kernel.Supports(part)
+		if err == nil {
+			continue
+		}
+		if part.Visible != nil || part.Bias != nil {
+			err = fmt.Errorf("tensor %q: %w", m.Name, err)
+		}
+		return &refusal{err, func(k *emulate.Kernel) bool { return k.Supports(part) == nil }}
+	}
+	switch {
 	case m != nil && (l.Causal || l.Window != nil):
 		// PyTorch refuses it, SageAttention passes the mask over.
 		return fmt.Errorf("tensor %q: no kernel takes a mask together with a causal one or a window: make one mask of both", m.Name)
@@ -97,21 +103,29 @@ func (l *Layer) check() error {
 	return nil
 }
 
-// others names the released kernels that take something, for messages.
-func others(takes func(*emulate.Kernel) bool) string {
+// refusal is the error of what a kernel does not take. Its text names the released kernels
+// that do; they are looked for only when it is asked for.
+type refusal struct {
+	err   error
+	takes func(*emulate.Kernel) bool
+}
+
+func (r *refusal) Unwrap() error { return r.err }
+
+func (r *refusal) Error() string {
 	var names []string
 	for _, p := range program.Presets() {
-		if k, err := emulate.New(p); err == nil && takes(k) {
+		if k, err := emulate.New(p); err == nil && r.takes(k) {
 			names = append(names, p.Name)
 		}
 	}
 	switch len(names) {
 	case 0:
-		return ""
+		return r.err.Error()
 	case 1:
-		return "; " + names[0] + " does"
+		return r.err.Error() + "; " + names[0] + " does"
 	}
-	return "; " + strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1] + " do"
+	return fmt.Sprintf("%v; %s and %s do", r.err, strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 }
 
 // Group is how many query heads share a kv head.

@@ -108,10 +108,10 @@ func TestRefused(t *testing.T) {
 		{"fa2", qkv("F16", 64), map[string]string{"causal": "true", "causal_align": "bottom-right"}, ""},
 		{"fa2", qkv("F16", 64), map[string]string{"causal_align": "top-left"}, ""}, // nothing to align
 		{"fa3", qkv("F16", 256), nil, ""},
-		{"sage2-8b-sm90", qkv("F16", 256), nil, "head_dim 256: kernel sage2-8b-sm90 supports 1 to 128"},
+		{"sage2-8b-sm90", qkv("F16", 256), nil, `tensor "l.q": head_dim 256: kernel sage2-8b-sm90 supports 1 to 128; fa2, fa3, fa3-fp8, fa3-fp8-2level and sdpa-efficient do`},
 		{"fa3-fp8", qkv("F8_E4M3", 64), nil, ""},
-		{"fa3-fp8", qkv("F8_E5M2", 64), nil, "kernel fa3-fp8 does not take e5m2 inputs (it takes e4m3, fp16, bf16)"},
-		{"fa3", qkv("F8_E4M3", 64), nil, "kernel fa3 does not take e4m3 inputs"},
+		{"fa3-fp8", qkv("F8_E5M2", 64), nil, `tensor "l.q": kernel fa3-fp8 does not take e5m2 inputs (it takes e4m3, fp16, bf16)`},
+		{"fa3", qkv("F8_E4M3", 64), nil, `tensor "l.q": kernel fa3 does not take e4m3 inputs (it takes fp16, bf16); fa3-fp8 and fa3-fp8-2level do`},
 	} {
 		_, err := heads.Bind(kernel(t, tc.kernel), open(t, tc.metadata, tc.ts...))
 		if got := ""; err != nil && tc.want != "" {
