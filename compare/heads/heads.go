@@ -4,6 +4,7 @@
 package heads
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,7 +48,7 @@ func Bind(k *emulate.Kernel, l *layerdumps.Layer) (*Layer, error) {
 	p := k.Program()
 	bound, err := k.ForCase(l.Q.DType, Case(l, p.Mask.Causal))
 	if err != nil {
-		return nil, &refusal{fmt.Errorf("tensor %q: %w", l.Q.Name, err), func(k *emulate.Kernel) bool {
+		return nil, &refusal{l.Q.Name, err, func(k *emulate.Kernel) bool {
 			p := k.Program()
 			_, err := k.ForCase(l.Q.DType, Case(l, p.Mask.Causal))
 			return err == nil
@@ -74,7 +75,7 @@ func (l *Layer) check() error {
 	p, in, m := l.Kernel.Bound(), l.Query(0, 0), l.Mask
 	if l.Packed != nil && p.Operands.Packed == "no" {
 		return &refusal{
-			fmt.Errorf("tensor %q: kernel %s takes no packed sequences (operands.packed: no)", l.Packed.Bounds, p.Name),
+			l.Packed.Bounds, fmt.Errorf("kernel %s takes no packed sequences (operands.packed: no)", p.Name),
 			func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Packed == "yes" },
 		}
 	}
@@ -86,10 +87,11 @@ func (l *Layer) check() error {
 		if err == nil {
 			continue
 		}
+		tensor := ""
 		if part.Visible != nil || part.Bias != nil {
-			err = fmt.Errorf("tensor %q: %w", m.Name, err)
+			tensor = m.Name
 		}
-		return &refusal{err, func(k *emulate.Kernel) bool { return k.Supports(part) == nil }}
+		return &refusal{tensor, err, func(k *emulate.Kernel) bool { return k.Supports(part) == nil }}
 	}
 	switch {
 	case m != nil && (l.Causal || l.Window != nil):
@@ -106,13 +108,26 @@ func (l *Layer) check() error {
 // refusal is the error of what a kernel does not take. Its text names the released kernels
 // that do; they are looked for only when it is asked for.
 type refusal struct {
-	err   error
-	takes func(*emulate.Kernel) bool
+	tensor string // "" for none
+	err    error
+	takes  func(*emulate.Kernel) bool
+}
+
+// Reason is an error of Bind without the tensor's name and the kernels that take it.
+func Reason(err error) string {
+	if r := (*refusal)(nil); errors.As(err, &r) {
+		return r.err.Error()
+	}
+	return err.Error()
 }
 
 func (r *refusal) Unwrap() error { return r.err }
 
 func (r *refusal) Error() string {
+	text := r.err.Error()
+	if r.tensor != "" {
+		text = fmt.Sprintf("tensor %q: %s", r.tensor, text)
+	}
 	var names []string
 	for _, p := range program.Presets() {
 		if k, err := emulate.New(p); err == nil && r.takes(k) {
@@ -121,11 +136,11 @@ func (r *refusal) Error() string {
 	}
 	switch len(names) {
 	case 0:
-		return r.err.Error()
+		return text
 	case 1:
-		return r.err.Error() + "; " + names[0] + " does"
+		return text + "; " + names[0] + " does"
 	}
-	return fmt.Sprintf("%v; %s and %s do", r.err, strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
+	return fmt.Sprintf("%s; %s and %s do", text, strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 }
 
 // Group is how many query heads share a kv head.
