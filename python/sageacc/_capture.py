@@ -307,9 +307,8 @@ def call_metadata(call: Call) -> Dict[str, str]:
         out["window"] = f"{call.window[0]},{call.window[1]}"
     if call.softcap:
         out["softcap"] = repr(float(call.softcap))
-    if out or (_aligned(call) and reads_calls()):
-        if call.bottom_right and _aligned(call):
-            out["causal_align"] = "bottom-right"
+    if (out or (_aligned(call) and reads_calls())) and call.bottom_right and _aligned(call):
+        out["causal_align"] = "bottom-right"
     return out
 
 
