@@ -30,6 +30,7 @@ type Keeper interface {
 // The names of notes.
 const (
 	noteMisplaced   = "misplaced"
+	noteMask        = "mask"
 	noteExplanation = "explanation"
 	noteAttribution = "attribution"
 )
@@ -86,6 +87,9 @@ func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []rang
 		if err == nil {
 			err = d.Layers[i].Check()
 		}
+		if err == nil {
+			_, err = notesOfMask(ctx, d, i, &opt)
+		}
 		if err == nil && p.layer(outlines[i]).farOff(outlines[i].All().Minus(p.done) == nil) {
 			_, err = noteOfMisplaced(ctx, d, i, &opt)
 		}
@@ -94,6 +98,22 @@ func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []rang
 		}
 	}
 	return nil
+}
+
+// notesOfMask says what is odd about a layer's mask.
+func notesOfMask(ctx context.Context, d *layerdumps.Dump, i int, opt *Options) ([]string, error) {
+	l := &d.Layers[i]
+	if l.Mask == nil {
+		return nil, nil
+	}
+	return noted(opt, l, i, noteMask, func() ([]string, error) { return maskNotes(ctx, l) })
+}
+
+// addMaskNotes adds them to the layer's result.
+func addMaskNotes(ctx context.Context, d *layerdumps.Dump, i int, opt *Options, l *Layer) error {
+	notes, err := notesOfMask(ctx, d, i, opt)
+	l.Suspicious = append(l.Suspicious, notes...)
+	return err
 }
 
 // noteOfMisplaced says in which order the values of a layer's output are the right ones.
@@ -114,6 +134,11 @@ func Join(res *Result, outlines []*Outline, part func(layer int) (*Partial, erro
 		if err != nil {
 			return err
 		}
+		var notes []string
+		if _, err := note(i, noteMask, &notes); err != nil {
+			return err
+		}
+		l.Suspicious = append(l.Suspicious, notes...)
 		res.Layers = append(res.Layers, *l)
 	}
 	for _, i := range res.farOff() {

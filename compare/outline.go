@@ -20,6 +20,9 @@ type Outline struct {
 	SMScale   float64 `json:"sm_scale"`
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
+	// Call and Quantised are those of the result.
+	Call      *layerdumps.Call `json:"call,omitempty"`
+	Quantised string           `json:"quantised,omitempty"`
 	// Q, K, V and O are the names of the layer's tensors; O is empty if no actual output
 	// is compared.
 	Q string `json:"q"`
@@ -53,11 +56,11 @@ func ShapeOf(l *layerdumps.Layer) Shape {
 func (opt *Options) outline(l *heads.Layer) (*Outline, error) {
 	o := &Outline{
 		Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
-		Shape: ShapeOf(l.Layer), Q: l.Q.Name, K: l.K.Name, V: l.V.Name,
+		Call: l.Call(), Quantised: l.Quantised(), Shape: ShapeOf(l.Layer), Q: l.Q.Name, K: l.K.Name, V: l.V.Name,
 		LSE: opt.LSE, PerHead: opt.PerHead, ChunkRows: chunkRows(l.Kernel), Confined: opt.Rows != [2]int{},
 	}
 	if l.Causal {
-		o.Align = l.Kernel.Align(l.Q.Tokens, l.K.Tokens)
+		o.Align = l.Align()
 	}
 	if !opt.NoActual && l.O != nil {
 		o.O = l.O.Name

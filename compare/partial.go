@@ -196,7 +196,7 @@ func (p *Partial) layer(o *Outline) *Layer {
 			p.closeKV(o, n)
 		}
 	}
-	out := &Layer{Name: o.Name, Causal: o.Causal, SMScale: o.SMScale, Source: o.Source, Synthetic: o.Synthetic, Shape: o.Shape}
+	out := &Layer{Name: o.Name, Causal: o.Causal, SMScale: o.SMScale, Source: o.Source, Synthetic: o.Synthetic, Call: o.Call, Quantised: o.Quantised, Shape: o.Shape}
 	if o.Confined {
 		out.Sampled = &[2]int{o.First, o.End}
 	}

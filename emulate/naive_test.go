@@ -210,7 +210,7 @@ func (n *naive) smoothedK() []float32 {
 	}
 	for c := range d {
 		m := mean(n.h.k, d, c)
-		if n.p.Smoothing.K == "framework-mean" {
+		if n.p.Smoothing.K != "mean" {
 			m = n.frameworkMean[c]
 		}
 		if n.p.Smoothing.KMean == "input" {
@@ -376,9 +376,14 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		if p.Scores.SMScale == "scores" {
 			s[x] = n.mul(float32(n.sm), s[x])
 		}
-		if h.in.Bias != nil && j < h.nk {
+		if additive := p.Mask.Boolean == "additive" && h.in.Visible != nil; (h.in.Bias != nil || additive) && j < h.nk {
 			var bias [1]float32
-			h.in.Bias(i, j, j+1, bias[:])
+			if h.in.Bias != nil {
+				h.in.Bias(i, j, j+1, bias[:])
+			}
+			if additive && n.hidden(i, j) {
+				bias[0] = float32(math.Inf(-1))
+			}
 			s[x] = n.add(s[x], bias[0])
 		}
 		if p.Scores.SMScale == "scores" {
@@ -406,6 +411,7 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		}
 		if n.hidden(i, j) {
 			switch {
+			case p.Mask.Boolean == "additive": // added
 			case p.Mask.Boolean == "add" && p.Bits() > 0: // joined with the scale
 			case p.Mask.Boolean == "add":
 				s[x] = n.add(s[x], float32(p.Mask.BooleanValue))

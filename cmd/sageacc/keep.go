@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -47,7 +48,7 @@ func (e *env) keep(ctx context.Context, out string, resume bool, id journal.Iden
 		}
 		return &kept{e: e}, nil
 	}
-	j, err := journal.Open(ctx, out+journalEnding, journal.Header{Identity: id}, d, journal.Options{Resume: resume, Written: e.keeps})
+	j, err := journal.Open(ctx, out+journalEnding, journal.Header{Identity: id}, d, journal.Options{Resume: resume, Written: e.keeps, Soon: soon(ctx)})
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +60,14 @@ func newKept(e *env, j *journal.Journal) *kept {
 		fmt.Fprintf(e.stderr, "sageacc: note: damaged or unfinished records of the journal: %d; what they held is computed again\n", n)
 	}
 	return &kept{e, j}
+}
+
+// soonKey is the context's key of how soon a journal is written, where it is not a second.
+type soonKey struct{}
+
+func soon(ctx context.Context) time.Duration {
+	d, _ := ctx.Value(soonKey{}).(time.Duration)
+	return d
 }
 
 // keeps takes in that there is a journal.

@@ -4,12 +4,14 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -24,8 +26,17 @@ import (
 // process of its own can be killed.
 const asProgram = "SAGEACC_TEST_AS_PROGRAM"
 
+// atOnce is its value where a journal is not to wait for a second.
+const atOnce = "at once"
+
 func TestMain(m *testing.M) {
-	if os.Getenv(asProgram) != "" {
+	switch os.Getenv(asProgram) {
+	case "":
+	case atOnce:
+		ctx, stop := signal.NotifyContext(context.WithValue(context.Background(), soonKey{}, 2*time.Millisecond), os.Interrupt)
+		defer stop()
+		os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	default:
 		main()
 	}
 	os.Exit(m.Run())

@@ -16,14 +16,22 @@ import (
 	"time"
 )
 
-// lengthy writes a dump that takes some seconds, and more than one record, to compare.
+// lengthy writes a dump that takes more than one record to compare.
 func lengthy(t *testing.T, layers string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "dump.safetensors")
-	if code, _, errs := sage(t, "synth", "--tokens", "4096", "--heads", "1", "--layers", layers, "-o", path); code != exitOK {
+	if code, _, errs := sage(t, "synth", "--tokens", "2048", "--heads", "1", "--layers", layers, "-o", path); code != exitOK {
 		t.Fatal(errs)
 	}
 	return path
+}
+
+// eager starts a process that writes a journal at once.
+func eager(t *testing.T, args ...string) *process {
+	t.Helper()
+	p := command(args...)
+	p.Env = append(p.Env, asProgram+"="+atOnce)
+	return p.launch(t)
 }
 
 func exists(path string) bool {
@@ -34,9 +42,6 @@ func exists(path string) bool {
 // TestKillAndResume: runs that are killed at any moment, again and again, and resumed
 // end with the result of one that was not.
 func TestKillAndResume(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long")
-	}
 	dump := lengthy(t, "4")
 	r := rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0))
 	for _, args := range [][]string{
@@ -53,24 +58,24 @@ func TestKillAndResume(t *testing.T) {
 			}
 			args = append(args, "-o", out, "--resume")
 			kills := 0
-			for range 6 {
-				p := command(args...).launch(t)
-				wait := time.Duration(r.Int64N(int64(2500 * time.Millisecond)))
-				if !exists(out + journalEnding) {
-					wait += time.Second
+			for i := 0; i < 200 && kills < 6; i++ {
+				had := exists(out + journalEnding)
+				p := eager(t, args...)
+				// Once there is a journal, some time later.
+				for !had && !exists(out+journalEnding) && !exists(out) {
+					time.Sleep(time.Millisecond)
 				}
-				select {
-				case <-p.ended:
-				case <-time.After(wait):
-					p.Process.Kill()
-					<-p.ended
-					if exists(out + journalEnding) {
-						kills++
-					}
+				time.Sleep(time.Duration(r.Int64N(int64(80 * time.Millisecond))))
+				p.Process.Kill()
+				p.end(t)
+				if exists(out + journalEnding) {
+					kills++
+				} else {
+					os.Remove(out) // it had come to its end
 				}
-				if exists(out) {
-					break
-				}
+			}
+			if kills == 0 {
+				t.Error("no run was killed with a journal")
 			}
 			if code, _, errs := sage(t, args...); code != exitOK {
 				t.Fatal(errs)
@@ -89,7 +94,7 @@ func TestKillAndResume(t *testing.T) {
 // interrupted runs a command until there is a journal, and interrupts it.
 func interrupted(t *testing.T, out string, args ...string) *process {
 	t.Helper()
-	p := command(append(args, "-o", out)...).launch(t)
+	p := eager(t, append(args, "-o", out)...)
 	for end := time.Now().Add(hung); !exists(out + journalEnding); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) || exists(out) {
 			t.Fatalf("no journal was written: %s", &p.errs)
@@ -105,9 +110,6 @@ func interrupted(t *testing.T, out string, args ...string) *process {
 // TestJournal: an interrupt says what is kept; a journal is not passed over, nor one of
 // another run taken, and one that is damaged costs work alone.
 func TestJournal(t *testing.T) {
-	if testing.Short() {
-		t.Skip("long")
-	}
 	dump := lengthy(t, "3")
 	dir := t.TempDir()
 	whole, out := filepath.Join(dir, "whole"), filepath.Join(dir, "out")

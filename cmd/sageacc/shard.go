@@ -69,7 +69,7 @@ func (e *env) compareShard(cmd *cobra.Command, d *layerdumps.Dump, f shardFlag, 
 	}
 	w.abort()
 	h := journal.Header{Identity: id, Shard: &[2]int{f.shard.Index, f.shard.Count}, Settings: text}
-	j, err := journal.Open(cmd.Context(), out, h, d, journal.Options{Resume: resume, Lasting: true, Written: e.keeps})
+	j, err := journal.Open(cmd.Context(), out, h, d, journal.Options{Resume: resume, Lasting: true, Written: e.keeps, Soon: soon(cmd.Context())})
 	if err != nil {
 		return err
 	}

@@ -49,6 +49,8 @@ type Layer struct {
 	Shape   compare.Shape `json:"shape"`
 	Causal  bool          `json:"causal,omitempty"`
 	SMScale float64       `json:"sm_scale"`
+	// Call is what the call was given besides.
+	Call *layerdumps.Call `json:"call,omitempty"`
 }
 
 // LayersOf returns the layers of a dump.
@@ -56,7 +58,7 @@ func LayersOf(d *layerdumps.Dump) []Layer {
 	var out []Layer
 	for i := range d.Layers {
 		l := &d.Layers[i]
-		out = append(out, Layer{l.Name, compare.ShapeOf(l), l.Causal, l.Scale()})
+		out = append(out, Layer{l.Name, compare.ShapeOf(l), l.Causal, l.Scale(), l.Call()})
 	}
 	return out
 }
@@ -250,14 +252,13 @@ type Options struct {
 	Lasting bool
 	// Written, if not nil, is called once there is a file.
 	Written func(path string)
+	// Soon is how long the work is that is not worth a file, and the shortest time between
+	// two records of one layer; 0 stands for a second.
+	Soon time.Duration
 }
 
-// soon is how long the work is that is not worth a file, and the shortest time between
-// two records of one layer. One part in share of a run's time may be lost.
-const (
-	soon  = time.Second
-	share = 100
-)
+// share of a run's time, one part in so many, may be lost.
+const share = 100
 
 // Journal is a run's journal. It is safe for concurrent use.
 type Journal struct {
@@ -297,6 +298,9 @@ type digest struct {
 // Open starts the journal of a run over a dump, or goes on with one that is there.
 func Open(ctx context.Context, path string, h Header, d *layerdumps.Dump, opt Options) (*Journal, error) {
 	h.Schema = Schema
+	if opt.Soon == 0 {
+		opt.Soon = time.Second
+	}
 	j := &Journal{path: path, header: &h, opt: opt, dump: d, start: time.Now(), digests: make([]digest, len(d.Layers)), index: make(index)}
 	j.kept, j.synced = j.start, j.start
 	j.ctx, j.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -409,7 +413,7 @@ func (j *Journal) digest(layer int) (string, error) {
 }
 
 // old reports whether the run is long enough for a file.
-func (j *Journal) old() bool { return j.opt.Lasting || time.Since(j.start) >= soon }
+func (j *Journal) old() bool { return j.opt.Lasting || time.Since(j.start) >= j.opt.Soon }
 
 // earlier returns what an earlier run left of something, if that had the same inputs.
 func (j *Journal) earlier(k key) ([]entry, error) {
@@ -471,7 +475,7 @@ func (j *Journal) flush() error {
 		}
 	}
 	j.pending = nil
-	if time.Since(j.synced) < soon {
+	if time.Since(j.synced) < j.opt.Soon {
 		return nil
 	}
 	j.synced = time.Now()
@@ -564,7 +568,7 @@ func (k *Keeper) Due() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	now := time.Now()
-	return now.Sub(j.kept) >= max(soon, now.Sub(j.start)/share)
+	return now.Sub(j.kept) >= max(j.opt.Soon, now.Sub(j.start)/share)
 }
 
 // Keep implements [compare.Keeper].

@@ -14,6 +14,9 @@ import (
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
+// soon is the default of Options.Soon.
+const soon = time.Second
+
 func dump(t *testing.T) *layerdumps.Dump {
 	t.Helper()
 	d, err := layerdumps.Open([]string{"../../layerdumps/testdata/byte-lm-sample.safetensors"}, layerdumps.Options{})

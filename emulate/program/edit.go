@@ -105,7 +105,10 @@ func (p *Program) SetSmooth(list string) error {
 		if k {
 			// What is not the paper's is PyTorch's.
 			s.K = "framework-mean"
-			if p.QKCodes.Scale == "paper" {
+			switch {
+			case p.Operands.Packed == "yes":
+				s.K = "packed-mean"
+			case p.QKCodes.Scale == "paper":
 				s.K = "mean"
 			}
 		}
