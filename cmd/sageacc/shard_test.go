@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
 
 func content(t *testing.T, path string) []byte {
@@ -204,6 +206,32 @@ func TestPlan(t *testing.T) {
 		code, _, errs := sage(t, append([]string{"plan", sample}, tc.args...)...)
 		if code != exitCannotRun || !strings.Contains(errs, tc.want) {
 			t.Errorf("%v: exit %d, %q, want %q", tc.args, code, errs, tc.want)
+		}
+	}
+}
+
+// TestMergeCalls: parts know what calls were given: masks, windows, packed sequences, FP8.
+func TestMergeCalls(t *testing.T) {
+	packed := safetensors.Tensor{Name: "l.cu_seqlens_q", DType: "I32", Shape: []int{3}, Data: []byte{0, 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0}}
+	keys := packed
+	keys.Name = "l.cu_seqlens_k"
+	dumps := map[string][]string{
+		"packed": {write(t, nil, ramp("l.q", 7, 2, 16), ramp("l.k", 7, 1, 16), ramp("l.v", 7, 1, 16), packed, keys), "--kernel", "sage-fp16-triton-varlen"},
+	}
+	for name, c := range calls {
+		path := write(t, c.metadata, append([]safetensors.Tensor{ramp("l.q", 1, 2, 6, 16), ramp("l.k", 1, 1, 7, 16), ramp("l.v", 1, 1, 7, 16)}, c.more...)...)
+		dumps[name] = []string{path, "--kernel", c.kernel}
+	}
+	for name, args := range dumps {
+		code, want, errs := sage(t, append([]string{"compare", "--format", "json"}, args...)...)
+		if code != exitOK {
+			t.Fatalf("%s: %s", name, errs)
+		}
+		if name == "packed" && !strings.Contains(want, "l.seq1") || name == "boolean mask" && !strings.Contains(want, "see no key") {
+			t.Errorf("%s:\n%s", name, want)
+		}
+		if _, got, errs := sage(t, append([]string{"merge"}, shards(t, 2, args...)...)...); got != want {
+			t.Errorf("%s: %q\n%s\nwant\n%s", name, errs, got, want)
 		}
 	}
 }
