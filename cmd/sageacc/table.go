@@ -62,12 +62,7 @@ many layers takes minutes: --layers chooses some.`,
 			if gpu {
 				return fmt.Errorf("--gpu is for %s", accumulatorProbe)
 			}
-			write, err := pick(format, map[string]func(io.Writer, *tables.Result) error{
-				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper, top) },
-				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper, top) },
-				"csv":      render.TableCSV,
-				"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
-			})
+			write, err := pick(format, tableWriters(paper, top))
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
@@ -127,6 +122,16 @@ many layers takes minutes: --layers chooses some.`,
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
 	addResume(cmd, &resume)
 	return cmd
+}
+
+// tableWriters are the formats of tables.
+func tableWriters(paper bool, top int) map[string]func(io.Writer, *tables.Result) error {
+	return map[string]func(io.Writer, *tables.Result) error{
+		"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper, top) },
+		"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper, top) },
+		"csv":      render.TableCSV,
+		"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
+	}
 }
 
 // tables measures tables with a journal beside out, and hands the result to write.
