@@ -616,6 +616,7 @@ type kvHead struct {
 	left        atomic.Int64 // chunks to come
 	err         error
 	kv          *emulate.KV
+	counts      emulate.Counts // of kv, also when that is dropped
 	inK, inV    headInputs
 	transform   func(x []float32, query bool)
 	k, v        func(lo, hi int, dst []float32)
@@ -1096,7 +1097,9 @@ func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	}
 	in.Jobs, in.Stream = opt.Jobs, nk*d > streamed
 	var err error
-	kv.kv, err = opt.Kernel.Prepare(in)
+	if kv.kv, err = opt.Kernel.Prepare(in); err == nil {
+		kv.counts = kv.kv.Counts
+	}
 	return err
 }
 
@@ -1134,12 +1137,9 @@ func (kv *kvHead) query(k *emulate.Kernel, l *heads.Layer, batch, head int, ws *
 	return k.Query(in, kv.kv, ws)
 }
 
-// drop lets go of the large buffers; the counts stay.
+// drop lets go of the large buffers.
 func (kv *kvHead) drop() {
-	kv.k, kv.v = nil, nil
-	if kv.kv != nil {
-		kv.kv = &emulate.KV{Counts: kv.kv.Counts}
-	}
+	kv.k, kv.v, kv.kv = nil, nil, nil
 }
 
 func (r *Result) summarise() {

@@ -75,7 +75,7 @@ func (p *Partial) add(o *Outline, first int, cs []chunk) {
 		p.mapDifferences(o, n, c)
 	}
 	kv := cs[0].kv
-	p.mergeKV(o, n/o.group(), &openKV{len(cs), kv.kv.Counts, kv.inK, kv.inV})
+	p.mergeKV(o, n/o.group(), &openKV{len(cs), kv.counts, kv.inK, kv.inV})
 	p.close(o, n)
 }
 

@@ -22,15 +22,12 @@ import (
 
 func newTable(e *env) *cobra.Command {
 	var (
-		dump   dumpFlags
-		format string
-		out    string
-		ref    string
-		paper  bool
-		gpu    bool
-		jobs   int
-		resume bool
-		top    int
+		dump             dumpFlags
+		format, out, ref string
+		paper, gpu       bool
+		jobs             int
+		resume           bool
+		top              int
 	)
 	cmd := &cobra.Command{
 		Use:   "table NAME... DUMP...",
