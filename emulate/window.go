@@ -21,7 +21,7 @@ type window struct {
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
-	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
+	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 
 	buf    []float32 // [readBlock][Dim]
@@ -98,7 +98,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		} else {
 			w.kRaw = make([]float32, keys*d)
 		}
-		if kv.strips {
+		if k.vectorScores(d) {
 			w.kBias = make([]int32, keys)
 		}
 		switch {
@@ -115,16 +115,15 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
-	if !kv.strips {
-		return
-	}
-	w.vCodes.Index(k.level.l, kv.dead)
 	for i := range w.kBias {
 		var s int32
 		for _, c := range w.kCodes[i*d : i*d+d] {
 			s += int32(c)
 		}
 		w.kBias[i] = -128 * s
+	}
+	if kv.strips {
+		w.vCodes.Index(k.level.l, kv.dead)
 	}
 }
 
