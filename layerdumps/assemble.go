@@ -41,22 +41,23 @@ func (d *Dump) open(paths []string, opt Options) error {
 		return err
 	}
 	ignored = append(ignored, found.dropWeak()...)
-	slices.SortFunc(ignored, func(a, b *rawTensor) int { return cmp.Compare(a.number, b.number) })
+	byNumber := func(a, b *rawTensor) int { return cmp.Compare(a.number, b.number) }
+	slices.SortFunc(ignored, byNumber)
 	if len(found) == 0 {
 		return opt.Names.absent(paths, describeAll(ignored), 0, 1, 2, 3)
 	}
 	more := make(extras)
-	for _, t := range ignored {
-		if !more.add(t, opt.LSE) {
-			d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
-		}
-	}
+	ignored = slices.DeleteFunc(ignored, func(t *rawTensor) bool { return more.add(t, opt.LSE) })
 	ofActual := make(extras)
 	actual, err := d.collectActual(opt, found, ofActual)
 	if err != nil {
 		return err
 	}
-	d.Ignored = append(d.Ignored, more.without(found)...)
+	ignored = append(ignored, more.without(found)...)
+	slices.SortFunc(ignored, byNumber)
+	for _, t := range ignored {
+		d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
+	}
 	names, err := found.selectNames(opt)
 	if err != nil {
 		return err
