@@ -174,12 +174,12 @@ func TestShardFlag(t *testing.T) {
 
 // TestPlan: the job of a plan is the comparison that was asked for, in as many shards.
 func TestPlan(t *testing.T) {
-	args := []string{"plan", sample, "--measure", "10ms", "--kernel", "sage2-4b,sage2-8b-sm90", "--causal", "--fail-if", "cos<0.9", "--shards", "3"}
+	args := []string{"plan", sample, "--measure", "10ms", "--jobs", "2", "--kernel", "sage2-4b,sage2-8b-sm90", "--causal", "--fail-if", "cos<0.9", "--shards", "3"}
 	code, out, errs := sage(t, args...)
 	if code != exitOK || errs != "" || strings.Count(out, "\n") != 4 || !strings.Contains(out, "sage2-4b: 2 layers, 4096 query rows in 16 chunks") || !strings.Contains(out, "\n3 shards, each") {
 		t.Errorf("exit %d, %q:\n%s", code, errs, out)
 	}
-	want := "compare " + sample + " --causal --fail-if 'cos<0.9' --kernel sage2-4b,sage2-8b-sm90 --shard array/3 --resume -o"
+	want := "compare " + sample + " --causal --fail-if 'cos<0.9' --kernel sage2-4b,sage2-8b-sm90 --shard array/3 --jobs 2 --resume -o"
 	code, out, errs = sage(t, append(args, "--format", "slurm")...)
 	if code != exitOK || errs != "" || !strings.Contains(out, "#SBATCH --array=0-2\n") || !strings.Contains(out, want) {
 		t.Errorf("exit %d, %q:\n%s", code, errs, out)

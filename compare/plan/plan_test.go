@@ -4,9 +4,11 @@ import (
 	"math"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
@@ -51,29 +53,51 @@ func job(words ...string) *Job {
 	return &Job{Command: append([]string{"sageacc", "compare"}, words...), Shards: 8, Jobs: 4, Seconds: 4000, Memory: 1 << 30, Image: "sageacc:1", Claim: "dumps"}
 }
 
-// TestSlurm: the script is one that bash reads, with the words as they were.
+// TestSlurm: the script is one that bash reads, with the words as they were. It asks for
+// another try where sageacc is killed, a few times.
 func TestSlurm(t *testing.T) {
+	const hidden = "tab\t, line\n, \u202e, \xff, '\\"
 	var b strings.Builder
-	if err := Slurm(&b, job("it's a dump/", "--fail-if", "cos<0.99", "$HOME")); err != nil {
+	if err := Slurm(&b, job("it's a dump/", "--fail-if", "cos<0.99", "$HOME", "größe", hidden)); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
 		"#SBATCH --array=0-7\n", "#SBATCH --cpus-per-task=4\n", "#SBATCH --mem=1536M\n", "#SBATCH --time=2:13:20\n", "#SBATCH --requeue\n",
-		`exec sageacc compare 'it'\''s a dump/' --fail-if 'cos<0.99' '$HOME' --shard array/8 --resume -o "part-$SLURM_ARRAY_TASK_ID"` + "\n",
+		"\nsageacc compare 'it'\\''s a dump/' --fail-if 'cos<0.99' '$HOME' 'größe' $'tab\\011, line\\012, \\342\\200\\256, \\377, \\047\\134' " +
+			`--shard array/8 --jobs 4 --resume -o "part-$SLURM_ARRAY_TASK_ID"` + "\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("without %q:\n%s", want, &b)
 		}
 	}
+	// What is written to files has no hidden character but line breaks.
+	if strings.ContainsFunc(b.String(), func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }) {
+		t.Errorf("a hidden character in\n%q", &b)
+	}
 	bash, err := exec.LookPath("bash")
 	if err != nil {
 		t.Skip(err)
 	}
-	cmd := exec.Command(bash, "-c", strings.Replace(b.String(), "exec sageacc", `exec printf '<%s>'`, 1))
-	cmd.Env = []string{"SLURM_ARRAY_TASK_ID=5"}
-	out, err := cmd.Output()
-	if want := "<compare><it's a dump/><--fail-if><cos<0.99><$HOME><--shard><array/8><--resume><-o><part-5>"; err != nil || string(out) != want {
-		t.Errorf("bash runs %s, %v; want %s", out, err, want)
+	for _, tc := range []struct {
+		status, restarts string
+		requeued         bool
+	}{
+		{"0", "", false}, {"1", "", false}, {"2", "1", false}, {"130", "", false}, {"137", "", true}, {"137", "2", true}, {"143", "", true}, {"137", "3", false},
+	} {
+		stubs := `sageacc() { printf '<%s>' "$@"; return ` + tc.status + `; }; scontrol() { printf '{%s}' "$@"; }` + "\n"
+		cmd := exec.Command(bash, "-c", stubs+b.String())
+		cmd.Env = []string{"SLURM_ARRAY_TASK_ID=5", "SLURM_JOB_ID=77"}
+		if tc.restarts != "" {
+			cmd.Env = append(cmd.Env, "SLURM_RESTART_COUNT="+tc.restarts)
+		}
+		out, err := cmd.Output()
+		want := "<compare><it's a dump/><--fail-if><cos<0.99><$HOME><größe><" + hidden + "><--shard><array/8><--jobs><4><--resume><-o><part-5>"
+		if tc.requeued {
+			want += "{requeue}{77}"
+		}
+		if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != tc.status || string(out) != want {
+			t.Errorf("%+v: bash runs %q, %v; want %q", tc, out, err, want)
+		}
 	}
 }
 
@@ -107,7 +131,7 @@ func TestKubernetes(t *testing.T) {
 	if m.Kind != "Job" || s.CompletionMode != "Indexed" || s.Completions != 8 || s.BackoffLimitPerIndex != 3 || c.Image != "sageacc:1" || c.Resources.Limits["memory"] != "1536Mi" {
 		t.Errorf("%+v", m)
 	}
-	want := []string{"sageacc", "compare", `it's "a" dump/`, "a: b", "$$(HOME)", "--shard", "array/8", "--resume", "-o", "part-$(JOB_COMPLETION_INDEX)"}
+	want := []string{"sageacc", "compare", `it's "a" dump/`, "a: b", "$$(HOME)", "--shard", "array/8", "--jobs", "4", "--resume", "-o", "part-$(JOB_COMPLETION_INDEX)"}
 	if !slices.Equal(c.Command, want) {
 		t.Errorf("command %q, want %q", c.Command, want)
 	}

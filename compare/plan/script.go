@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Job is what a job script runs.
@@ -32,8 +34,19 @@ func (j *Job) limit() int { return int(max(600, math.Ceil(float64(2*j.Seconds)))
 // 512 MiB.
 func (j *Job) megabytes() uint64 { return max(512, (j.Memory+j.Memory/2)>>20) }
 
-// quote writes a word as a shell reads it.
+// quote writes a word as bash reads it, in characters that can be seen.
 func quote(s string) string {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		var b strings.Builder
+		for _, c := range []byte(s) {
+			if c < ' ' || c >= 0x7f || c == '\'' || c == '\\' {
+				fmt.Fprintf(&b, `\%03o`, c)
+			} else {
+				b.WriteByte(c)
+			}
+		}
+		return "$'" + b.String() + "'"
+	}
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:,+@%") == "" {
 		return s
 	}
@@ -48,15 +61,22 @@ func quoteAll(words []string) string {
 	return strings.Join(out, " ")
 }
 
-// Slurm writes a script for sbatch: an array of a task for each shard. A task that is
-// requeued, or run again, goes on where it ended.
+// retries is how often a shard that was killed is tried again.
+const retries = 3
+
+// Slurm writes a script for sbatch: an array of a task for each shard. Slurm requeues
+// those of a node that fails, the script those whose process is killed: by a signal
+// other than an interrupt, whose status is 130. A task that is requeued, or run again,
+// goes on where it ended.
 func Slurm(w io.Writer, j *Job) error {
 	s := j.limit()
 	_, err := fmt.Fprintf(w, `#!/bin/bash
 # Submit with sbatch, in the folder that the dump's paths are relative to. When all
 # tasks are done:
 #   sageacc merge part-* -o result.json
-# A single task that failed is run again with: sbatch --array=NUMBER THIS-FILE
+# A task that is killed is tried again, %d times at most, and goes on where it ended. One
+# that failed is run again with:
+#   sbatch --array=NUMBER THIS-FILE
 #SBATCH --job-name=sageacc
 #SBATCH --array=0-%d
 #SBATCH --cpus-per-task=%d
@@ -65,8 +85,13 @@ func Slurm(w io.Writer, j *Job) error {
 #SBATCH --requeue
 #SBATCH --open-mode=append
 #SBATCH --output=sageacc-%%a.log
-exec %s --shard array/%d --resume -o "part-$SLURM_ARRAY_TASK_ID"
-`, j.Shards-1, j.Jobs, j.megabytes(), s/3600, s/60%60, s%60, quoteAll(j.Command), j.Shards)
+%s --shard array/%d --jobs %d --resume -o "part-$SLURM_ARRAY_TASK_ID"
+status=$?
+if [ $status -gt 130 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt %d ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status
+`, retries, j.Shards-1, j.Jobs, j.megabytes(), s/3600, s/60%60, s%60, quoteAll(j.Command), j.Shards, j.Jobs, retries)
 	return err
 }
 
@@ -87,7 +112,7 @@ func Kubernetes(w io.Writer, j *Job) error {
 	for _, x := range j.Command {
 		command = append(command, word(strings.ReplaceAll(x, "$", "$$")))
 	}
-	command = append(command, `"--shard"`, fmt.Sprintf(`"array/%d"`, j.Shards), `"--resume"`, `"-o"`, `"part-$(JOB_COMPLETION_INDEX)"`)
+	command = append(command, `"--shard"`, fmt.Sprintf(`"array/%d"`, j.Shards), `"--jobs"`, fmt.Sprintf(`"%d"`, j.Jobs), `"--resume"`, `"-o"`, `"part-$(JOB_COMPLETION_INDEX)"`)
 	_, err := fmt.Fprintf(w, `# kubectl apply -f THIS-FILE. When all indexes are done, in the volume:
 #   sageacc merge part-* -o result.json
 apiVersion: batch/v1
@@ -98,7 +123,7 @@ spec:
   completionMode: Indexed
   completions: %d
   parallelism: %d
-  backoffLimitPerIndex: 3
+  backoffLimitPerIndex: %d
   maxFailedIndexes: %d
   template:
     spec:
@@ -117,6 +142,6 @@ spec:
       volumes:
         - name: data
           persistentVolumeClaim: {claimName: %s}
-`, j.Shards, j.Shards, j.Shards, word(j.Image), strings.Join(command, ", "), j.Jobs, j.megabytes(), j.Jobs, j.megabytes(), word(j.Claim))
+`, j.Shards, j.Shards, retries, j.Shards, word(j.Image), strings.Join(command, ", "), j.Jobs, j.megabytes(), j.Jobs, j.megabytes(), word(j.Claim))
 	return err
 }
