@@ -125,15 +125,17 @@ def _gpu(quick: bool) -> List[Finding]:
 
 
 def _installed() -> List[str]:
+    return [f"{name} {version}" for name in PACKAGES if (version := _version(name))]
+
+
+def _version(package: str) -> str:
+    """The version of what is installed, "" for what is not, though it may be on the path."""
     from importlib import metadata
 
-    out = []
-    for name in PACKAGES:
-        try:
-            out.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return out
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _known() -> List[str]:
@@ -160,9 +162,7 @@ def _subjects(capability: Tuple[int, int]) -> Tuple[List[Subject], List[Finding]
                 missing.append(Finding(module, None, f"does not load: {e}"))
 
     def sage(m: Any) -> None:
-        from importlib import metadata
-
-        version = metadata.version("sageattention")
+        version = _version("sageattention")
         out.append(
             Subject(f"sageattention {version}: sageattn", lambda q, k, v, c: m.sageattn(q, k, v, is_causal=c), [sageattn(capability)])
         )
