@@ -37,15 +37,15 @@ type class struct {
 	causal  bool
 }
 
-// Run estimates a run. Of each class of layers it measures the dearest, all of them
-// together for about the budget. Options.Keep must be nil.
+// Run estimates a run. Of each class of layers it measures the dearest, or several where
+// they are small, all classes together for about the budget. Options.Keep must be nil.
 func Run(ctx context.Context, d *layerdumps.Dump, opt compare.Options, budget time.Duration) (*Estimate, error) {
 	outlines, err := compare.Outlines(d, opt)
 	if err != nil {
 		return nil, err
 	}
 	out := &Estimate{Kernel: opt.Kernel.Program().Name, Layers: len(outlines), Jobs: max(1, opt.Jobs)}
-	dearest := make(map[class]int)
+	members := make(map[class][]int) // the layers of each
 	var classes []class
 	for i, o := range outlines {
 		out.Chunks += o.Chunks()
@@ -53,31 +53,34 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt compare.Options, budget ti
 		cost, _ := o.Costs(o.All())
 		out.MultiplyAdds += cost
 		c := class{o.Shape.HeadDim, o.Shape.DType, o.Causal}
-		at, ok := dearest[c]
-		if !ok {
+		if members[c] == nil {
 			classes = append(classes, c)
 		}
-		if !ok || o.TotalCost() > outlines[at].TotalCost() {
-			dearest[c] = i
-		}
+		members[c] = append(members[c], i)
 	}
-	rates := make(map[class]rate)
 	start := time.Now()
 	for _, c := range classes {
-		i := dearest[c]
-		one := *d
-		one.Layers = d.Layers[i : i+1]
-		measure := func(chunks ranges.Set) (time.Duration, error) {
+		var of []*compare.Outline
+		for _, i := range members[c] {
+			of = append(of, outlines[i])
+		}
+		measure := func(which []int, chunks []ranges.Set) (time.Duration, error) {
+			some := *d
+			some.Layers = nil
+			for _, i := range which {
+				some.Layers = append(some.Layers, d.Layers[members[c][i]])
+			}
 			start := time.Now()
-			err := compare.RunChunks(ctx, &one, opt, []ranges.Set{chunks})
+			err := compare.RunChunks(ctx, &some, opt, chunks)
 			return time.Since(start), err
 		}
-		if rates[c], err = measureRate(outlines[i], out.Jobs, budget/time.Duration(len(classes)), measure); err != nil {
+		r, err := measureClass(of, out.Jobs, budget/time.Duration(len(classes)), measure)
+		if err != nil {
 			return nil, err
 		}
-	}
-	for _, o := range outlines {
-		out.Seconds += rates[class{o.Shape.HeadDim, o.Shape.DType, o.Causal}].seconds(o.Costs(o.All()))
+		for _, o := range of {
+			out.Seconds += r.seconds(o.Costs(o.All()))
+		}
 	}
 	out.Measured = time.Since(start).Seconds()
 	var m runtime.MemStats
@@ -93,15 +96,61 @@ func (r rate) seconds(queries, prepare float64) float64 {
 	return float64(r.queries*queries) + float64(r.prepare*prepare)
 }
 
+// measureFunc computes chunks of some layers of a class and returns the time.
+type measureFunc func(which []int, chunks []ranges.Set) (time.Duration, error)
+
+// measureClass measures the dearest layer of a class; and where all of that takes little
+// of the budget as many layers as take half of it, spread over the dump: what small ones
+// cost is not in their queries and keys alone.
+func measureClass(of []*compare.Outline, jobs int, budget time.Duration, measure measureFunc) (rate, error) {
+	at := 0
+	for i, o := range of {
+		if o.TotalCost() > of[at].TotalCost() {
+			at = i
+		}
+	}
+	r, whole, err := measureRate(of[at], jobs, budget, func(chunks ranges.Set) (time.Duration, error) {
+		return measure([]int{at}, []ranges.Set{chunks})
+	})
+	if err != nil || whole == 0 || whole > budget/4 || len(of) == 1 {
+		return r, err
+	}
+	n := int(min(int64(len(of)), int64(budget/2/whole)))
+	for {
+		which := make([]int, n)
+		chunks := make([]ranges.Set, n)
+		var queries, prepare float64
+		for i := range n {
+			which[i] = (2*i + 1) * len(of) / (2 * n)
+			o := of[which[i]]
+			chunks[i] = o.All()
+			q, p := o.Costs(chunks[i])
+			queries, prepare = queries+q, prepare+p
+		}
+		took, err := measure(which, chunks)
+		if err != nil {
+			return rate{}, err
+		}
+		// The first measurement is of a process that has just started, and too long.
+		if n < len(of) && took < budget/4 {
+			n = int(min(int64(len(of)), int64(n)*int64(1+budget/2/max(took, 1))))
+			continue
+		}
+		each := took.Seconds() / (queries + prepare)
+		return rate{each, each}, nil
+	}
+}
+
 // measureRate measures chunks of a layer, more and more of them until they take half the
 // budget. They are of few kv heads, all jobs at work, so that what preparing a kv head
 // costs can be told from what its queries cost: by two measurements of as many kv heads.
-func measureRate(o *compare.Outline, jobs int, budget time.Duration, measure func(ranges.Set) (time.Duration, error)) (rate, error) {
+// It returns the time of the whole layer too, if that was measured, or 0.
+func measureRate(o *compare.Outline, jobs int, budget time.Duration, measure func(ranges.Set) (time.Duration, error)) (r rate, whole time.Duration, err error) {
 	all := o.Chunks()
 	few := spread(o, 0, jobs)
 	short, err := measure(few)
 	if err != nil {
-		return rate{}, err
+		return rate{}, 0, err
 	}
 	for n := 4 * jobs; ; n *= 2 {
 		many := spread(o, 1, n)
@@ -110,12 +159,15 @@ func measureRate(o *compare.Outline, jobs int, budget time.Duration, measure fun
 		}
 		long, err := measure(many)
 		if err != nil {
-			return rate{}, err
+			return rate{}, 0, err
 		}
 		if long < budget/2 && n < all {
 			continue
 		}
-		return solve(o, few, short, many, long), nil
+		if n >= all {
+			whole = long
+		}
+		return solve(o, few, short, many, long), whole, nil
 	}
 }
 

@@ -32,7 +32,7 @@ func TestRate(t *testing.T) {
 		outline(4, 1, 40_000, 40_000, false), outline(1, 1, 300, 300, false),
 	} {
 		calls := 0
-		got, err := measureRate(o, 2, 10*time.Second, func(chunks ranges.Set) (time.Duration, error) {
+		got, _, err := measureRate(o, 2, 10*time.Second, func(chunks ranges.Set) (time.Duration, error) {
 			calls++
 			if err := chunks.Check(o.Chunks()); err != nil || chunks == nil {
 				t.Fatalf("chunks %v of %d", chunks, o.Chunks())
@@ -46,6 +46,42 @@ func TestRate(t *testing.T) {
 		if math.Abs(total/truth-1) > 0.05 || calls > 20 {
 			t.Errorf("%+v: %g s after %d measurements, want %g", o.Shape, total, calls, truth)
 		}
+	}
+}
+
+// TestSmallLayers: what each layer takes, however small, is in the estimate; and the
+// first measurement, which takes long because all is new, is not all of it.
+func TestSmallLayers(t *testing.T) {
+	var of []*compare.Outline
+	for range 5000 {
+		of = append(of, outline(1, 1, 128, 128, false))
+	}
+	calls, measured := 0, time.Duration(0)
+	machine := func(which []int, chunks []ranges.Set) (time.Duration, error) {
+		calls++
+		took := time.Duration(len(which)) * 4 * time.Millisecond
+		if calls < 3 {
+			took += 10 * time.Millisecond
+		}
+		for i, at := range which {
+			if len(chunks) != len(which) || at < 0 || at >= len(of) || i > 0 && at <= which[i-1] || chunks[i].Check(of[at].Chunks()) != nil {
+				t.Fatalf("layers %v, chunks %v", which, chunks)
+			}
+		}
+		measured += took
+		return took, nil
+	}
+	const budget = 5 * time.Second
+	r, err := measureClass(of, 2, budget, machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	total := 0.0
+	for _, o := range of {
+		total += r.seconds(o.Costs(o.All()))
+	}
+	if math.Abs(total-20) > 1 || calls > 10 || measured > 2*budget {
+		t.Errorf("%g s after %d measurements of %v together, want 20", total, calls, measured)
 	}
 }
 
