@@ -234,6 +234,11 @@ type Layer struct {
 	SMScale   float64 `json:"sm_scale"`
 	Source    string  `json:"source"`
 	Synthetic string  `json:"synthetic,omitempty"`
+	// Call is what the call was given besides; nil for nothing.
+	Call *layerdumps.Call `json:"call,omitempty"`
+	// Quantised says how 16-bit inputs become the codes of a kernel that takes FP8; "" where
+	// they do not.
+	Quantised string `json:"quantised,omitempty"`
 	// Sampled are the queries [Sampled[0], Sampled[1]) that the figures are of, where a run
 	// was confined to some; nil where they are of all.
 	Sampled *[2]int `json:"sampled,omitempty"`
@@ -600,6 +605,11 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progr
 		return nil, context.Cause(ctx)
 	}
 	out := g.result()
+	notes, err := maskNotes(ctx, l)
+	if err != nil {
+		return nil, err
+	}
+	out.Suspicious = append(out.Suspicious, notes...)
 	if opt.Rows != [2]int{} {
 		out.Sampled = &[2]int{g.first, g.end}
 	}
@@ -651,7 +661,7 @@ func newGatherer(l *heads.Layer, opt Options, first, end, jobs int) *gatherer {
 		l: l, opt: opt, first: first, end: end, tasks: taskCount(l.Layer, opt, end-first), window: 16 + 4*jobs,
 		kvs: make(map[int]*kvHead), done: make(map[int][]chunk),
 		out: &Layer{
-			Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic,
+			Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic, Call: l.Call(), Quantised: l.Quantised(),
 			Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
 		},
 	}
@@ -890,8 +900,9 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 	l, kv := w.layer, c.kv
 	d := l.Q.Dim
 	n := (c.hi - c.lo) * d
-	l.Q.Rows(c.batch, c.head, c.lo, c.hi, w.q[:n])
-	l.Q.Rows(c.batch, c.head, 0, 1, w.first)
+	queries := heads.Values(l.Layer, &l.Q, l.Read(&l.Q, c.batch, c.head), c.batch, c.head)
+	queries(c.lo, c.hi, w.q[:n])
+	queries(0, 1, w.first)
 	c.acc.inQ.add(w.q[:n], w.first[:d], d)
 	ref, refLSE := w.ref[:n], []float64(nil)
 	if w.opt.NoReference {
@@ -900,7 +911,7 @@ func (w *worker) compare(ctx context.Context, c *chunk, q *emulate.Query, out, l
 		if w.opt.LSE {
 			refLSE = w.refLSE[:c.hi-c.lo]
 		}
-		p := reference.Params{Precision: w.opt.Reference, Causal: l.Causal, Align: w.layer.Kernel.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
+		p := heads.Reference(l.Layer, w.opt.Reference, l.Align(), c.batch, c.head)
 		if err := reference.AttentionRows(ctx, p, w.q[:n], kv.k, kv.v, c.lo, c.hi, l.K.Tokens, d, &w.rws, ref, refLSE); err != nil {
 			return err
 		}
@@ -1058,22 +1069,27 @@ func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error
 
 func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	nk, d := l.K.Tokens, l.K.Dim
-	in := l.KV(kv.batch, kv.head)
-	kv.k, kv.v = in.K, in.V
-	if nk*d <= cached {
-		kv.k, kv.v = decoded(kv.k, nk, d), decoded(kv.v, nk, d)
+	read := func(t *layerdumps.Tensor) emulate.Rows {
+		rows := l.Read(t, kv.batch, kv.head)
+		if nk*d <= cached {
+			rows = decoded(rows, nk, d)
+		}
+		return rows
 	}
+	k, v := read(&l.K), read(&l.V)
+	in := l.KVOf(kv.batch, kv.head, k, v)
+	kv.k, kv.v = heads.Values(l.Layer, &l.K, k, kv.batch, kv.head), heads.Values(l.Layer, &l.V, v, kv.batch, kv.head)
 	look(&kv.inK, kv.k, nk, d)
 	look(&kv.inV, kv.v, nk, d)
-	keys := kv.k
 	if opt.Transform != nil {
 		kv.transform = opt.Transform(l.Layer, kv.batch, kv.head)
-		keys = func(lo, hi int, dst []float32) {
-			kv.k(lo, hi, dst)
+		keys := in.K
+		in.K = func(lo, hi int, dst []float32) {
+			keys(lo, hi, dst)
 			kv.transform(dst[:(hi-lo)*d], false)
 		}
 	}
-	in.K, in.V, in.Jobs, in.Stream = keys, kv.v, opt.Jobs, nk*d > streamed
+	in.Jobs, in.Stream = opt.Jobs, nk*d > streamed
 	var err error
 	kv.kv, err = opt.Kernel.Prepare(in)
 	return err

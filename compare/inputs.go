@@ -1,9 +1,13 @@
 package compare
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"math"
 	"strings"
+
+	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // inputs looks for what is odd about an input, head by head: such a layer says
@@ -132,4 +136,16 @@ func (in *inputs) describe(name string) []string {
 // figure writes a number with few digits and no exponent where there is none to see.
 func figure(x float64) string {
 	return strings.Replace(fmt.Sprintf("%.3g", x), "e+0", "e", 1)
+}
+
+// maskNotes says what is odd about a layer's mask.
+func maskNotes(ctx context.Context, l *layerdumps.Layer) ([]string, error) {
+	if l.Mask == nil {
+		return nil, nil
+	}
+	st, err := l.Mask.Stats(func() error { return errors.Join(ctx.Err(), l.Err()) })
+	if err != nil {
+		return nil, err
+	}
+	return st.Notes(), nil
 }

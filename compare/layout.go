@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -42,13 +43,18 @@ func expected(ctx context.Context, l *layerdumps.Layer, at []place) ([]float64, 
 	d, group := l.Q.Dim, l.Q.Heads/l.K.Heads
 	out := make([]float64, len(at)*d)
 	q := make([]float32, d)
-	p := reference.Params{Causal: l.Causal, Scale: l.Scale()}
+	align := 0
+	if l.CausalAlign == "bottom-right" {
+		align = l.K.Tokens - l.Q.Tokens
+	}
 	var ws reference.Workspace
 	for i, x := range at {
-		l.Q.Rows(x.batch, x.head, x.token, x.token+1, q)
-		k := func(lo, hi int, dst []float32) { l.K.Rows(x.batch, x.head/group, lo, hi, dst) }
-		v := func(lo, hi int, dst []float32) { l.V.Rows(x.batch, x.head/group, lo, hi, dst) }
-		if err := reference.AttentionRows(ctx, p, q, k, v, x.token, x.token+1, l.K.Tokens, d, &ws, out[i*d:][:d], nil); err != nil {
+		read := func(t *layerdumps.Tensor, head int) reference.Rows {
+			return reference.Rows(heads.Values(l, t, heads.Rows(t, x.batch, head), x.batch, head))
+		}
+		read(&l.Q, x.head)(x.token, x.token+1, q)
+		k, v := read(&l.K, x.head/group), read(&l.V, x.head/group)
+		if err := reference.AttentionRows(ctx, heads.Reference(l, reference.FP32, align, x.batch, x.head), q, k, v, x.token, x.token+1, l.K.Tokens, d, &ws, out[i*d:][:d], nil); err != nil {
 			return nil, err
 		}
 	}

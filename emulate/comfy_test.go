@@ -168,12 +168,12 @@ func TestComfyChoices(t *testing.T) {
 			t.Errorf("%s changes nothing", call.change)
 		}
 	}
-	for _, in := range []QInput{{Causal: true}, {Windowed: true}} {
+	for want, in := range map[string]QInput{"mask.causal: none": {Causal: true}, "mask.window: no": {Windowed: true}} {
 		k, err := New(bound)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := k.Supports(in); err == nil || !strings.Contains(err.Error(), "mask.causal: none") {
+		if err := k.Supports(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", in, err)
 		}
 	}

@@ -122,7 +122,7 @@ func NewAt(p program.Program, level Level) (*Kernel, error) {
 }
 
 // dtypeNames are the names that descriptions have for dtypes.
-var dtypeNames = map[format.DType]string{format.FP16: "fp16", format.BF16: "bf16", format.FP32: "fp32", format.FP8: "e4m3"}
+var dtypeNames = map[format.DType]string{format.FP16: "fp16", format.BF16: "bf16", format.FP32: "fp32", format.FP8: "e4m3", format.FP8Wide: "e5m2"}
 
 // For returns the kernel for a head dimension, dtype and mask: the tile shape and the
 // units may depend on them. The error says what the kernel does not take.

@@ -16,11 +16,12 @@ type KVInput struct {
 	K, V     Rows
 	Len, Dim int
 	DType    format.DType
-	// KDescale and VDescale are the scales of FP8 operands that come with K and V; 0 stands
-	// for one made of the head's largest magnitude, amax/448.
+	// KDescale and VDescale are the scales of FP8 operands. Of inputs that are FP8 codes they
+	// are what came with them, 0 for 1. Other inputs are divided by them; 0 stands for
+	// Descale of the head's largest magnitude.
 	KDescale, VDescale float32
 	// KMean replaces the computed mean of K where it is not nil: a recording's
-	// own mean, say.
+	// own mean, say, or that of a whole packed batch.
 	KMean []float32
 	// Jobs is the number of goroutines that Prepare may use; it changes no result.
 	Jobs int
@@ -73,7 +74,7 @@ func (k *Kernel) Preparation() Preparation {
 	r := k.prog.Reduced()
 	p := program.Program{
 		Arch: program.Nowhere, Smoothing: r.Smoothing, QKCodes: r.QKCodes, VCodes: r.VCodes,
-		Tiles: program.Tiles{Shapes: r.Tiles.Shapes},
+		Tiles: program.Tiles{Shapes: r.Tiles.Shapes}, Operands: program.Operands{Descale: r.Operands.Descale},
 	}
 	p.Smoothing.DeltaS = ""
 	p.QKCodes.Fold = ""
@@ -139,18 +140,7 @@ func (k *Kernel) scanK(kv *KV) {
 		case k.prog.Smoothing.K == "anchor":
 			kv.mean = anchor(in)
 		default:
-			m := quant.NewChannelMean(d)
-			blocks(in.K, 0, in.Len, d, buf, func(_ int, x []float32) { m.AddAt(level, x) })
-			kv.mean = make([]float32, d)
-			round := quant.Rounding(in.DType.Round)
-			if k.prog.Smoothing.KMean == "fp32" {
-				round = format.FP32.Round
-			}
-			if k.prog.Smoothing.K == "framework-mean" {
-				m.FrameworkMean(kv.mean, round)
-			} else {
-				m.Mean(kv.mean, round)
-			}
+			kv.mean = k.MeanOfKeys(in.DType, d, Run{in.K, in.Len})
 		}
 	}
 	g, cd := k.granularity, k.rotate.Width(d)
@@ -174,7 +164,7 @@ func (k *Kernel) scanK(kv *KV) {
 	})
 	if !k.integer {
 		if k.prog.QKCodes.Scale == "descale" {
-			kv.kScale = descale(in.KDescale, kv.kMax[0])
+			kv.kScale = descaleOf(in.DType, in.KDescale, kv.kMax[0])
 		}
 		return
 	}
@@ -206,23 +196,56 @@ func (k *Kernel) rotated(x []float32, d int) []float32 {
 	return k.rotate.Rotate(make([]float32, len(x)/d*k.rotate.Width(d)), x, d)
 }
 
-// descale returns the given scale of a head's E4M3 codes, or for 0 that of its largest
-// magnitude: amax / 448, in FP32, 1 for a head of zeros.
-func descale(given, amax float32) float32 {
-	switch {
-	case given != 0:
-		return given
-	case amax == 0:
+// Run is some rows of K.
+type Run struct {
+	Rows Rows
+	Len  int
+}
+
+// MeanOfKeys returns the mean that the kernel subtracts from K of d channels, over all rows
+// of the runs.
+func (k *Kernel) MeanOfKeys(dtype format.DType, d int, of ...Run) []float32 {
+	m, buf := quant.NewChannelMean(d), make([]float32, readBlock*d)
+	for _, r := range of {
+		blocks(r.Rows, 0, r.Len, d, buf, func(_ int, x []float32) { m.AddAt(k.level.rows, x) })
+	}
+	mean, round := make([]float32, d), quant.Rounding(dtype.Round)
+	if k.prog.Smoothing.KMean == "fp32" {
+		round = format.FP32.Round
+	}
+	if k.prog.Smoothing.K == "mean" {
+		m.Mean(mean, round)
+	} else {
+		m.FrameworkMean(mean, round)
+	}
+	return mean
+}
+
+// Descale returns the scale of E4M3 codes of numbers up to amax: amax / 448, in FP32, 1 for
+// zeros.
+func Descale(amax float32) float32 {
+	if amax == 0 {
 		return 1
 	}
 	return amax / format.E4M3Max
 }
 
-// encodeFP8 replaces x by the values of its E4M3 codes: what comes with its scale has
-// them already.
-func encodeFP8(x []float32, given, scale float32) {
+// descaleOf returns the scale of a head's E4M3 codes: of codes the given one, 0 for 1, else
+// the given one, 0 for that of its largest magnitude.
+func descaleOf(dtype format.DType, given, amax float32) float32 {
+	switch {
+	case given != 0:
+		return given
+	case dtype == format.FP8:
+		return 1
+	}
+	return Descale(amax)
+}
+
+// encodeFP8 replaces x by the values of its E4M3 codes, which codes have already.
+func encodeFP8(x []float32, dtype format.DType, scale float32) {
 	for i, v := range x {
-		if given == 0 {
+		if dtype != format.FP8 {
 			v /= scale
 		}
 		x[i] = format.E4M3FromFloat32(v).Float32()
@@ -257,7 +280,7 @@ func (k *Kernel) scanV(kv *KV) error {
 		if k.prog.VCodes.Scale == "descale" {
 			kv.vScale = make([]float32, in.Dim)
 			for c := range kv.vScale {
-				kv.vScale[c] = descale(in.VDescale, amax)
+				kv.vScale[c] = descaleOf(in.DType, in.VDescale, amax)
 			}
 		}
 		if k.vSmooth {
@@ -300,7 +323,7 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 	}
 	switch {
 	case k.prog.VCodes.Scale == "descale":
-		encodeFP8(x, kv.in.VDescale, kv.vScale[0])
+		encodeFP8(x, kv.in.DType, kv.vScale[0])
 	case k.prog.VCodes.Format == "exact":
 	case k.prog.VCodes.Round == "zero":
 		for i, v := range x {

@@ -24,6 +24,7 @@ var stripChoices = map[string]string{
 	"operands.max_head_dim": anything,
 	"operands.output":       "input",
 	"operands.subnormals":   "flush",
+	"operands.descale":      "none", "operands.packed": anything,
 	// K and V are prepared by code that the paths share.
 	"smoothing.q": anything, "smoothing.delta_s": "none smoothed",
 	"smoothing.k": anything, "smoothing.k_mean": anything, "smoothing.k_difference": anything,
@@ -34,7 +35,7 @@ var stripChoices = map[string]string{
 	"v_codes.round": anything, "v_codes.order": "permuted16", "v_codes.beyond": "zeros",
 	"tiles.shapes.0.rows": "64 128", "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": "64 128",
 	"tiles.order": "first-to-last", "tiles.split": "none",
-	"mask.causal": "top-left", "mask.shift": "0", "mask.tiles": "tail", "mask.beyond": "masked", "mask.beyond_value": anything,
+	"mask.causal": "top-left", "mask.shift": "0", "mask.tiles": "tail", "mask.window": "no", "mask.beyond": "masked", "mask.beyond_value": anything,
 	"mask.value": "-5000000", "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
 	// An integer unit, which is exact.
 	"scores.unit.instruction": anything, "scores.unit.fraction_bits": "unit", "scores.unit.step": "unit", "scores.unit.sum_round": "unit",

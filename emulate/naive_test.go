@@ -333,10 +333,11 @@ func (n *naive) smoothedK() []float32 {
 	}
 	for c := range d {
 		m := mean(n.h.k, d, c)
-		if n.p.Smoothing.K == "anchor" {
+		switch n.p.Smoothing.K {
+		case "anchor":
 			m = anchor[c]
-		}
-		if n.p.Smoothing.K == "framework-mean" {
+		case "mean":
+		default:
 			m = n.frameworkMean[c]
 		}
 		if n.p.Smoothing.KMean == "input" {
@@ -512,9 +513,14 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		if p.Scores.SMScale == "scores" {
 			s[x] = n.mul(float32(n.sm), s[x])
 		}
-		if h.in.Bias != nil && j < h.nk {
+		if additive := p.Mask.Boolean == "additive" && h.in.Visible != nil; (h.in.Bias != nil || additive) && j < h.nk {
 			var bias [1]float32
-			h.in.Bias(i, j, j+1, bias[:])
+			if h.in.Bias != nil {
+				h.in.Bias(i, j, j+1, bias[:])
+			}
+			if additive && n.hidden(i, j) {
+				bias[0] = float32(math.Inf(-1))
+			}
 			if p.Mask.Additive == "log2e" {
 				bias[0] = n.mul(bias[0], math.Log2E)
 			}
@@ -545,6 +551,7 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		}
 		if n.hidden(i, j) {
 			switch {
+			case p.Mask.Boolean == "additive": // added
 			case p.Mask.Boolean == "add" && p.Bits() > 0: // joined with the scale
 			case p.Mask.Boolean == "add":
 				s[x] = n.add(s[x], float32(p.Mask.BooleanValue))

@@ -33,8 +33,7 @@ type QInput struct {
 	// from 0 on; a Group of 0 stands for one head alone. They matter where the keys are split as
 	// FlashAttention-3 splits them (tiles.combine: fa3).
 	Group, Member int
-	// QDescale is the scale of FP8 operands that comes with Q; 0 stands for one made of the
-	// head's largest magnitude, amax/448.
+	// QDescale is that of Q as KVInput.KDescale is that of K.
 	QDescale float32
 }
 
@@ -54,6 +53,9 @@ type Query struct {
 // Query prepares a query head against a kv head. It reads Q only where one scale spans
 // the head. The kernel must be the one that prepared kv, or have its Preparation.
 func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
+	if see := in.Visible; see != nil && k.prog.Mask.Boolean == "additive" {
+		in.Visible, in.Bias = nil, hiding(see, in.Bias)
+	}
 	q := &Query{in: in, kv: kv, kernel: k, sm: smScale(in.Scale, kv.in.Dim), fold: 1}
 	q.scale = k.scale(q.sm)
 	if k.prog.QKCodes.Fold != "none" {
@@ -69,7 +71,7 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 	descales := float32(1)
 	if k.prog.QKCodes.Scale == "descale" {
 		// The scales of Q and K join the softmax scale.
-		descales = k.arith.mul(descale(in.QDescale, q.amax), kv.kScale)
+		descales = k.arith.mul(descaleOf(kv.in.DType, in.QDescale, q.amax), kv.kScale)
 		q.scale = k.arith.mul(q.scale, descales)
 	}
 	if in.Softcap != 0 {
@@ -82,6 +84,55 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 	return q
 }
 
+// hiding makes a boolean mask one that is added: 0, or bias if there is one too, where a key
+// is seen, else -Inf.
+func hiding(visible func(row, lo, hi int, dst []bool), bias func(row, lo, hi int, dst []float32)) func(row, lo, hi int, dst []float32) {
+	return func(row, lo, hi int, dst []float32) {
+		see := make([]bool, hi-lo)
+		visible(row, lo, hi, see)
+		if clear(dst[:hi-lo]); bias != nil {
+			bias(row, lo, hi, dst)
+		}
+		for i, s := range see {
+			if !s {
+				dst[i] = float32(math.Inf(-1))
+			}
+		}
+	}
+}
+
+// Bounds are a causal mask and a window as a call gives them: QInput has their fields.
+type Bounds struct {
+	Causal, Windowed bool
+	Left, Right      int
+}
+
+// Normal returns the bounds as the kernels take them: a bound of the window that hides
+// nothing is none, a causal mask bounds it on the right, and with no other bound it is the
+// causal mask (FlashAttention-3, flash_api.cpp). Query 0 is aligned with key align
+// (Kernel.Align).
+func (b Bounds) Normal(queries, keys, align int) Bounds {
+	if !b.Windowed {
+		return Bounds{Causal: b.Causal, Left: -1, Right: -1}
+	}
+	if b.Left >= queries-1+align || b.Left < 0 {
+		b.Left = -1
+	}
+	if b.Right >= keys-1-align || b.Right < 0 {
+		b.Right = -1
+	}
+	if b.Causal {
+		b.Right = 0
+	}
+	if b.Left < 0 && b.Right == 0 {
+		b.Causal = true
+	}
+	if b.Windowed = b.Left >= 0 || b.Right > 0; !b.Windowed {
+		b.Left, b.Right = -1, -1
+	}
+	return b
+}
+
 // Supports says whether the kernel takes a call's masks; the error names the choice.
 func (k *Kernel) Supports(in QInput) error {
 	switch m := &k.prog.Mask; {
@@ -91,10 +142,10 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
 	case in.Softcap != 0 && k.prog.Scores.Softcap == "none":
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
-	case (in.Causal || in.Windowed) && m.Causal == "none":
-		return fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none)", k.prog.Name)
-	case in.Windowed && m.Tiles == "tail":
-		return fmt.Errorf("kernel %s takes no window (mask.tiles: %s)", k.prog.Name, m.Tiles)
+	case in.Windowed && m.Window == "no":
+		return fmt.Errorf("kernel %s takes no window (mask.window: no)", k.prog.Name)
+	case in.Causal && m.Causal == "none":
+		return fmt.Errorf("kernel %s takes no causal mask (mask.causal: none)", k.prog.Name)
 	}
 	return nil
 }
@@ -139,7 +190,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 			ws.qScale[r] = 1
 		}
 		if k.prog.QKCodes.Scale == "descale" {
-			encodeFP8(ws.q[:rows*d], q.in.QDescale, descale(q.in.QDescale, q.amax))
+			encodeFP8(ws.q[:rows*d], q.kv.in.DType, descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
 		}
 		return
 	}

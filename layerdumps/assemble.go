@@ -45,35 +45,48 @@ func (d *Dump) open(paths []string, opt Options) error {
 	if len(found) == 0 {
 		return opt.Names.absent(paths, describeAll(ignored), 0, 1, 2, 3)
 	}
-	sumsOf := make(sums)
+	more := make(extras)
 	for _, t := range ignored {
-		if !opt.LSE || !sumsOf.add(t) {
+		if !more.add(t, opt.LSE) {
 			d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
 		}
 	}
-	actualSums := make(sums)
-	actual, err := d.collectActual(opt, found, actualSums)
+	ofActual := make(extras)
+	actual, err := d.collectActual(opt, found, ofActual)
 	if err != nil {
 		return err
 	}
-	d.Ignored = append(d.Ignored, sumsOf.without(found)...)
+	d.Ignored = append(d.Ignored, more.without(found)...)
 	names, err := found.selectNames(opt)
 	if err != nil {
 		return err
 	}
 	for _, name := range names {
-		p, from := *found[name], sumsOf
+		p, from := *found[name], more
 		if actual[name] != nil {
-			p[output], from = actual[name], actualSums
+			p[output], from = actual[name], ofActual
 		}
-		layer, err := d.assemble(name, &p, actual[name] != nil, opt)
+		bounds, err := d.findBounds(name, &p, more)
 		if err != nil {
 			return err
 		}
-		if err := d.addLSE(&layer, from, &p); err != nil {
+		layer, err := d.assemble(name, &p, actual[name] != nil, opt, bounds != nil)
+		if err != nil {
 			return err
 		}
-		d.Layers = append(d.Layers, layer)
+		if err := d.addCall(&layer, more, &p, bounds.sequences()); err != nil {
+			return err
+		}
+		if err := d.addLSE(&layer, from, &p, bounds != nil); err != nil {
+			return err
+		}
+		layers := []Layer{layer}
+		if bounds != nil {
+			if layers, err = bounds.split(&layer); err != nil {
+				return err
+			}
+		}
+		d.Layers = append(d.Layers, layers...)
 	}
 	return nil
 }
@@ -124,7 +137,7 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 			}
 			t.part, t.named = p, ok
 			switch {
-			case !ok || p.role == lse:
+			case !ok || p.role >= lse:
 			case p.weak:
 				weak = append(weak, t)
 			default:
@@ -283,7 +296,7 @@ func describeAll(ts []*rawTensor) string {
 }
 
 // collectActual reads the outputs that are to replace the dump's.
-func (d *Dump) collectActual(opt Options, layers set, lse sums) (map[string]*rawTensor, error) {
+func (d *Dump) collectActual(opt Options, layers set, more extras) (map[string]*rawTensor, error) {
 	if len(opt.Actual) == 0 {
 		return nil, nil
 	}
@@ -293,9 +306,7 @@ func (d *Dump) collectActual(opt Options, layers set, lse sums) (map[string]*raw
 		return nil, err
 	}
 	for _, t := range ignored {
-		if opt.LSE {
-			lse.add(t)
-		}
+		more.add(t, opt.LSE)
 	}
 	outputs := make(map[string]*rawTensor)
 	for _, name := range found.names() {
@@ -331,82 +342,66 @@ func (d *Dump) collectActual(opt Options, layers set, lse sums) (map[string]*raw
 	return outputs, nil
 }
 
-// sums are the tensors <layer>.lse by the layer's name in the files. A name may be
-// a layer's in several files.
-type sums map[string][]*rawTensor
-
-// add takes a tensor in if it is one.
-func (s sums) add(t *rawTensor) bool {
-	if !t.named || t.role != lse {
-		return false
+// addCall finds what the layer's call was given beside q, k and v. Its packed sequences are
+// 0 where it is not packed.
+func (d *Dump) addCall(l *Layer, found extras, p *parts, sequences int) error {
+	for _, x := range []struct {
+		role int
+		add  func(*Layer, *rawTensor) error
+	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, sequences)}, {kDescale, d.descale(&l.KDescale, sequences)}, {vDescale, d.descale(&l.VDescale, sequences)}} {
+		t, err := found.of(x.role, l.Name, p[0])
+		if err != nil {
+			return err
+		}
+		if t == nil {
+			continue
+		}
+		if x.role == maskRole && sequences > 0 {
+			return fmt.Errorf("%s: tensor %q: packed sequences (cu_seqlens) take no mask", t.file, t.name)
+		}
+		if err := x.add(l, t); err != nil {
+			return err
+		}
+		l.from(t.file)
 	}
-	s[t.layer] = append(s[t.layer], t)
-	return true
+	return nil
 }
 
-// without lists those that have no layer in found.
-func (s sums) without(found set) []Ignored {
-	if len(s) == 0 {
-		return nil
+// from adds a file to the layer's Source.
+func (l *Layer) from(file string) {
+	if !slices.Contains(strings.Split(l.Source, ", "), file) {
+		l.Source += ", " + file
 	}
-	layers := make(map[string]bool)
-	for _, p := range found {
-		for _, t := range p {
-			if t != nil {
-				layers[t.layer] = true
-			}
-		}
-	}
-	var out []Ignored
-	for _, name := range slices.Sorted(maps.Keys(s)) {
-		if !layers[name] {
-			for _, t := range s[name] {
-				out = append(out, Ignored{File: t.file, Name: t.name})
-			}
-		}
-	}
-	return out
 }
 
 // addLSE finds the log-sum-exp that belongs to the layer's output: in its file, or
 // without an output in that of q, or in a file of its own if no other layer has
 // that name. It checks its shape against q.
-func (d *Dump) addLSE(l *Layer, found sums, p *parts) error {
+func (d *Dump) addLSE(l *Layer, found extras, p *parts, packed bool) error {
 	beside := p[output]
 	if beside == nil {
 		beside = p[0]
 	}
-	name := beside.layer
-	var t *rawTensor
-	for _, c := range found[name] {
-		if c.file == beside.file {
-			t = c
-		}
+	t, err := found.of(lse, l.Name, beside)
+	if t == nil || err != nil {
+		return err
 	}
-	if all := found[name]; t == nil && len(all) > 0 && l.Name == name {
-		if t = all[0]; len(all) > 1 {
-			return fmt.Errorf("%s: tensor %q: %s has one of that name too", t.file, t.name, all[1].file)
-		}
+	want, dims := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}, "[batch, heads, tokens]"
+	if packed {
+		want, dims = want[1:], "[heads, tokens]"
 	}
-	if t == nil {
-		return nil
+	if t.dtype != "F32" || !slices.Equal(t.shape, want) {
+		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 %s, %v", t.file, t.name, t.dtype, t.shape, dims, want)
 	}
-	if want := []int{l.Q.Batch, l.Q.Heads, l.Q.Tokens}; t.dtype != "F32" || !slices.Equal(t.shape, want) {
-		return fmt.Errorf("%s: tensor %q is %s %v; want FP32 [batch, heads, tokens], %v", t.file, t.name, t.dtype, t.shape, want)
-	}
-	if t.load != nil {
-		if err := t.load(); err != nil {
-			return err
-		}
+	if err := t.ready(); err != nil {
+		return err
 	}
 	l.LSE = &Tensor{
 		File: t.file, Name: t.name, DType: format.FP32,
 		Batch: l.Q.Batch, Heads: l.Q.Heads, Tokens: l.Q.Tokens, Dim: 1,
 		bytes: t.bytes(d.source),
 	}
-	if !slices.Contains(strings.Split(l.Source, ", "), t.file) {
-		l.Source += ", " + t.file
-	}
+	l.from(t.file)
 	return nil
 }
 
@@ -439,7 +434,7 @@ func (s set) selectNames(opt Options) ([]string, error) {
 }
 
 // assemble checks one layer's tensors and puts them together.
-func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer, error) {
+func (d *Dump) assemble(name string, p *parts, actual bool, opt Options, packed bool) (Layer, error) {
 	q, k, v, o := p[0], p[1], p[2], p[3]
 	if q == nil || k == nil || v == nil {
 		return Layer{}, d.incomplete(name, p)
@@ -464,6 +459,9 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 	if opt.Layout != nil {
 		layout, outputLayout, given = *opt.Layout, *opt.Layout, true
 	}
+	if packed {
+		layout, outputLayout, given = NHD, NHD, true
+	}
 	l.LayoutGiven = given
 	if opt.Causal != nil {
 		l.Causal = *opt.Causal
@@ -474,12 +472,12 @@ func (d *Dump) assemble(name string, p *parts, actual bool, opt Options) (Layer,
 	used := []*rawTensor{q, k, v}
 	for i, dst := range []*Tensor{&l.Q, &l.K, &l.V} {
 		var err error
-		if *dst, err = d.tensor(used[i], layout); err != nil {
+		if *dst, err = d.tensor(used[i], layout, packed); err != nil {
 			return Layer{}, err
 		}
 	}
 	if o != nil {
-		t, err := d.tensor(o, outputLayout)
+		t, err := d.tensor(o, outputLayout, packed)
 		if err != nil {
 			return Layer{}, err
 		}
@@ -535,32 +533,37 @@ func checkScale(x float64) error {
 }
 
 // tensor checks what can be checked of one tensor alone.
-func (d *Dump) tensor(t *rawTensor, layout Layout) (Tensor, error) {
-	dtype, err := parseDType(t.dtype)
+func (d *Dump) tensor(t *rawTensor, layout Layout, packed bool) (Tensor, error) {
+	dtype, err := parseDType(t.dtype, t.role != output)
+	shape, dims, n := t.shape, layout.dimensions(), 4
+	if packed {
+		dims, n = "[tokens, heads, head_dim], which cu_seqlens bounds", 3
+	}
 	switch {
 	case err != nil:
-	case len(t.shape) != 4:
-		err = fmt.Errorf("has %d dimensions, %v; want the 4 of %s", len(t.shape), t.shape, layout.dimensions())
-	case slices.Contains(t.shape, 0):
-		err = fmt.Errorf("is empty: %s %v", layout.dimensions(), t.shape)
-	case t.shape[3] > MaxHeadDim:
-		err = fmt.Errorf("head_dim is %d; the kernels support up to %d", t.shape[3], MaxHeadDim)
+	case len(shape) != n:
+		err = fmt.Errorf("has %d dimensions, %v; want the %d of %s", len(shape), shape, n, dims)
+	case slices.Contains(shape, 0):
+		err = fmt.Errorf("is empty: %s %v", dims, shape)
+	case shape[n-1] > MaxHeadDim:
+		err = fmt.Errorf("head_dim is %d; the kernels support up to %d", shape[n-1], MaxHeadDim)
 	}
 	if err != nil {
 		return Tensor{}, fmt.Errorf("%s: tensor %q: %w", t.file, t.name, err)
 	}
-	if t.load != nil {
-		if err := t.load(); err != nil {
-			return Tensor{}, err
-		}
+	if err := t.ready(); err != nil {
+		return Tensor{}, err
 	}
-	heads, tokens := t.shape[1], t.shape[2]
+	if packed {
+		shape = append([]int{1}, shape...)
+	}
+	heads, tokens := shape[1], shape[2]
 	if layout == NHD {
 		heads, tokens = tokens, heads
 	}
 	return Tensor{
 		File: t.file, Name: t.name, DType: dtype,
-		Batch: t.shape[0], Heads: heads, Tokens: tokens, Dim: t.shape[3],
+		Batch: shape[0], Heads: heads, Tokens: tokens, Dim: shape[3],
 		layout: layout, bytes: t.bytes(d.source),
 	}, nil
 }

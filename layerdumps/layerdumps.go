@@ -2,14 +2,21 @@
 //
 // A dump is one or more safetensors, .npz or .npy files, or folders of them. A
 // tensor <layer>.q, .k, .v or .o belongs to layer <layer>: o, which is optional,
-// is what a kernel returned for it. The tensors are FP16, BF16 or FP32 and have
-// four dimensions: HND, [batch, heads, tokens, head_dim], or NHD, [batch,
+// is what a kernel returned for it. The tensors are FP16, BF16 or FP32, q, k and v
+// also F8_E4M3 or F8_E5M2 with scales <layer>.q_descale and so on, and have four
+// dimensions: HND, [batch, heads, tokens, head_dim], or NHD, [batch,
 // tokens, heads, head_dim]. K and V may have fewer heads than Q, if these divide
 // Q's, and another number of tokens.
 //
 // A layer may be spread over files. Where several files each hold a whole layer
 // (q, k and v) of the same name, they are different layers, and all layers are
 // called <file>/<layer>, the file without its ending.
+//
+// Tensors <layer>.cu_seqlens_q and .cu_seqlens_k, I32 or I64, bound packed sequences: q, k,
+// v and o are then [tokens, heads, head_dim], and each sequence with queries is a layer,
+// <layer>.seq0 and so on.
+//
+// A tensor <layer>.mask is a mask of the scores, boolean or to be added.
 //
 // Tensors <layer>.query, .key, .value and .out, .output or .attn_output stand for
 // those where they complete a layer and have no rival, and tensors called q, k, v and
@@ -18,8 +25,9 @@
 // An .npz array has its name in the archive, a .npy file its file name without
 // the ending. A safetensors file's metadata applies to the layers whose q it
 // holds: causal ("true" or "false"), layout ("HND" or "NHD"), sm_scale (a
-// number) and synthetic (free text: how the layer was made, if it was not
-// recorded). Options override the first three. The names that PyTorch and
+// number), window ("LEFT,RIGHT"), softcap (a number), causal_align ("top-left" or
+// "bottom-right") and synthetic (free text: how the layer was made, if it was not
+// recorded). Options override all but the last. The names that PyTorch and
 // SageAttention have for them are read too: is_causal, tensor_layout, softmax_scale.
 // A name that only looks like one of them is an error, so that no mask or scale is
 // passed over; others, such as format, mean nothing here.
@@ -45,6 +53,7 @@ package layerdumps
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -53,9 +62,9 @@ import (
 	"github.com/sageacc/sageacc/internal/datafile"
 )
 
-// MaxHeadDim is the largest head dimension that a layer may have, because it is
-// the kernels'.
-const MaxHeadDim = 128
+// MaxHeadDim is the largest head dimension that a layer may have: the largest of the
+// kernels and of the reference. Most kernels have a smaller one.
+const MaxHeadDim = 256
 
 // Layer is one attention layer: its inputs, its parameters and, if a kernel's
 // result is at hand, that.
@@ -68,6 +77,21 @@ type Layer struct {
 	// there is none.
 	LSE    *Tensor
 	Causal bool
+	// CausalAlign says how the caller aligns a causal mask or a window, top-left or
+	// bottom-right, where that is given; "" leaves it to the kernel.
+	CausalAlign string
+	// Window bounds the keys that a query sees; nil for no bound.
+	Window *Window
+	// Softcap is the soft cap c of the scaled scores, c*tanh(s/c); 0 for none.
+	Softcap float64
+	// Mask is the mask that the call was given, nil for none.
+	Mask *Mask
+	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][kv heads]: a
+	// value is its code times the scale, that of Q by the kv head of its query head. They are
+	// nil where there are none: 1.
+	QDescale, KDescale, VDescale []float32
+	// Packed says of which packed batch the layer is a sequence; nil for none.
+	Packed *Packed
 	// LayoutGiven says that Options or the file's metadata name the layout, which is
 	// HND otherwise.
 	LayoutGiven bool
@@ -82,6 +106,13 @@ type Layer struct {
 	// was made up rather than recorded.
 	Synthetic string
 }
+
+// Window hides from a query, aligned with the keys as a causal mask, those more than Left
+// before and more than Right after it; -1 stands for no bound.
+type Window struct{ Left, Right int }
+
+// String returns "LEFT,RIGHT", which ParseWindow reads.
+func (w Window) String() string { return fmt.Sprintf("%d,%d", w.Left, w.Right) }
 
 // Scale returns the factor of Q times K transposed: SMScale if it was given,
 // and 1/sqrt(head_dim) otherwise.
@@ -115,6 +146,9 @@ func (l *Layer) Check() error {
 			files = append(files, t.File)
 		}
 	}
+	if l.Mask != nil && !slices.Contains(files, l.Mask.File) {
+		files = append(files, l.Mask.File)
+	}
 	return s.check(files)
 }
 
@@ -123,6 +157,10 @@ type Options struct {
 	Layout  *Layout
 	Causal  *bool
 	SMScale *float64
+	// CausalAlign, Window and Softcap replace what the layer's metadata say of them.
+	CausalAlign *string
+	Window      *Window
+	Softcap     *float64
 	// Layers selects layers by name; all of them if it is nil.
 	Layers *regexp.Regexp
 	// Actual are further files or folders, of which only the tensors <layer>.o
@@ -233,7 +271,7 @@ func (l *Layer) Reread() *Layer {
 		o := l.O.reread()
 		out.O = &o
 	}
-	if out.check() != nil {
+	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) {
 		return nil
 	}
 	return &out

@@ -23,7 +23,7 @@ import (
 
 // zeros is a tensor of zeros.
 func zeros(name, dtype string, shape ...int) safetensors.Tensor {
-	size := map[string]int{"I8": 1, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}[dtype]
+	size := map[string]int{"I8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E4M3FNUZ": 1, "I32": 4, "I64": 8, "F16": 2, "BF16": 2, "F32": 4, "F64": 8}[dtype]
 	for _, n := range shape {
 		size *= n
 	}
@@ -123,7 +123,7 @@ func TestOpenErrors(t *testing.T) {
 		{name: "missing k", files: files{"a": {good[0], good[2]}}, want: []string{`a.safetensors: layer "l0" has q, v but no k`}},
 		{name: "missing all but o", files: files{"a": {zeros("l0.o", "F16", 1, 2, 3, 4)}}, want: []string{`a.safetensors: layer "l0" has o but no q, k, v`}},
 		{name: "twice", files: files{"a": good, "b": {good[1]}}, want: []string{`b.safetensors: tensor "l0.k": `, `a.safetensors has one of that name too`}},
-		{name: "I8", files: files{"a": with(good, zeros("l0.k", "I8", 1, 2, 5, 4))}, want: []string{`a.safetensors: tensor "l0.k": dtype I8 is not FP16, BF16 or FP32`}},
+		{name: "I8", files: files{"a": with(good, zeros("l0.k", "I8", 1, 2, 5, 4))}, want: []string{`a.safetensors: tensor "l0.k": dtype I8 is not FP16, BF16, FP32, F8_E4M3 or F8_E5M2`}},
 		{name: "F64", files: files{"a": with(good, zeros("l0.q", "F64", 1, 2, 3, 4))}, want: []string{`a.safetensors: tensor "l0.q": dtype F64 is not`}},
 		{name: "dtypes differ", files: files{"a": with(good, zeros("l0.v", "BF16", 1, 2, 5, 4))}, want: []string{`a.safetensors: tensor "l0.v": dtype BF16 differs from that of "l0.q", FP16`}},
 		{name: "3-D", files: files{"a": with(good, zeros("l0.q", "F16", 2, 3, 4))}, want: []string{`a.safetensors: tensor "l0.q": has 3 dimensions, [2 3 4]; want the 4 of [batch, heads, tokens, head_dim]`}},
@@ -136,7 +136,7 @@ func TestOpenErrors(t *testing.T) {
 		{name: "zero tokens", files: files{"a": with(good, zeros("l0.q", "F16", 1, 2, 0, 4))}, want: []string{`a.safetensors: tensor "l0.q": is empty: [batch, heads, tokens, head_dim] [1 2 0 4]`}},
 		{name: "zero heads", files: files{"a": with(good, zeros("l0.k", "F16", 1, 0, 5, 4))}, want: []string{`a.safetensors: tensor "l0.k": is empty`}},
 		{name: "zero dim", files: files{"a": with(good, zeros("l0.v", "F16", 1, 2, 5, 0))}, want: []string{`a.safetensors: tensor "l0.v": is empty`}},
-		{name: "dim over 128", files: files{"a": with(good, zeros("l0.q", "F16", 1, 2, 3, 129))}, want: []string{`a.safetensors: tensor "l0.q": head_dim is 129; the kernels support up to 128`}},
+		{name: "dim over 256", files: files{"a": with(good, zeros("l0.q", "F16", 1, 2, 3, 257))}, want: []string{`a.safetensors: tensor "l0.q": head_dim is 257; the kernels support up to 256`}},
 		{name: "o shape", files: files{"a": with(good, zeros("l0.o", "F16", 1, 2, 4, 4))}, want: []string{`a.safetensors: tensor "l0.o": [batch, heads, tokens, head_dim] [1 2 4 4] differs from that of "l0.q", [1 2 3 4]`}},
 		{name: "o dtype", files: files{"a": with(good, zeros("l0.o", "F64", 1, 2, 3, 4))}, want: []string{`a.safetensors: tensor "l0.o": dtype F64 is not`}},
 		{name: "layout", files: files{"a": good}, metadata: map[string]string{"layout": "NDH"}, want: []string{`a.safetensors: metadata: layout "NDH" is neither HND nor NHD`}},
@@ -308,7 +308,7 @@ func TestNPZ(t *testing.T) {
 		{"l.k.npy", "|V2", "(1, 3, 1, 4)", 24},
 		{"l.q.npy", "|V2", "(1, 2, 1, 4)", 16},
 		{"l.v.npy", "|V2", "(1, 3, 1, 4)", 24},
-		{"l.mask.npy", "|b1", "(1,)", 1},
+		{"l.note.npy", "|b1", "(1,)", 1},
 	} {
 		method := uint16(zip.Store)
 		if i%2 == 0 {
@@ -344,7 +344,7 @@ func TestNPZ(t *testing.T) {
 			t.Errorf("%s: got %v, want ones", x.Name, row)
 		}
 	}
-	if len(d.Ignored) != 2 || d.Ignored[0].Name != "about.txt" || d.Ignored[1].Name != "l.mask" {
+	if len(d.Ignored) != 2 || d.Ignored[0].Name != "about.txt" || d.Ignored[1].Name != "l.note" {
 		t.Errorf("ignored %v", d.Ignored)
 	}
 }

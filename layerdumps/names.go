@@ -6,8 +6,17 @@ import (
 	"strings"
 )
 
-// lse is the index of a log-sum-exp, which comes after those in roles.
-const lse = len(roles)
+// The indices of what comes after those in roles: a log-sum-exp, and what else a call may
+// be given.
+const (
+	lse = len(roles) + iota
+	maskRole
+	qDescale
+	kDescale
+	vDescale
+	cuSeqlensQ
+	cuSeqlensK
+)
 
 // roleNames are the names that tensors of a role have: the first is the last part of
 // <layer>.q, the others stand for it where there is none of that.
@@ -17,6 +26,21 @@ var roleNames = [...][]string{
 	{"v", "value"},
 	{"o", "out", "output", "attn_output"},
 	{"lse"},
+	{"mask", "attn_mask", "attention_mask", "attn_bias"},
+	{"q_descale"},
+	{"k_descale"},
+	{"v_descale"},
+	{"cu_seqlens_q"},
+	{"cu_seqlens_k"},
+}
+
+// roleList names the roles for messages.
+func roleList() string {
+	var names []string
+	for _, r := range roleNames {
+		names = append(names, r[0])
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 }
 
 // BareLayer is the name of the layer of tensors that are called q, k and v alone.
@@ -25,9 +49,10 @@ const BareLayer = "attn"
 // placeholder stands for the layer's name in a pattern.
 const placeholder = "{layer}"
 
-// Names say how tensors are called where that is not <layer>.q: by role, q, k, v, o or
-// lse, a pattern in which {layer} stands for the layer's name, or which is the whole
-// name of a single layer's tensor. Roles without a pattern keep their names.
+// Names say how tensors are called where that is not <layer>.q: by role, q, k, v, o, lse,
+// mask, q_descale, k_descale, v_descale, cu_seqlens_q or cu_seqlens_k, a pattern in which
+// {layer} stands for the layer's name, or which is the whole name of a single layer's
+// tensor. Roles without a pattern keep their names.
 type Names map[string]string
 
 // ParseNames reads lists of ROLE=PATTERN, separated by commas: q={layer}/query.
@@ -41,7 +66,7 @@ func ParseNames(lists []string) (Names, error) {
 			case !ok || pattern == "":
 				return nil, fmt.Errorf("%q is not ROLE=PATTERN, as in q=%s/query", item, placeholder)
 			case !slices.ContainsFunc(roleNames[:], func(names []string) bool { return names[0] == role }):
-				return nil, fmt.Errorf("%q: unknown role %q, want q, k, v, o or lse", item, role)
+				return nil, fmt.Errorf("%q: unknown role %q, want %s", item, role, roleList())
 			case strings.Count(pattern, placeholder) > 1:
 				return nil, fmt.Errorf("%q has %s more than once", item, placeholder)
 			case n[role] != "":

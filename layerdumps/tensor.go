@@ -11,18 +11,27 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 )
 
-// parseDType reads a dtype's safetensors name.
-func parseDType(name string) (format.DType, error) {
+// parseDType reads a dtype's safetensors name; FP8 is for inputs.
+func parseDType(name string, fp8 bool) (format.DType, error) {
 	switch name {
+	case "F8_E4M3", "F8_E5M2":
+		if fp8 {
+			return map[string]format.DType{"F8_E4M3": format.FP8, "F8_E5M2": format.FP8Wide}[name], nil
+		}
+		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 	case "F16":
 		return format.FP16, nil
 	case "BF16":
 		return format.BF16, nil
 	case "F32":
 		return format.FP32, nil
-	default:
-		return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
+	case "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0":
+		return 0, fmt.Errorf("dtype %s is another FP8 than E4M3 and E5M2", name)
 	}
+	if fp8 {
+		return 0, fmt.Errorf("dtype %s is not FP16, BF16, FP32, F8_E4M3 or F8_E5M2", name)
+	}
+	return 0, fmt.Errorf("dtype %s is not FP16, BF16 or FP32", name)
 }
 
 // Layout is the order of a tensor's four dimensions.
@@ -62,12 +71,14 @@ func ParseLayout(s string) (Layout, error) {
 // memory, and it is invalid after the dump's Close. It is safe for concurrent use.
 type Tensor struct {
 	File, Name string
-	// DType is FP16, BF16 or FP32.
+	// DType is FP16, BF16 or FP32, or FP8 or FP8Wide of inputs whose codes have a scale.
 	DType                     format.DType
 	Batch, Heads, Tokens, Dim int
 
 	layout Layout
 	bytes  elements
+	// Of one sequence of a packed tensor: its first token, and all tokens; 0 otherwise.
+	first, total int
 }
 
 // elements are a tensor's bytes, in memory or in a file.
@@ -85,16 +96,15 @@ func (t *rawTensor) bytes(s *source) elements {
 	return elements{src: t.src, offset: t.offset, size: t.size, source: s}
 }
 
-// readAt fills p with the bytes from off on; with zeros, if they cannot be read.
-func (t *Tensor) readAt(p []byte, off int64) {
-	e := &t.bytes
+// readAt fills p with the bytes of a tensor from off on; with zeros, if they cannot be read.
+func (e *elements) readAt(name string, p []byte, off int64) {
 	if e.data != nil {
 		copy(p, e.data[off:])
 		return
 	}
 	if n, err := e.src.ReadAt(p, e.offset+off); n < len(p) {
 		clear(p)
-		e.source.fail(fmt.Errorf("%w (tensor %q)", err, t.Name))
+		e.source.fail(fmt.Errorf("%w (tensor %q)", err, name))
 	}
 }
 
@@ -103,8 +113,8 @@ func (t *Tensor) readAt(p []byte, off int64) {
 func (t *Tensor) Shape() [4]int { return [4]int{t.Batch, t.Heads, t.Tokens, t.Dim} }
 
 // Rows decodes the tokens [lo, hi) of one head to float32, as row-major
-// [hi-lo, Dim] at the start of dst. The result is exact for every DType; it is zero
-// where the file cannot be read, see [Layer.Err]. Rows panics if the rows are not in
+// [hi-lo, Dim] at the start of dst. The result is exact for every DType, of FP8 without
+// its scale; it is zero where the file cannot be read, see [Layer.Err]. Rows panics if the rows are not in
 // the tensor or do not fit dst.
 func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
@@ -112,24 +122,37 @@ func (t *Tensor) Rows(batch, head, lo, hi int, dst []float32) {
 		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
-		switch t.DType {
-		case format.FP16:
-			for i := range out {
-				out[i] = format.FP16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
-			}
-		case format.BF16:
-			for i := range out {
-				out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
-			}
-		case format.FP32:
-			for i := range out {
-				out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
-			}
-		}
+		decodeAs(t.DType, out, src)
 	})
 }
 
-// RowsBits is Rows for the elements' bit patterns; those of 16 bits are
+// decodeAs writes the values of little-endian elements.
+func decodeAs(d format.DType, out []float32, src []byte) {
+	switch d {
+	case format.FP16:
+		for i := range out {
+			out[i] = format.FP16ToFloat32(binary.LittleEndian.Uint16(src[2*i:]))
+		}
+	case format.BF16:
+		for i := range out {
+			out[i] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(src[2*i:])) << 16)
+		}
+	case format.FP32:
+		for i := range out {
+			out[i] = math.Float32frombits(binary.LittleEndian.Uint32(src[4*i:]))
+		}
+	case format.FP8:
+		for i := range out {
+			out[i] = format.E4M3(src[i]).Float32()
+		}
+	case format.FP8Wide:
+		for i := range out {
+			out[i] = format.E5M2(src[i]).Float32()
+		}
+	}
+}
+
+// RowsBits is Rows for the elements' bit patterns; those of 8 and 16 bits are
 // zero-extended.
 func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 	dst = dst[:t.check(batch, head, lo, hi)]
@@ -137,9 +160,15 @@ func (t *Tensor) RowsBits(batch, head, lo, hi int, dst []uint32) {
 		n := len(src) / t.DType.Size()
 		out := dst[:n]
 		dst = dst[n:]
-		if t.DType == format.FP32 {
+		switch t.DType.Size() {
+		case 4:
 			for i := range out {
 				out[i] = binary.LittleEndian.Uint32(src[4*i:])
+			}
+			return
+		case 1:
+			for i := range out {
+				out[i] = uint32(src[i])
 			}
 			return
 		}
@@ -176,7 +205,7 @@ func (t *Tensor) rows(batch, head, lo, hi int, decode func(src []byte)) {
 			count = min(hi-lo, 1+(len(buf)-n)/stride)
 		}
 		src := buf[:(count-1)*stride+n]
-		t.readAt(src, int64(t.at(batch, head, lo))*int64(n))
+		t.bytes.readAt(t.Name, src, int64(t.at(batch, head, lo))*int64(n))
 		if stride == n {
 			decode(src)
 		} else {
@@ -198,10 +227,11 @@ func (t *Tensor) check(batch, head, lo, hi int) int {
 
 // at returns the number of a token of a head among all rows of the tensor.
 func (t *Tensor) at(batch, head, token int) int {
-	if t.layout == NHD {
-		return (batch*t.Tokens+token)*t.Heads + head
+	n := max(t.total, t.Tokens)
+	if token += t.first; t.layout == NHD {
+		return (batch*n+token)*t.Heads + head
 	}
-	return (batch*t.Heads+head)*t.Tokens + token
+	return (batch*t.Heads+head)*n + token
 }
 
 // NewTensor returns a tensor over data in memory: row-major elements, little

@@ -30,6 +30,9 @@ type scratch[T real] struct {
 	acc    []T       // [rows, d], running weighted values
 	max    []T       // [rows], running maximum of the scores
 	sum    []T       // [rows], running sum of the weights
+	hidden []bool    // [RowBlock, block], of rows that do not see a run of keys
+	seen   []bool    // [rows], which of them see a key
+	bias   []float32 // [block]
 	one    [1]T      // the argument of an exponential
 }
 
@@ -40,6 +43,20 @@ func grow[T real](s []T, n int) []T {
 		return make([]T, n)
 	}
 	return s[:n]
+}
+
+// fit is grow for flags.
+func fit(s []bool, n int) []bool {
+	if cap(s) < n {
+		return make([]bool, n)
+	}
+	return s[:n]
+}
+
+// holes says that a row may see other keys than a run from the first, or that there is
+// more to a score than its scale.
+func (t *task) holes() bool {
+	return t.Windowed || t.Visible != nil || t.Bias != nil || t.Softcap != 0
 }
 
 // attend runs the online softmax for t. Key blocks are the outer loop so that a
@@ -55,6 +72,10 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 	w.sum = grow(w.sum, t.rows)
 	clear(w.acc)
 	clear(w.sum)
+	if t.holes() {
+		w.seen = fit(w.seen, t.rows)
+		clear(w.seen)
+	}
 	for i := range w.max {
 		w.max[i] = negInf
 	}
@@ -96,7 +117,7 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 
 	for i := range t.rows {
 		o := out[i*d : (i+1)*d]
-		if t.Causal && t.lo+i+t.Align < 0 {
+		if t.Causal && t.lo+i+t.Align < 0 || t.holes() && !w.seen[i] {
 			clear(o)
 			if lse != nil {
 				lse[i] = math.Inf(-1)
@@ -148,16 +169,32 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 		return min(n, t.lo+a.r0+i+1+t.Align-a.k0)
 	}
 	scale := T(t.Scale)
+	sees := func(i, l int) bool { return l < visible(i) }
+	if t.holes() {
+		w.hidden = fit(w.hidden, t.RowBlock*n)
+		sees = func(i, l int) bool { return !w.hidden[i*n+l] }
+	}
 	for i := range a.m {
 		row := s[i*n : (i+1)*n]
-		seen := visible(i)
+		seen := max(0, visible(i))
+		if t.holes() {
+			w.prepare(t, &a, i, seen, row)
+			seen, scale = n, 1
+		}
 		clear(row[seen:])
 		w.decay[i] = w.weigh(a.r0+i, row[:seen], scale, r.exp)
+		if t.holes() {
+			for j, h := range w.hidden[i*n : (i+1)*n] {
+				if h {
+					row[j] = 0
+				}
+			}
+		}
 	}
 
 	pv := w.pv[:a.m*d]
 	if a.strictV {
-		strictProduct(a.m, d, n, s, a.v, pv, visible)
+		strictProduct(a.m, d, n, s, a.v, pv, sees)
 	} else {
 		r.product(a.m, d, n, s, a.v, pv)
 	}
@@ -168,6 +205,49 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 			// The conversion rounds the product, so that no compiler fuses it.
 			acc[c] = T(acc[c]*decay) + x
 		}
+	}
+}
+
+// prepare scales and caps the scores of row i of a tile, adds the bias and hides the keys
+// that it does not see: those from the first seen on, those outside of the window, and those
+// of the masks.
+func (w *scratch[T]) prepare(t *task, a *tileArgs[T], i, seen int, row []T) {
+	n, at := a.n, t.lo+a.r0+i
+	hidden := w.hidden[i*n : (i+1)*n]
+	if t.Visible != nil {
+		t.Visible(at, a.k0, a.k0+n, hidden)
+		for j := range hidden {
+			hidden[j] = !hidden[j]
+		}
+	} else {
+		clear(hidden)
+	}
+	w.bias = grow(w.bias, n)
+	if t.Bias != nil {
+		t.Bias(at, a.k0, a.k0+n, w.bias)
+	}
+	from, to := 0, seen
+	if t.Windowed && t.Left >= 0 {
+		from = at + t.Align - t.Left - a.k0
+	}
+	if t.Windowed && t.Right >= 0 {
+		to = min(to, at+t.Align+t.Right+1-a.k0)
+	}
+	scale, limit := T(t.Scale), T(t.Softcap)
+	for j, x := range row {
+		if hidden[j] = hidden[j] || j < from || j >= to || t.Bias != nil && math.IsInf(float64(w.bias[j]), -1); hidden[j] {
+			row[j] = T(math.Inf(-1))
+			continue
+		}
+		w.seen[a.r0+i] = true
+		x *= scale
+		if limit != 0 {
+			x = T(limit * T(strictmath.Tanh(float64(x/limit))))
+		}
+		if t.Bias != nil {
+			x += T(w.bias[j])
+		}
+		row[j] = x
 	}
 }
 

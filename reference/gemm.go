@@ -64,16 +64,15 @@ func dgemm(m, n, k int, a, b, c []float64) {
 // finite B both give the same bits, since the skipped terms are zeros added to
 // a sum that began as +0.
 //
-// seen, if not nil, limits row i of A to its first seen(i) elements.
-func strictProduct[T real](m, n, k int, a, b, c []T, seen func(i int) int) {
+// seen, if not nil, says which elements of row i of A take part.
+func strictProduct[T real](m, n, k int, a, b, c []T, seen func(i, l int) bool) {
 	for i := range m {
 		row := c[i*n : (i+1)*n]
 		clear(row)
-		steps := k
-		if seen != nil {
-			steps = seen(i)
-		}
-		for l, x := range a[i*k : i*k+steps] {
+		for l, x := range a[i*k : i*k+k] {
+			if seen != nil && !seen(i, l) {
+				continue
+			}
 			for j, y := range b[l*n : (l+1)*n] {
 				row[j] += T(x * y)
 			}

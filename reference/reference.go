@@ -69,6 +69,20 @@ type Params struct {
 	// its sum is -Inf.
 	Causal bool
 	Align  int
+	// Windowed hides key j from row i unless i+Align-Left <= j <= i+Align+Right; a negative
+	// Left or Right is no bound.
+	Windowed    bool
+	Left, Right int
+	// Visible, if not nil, writes whether a row sees the keys [lo, hi). Bias, if not nil,
+	// writes what is added to a row's scaled scores with these keys, after the soft cap, in
+	// the precision; -Inf hides a key. Rows count as those of the call's range do. A row that
+	// sees no key is zero.
+	Visible func(row, lo, hi int, dst []bool)
+	Bias    func(row, lo, hi int, dst []float32)
+	// Softcap, if not zero, is c of c·tanh(s/c), which takes the place of a scaled score s:
+	// a division, a hyperbolic tangent within 2 ulp in float64, and a multiplication, each
+	// rounded to the precision.
+	Softcap float64
 	// Scale multiplies the scores. It is rounded to the precision. Zero stands
 	// for 1/sqrt(head_dim).
 	Scale float64
@@ -113,7 +127,7 @@ type Rows func(lo, hi int, dst []float32)
 // Non-finite inputs follow IEEE 754: a NaN in a row of Q, in a visible row of K,
 // or in a visible row of V makes the outputs that depend on it NaN, also where
 // the weight underflowed to zero; a score of +Inf makes its row NaN, as does a
-// row of scores that are all -Inf (its lse is -Inf). Keys hidden by the mask take
+// row of visible scores that are all -Inf (its lse is -Inf). Keys hidden by a mask take
 // no part at all.
 //
 // Attention runs in the calling goroutine and starts no other: callers spread
@@ -167,6 +181,9 @@ func check(p Params, q []float32, k, v, lo, hi, nk, d int, out, lse []float64) e
 	}
 	if math.IsNaN(p.Scale) || math.IsInf(p.Scale, 0) {
 		return fmt.Errorf("reference: scale %v is not finite", p.Scale)
+	}
+	if !(p.Softcap >= 0) || math.IsInf(p.Softcap, 0) {
+		return fmt.Errorf("reference: soft cap %v is not a finite number of at least 0", p.Softcap)
 	}
 	if p.RowBlock < 0 || p.KeyBlock < 0 {
 		return fmt.Errorf("%w: negative block size, row block %d, key block %d", ErrShape, p.RowBlock, p.KeyBlock)

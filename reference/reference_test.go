@@ -370,6 +370,7 @@ func TestErrors(t *testing.T) {
 		{name: "overflowing count", hi: math.MaxInt, nk: 1, d: 2, k: x(2), v: x(2), q: x(4), out: o(4), shape: true},
 		{name: "block", p: reference.Params{KeyBlock: -1}, q: x(4), k: x(6), v: x(6), hi: 2, nk: 3, d: 2, out: o(4), shape: true},
 		{name: "scale", p: reference.Params{Scale: math.Inf(1)}, q: x(4), k: x(6), v: x(6), hi: 2, nk: 3, d: 2, out: o(4)},
+		{name: "soft cap", p: reference.Params{Softcap: math.NaN()}, q: x(4), k: x(6), v: x(6), hi: 2, nk: 3, d: 2, out: o(4)},
 		{name: "precision", p: reference.Params{Precision: 2}, q: x(4), k: x(6), v: x(6), hi: 2, nk: 3, d: 2, out: o(4)},
 	} {
 		err := reference.Attention(t.Context(), tc.p, tc.q, tc.k, tc.v, tc.lo, tc.hi, tc.nk, tc.d, nil, tc.out, tc.lse)
@@ -449,6 +450,130 @@ func TestAlign(t *testing.T) {
 					compare(t, what, out[(i-2)*d:(i-1)*d], want, tolerance(p))
 					compare(t, what, lse[i-2:i-1], wantLSE, tolerance(p))
 				}
+			}
+		}
+	})
+}
+
+// masked is attention in float64 with whatever hides, adds and caps, key by key.
+func masked(p reference.Params, q, k, v []float32, lo, hi, nk, d int) (out, lse []float64) {
+	out, lse = make([]float64, (hi-lo)*d), make([]float64, hi-lo)
+	for i := lo; i < hi; i++ {
+		weights, top := make(map[int]float64), math.Inf(-1)
+		for j := range nk {
+			at := i + p.Align
+			see, bias := []bool{true}, []float32{0}
+			if p.Visible != nil {
+				p.Visible(i, j, j+1, see)
+			}
+			if p.Bias != nil {
+				p.Bias(i, j, j+1, bias)
+			}
+			if !see[0] || p.Causal && j > at || p.Windowed && (p.Left >= 0 && j < at-p.Left || p.Right >= 0 && j > at+p.Right) || math.IsInf(float64(bias[0]), -1) {
+				continue
+			}
+			var s float64
+			for c := range d {
+				s += float64(q[(i-lo)*d+c]) * float64(k[j*d+c])
+			}
+			s /= math.Sqrt(float64(d))
+			if p.Softcap != 0 {
+				s = p.Softcap * math.Tanh(s/p.Softcap)
+			}
+			weights[j] = s + float64(bias[0])
+			top = max(top, weights[j])
+		}
+		var sum float64
+		for _, w := range weights {
+			sum += math.Exp(w - top)
+		}
+		lse[i-lo] = top + math.Log(sum)
+		for j, w := range weights {
+			for c := range d {
+				out[(i-lo)*d+c] += math.Exp(w-top) / sum * float64(v[j*d+c])
+			}
+		}
+	}
+	return out, lse
+}
+
+// TestMasks: masks of every kind, windows and soft caps, alone and together, with rows that
+// see nothing.
+func TestMasks(t *testing.T) {
+	const nq, nk, d, lo = 60, 83, 8, 3
+	r := rand.New(rand.NewPCG(11, 12))
+	draw := func(n int) []float32 {
+		x := make([]float32, n*d)
+		for i := range x {
+			x[i] = 2 * float32(r.NormFloat64())
+		}
+		return x
+	}
+	q, k, v := draw(nq), draw(nk), draw(nk)
+	visible := func(row, lo, hi int, dst []bool) {
+		for i := range hi - lo {
+			dst[i] = row != 9 && (row*31+(lo+i)*17)%3 != 0
+		}
+	}
+	bias := func(row, lo, hi int, dst []float32) {
+		for i := range hi - lo {
+			if dst[i] = float32((row*13+(lo+i)*7)%11)/4 - 1; row == 20 || (row+lo+i)%6 == 0 {
+				dst[i] = float32(math.Inf(-1))
+			}
+		}
+	}
+	for name, p := range map[string]reference.Params{
+		"boolean": {Visible: visible}, "additive": {Bias: bias}, "softcap": {Softcap: 1.5}, "window": {Windowed: true, Left: 7, Right: 3, Align: nk - nq},
+		"left": {Windowed: true, Left: 7, Right: -1}, "right": {Windowed: true, Left: -1, Right: 5, Align: -20}, "no key": {Windowed: true, Left: 1, Right: 1, Align: 200},
+		"all": {Visible: visible, Bias: bias, Softcap: 3, Windowed: true, Left: 30, Right: 20, Causal: true, Align: 5},
+	} {
+		bothPrecisions(t, func(t *testing.T, precision reference.Precision) {
+			p.Precision, p.RowBlock, p.KeyBlock = precision, 7, 16
+			out, lse := attention(t, p, q[lo*d:], k, v, lo, nq, nk, d)
+			want, wantLSE := masked(p, q[lo*d:], k, v, lo, nq, nk, d)
+			compare(t, name, out, want, tolerance(precision))
+			for i, x := range wantLSE {
+				if math.IsInf(x, -1) != math.IsInf(lse[i], -1) {
+					t.Errorf("%s: lse[%d] = %v, want %v", name, i, lse[i], x)
+				} else if !math.IsInf(x, -1) {
+					compare(t, name+" lse", lse[i:i+1], wantLSE[i:i+1], tolerance(precision))
+				}
+			}
+			// The bits do not depend on how rows are cut.
+			p.RowBlock = 1
+			again, _ := attention(t, p, q[40*d:], k, v, 40, nq, nk, d)
+			for i, x := range again {
+				if x != out[(40-lo)*d+i] {
+					t.Fatalf("%s: element %d is %v in another call, %v", name, i, x, out[(40-lo)*d+i])
+				}
+			}
+		})
+	}
+}
+
+// TestHiddenTakesNoPart: what a mask hides may be anything; what it does not hide counts.
+func TestHiddenTakesNoPart(t *testing.T) {
+	const nk, d = 5, 2
+	nan := float32(math.NaN())
+	q, k := []float32{1, 1}, []float32{1, 0, nan, 1, 0, 1, 1, 1, 0, 0}
+	v := []float32{1, 2, nan, nan, 3, 4, 5, 6, float32(math.Inf(1)), 8}
+	hides := func(_, lo, hi int, dst []bool) {
+		for i := range hi - lo {
+			dst[i] = lo+i != 1 && lo+i != 4
+		}
+	}
+	bothPrecisions(t, func(t *testing.T, p reference.Precision) {
+		out, _ := attention(t, reference.Params{Precision: p, Visible: hides}, q, k, v, 0, 1, nk, d)
+		want, _ := attention(t, reference.Params{Precision: p}, q, []float32{1, 0, 0, 1, 1, 1}, []float32{1, 2, 3, 4, 5, 6}, 0, 1, 3, d)
+		compare(t, "hidden", out, want, tolerance(p))
+		for name, params := range map[string]reference.Params{
+			"NaN in the bias": {Bias: func(_, _, _ int, dst []float32) { dst[0] = nan }},
+			"NaN in K":        {Visible: func(_, lo, hi int, dst []bool) { dst[1] = true }},
+			"+Inf":            {Bias: func(_, _, _ int, dst []float32) { dst[0] = float32(math.Inf(1)) }},
+		} {
+			params.Precision = p
+			if out, _ := attention(t, params, q, k, v, 0, 1, nk, d); out[0] == out[0] {
+				t.Errorf("%s: %v", name, out)
 			}
 		}
 	})

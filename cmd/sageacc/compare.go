@@ -58,7 +58,8 @@ reference, the actual GPU output (<layer>.o of the dump, or from --actual)
 against the reference, and the actual against the emulated output bit by bit.
 
 A dump is one or more safetensors, .npz or .npy files or folders of them, with
-tensors <layer>.q, .k, .v and optionally .o.
+tensors <layer>.q, .k, .v and optionally .o; masks, FP8 tensors with their scales, windows
+and soft caps are in docs/dumps.md.
 
 With --lse the log-sum-exp of every row's scaled scores is compared as well, as the
 released API returns it (natural, corrected for a smoothed K), with that of the

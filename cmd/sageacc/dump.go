@@ -21,6 +21,8 @@ type dumpFlags struct {
 	layers, layout string
 	causal         bool
 	scale          string
+	align, window  string
+	softcap        string
 	actual, names  []string
 	lse            bool
 }
@@ -36,6 +38,9 @@ func (f *dumpFlags) addSelected(cmd *cobra.Command, withActual bool) {
 	fs.StringVar(&f.layout, "layout", "", "dimensions of the tensors, `hnd|nhd` (default: the file's metadata, else hnd)")
 	fs.BoolVar(&f.causal, "causal", false, "causal mask, or none with --causal=false (default: the file's metadata, else none)")
 	fs.StringVar(&f.scale, "sm-scale", "", "softmax scale `X` (default: the file's metadata, else 1/sqrt(head_dim))")
+	fs.StringVar(&f.align, "causal-align", "", "how the caller aligns a causal mask or a window, `top-left|bottom-right|kernel`; a kernel that does otherwise is refused (default: the file's metadata, else as the kernel does)")
+	fs.StringVar(&f.window, "window", "", "keys that a query sees, `LEFT,RIGHT` of the one it is aligned with, -1 for no bound (default: the file's metadata, else no window)")
+	fs.StringVar(&f.softcap, "softcap", "", "soft cap `C` of the scores, 0 for none (default: the file's metadata, else none)")
 	fs.StringArrayVar(&f.names, "names", nil, "how tensors are called, a `LIST` as in 'q={layer}/query,k={layer}/key' (default: <layer>.q or .query, and so on)")
 	if withActual {
 		fs.StringArrayVar(&f.actual, "actual", nil, "take the actual outputs <layer>.o from this `FILE` (repeatable)")
@@ -131,5 +136,40 @@ func (f *dumpFlags) read(cmd *cobra.Command, paths []string) (*layerdumps.Dump, 
 		}
 		opt.SMScale = &x
 	}
+	if err := f.call(cmd, &opt); err != nil {
+		return nil, err
+	}
 	return layerdumps.Open(paths, opt)
+}
+
+// call reads the flags of what a call is given beside its mask and scale.
+func (f *dumpFlags) call(cmd *cobra.Command, opt *layerdumps.Options) error {
+	for _, x := range []struct {
+		flag string
+		read func() error
+	}{
+		{"causal-align", func() error {
+			a, err := layerdumps.ParseCausalAlign(f.align)
+			opt.CausalAlign = &a
+			return err
+		}},
+		{"window", func() error {
+			w, err := layerdumps.ParseWindow(f.window)
+			opt.Window = &w
+			return err
+		}},
+		{"softcap", func() error {
+			c, err := layerdumps.ParseSoftcap(f.softcap)
+			opt.Softcap = &c
+			return err
+		}},
+	} {
+		if !cmd.Flags().Changed(x.flag) {
+			continue
+		}
+		if err := x.read(); err != nil {
+			return fmt.Errorf("--%s: %w", x.flag, err)
+		}
+	}
+	return nil
 }

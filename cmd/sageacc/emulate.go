@@ -159,5 +159,5 @@ func nothingIgnored(d *layerdumps.Dump) error {
 	if len(xs) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s: tensor %q is no part of a layer that this version reads (<layer>.q, .k, .v, .o, and .lse with --lse)", xs[0].File, xs[0].Name)
+	return fmt.Errorf("%s: tensor %q is no part of a layer that this version reads (<layer>.q, .k, .v, .o, .mask, .q_descale, .cu_seqlens_q and so on, and .lse with --lse)", xs[0].File, xs[0].Name)
 }

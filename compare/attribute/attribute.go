@@ -99,8 +99,12 @@ func exact(p program.Program, steps Steps) program.Program {
 		if p.Scores.SMScale == "folded" {
 			p.Scores.SMScale = "exponent"
 		}
-		if p.Mask.Additive == "with-scale" || p.Mask.Boolean == "add" {
-			p.Mask.Additive, p.Mask.Boolean = "none", "value" // there is no scale to join
+		// There is no scale to join: masks act as they do in the reference.
+		if p.Mask.Boolean == "add" {
+			p.Mask.Boolean = "value"
+		}
+		if p.Mask.Additive == "with-scale" {
+			p.Mask.Additive, p.Scores.SMScale = "scaled", "scores"
 		}
 	}
 	if steps&P != 0 {
@@ -124,6 +128,9 @@ func exact(p program.Program, steps Steps) program.Program {
 	}
 	if steps&Exp2 != 0 {
 		p.Exponent.Exp2, p.Finish.Inverse = "exact", "exact"
+	}
+	if p.QKCodes.Scale != "descale" && p.VCodes.Scale != "descale" {
+		p.Operands.Descale = "none"
 	}
 	if steps&Output != 0 {
 		p.Finish.First, p.Finish.Round = "none", "none"
@@ -260,12 +267,16 @@ func (w *worker) run(ctx context.Context, l *heads.Layer, batch, head int, prec 
 	if len(w.q) < rows*d {
 		w.q, w.out, w.ref = make([]float32, rows*d), make([]float32, rows*d), make([]float64, rows*d)
 	}
-	params := reference.Params{Precision: prec, Causal: l.Causal, Align: k.Align(l.Q.Tokens, l.K.Tokens), Scale: l.Scale()}
+	kvHead := l.KVHead(head)
+	queries := heads.Values(l.Layer, &l.Q, l.Read(&l.Q, batch, head), batch, head)
+	keys := heads.Values(l.Layer, &l.K, l.Read(&l.K, batch, kvHead), batch, kvHead)
+	values := heads.Values(l.Layer, &l.V, l.Read(&l.V, batch, kvHead), batch, kvHead)
+	params := heads.Reference(l.Layer, prec, l.Align(), batch, head)
 	for lo := 0; lo < l.Q.Tokens; lo += rows {
 		hi := min(lo+rows, l.Q.Tokens)
 		n := (hi - lo) * d
-		l.Q.Rows(batch, head, lo, hi, w.q[:n])
-		if err := reference.AttentionRows(ctx, params, w.q[:n], reference.Rows(in.K), reference.Rows(in.V), lo, hi, in.Len, d, &w.rws, w.ref[:n], nil); err != nil {
+		queries(lo, hi, w.q[:n])
+		if err := reference.AttentionRows(ctx, params, w.q[:n], reference.Rows(keys), reference.Rows(values), lo, hi, in.Len, d, &w.rws, w.ref[:n], nil); err != nil {
 			return err
 		}
 		first := lo / k.Tiling().BlockQ

@@ -198,10 +198,11 @@ func (a *among) sample() {
 func (a *among) step(ctx context.Context, ts []trial, report func(float64)) (bool, error) {
 	var run []trial
 	for _, t := range ts {
-		k, err := a.kernelAt(&t, emulate.Levels()[0])
+		v, err := a.view(&t, emulate.Levels()[0])
 		if err != nil {
 			continue // what it became does not take the layer
 		}
+		k := v.Kernel
 		id, err := t.identity(a.layer)
 		if err != nil {
 			return false, err

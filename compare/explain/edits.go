@@ -30,9 +30,9 @@ type trial struct {
 
 // caseOn is the case of a trial on a layer.
 func (t *trial) caseOn(l *layerdumps.Layer) program.Case {
-	c := heads.Case(l)
-	c.Causal = t.causal
-	return c
+	of := *l
+	of.Causal = t.causal
+	return heads.Case(&of, t.program.Mask.Causal)
 }
 
 // edit is one change to a trial.

@@ -27,7 +27,7 @@ type search struct {
 	// those that cost least, then the others.
 	batch, head int
 	first, rest []int
-	q, k, v     emulate.Rows
+	q, k, v     emulate.Rows // of the head
 }
 
 func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
@@ -41,7 +41,13 @@ func newSearch(l *layerdumps.Layer, opt Options) (*search, error) {
 }
 
 // kernel returns the kernel of a trial, for the layer.
-func (s *search) kernel(t *trial) (*emulate.Kernel, error) { return s.kernelAt(t, fastest()) }
+func (s *search) kernel(t *trial) (*emulate.Kernel, error) {
+	view, err := s.view(t, fastest())
+	if err != nil {
+		return nil, err
+	}
+	return view.Kernel, nil
+}
 
 // fastest is the fastest level.
 func fastest() emulate.Level {
@@ -49,12 +55,31 @@ func fastest() emulate.Level {
 	return levels[len(levels)-1]
 }
 
-func (s *search) kernelAt(t *trial, level emulate.Level) (*emulate.Kernel, error) {
+// view is the layer as a trial has it.
+func (s *search) view(t *trial, level emulate.Level) (*heads.Layer, error) {
 	k, err := emulate.NewAt(t.program, level)
 	if err != nil {
 		return nil, err
 	}
-	return k.ForCase(s.layer.Q.DType, t.caseOn(s.layer))
+	l := *s.layer
+	l.Causal, l.SMScale = t.causal, t.scale
+	v, err := heads.Bind(k, &l)
+	if err != nil || s.q == nil {
+		return v, err
+	}
+	v.Read = func(t *layerdumps.Tensor, batch, head int) emulate.Rows {
+		switch {
+		case batch != s.batch:
+		case t == &l.Q && head == s.head:
+			return s.q
+		case t == &l.K && head == v.KVHead(s.head):
+			return s.k
+		case t == &l.V && head == v.KVHead(s.head):
+			return s.v
+		}
+		return heads.Rows(t, batch, head)
+	}
+	return v, nil
 }
 
 func (s *search) dtype() format.DType       { return s.layer.Q.DType }
@@ -65,9 +90,9 @@ func (s *search) readHead(batch, head int) {
 	l := s.layer
 	s.batch, s.head = batch, head
 	kh := head * l.K.Heads / l.Q.Heads
-	s.q = heads.Cached(&l.Q, batch, head)
-	s.k = heads.Cached(&l.K, batch, kh)
-	s.v = heads.Cached(&l.V, batch, kh)
+	s.q = heads.Cached(heads.Rows(&l.Q, batch, head), l.Q.Tokens, l.Q.Dim)
+	s.k = heads.Cached(heads.Rows(&l.K, batch, kh), l.K.Tokens, l.K.Dim)
+	s.v = heads.Cached(heads.Rows(&l.V, batch, kh), l.V.Tokens, l.V.Dim)
 }
 
 // outcome is what a trial gave.
@@ -147,11 +172,11 @@ type group struct {
 // try runs trials on the first rows and, where those come out right, on the others.
 // report is called with the number of finished trials.
 func (s *search) try(ctx context.Context, ts []trial, report func(int)) ([]outcome, error) {
-	return s.run(ctx, ts, report, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) (outcome, error) {
-		o, err := w.rows(t, k, kv, s.first)
+	return s.run(ctx, ts, report, func(w *worker, t *trial, v *heads.Layer, kv *emulate.KV) (outcome, error) {
+		o, err := w.rows(t, v, kv, s.first)
 		if err == nil && o.hypothesis.Mismatched == 0 && len(s.rest) > 0 {
 			right := o.hypothesis.Elements
-			o, err = w.rows(t, k, kv, s.rest)
+			o, err = w.rows(t, v, kv, s.rest)
 			o.hypothesis.Elements += right
 		}
 		return o, err
@@ -162,28 +187,29 @@ func (s *search) try(ctx context.Context, ts []trial, report func(int)) ([]outco
 func (s *search) tryAll(ctx context.Context, ts []trial) ([]outcome, error) {
 	all := append(slices.Clone(s.first), s.rest...)
 	slices.Sort(all)
-	return s.run(ctx, ts, func(int) {}, func(w *worker, t *trial, k *emulate.Kernel, kv *emulate.KV) (outcome, error) {
-		return w.rows(t, k, kv, all)
+	return s.run(ctx, ts, func(int) {}, func(w *worker, t *trial, v *heads.Layer, kv *emulate.KV) (outcome, error) {
+		return w.rows(t, v, kv, all)
 	})
 }
 
 // run runs f on every trial. Trials that prepare K and V alike follow each other and
 // share what was prepared.
-func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*worker, *trial, *emulate.Kernel, *emulate.KV) (outcome, error)) ([]outcome, error) {
-	kernels := make([]*emulate.Kernel, len(ts))
+func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*worker, *trial, *heads.Layer, *emulate.KV) (outcome, error)) ([]outcome, error) {
+	views := make([]*heads.Layer, len(ts))
 	order := map[emulate.Preparation]int{}
 	var byGroup [][]int
 	for i := range ts {
 		// Single rows are for the portable path; its level lets more kernels share.
-		k, err := s.kernelAt(&ts[i], emulate.Levels()[0])
+		v, err := s.view(&ts[i], emulate.Levels()[0])
 		if err != nil {
 			continue // the kernel does not take the layer
 		}
-		kernels[i] = k
-		g, ok := order[k.Preparation()]
+		views[i] = v
+		prepared := v.Kernel.Preparation()
+		g, ok := order[prepared]
 		if !ok {
 			g = len(byGroup)
-			order[k.Preparation()] = g
+			order[prepared] = g
 			byGroup = append(byGroup, nil)
 		}
 		byGroup[g] = append(byGroup[g], i)
@@ -207,12 +233,12 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 		w := &worker{s: s}
 		return func(n int) error {
 			i, g := items[n].trial, items[n].group
-			g.once.Do(func() { g.kv, g.err = s.prepare(kernels[i], s.k, s.v) })
+			g.once.Do(func() { g.kv, g.err = s.prepare(views[i]) })
 			if g.err != nil {
 				return g.err
 			}
 			var err error
-			if all[i], err = f(w, &ts[i], kernels[i], g.kv); err != nil {
+			if all[i], err = f(w, &ts[i], views[i], g.kv); err != nil {
 				return err
 			}
 			if g.left.Add(-1) == 0 {
@@ -227,22 +253,16 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 	})
 	var out []outcome
 	for i, o := range all {
-		if kernels[i] != nil {
+		if views[i] != nil {
 			out = append(out, o)
 		}
 	}
 	return out, err
 }
 
-func (s *search) prepare(k *emulate.Kernel, keys, values emulate.Rows) (*emulate.KV, error) {
-	return k.Prepare(emulate.KVInput{
-		K: keys, V: values, Len: s.layer.K.Tokens, Dim: s.layer.Q.Dim, DType: s.layer.Q.DType,
-	})
-}
-
-func (s *search) query(k *emulate.Kernel, t *trial, q emulate.Rows, head int, kv *emulate.KV, ws *emulate.Workspace) *emulate.Query {
-	group := s.layer.Q.Heads / s.layer.K.Heads
-	return k.Query(emulate.QInput{Q: q, Len: s.layer.Q.Tokens, Causal: t.causal, Scale: t.scale, Group: group, Member: head % group}, kv, ws)
+// prepare prepares K and V of the chosen head.
+func (s *search) prepare(v *heads.Layer) (*emulate.KV, error) {
+	return v.Kernel.Prepare(v.KV(s.batch, v.KVHead(s.head)))
 }
 
 // worker holds a goroutine's buffers.
@@ -261,10 +281,10 @@ func (w *worker) fit(n int) {
 }
 
 // rows runs a trial on some rows of the chosen head.
-func (w *worker) rows(t *trial, k *emulate.Kernel, kv *emulate.KV, tokens []int) (outcome, error) {
-	s, l := w.s, w.s.layer
+func (w *worker) rows(t *trial, v *heads.Layer, kv *emulate.KV, tokens []int) (outcome, error) {
+	s, l, k := w.s, w.s.layer, v.Kernel
 	o := outcome{trial: *t, hypothesis: Hypothesis{Changes: t.changes}}
-	q := s.query(k, t, s.q, s.head, kv, &w.ws)
+	q := k.Query(v.Query(s.batch, s.head), kv, &w.ws)
 	d, bq := l.Q.Dim, k.Tiling().BlockQ
 	w.fit(bq * d)
 	hash := fnv.New64a()
@@ -324,11 +344,11 @@ func (c *comparison) fill(h *Hypothesis) {
 // at the first.
 func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error) {
 	o := outcome{trial: t, hypothesis: Hypothesis{Changes: t.changes}}
-	k, err := s.kernel(&t)
+	v, err := s.view(&t, fastest())
 	if err != nil {
 		return o, err
 	}
-	l := s.layer
+	l, k := s.layer, v.Kernel
 	perHead := k.Blocks(l.Q.Tokens)
 	share := l.Q.Heads / l.K.Heads
 	queryHeads := l.Q.Batch * l.Q.Heads
@@ -353,14 +373,15 @@ func (s *search) whole(ctx context.Context, t trial, keep bool) (outcome, error)
 			batch, head := i/l.Q.Heads, i%l.Q.Heads
 			g := &groups[i/share]
 			g.once.Do(func() {
-				kh := head / share
-				g.kv, g.err = s.prepare(k, heads.Cached(&l.K, batch, kh), heads.Cached(&l.V, batch, kh))
+				in := v.KV(batch, head/share)
+				in.K, in.V = heads.Cached(in.K, in.Len, in.Dim), heads.Cached(in.V, in.Len, in.Dim)
+				g.kv, g.err = k.Prepare(in)
 			})
 			if g.err != nil {
 				return g.err
 			}
 			if of != i {
-				of, q = i, s.query(k, &t, heads.Rows(&l.Q, batch, head), head, g.kv, &w.ws)
+				of, q = i, k.Query(v.Query(batch, head), g.kv, &w.ws)
 			}
 			count, err := k.Run(q, &w.ws, block, w.out, nil)
 			if err != nil {

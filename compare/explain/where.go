@@ -234,7 +234,7 @@ func place(l *layerdumps.Layer, k *emulate.Kernel, heads []headDiff, at int) Pla
 		Keys: l.K.Tokens, TileKeys: t.BlockK,
 		BlockTiles: k.Tiles(token/t.BlockQ, l.Q.Tokens, l.K.Tokens, l.Causal),
 	}
-	if l.Causal {
+	if l.Causal && l.Window == nil {
 		p.Keys = max(0, min(p.Keys, token+1+k.Align(l.Q.Tokens, l.K.Tokens)))
 	}
 	p.Tiles = (p.Keys + t.BlockK - 1) / t.BlockK
@@ -366,6 +366,9 @@ func (f *finder) findRows() {
 		f.say("rows-from", "rows from token %d on and none before, %d of %d", from, w.MismatchedRows, w.MismatchedHeads*(l.Q.Tokens-from))
 	default:
 		f.say("some-rows", "%d of %d rows, %s", w.MismatchedRows, rowsOfBad, tokens(from, last))
+	}
+	if l.Window != nil || l.Mask != nil {
+		return // which keys a row sees is theirs to say
 	}
 	if !l.Causal {
 		if w.MismatchedRows == rowsOfBad || blocks == 1 {

@@ -320,10 +320,11 @@ func taken(k *emulate.Kernel, d *layerdumps.Dump) (list []layerdumps.Layer, refu
 	for i := range d.Layers {
 		l := &d.Layers[i]
 		if _, err := heads.Bind(k, l); err != nil {
-			n := slices.IndexFunc(refused, func(r RefusedLayers) bool { return r.Why == err.Error() })
+			why := heads.Reason(err)
+			n := slices.IndexFunc(refused, func(r RefusedLayers) bool { return r.Why == why })
 			if n < 0 {
 				n = len(refused)
-				refused = append(refused, RefusedLayers{Why: err.Error()})
+				refused = append(refused, RefusedLayers{Why: why})
 			}
 			refused[n].Layers = append(refused[n].Layers, l.Name)
 			continue

@@ -41,6 +41,8 @@ type Row struct {
 	Causal    bool          `json:"causal"`
 	// SMScale is the softmax scale.
 	SMScale float64 `json:"sm_scale"`
+	// Call is what the call was given besides; nil for nothing.
+	Call *layerdumps.Call `json:"call,omitempty"`
 	// QCodes [head_dim] are the quantised query (absent where it is not quantised to
 	// integers), QScale its step.
 	QCodes []int8            `json:"q_codes,omitempty"`
@@ -119,7 +121,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		Schema: Schema, Tool: version.Get(), Kernel: described,
 		Layer: l.Name, Synthetic: l.Synthetic, Batch: at.Batch, Head: at.Head, KVHead: kvHead, Row: at.Row,
 		Shape:  compare.Shape{Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens, HeadDim: d, DType: l.Q.DType.String()},
-		Causal: l.Causal, SMScale: l.Scale(),
+		Causal: l.Causal, SMScale: l.Scale(), Call: l.Call(),
 	}
 	ws := &emulate.Workspace{
 		Observer: func(t *emulate.Tile) { row.add(k, t, at.Row-t.Row, l.K.Tokens) },

@@ -284,24 +284,28 @@ const (
 	FP16 DType = iota
 	BF16
 	FP32
-	// FP8 is E4M3, of inputs that come quantised.
+	// FP8 is E4M3, of inputs that come quantised, FP8Wide E5M2.
 	FP8
+	FP8Wide
 )
 
 // String names the format.
 func (t DType) String() string {
-	if t > FP8 {
+	if t > FP8Wide {
 		return fmt.Sprintf("DType(%d)", uint8(t))
 	}
-	return [...]string{"FP16", "BF16", "FP32", "E4M3"}[t]
+	return [...]string{"FP16", "BF16", "FP32", "E4M3", "E5M2"}[t]
 }
+
+// IsFP8 says that the type is E4M3 or E5M2.
+func (t DType) IsFP8() bool { return t == FP8 || t == FP8Wide }
 
 // Size returns the bytes of an element.
 func (t DType) Size() int {
 	switch t {
 	case FP32:
 		return 4
-	case FP8:
+	case FP8, FP8Wide:
 		return 1
 	}
 	return 2
@@ -316,6 +320,8 @@ func (t DType) Round(x float32) float32 {
 		return RoundBF16(x)
 	case FP8:
 		return E4M3FromFloat32(x).Float32()
+	case FP8Wide:
+		return E5M2FromFloat32(x).Float32()
 	}
 	return x
 }
@@ -341,6 +347,8 @@ func (t DType) Bits(x float32) uint32 {
 		return uint32(BF16FromFloat32(x))
 	case FP8:
 		return uint32(E4M3FromFloat32(x))
+	case FP8Wide:
+		return uint32(E5M2FromFloat32(x))
 	}
 	if x != x {
 		return NaN32
@@ -357,6 +365,8 @@ func (t DType) FromBits(b uint32) float32 {
 		return BF16ToFloat32(uint16(b))
 	case FP8:
 		return E4M3(b).Float32()
+	case FP8Wide:
+		return E5M2(b).Float32()
 	}
 	return math.Float32frombits(b)
 }

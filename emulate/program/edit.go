@@ -105,10 +105,12 @@ func (p *Program) SetSmooth(list string) error {
 		if k {
 			// What is not the paper's is PyTorch's.
 			s.K = "framework-mean"
-			switch p.QKCodes.Scale {
-			case "paper":
+			switch {
+			case p.Operands.Packed == "yes":
+				s.K = "packed-mean"
+			case p.QKCodes.Scale == "paper":
 				s.K = "mean"
-			case "reciprocal":
+			case p.QKCodes.Scale == "reciprocal":
 				s.K = "anchor"
 			}
 		}

@@ -70,6 +70,12 @@ type Operands struct {
 	// Subnormals says what FP32 arithmetic makes of subnormal numbers: flushed to zero
 	// (--use_fast_math, .ftz) or kept.
 	Subnormals string `yaml:"subnormals" json:"subnormals" choices:"flush keep"`
+	// Descale is what shares a scale where 16-bit inputs become FP8 codes, amax/448: a batch
+	// entry and kv head (and the query heads that share it), or a whole tensor.
+	Descale string `yaml:"descale" json:"descale" choices:"none kv-head tensor"`
+	// Packed says whether the kernel takes packed sequences, [tokens, heads, head_dim] with
+	// the bounds of each.
+	Packed string `yaml:"packed" json:"packed" choices:"no yes"`
 }
 
 // Smoothing is what is subtracted from Q, K and V before they are quantised, and
@@ -81,9 +87,10 @@ type Smoothing struct {
 	Q      string `yaml:"q" json:"q" choices:"none tile-mean"`
 	DeltaS string `yaml:"delta_s" json:"delta_s" choices:"none smoothed raw"`
 	// K: the mean over all tokens of a sequence, exact, or as PyTorch computes it
-	// (quant.ChannelMean.FrameworkMean), rounded to KMean; or anchor, one of nine keys of the
-	// sequence, or nothing, as quant.Anchor chooses. KDifference is how k - mean is rounded.
-	K           string `yaml:"k" json:"k" choices:"none mean framework-mean anchor"`
+	// (quant.ChannelMean.FrameworkMean), or packed-mean, so over all sequences of the call;
+	// rounded to KMean. Or anchor: one of nine keys of the sequence, or nothing, as quant.Anchor
+	// chooses. KDifference is how k - mean is rounded.
+	K           string `yaml:"k" json:"k" choices:"none mean framework-mean packed-mean anchor"`
 	KMean       string `yaml:"k_mean" json:"k_mean" choices:"input fp32"`
 	KDifference string `yaml:"k_difference" json:"k_difference" choices:"input fp32 fp32-ftz"`
 	// V: the mean of each channel over all tokens, exact, or as csrc/fused/fused.cu sums
@@ -190,6 +197,8 @@ type Mask struct {
 	// Shift shows no key of the next tile. With shifted the mask acts in all, and Shift moves
 	// the end too.
 	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail shifted"`
+	// Window says whether the kernel takes a window, aligned like a causal mask.
+	Window string `yaml:"window" json:"window" choices:"no yes"`
 	// Beyond says what becomes of the keys between the end and the end of a tile:
 	// masked, kept with scores of zero, or, in calls without a causal mask, BeyondValue
 	// is added to their scores (and masked in those with one).
@@ -199,9 +208,9 @@ type Mask struct {
 	Value Number `yaml:"value" json:"value"`
 	// Boolean is what a boolean mask does to the score of a key that it hides: it becomes
 	// Value, or BooleanValue is added, in one rounding with the product of integer scores and
-	// their scale. Hidden says what becomes of a tile in which it hides every key from every
+	// their scale; or the mask becomes an additive one of 0 and -inf. Hidden says what becomes of a tile in which it hides every key from every
 	// row of the block: it is run, or skipped.
-	Boolean      string `yaml:"boolean" json:"boolean" choices:"none value add"`
+	Boolean      string `yaml:"boolean" json:"boolean" choices:"none value add additive"`
 	BooleanValue Number `yaml:"boolean_value" json:"boolean_value"`
 	Hidden       string `yaml:"hidden" json:"hidden" choices:"run skip"`
 	// Additive is where an additive mask joins: scaled, to the scores after sm_scale and before

@@ -15,7 +15,7 @@ func (p *Program) validateTogether(bad report) {
 			bad(path, "not a number")
 		}
 	})
-	s, v, f := &p.Smoothing, &p.VCodes, &p.Finish
+	s, qk, v, f := &p.Smoothing, &p.QKCodes, &p.VCodes, &p.Finish
 	switch {
 	case s.V == "input-mean" && !v.Plain():
 		bad("smoothing.v", "input-mean: a scaled V is smoothed in FP32, with mean or fused-mean")
@@ -38,7 +38,19 @@ func (p *Program) validateTogether(bad report) {
 	if m := &p.Mask; s.DeltaS != "none" && (m.Additive == "with-scale" || m.Boolean == "add") {
 		bad("mask", "what is added with the scale has no place beside smoothing.delta_s %s", s.DeltaS)
 	}
+	if s.K == "packed-mean" && p.Operands.Packed != "yes" {
+		bad("smoothing.k", "packed-mean: the kernel takes no packed sequences (operands.packed)")
+	}
+	if m := &p.Mask; m.Boolean == "additive" && m.Additive == "none" {
+		bad("mask.boolean", "additive: the kernel takes no additive mask")
+	}
+	if d := p.Operands.Descale; (d == "none") == (qk.Scale == "descale" || v.Scale == "descale") {
+		bad("operands.descale", "%s: the scales are %s and %s (qk_codes.scale, v_codes.scale)", d, qk.Scale, v.Scale)
+	}
 	if m := &p.Mask; m.Tiles == "tail" {
+		if m.Window != "no" {
+			bad("mask.window", "%s: a window acts in all tiles, and mask.tiles is tail", m.Window)
+		}
 		if m.Boolean != "none" {
 			bad("mask.boolean", "%s: a boolean mask acts in all tiles, and mask.tiles is tail", m.Boolean)
 		}

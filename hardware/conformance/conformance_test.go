@@ -27,6 +27,8 @@ const (
 	recorded = "testdata/h200"
 	own      = "testdata/own"
 	field    = "testdata/field"
+	// Packed sequences.
+	packed = "testdata/varlen"
 	// A kernel that no code here was written for (kernels/attention/custom).
 	custom = "testdata/reverse96"
 )
@@ -46,7 +48,7 @@ func mustRun(t *testing.T, dir string, filter *regexp.Regexp) *Report {
 
 // TestRecorded holds the emulator to the hardware without a GPU.
 func TestRecorded(t *testing.T) {
-	dirs := []string{recorded, own, field, custom}
+	dirs := []string{recorded, own, field, packed, custom}
 	const shared = "../../../shared/conformance"
 	if _, err := os.Stat(shared); err == nil {
 		dirs = append(dirs, shared)

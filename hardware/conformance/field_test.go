@@ -28,16 +28,19 @@ func TestWrongFieldKernel(t *testing.T) {
 		"fa3-fp8": {
 			"exponent.offset=7", "denominator.rescale=multiply", "pv.level=tile;pv.join=twice", "tiles.order=first-to-last", "denominator.of=codes",
 		},
-		"fa3-fp8-2level": {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
+		"sage-fp16-triton-varlen": {"smoothing.k=framework-mean", "qk_codes.scale=triton", "mask.causal=bottom-right", "denominator.combine=01+23"},
+		"fa3-fp8-2level":          {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
 	} {
-		cases, err := Load(field, regexp.MustCompile("^attention "))
-		if err != nil {
-			t.Fatal(err)
-		}
 		var own []Case
-		for _, c := range cases {
-			if c.Kernel == kernel {
-				own = append(own, c)
+		for _, dir := range []string{field, packed} {
+			cases, err := Load(dir, regexp.MustCompile("^attention "))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range cases {
+				if c.Kernel == kernel {
+					own = append(own, c)
+				}
 			}
 		}
 		if len(own) == 0 {

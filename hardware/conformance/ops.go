@@ -288,21 +288,14 @@ func (c *Case) problem(f file) (*problem, error) {
 	return p, nil
 }
 
-// window returns the bounds of the case's window, -1 for none, and whether there is one:
-// a bound that hides nothing is none, as callers of FlashAttention-3 have it
-// (flash_api.cpp).
-func (c *Case) window(p *problem) (left, right int, ok bool) {
-	if c.Window == nil {
-		return -1, -1, false
+// bounds are the case's causal mask and window as the kernel takes them.
+func (c *Case) bounds(p *problem, k *emulate.Kernel) emulate.Bounds {
+	b := emulate.Bounds{Causal: c.Causal}
+	if c.Window != nil {
+		b.Windowed, b.Left, b.Right = true, c.Window[0], c.Window[1]
 	}
-	left, right = c.Window[0], c.Window[1]
-	if left >= p.k.Shape[2]-1 {
-		left = -1
-	}
-	if right >= p.q.Shape[2]-1 {
-		right = -1
-	}
-	return left, right, left >= 0 || right >= 0
+	queries, keys := p.q.Shape[2], p.k.Shape[2]
+	return b.Normal(queries, keys, k.Align(queries, keys))
 }
 
 // scale returns the softmax scale as emulate takes it: 0 stands for the default, so that a
@@ -318,14 +311,13 @@ func (c *Case) scale() float64 {
 }
 
 // query is how a query head attends.
-func (c *Case) query(p *problem, batch, head int) emulate.QInput {
+func (c *Case) query(p *problem, k *emulate.Kernel, batch, head int) emulate.QInput {
+	b := c.bounds(p, k)
 	group := p.q.Shape[1] / p.k.Shape[1]
 	in := emulate.QInput{
-		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Causal: c.Causal, Scale: c.scale(), Softcap: c.Softcap,
+		Q: rows(p.q, batch, head, p.q.Shape[3]), Len: p.q.Shape[2], Scale: c.scale(), Softcap: c.Softcap,
+		Causal: b.Causal, Windowed: b.Windowed, Left: b.Left, Right: b.Right,
 		Group: group, Member: head % group,
-	}
-	if left, right, ok := c.window(p); ok {
-		in.Windowed, in.Left, in.Right = true, left, right
 	}
 	if p.qDescale != nil {
 		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/group)
@@ -354,8 +346,8 @@ func (c *Case) query(p *problem, batch, head int) emulate.QInput {
 	return in
 }
 
-// kernel builds the case's kernel, for its inputs.
-func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+// unbound builds the case's kernel.
+func (c *Case) unbound() (*emulate.Kernel, error) {
 	described := c.Description
 	if described == nil {
 		if _, err := program.Load(c.Kernel); err != nil {
@@ -371,9 +363,18 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 	if err != nil {
 		return nil, errSkip{err}
 	}
-	_, _, windowed := c.window(p)
+	return k, nil
+}
+
+// kernel builds the case's kernel, for its inputs.
+func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
+	k, err := c.unbound()
+	if err != nil {
+		return nil, err
+	}
+	b := c.bounds(p, k)
 	if k, err = k.ForCase(p.dtype, program.Case{
-		HeadDim: p.q.Shape[3], Causal: c.Causal, Window: windowed, Softcap: c.Softcap != 0, Masked: p.mask != nil, Batch: p.q.Shape[0], Heads: p.q.Shape[1], KVHeads: p.k.Shape[1],
+		HeadDim: p.q.Shape[3], Causal: b.Causal, Window: b.Windowed, Softcap: c.Softcap != 0, Masked: p.mask != nil, Batch: p.q.Shape[0], Heads: p.q.Shape[1], KVHeads: p.k.Shape[1],
 		Queries: p.q.Shape[2], Keys: p.k.Shape[2],
 	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
@@ -445,6 +446,9 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if c.Unstable {
 		return errSkip{errors.New("the recorded kernel does not return the same each time")}
 	}
+	if f.Tensor("cu_seqlens_q") != nil {
+		return c.packed(ctx, f, cmp)
+	}
 	p, err := c.problem(f)
 	if err != nil {
 		return err
@@ -453,7 +457,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if err != nil {
 		return err
 	}
-	if err := k.Supports(c.query(p, 0, 0)); err != nil {
+	if err := k.Supports(c.query(p, k, 0, 0)); err != nil {
 		return errSkip{err}
 	}
 	smoothK := k.Bound().Smoothing.K != "none"
@@ -501,7 +505,7 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 			if err != nil {
 				return fmt.Errorf("%s: %w", f.Name, err)
 			}
-			q := k.Query(c.query(p, b, h), kv, &ws)
+			q := k.Query(c.query(p, k, b, h), kv, &ws)
 			for blk := range k.Blocks(nq) {
 				if err := ctx.Err(); err != nil {
 					return err

@@ -469,7 +469,7 @@ func TestInputsAreReproducible(t *testing.T) {
 }
 
 func TestParseShape(t *testing.T) {
-	for _, text := range []string{"", "1x1", "1x3/2x5x5x64", "1x1/1x0x5x64", "1x1/1x5x5x129", "1x1/1x5x5x64x", "9999999x99999/1x99999x9x128"} {
+	for _, text := range []string{"", "1x1", "1x3/2x5x5x64", "1x1/1x0x5x64", "1x1/1x5x5x257", "1x1/1x5x5x64x", "9999999x99999/1x99999x9x128"} {
 		if s, err := ParseShape(text); err == nil {
 			t.Errorf("ParseShape(%q) = %v, want an error", text, s)
 		}

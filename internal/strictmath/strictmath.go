@@ -127,3 +127,23 @@ func Log(x float64) float64 {
 	low := high - sum + f // what the sum lost
 	return sum + (low + (float64(n*ln2Low) - float64(s*(f-series))))
 }
+
+// Tanh returns the hyperbolic tangent of x, with an error below 2 ulp.
+//
+// Below 5/8 it is the rational approximation of S. Moshier's Cephes library (tanh.c), above
+// 1 - 2/(e^2x + 1).
+func Tanh(x float64) float64 {
+	z := math.Abs(x)
+	switch {
+	case x != x || x == 0:
+		return x
+	case z > 22: // 1 - 2^-63
+		return math.Copysign(1, x)
+	case z >= 0.625:
+		return math.Copysign(1-2/(Exp(2*z)+1), x)
+	}
+	s := float64(x * x)
+	p := float64((float64(-9.64399179425052238628e-1*s)+-9.92877231001918586564e1)*s) + -1.61468768441708447952e3
+	q := float64((float64((s+1.12811678491632931402e2)*s)+2.23548839060100448583e3)*s) + 4.84406305325125486048e3
+	return x + float64(x*float64(s*float64(p/q)))
+}

@@ -45,10 +45,12 @@ type Layer struct {
 	Causal    bool   `json:"causal"`
 	// SMScale is the softmax scale in use, given or not.
 	SMScale jsonfloat.Float `json:"sm_scale"`
-	Q       Tensor          `json:"q"`
-	K       Tensor          `json:"k"`
-	V       Tensor          `json:"v"`
-	O       *Tensor         `json:"o,omitempty"`
+	// Call is what the call was given besides; nil for nothing.
+	Call *layerdumps.Call `json:"call,omitempty"`
+	Q    Tensor           `json:"q"`
+	K    Tensor           `json:"k"`
+	V    Tensor           `json:"v"`
+	O    *Tensor          `json:"o,omitempty"`
 	// LSE is the log-sum-exp of the rows of O, one channel.
 	LSE *Tensor `json:"lse,omitempty"`
 	// Warnings say what is wrong with the layer, one line each.
@@ -171,7 +173,7 @@ func Dump(ctx context.Context, d *layerdumps.Dump) (*Result, error) {
 func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
 	out := &Layer{
 		Name: l.Name, Source: l.Source, Synthetic: l.Synthetic,
-		Causal: l.Causal, SMScale: jsonfloat.Float(l.Scale()),
+		Causal: l.Causal, SMScale: jsonfloat.Float(l.Scale()), Call: l.Call(),
 	}
 	if l.O != nil {
 		out.O = new(Tensor)
@@ -193,6 +195,13 @@ func inspectLayer(ctx context.Context, l *layerdumps.Layer) (*Layer, error) {
 		}
 		*part.dst = *t
 		out.Warnings = append(out.Warnings, warnings...)
+	}
+	if l.Mask != nil {
+		st, err := l.Mask.Stats(func() error { return errors.Join(ctx.Err(), l.Err()) })
+		if err != nil {
+			return nil, err
+		}
+		out.Warnings = append(out.Warnings, st.Notes()...)
 	}
 	return out, l.Check()
 }
@@ -292,8 +301,11 @@ type values struct {
 
 func newValues(d format.DType) *values {
 	v := &values{minNormal: 0x1p-126, min: math.MaxFloat32, max: -math.MaxFloat32}
-	if d == format.FP16 {
+	switch d {
+	case format.FP16, format.FP8Wide:
 		v.minNormal = 0x1p-14
+	case format.FP8:
+		v.minNormal = 0x1p-6
 	}
 	return v
 }

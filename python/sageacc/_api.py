@@ -27,7 +27,7 @@ class Inputs:
 
     Args:
         q: [batch, heads, queries, head_dim] ("hnd") or [batch, queries, heads, head_dim]
-            ("nhd"): float16, bfloat16 or float32.
+            ("nhd"): float16, bfloat16, float32, float8_e4m3fn or float8_e5m2.
         k, v: as q, with as many or fewer heads (which divide q's) and any number of keys.
         causal: whether key j is hidden from query i; which j depends on the kernel, for most
             of them j > i.
@@ -102,6 +102,25 @@ class Inputs:
             return True, None
         return causal, mask
 
+    def carrier(self) -> List[str]:
+        """Flags of a kernel that takes these inputs, where only the reference counts."""
+        sets: Dict[str, str] = {}
+        if f"{self.name}.mask" in self.tensors:
+            sets.update({"mask.boolean": "value", "mask.additive": "scaled", "scores.sm_scale": "scores"})
+        if "window" in self.metadata:
+            sets["mask.window"] = "yes"
+        if "softcap" in self.metadata:
+            sets["scores.softcap"] = "tanh.approx"
+        if "causal_align" in self.metadata:
+            sets["mask.causal"] = self.metadata["causal_align"]
+        if sets:
+            sets = {"mask.tiles": "all", "scores.tail_tiles": "all", **sets}
+        if self.tensors[f"{self.name}.q"].dtype.startswith("F8_"):
+            sets.update({"operands.dtypes": "e4m3", "operands.output": "fp32"})
+        if self.q.shape[-1] > 128:
+            sets["operands.max_head_dim"] = "256"
+        return ["--kernel", "sage2-8b-sm90", *(f for path, value in sets.items() for f in ("--set", f"{path}={value}"))]
+
     def add_output(self, o: Array) -> None:
         """Takes o, in q's layout, as what a kernel returned.
 
@@ -115,6 +134,10 @@ class Inputs:
     def back(self) -> Like:
         """Makes arrays of q's kind and layout of results, which are in layout hnd."""
         return Like(self.q, (0, 2, 1, 3) if self.layout == "nhd" else None)
+
+
+def _wide(x: Array) -> Any:
+    return x.float() if is_torch(x) else np.asarray(x).astype(np.float32)
 
 
 def _cpu(x: Array) -> Any:
@@ -190,8 +213,11 @@ def reference(
         The output, float32 or float64, of q's kind, layout and shape; with return_lse also
         [batch, heads, queries] of the same type.
     """
+    if mask is not None and dtype_name(mask) not in ("bool", dtype_name(q)):
+        # A kernel takes a mask of its inputs' type; widening changes no value.
+        q, k, v, mask = (_wide(y) for y in (q, k, v, mask))
     x = Inputs(q, k, v, causal=causal, sm_scale=sm_scale, layout=layout, mask=mask, extra=extra)
-    tensors, _ = run_emulate([x], ["--reference", precision, *(["--lse"] if return_lse else [])])
+    tensors, _ = run_emulate([x], [*x.carrier(), "--reference", precision, *(["--lse"] if return_lse else [])])
     back = x.back()
     o = back(tensors[LAYER + ".reference"])
     return (o, back(tensors[LAYER + ".reference_lse"])) if return_lse else o

@@ -15,7 +15,7 @@ import torch
 from . import _safetensors
 from ._arrays import raw_of
 from ._functions import Adapter, Call
-from ._probe import reads_head_dim, reads_masks
+from ._probe import reads_calls, reads_head_dim, reads_masks
 from ._safetensors import Raw
 from ._watch import CaptureWarning, Event, UserFunctions, Watcher
 
@@ -155,7 +155,7 @@ class Capture(Watcher):
             return
         self._bytes += size
         self._part_bytes += size
-        meta = {"causal": "true" if kept.causal else "false", "layout": "HND", **describe(event)}
+        meta = {"causal": "true" if kept.causal else "false", "layout": "HND", **kept.metadata, **describe(event)}
         if call.scale is not None:
             meta["sm_scale"] = repr(float(call.scale))
         self._parts.setdefault(tuple(meta.items()), {}).update(tensors)
@@ -202,10 +202,11 @@ class Selection:
 
 
 class Kept:
-    """What is kept of a call: tensors on the CPU by their role, and whether it is causal."""
+    """What is kept of a call: tensors on the CPU by their role, whether it is causal, and what
+    else a dump's metadata says of it."""
 
-    def __init__(self, tensors: Dict[str, torch.Tensor], causal: bool) -> None:
-        self.tensors, self.causal = tensors, causal
+    def __init__(self, tensors: Dict[str, torch.Tensor], causal: bool, metadata: Dict[str, str]) -> None:
+        self.tensors, self.causal, self.metadata = tensors, causal, metadata
 
 
 class Part:
@@ -221,7 +222,9 @@ class Part:
         group = q.size(1) // k.size(1)
         kv = k.size(1) if self._heads is None else min(k.size(1), -(-self._heads // group))
         items = q.size(0) if self._batch is None else min(self._batch, q.size(0))
-        return items, kv * group, kv, q.size(2) if self._rows is None else min(self._rows, q.size(2))
+        # What is aligned with the last key is not with fewer queries.
+        all_rows = self._rows is None or _aligned(call)
+        return items, kv * group, kv, q.size(2) if all_rows or self._rows is None else min(self._rows, q.size(2))
 
     def keep(self, call: Call, dtype: Optional[torch.dtype]) -> Kept:
         """Copies of what is kept of Q, K, V and the mask.
@@ -236,13 +239,16 @@ class Part:
         if k.size(1) == 0 or q.size(1) % k.size(1) != 0:
             raise ValueError(f"its {q.size(1)} query heads do not divide into {k.size(1)} kv heads")
         if not reads_head_dim(q.size(-1)):
-            raise ValueError(f"its head_dim is {q.size(-1)}, and the kernels take up to 128")
+            raise ValueError(f"its head_dim is {q.size(-1)}, and the kernels take up to 256")
         if dtype is None and (q.dtype not in READ or not (q.dtype == k.dtype == v.dtype)):
             raise ValueError(f"its dtypes are {q.dtype}, {k.dtype}, {v.dtype}; pass dtype= to convert")
         items, heads, kv, rows = self.sizes(call)
         causal = call.causal
         mask: Optional[torch.Tensor] = None
-        if causal and call.bottom_right and q.size(2) != k.size(2):
+        metadata = call_metadata(call)
+        if metadata and not reads_calls():
+            raise ValueError(f"it has {', '.join(metadata)}, which a dump cannot say")
+        if causal and call.bottom_right and q.size(2) != k.size(2) and "causal_align" not in metadata:
             causal = False
             if q.size(2) > 1:  # a single query sees all keys
                 mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril(k.size(2) - q.size(2))[None, None]
@@ -267,7 +273,7 @@ class Part:
             tensors["mask"] = copied(mask[:, :, :rows] if mask.size(2) > 1 else mask, None)
         for r, x in call.extra.items():
             tensors[r] = copied(x[:items, :kv] if x.dim() == 2 else x, None)
-        return Kept(tensors, causal)
+        return Kept(tensors, causal, metadata)
 
     def output(self, call: Call, o: torch.Tensor) -> torch.Tensor:
         """A copy of what is kept of the output."""
@@ -286,6 +292,24 @@ class Part:
 
 
 READ = (torch.float16, torch.bfloat16, torch.float32, *(getattr(torch, n) for n in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, n)))
+
+
+def _aligned(call: Call) -> bool:
+    """Whether the call aligns its last query with the last key, and it matters."""
+    differ = call.q.size(-2) != call.k.size(-2)
+    return call.window is not None or (call.causal and call.bottom_right and differ and call.q.size(-2) > 1)
+
+
+def call_metadata(call: Call) -> Dict[str, str]:
+    """What a dump's metadata says of a call beside causal and sm_scale."""
+    out: Dict[str, str] = {}
+    if call.window is not None:
+        out["window"] = f"{call.window[0]},{call.window[1]}"
+    if call.softcap:
+        out["softcap"] = repr(float(call.softcap))
+    if (out or (_aligned(call) and reads_calls())) and call.bottom_right and _aligned(call):
+        out["causal_align"] = "bottom-right"
+    return out
 
 
 def _mark(x: torch.Tensor) -> torch.Tensor:

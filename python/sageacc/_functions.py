@@ -30,6 +30,9 @@ class Call:
     Attributes:
         bottom_right: whether causal aligns the last query with the last key, as FlashAttention
             does, and not the first with the first.
+        window: how many keys a query sees before and after the one that it is aligned with, -1
+            for all.
+        softcap: c of c*tanh(score/c), 0 for none.
         kernel: the kernel that the function runs, where it is known.
         extra: further tensors by role, as in {"q_descale": x}.
         suffix: what is added to the layer's name, for one of several.
@@ -45,6 +48,8 @@ class Call:
     scale: Optional[float] = None
     mask: Optional[torch.Tensor] = None
     bottom_right: bool = False
+    window: Optional[Tuple[int, int]] = None
+    softcap: float = 0.0
     kernel: Optional[Kernel] = None
     extra: Dict[str, torch.Tensor] = field(default_factory=dict)
     suffix: str = ""
@@ -163,26 +168,30 @@ def _flash(name: str, given: Given) -> List[Call]:
         q, k, v = _qkv(given)
     what = _flash_traits(given)
     fp8 = "float8" in str(q.dtype)
+    window, softcap = _flash_bounds(given)
     family = "fa3-fp8" if fp8 else "fa3" if "fa3" in name else "fa2"
     extra = {r: given[r] for r in ("q_descale", "k_descale", "v_descale") if isinstance(given.get(r), torch.Tensor)}
     return [
         Call(
             _heads_first(q), _heads_first(k), _heads_first(v), None, bool(given.get("causal")), _float(_pick(given, "softmax_scale")),
-            bottom_right=True, kernel=Kernel(family), extra=extra, output=None if what else lambda r: _heads_first(_first(r)), note=what,
+            bottom_right=True, window=window, softcap=softcap, kernel=Kernel(family), extra=extra, output=None if what else lambda r: _heads_first(_first(r)), note=what,
         )
     ]
 
 
 def _flash_traits(given: Given) -> str:
     """What of a call no dump says; an error for what changes the attention itself."""
-    window = given.get("window_size") or (-1, -1)
-    if any(w is not None and w >= 0 for w in (window if isinstance(window, (tuple, list)) else (window,))):
-        raise ValueError("it has a window, which a dump cannot say")
-    for key in ("alibi_slopes", "softcap"):
-        x = given.get(key)
-        if isinstance(x, torch.Tensor) or x:
-            raise ValueError(f"it has {key}, which a dump cannot say")
+    x = given.get("alibi_slopes")
+    if isinstance(x, torch.Tensor) or x:
+        raise ValueError("it has alibi_slopes, which a dump cannot say")
     return "the output has dropout" if (given.get("dropout_p") or 0.0) > 0 else ""
+
+
+def _flash_bounds(given: Given) -> Tuple[Optional[Tuple[int, int]], float]:
+    """The window of a call, None for none, and its soft cap."""
+    window = given.get("window_size")
+    sides = tuple(-1 if w is None else int(w) for w in (window if isinstance(window, (tuple, list)) else (window, window)))
+    return ((sides[0], sides[1]) if max(sides) >= 0 else None), float(given.get("softcap") or 0.0)
 
 
 def _varlen(name: str, given: Given) -> List[Call]:
@@ -190,6 +199,7 @@ def _varlen(name: str, given: Given) -> List[Call]:
     q, k, v = _qkv(given)
     sage = name.startswith("sage")
     what = "" if sage else _flash_traits(given)
+    window, softcap = (None, 0.0) if sage else _flash_bounds(given)
     lo_q, lo_k = (_pick(given, f"cu_seqlens_{x}").tolist() for x in "qk")
     n = len(lo_q) - 1
     if sage and n > 1 and given.get("smooth_k", True):
@@ -207,7 +217,7 @@ def _varlen(name: str, given: Given) -> List[Call]:
         calls.append(
             Call(
                 _heads_first(q[rows]), _heads_first(k[keys]), _heads_first(v[keys]), None, bool(_pick(given, "causal", "is_causal")),
-                _float(_pick(given, "softmax_scale", "sm_scale")), bottom_right=not sage, kernel=kernel, suffix=f"seq{i}" if n > 1 else "",
+                _float(_pick(given, "softmax_scale", "sm_scale")), bottom_right=not sage, window=window, softcap=softcap, kernel=kernel, suffix=f"seq{i}" if n > 1 else "",
                 output=None if what else rows_of(lo_q[i], lo_q[i + 1]), note=what,
             )
         )

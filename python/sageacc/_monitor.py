@@ -168,6 +168,7 @@ class Monitor(Watcher):
             x = kept.tensors
             inputs = Inputs(
                 x["q"], x["k"], x["v"], causal=kept.causal, sm_scale=event.call.scale, mask=x.get("mask"), name=event.name,
+                metadata=kept.metadata,
                 extra={r: t for r, t in x.items() if r not in ("q", "k", "v", "mask")},
             )
             inputs.add_output(o)
@@ -187,7 +188,7 @@ class Monitor(Watcher):
                 # The function's kernel is not one that can be emulated: the reference can.
                 self.warn(str(kernel), f"kernel {kernel} is not compared: {e}")
                 kernel = None
-                _, meta = run_emulate([inputs], [*Kernel().flags(), *flags])
+                _, meta = run_emulate([inputs], [*inputs.carrier(), *flags])
             result = json.loads(meta["result"])
             found = result["layers"][0]
             found["name"] = f"step{step}.{layer} [{batch},{head}]"

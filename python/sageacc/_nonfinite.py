@@ -164,7 +164,7 @@ class NonFiniteFinder(Watcher):
         x = kept.tensors
         name = event.name
         extra = {r: t for r, t in x.items() if r not in ("q", "k", "v", "mask")}
-        inputs = Inputs(x["q"], x["k"], x["v"], causal=kept.causal, sm_scale=call.scale, mask=x.get("mask"), name=name, extra=extra)
+        inputs = Inputs(x["q"], x["k"], x["v"], causal=kept.causal, sm_scale=call.scale, mask=x.get("mask"), name=name, extra=extra, metadata=kept.metadata)
         inputs.add_output(o)
         inputs.metadata.update(describe(event))
         tensors = {f"{name}.{r}": raw_of(t, r) for r, t in x.items()}

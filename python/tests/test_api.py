@@ -143,12 +143,18 @@ def test_masks(sample):
         assert np.array_equal(bits(sageacc.emulate(q, k, v, mask=mask)), bits(want))
     window = low & ~np.tri(200, k=-8, dtype=bool)
     # A mask that the kernel has not is never left out in silence.
-    try:
-        o = sageacc.emulate(q, k, v, mask=window)
-    except sageacc.SageaccError as e:
-        assert "mask" in str(e)
-    else:
-        assert not np.array_equal(bits(o), bits(full)) and not np.array_equal(bits(o), bits(causal))
+    with pytest.raises(sageacc.SageaccError, match="takes no boolean mask"):
+        sageacc.emulate(q, k, v, mask=window)
+    o = sageacc.emulate(q, k, v, mask=window, kernel="sage-fp16-triton")
+    r = sageacc.reference(q, k, v, mask=window)
+    assert sageacc.compare(q, k, v, mask=window, kernel="sage-fp16-triton", actual=o).exact
+    assert np.abs(o.astype(np.float32) - r).max() < 0.05 * np.abs(r).max()
+    # The reference takes any mask of any type, and any head_dim that a kernel has.
+    bias = np.where(window, 0.5, -np.inf)
+    assert np.array_equal(sageacc.reference(q, k, v, mask=bias.astype(np.float32)), sageacc.reference(q, k, v, mask=bias.astype(np.float16)))
+    assert np.abs(sageacc.reference(q, k, v, mask=bias.astype(np.float32)) - r).max() < 1e-4 * np.abs(r).max()
+    wide = [np.concatenate([x, x, x, x], -1)[:, :, :20] for x in (q, k, v)]
+    assert sageacc.reference(*wide).shape == wide[0].shape and sageacc.emulate(*wide, kernel="fa3").shape == wide[0].shape
 
 
 def test_bad_arguments(sample):

@@ -251,10 +251,14 @@ func allSynthetic(layers []compare.Layer) bool {
 
 // traits are what a layer's shape does not tell.
 func traits(l *compare.Layer) string {
+	t := l.Shape.DType
 	if l.Causal {
-		return l.Shape.DType + " causal"
+		t += " causal"
 	}
-	return l.Shape.DType
+	if l.Quantised != "" {
+		t += " " + l.Quantised
+	}
+	return strings.Join(append([]string{t}, l.Call.Parts()...), ", ")
 }
 
 // commonTraits returns the traits of all layers, or "" if they differ.

@@ -67,7 +67,7 @@ func InspectText(w io.Writer, r *inspect.Result) error {
 		}
 	}
 	if len(r.Ignored) > 0 {
-		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):")
+		lines = append(lines, "", "ignored, because their names are not <layer>.q, .k, .v, .o, .lse, .mask, .q_descale and so on (--names says otherwise):")
 		for _, t := range r.Ignored {
 			lines = append(lines, fmt.Sprintf("  %s in %s", name(t.Name), texttab.Printable(t.File)))
 		}
@@ -81,6 +81,9 @@ func layerLine(l *inspect.Layer) string {
 		mask = "causal"
 	}
 	line := fmt.Sprintf("%s: %s, %s, sm_scale %s", name(l.Name), l.Q.DType, mask, general(l.SMScale, 6))
+	for _, part := range l.Call.Parts() {
+		line += ", " + part
+	}
 	if l.Synthetic != "" {
 		line += " " + origin(l.Synthetic)
 	}

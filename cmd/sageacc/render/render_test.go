@@ -219,7 +219,7 @@ b: FP16, not causal, sm_scale 0.5 (synthetic: noise)
   k       1x2x3x4        -1    2       2  0.1235  0.25   1.5  k
   v       1x2x3x4        -1    2       2  0.1235  0.25   1.5  v
 
-ignored, because their names are not <layer>.q, .k, .v, .o or .lse (--names says otherwise):
+ignored, because their names are not <layer>.q, .k, .v, .o, .lse, .mask, .q_descale and so on (--names says otherwise):
   mask in f.npz
 `)
 }

@@ -21,6 +21,9 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 	}
 	row := fmt.Sprintf("%s: batch %d, head %d (kv head %d), row %d of %d; %s, %s, sm_scale %s",
 		name(r.Layer), r.Batch, r.Head, r.KVHead, r.Row, r.Shape.Queries, r.Shape.DType, mask, general(jsonfloat.Float(r.SMScale), 6))
+	for _, part := range r.Call.Parts() {
+		row += ", " + part
+	}
 	if r.Synthetic != "" {
 		row += " " + origin(r.Synthetic)
 	}

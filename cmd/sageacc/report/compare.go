@@ -611,6 +611,12 @@ func shape(l *compare.Layer) string {
 	if s.DType != "" {
 		out += " " + clean(s.DType)
 	}
+	if l.Quantised != "" {
+		out += " " + clean(l.Quantised)
+	}
+	for _, part := range l.Call.Parts() {
+		out += ", " + clean(part)
+	}
 	return out
 }
 
