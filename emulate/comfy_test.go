@@ -82,6 +82,23 @@ func TestComfy(t *testing.T) {
 						t.Fatal(err)
 					}
 					got := h.run(t, bound, kv)
+					for _, level := range Levels()[1:] {
+						fast, err := NewAt(p, level)
+						if err == nil {
+							fast, err = h.bind(fast)
+						}
+						if err != nil {
+							t.Fatal(err)
+						}
+						kv, err := fast.Prepare(h.kIn)
+						if err != nil {
+							t.Fatal(err)
+						}
+						other := h.run(t, fast, kv)
+						if diff := got.differs(&other); diff != "" {
+							t.Errorf("%s, %d queries, %d keys of %d %s, mask %s: level %s: %s", arch, h.nq, nk, d, dtype, mask, level, diff)
+						}
+					}
 					second := &naive{p: bound.Bound(), h: h, sm: 1 / math.Sqrt(float64(d))}
 					for _, i := range []int{0, h.nq / 2, h.nq - 1} {
 						a := result{out: got.out[i*d : (i+1)*d]}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/libm"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -37,6 +38,9 @@ type Workspace struct {
 	vCodes  []uint16  // [Dim][BlockK], in V's stored order
 	vValues []float32 // [Dim][BlockK]
 	wide    []uint16  // operands of scores
+	qStrips []uint8   // [strips][CodeDim/4][vec.Rows][4], qCodes biased by 128, for vector levels
+	strip   []float32 // [BlockK][vec.Rows], int32 scores of a strip
+	vector  vec.Scratch
 	qPanel  tensorcore.Panel
 	kPanel  tensorcore.Panel
 	pPanel  tensorcore.Panel
@@ -273,10 +277,13 @@ func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
 	return true
 }
 
-// loadQueryPanel loads the operands of a floating-point first product.
+// loadQueryPanel loads the queries of the first product as its unit takes them.
 func (k *Kernel) loadQueryPanel(ws *Workspace, rows, d int) {
-	if k.scoreUnit != nil {
+	switch {
+	case k.scoreUnit != nil:
 		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
+	case k.vectorScores(k.CodeDim(d)):
+		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
 }
 
@@ -328,20 +335,11 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 	w, at := kv.windowAt(lo, ws)
 	switch {
 	case k.integer:
-		cd := k.CodeDim(d)
-		codes := w.kCodes[at*cd : (at+n)*cd]
-		for r := range rows {
-			out := ws.sInt[r*bk : r*bk+bk]
-			intDots(out[:n], ws.qCodes[r*cd:r*cd+cd], codes)
-			clear(out[n:])
-			for i, x := range out {
-				ws.s[r*bk+i] = float32(x)
-			}
-		}
+		k.intScores(ws, w, at, k.CodeDim(d), rows, n)
 	case k.scoreUnit != nil:
 		clear(ws.s[:rows*bk])
 		k.loadScorePanel(&ws.kPanel, ws, w.kRaw[at*d:], bk, d)
-		k.scoreUnit.Tile(ws.s[:rows*bk], &ws.qPanel, &ws.kPanel)
+		k.scoreUnit.TileAt(k.level.unit, ws.s[:rows*bk], &ws.qPanel, &ws.kPanel)
 	default:
 		for r := range rows {
 			q := ws.q[r*d : r*d+d]
@@ -353,34 +351,6 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 				ws.s[r*bk+i] = float32(s)
 			}
 		}
-	}
-}
-
-// intDots writes the exact products of q with each row of k.
-func intDots(out []int32, q, k []int8) {
-	d := len(q)
-	j := 0
-	for ; j+4 <= len(out); j += 4 {
-		k0 := k[j*d : j*d+d][:len(q)]
-		k1 := k[(j+1)*d : (j+1)*d+d][:len(q)]
-		k2 := k[(j+2)*d : (j+2)*d+d][:len(q)]
-		k3 := k[(j+3)*d : (j+3)*d+d][:len(q)]
-		var s0, s1, s2, s3 int32
-		for i, v := range q {
-			x := int32(v)
-			s0 += x * int32(k0[i])
-			s1 += x * int32(k1[i])
-			s2 += x * int32(k2[i])
-			s3 += x * int32(k3[i])
-		}
-		out[j], out[j+1], out[j+2], out[j+3] = s0, s1, s2, s3
-	}
-	for ; j < len(out); j++ {
-		var s int32
-		for i, v := range q {
-			s += int32(v) * int32(k[j*d+i])
-		}
-		out[j] = s
 	}
 }
 
@@ -1026,10 +996,10 @@ func padded[T uint16 | float32](x []T, rows, n, stride, depth int) (y []T, width
 // have as FP32 numbers.
 func (k *Kernel) tileProduct(acc []float32, ws *Workspace) {
 	if k.p.exact || k.v.exact {
-		k.pvUnit.TileValues(acc, &ws.pPanel, &ws.vPanel)
+		k.pvUnit.TileValuesAt(k.level.unit, acc, &ws.pPanel, &ws.vPanel)
 		return
 	}
-	k.pvUnit.Tile(acc, &ws.pPanel, &ws.vPanel)
+	k.pvUnit.TileAt(k.level.unit, acc, &ws.pPanel, &ws.vPanel)
 }
 
 // sumOnes adds the tile's codes of P to d through the matrix unit.
@@ -1046,7 +1016,7 @@ func (k *Kernel) sumOnes(ws *Workspace, rows int) {
 	for r := range den {
 		den[r] = ws.d[r*threads]
 	}
-	k.onesUnit.Tile(den, &ws.pPanel, &ws.ones)
+	k.onesUnit.TileAt(k.level.unit, den, &ws.pPanel, &ws.ones)
 	for r, x := range den {
 		ws.d[r*threads] = x
 	}

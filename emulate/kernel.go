@@ -84,7 +84,8 @@ type plan struct {
 // pure Go and defines the results.
 type Level struct {
 	l    vec.Level
-	rows quant.Level // the same, of the quantisers
+	rows quant.Level      // the same, of the quantisers
+	unit tensorcore.Level // and of the units
 }
 
 // String names the level.
@@ -94,9 +95,13 @@ func (l Level) String() string { return l.l.String() }
 // always the portable one.
 func Levels() []Level {
 	var out []Level
-	rows := quant.Levels()
+	rows, units := quant.Levels(), tensorcore.Levels()
 	for i, l := range vec.Levels() {
-		out = append(out, Level{l, rows[i]})
+		unit := units[0]
+		if l == vec.AVX512 {
+			unit = units[len(units)-1]
+		}
+		out = append(out, Level{l, rows[i], unit})
 	}
 	return out
 }
@@ -117,6 +122,13 @@ func NewAt(p program.Program, level Level) (*Kernel, error) {
 	q, err := p.At(program.Case{HeadDim: 1, DType: p.DTypeList()[0]})
 	if err == nil && len(program.Diff(&q, &p)) == 0 {
 		return k, k.compile()
+	}
+	// What depends on the case is not what keeps a kernel from the vector paths: any will do.
+	if q, err = p.At(program.Case{HeadDim: min(p.Operands.MaxHeadDim, 64), DType: p.DTypeList()[0]}); err == nil {
+		n := &Kernel{given: p, prog: q, level: level}
+		if err = n.compile(); err == nil {
+			k.portable = n.portable
+		}
 	}
 	return k, nil
 }
@@ -155,6 +167,14 @@ func (k *Kernel) Bound() program.Program { return k.prog }
 // Portable says why the kernel runs in portable Go where it does: the choice of its
 // description that no vector path has. It is "" where a vector path takes it.
 func (k *Kernel) Portable() string { return k.portable }
+
+// VectorProducts reports whether a kernel that is Portable has its two matrix products, which
+// are nearly all of its work, on vectors at its level: the units of both and ordinary
+// numbers given.
+func (k *Kernel) VectorProducts() bool {
+	scores := k.vectorScores(4) || k.scoreUnit != nil && k.scoreUnit.HasVector(k.level.unit)
+	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
+}
 
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).
 func (k *Kernel) Tiling() quant.Tiling { return k.tiling }

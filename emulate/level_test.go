@@ -450,29 +450,44 @@ func same(t *testing.T, what string, got, want []float32) {
 // BenchmarkHead runs a head of 4,096 tokens and 128 channels.
 func BenchmarkHead(b *testing.B) {
 	for _, cfg := range sage2() {
-		for _, level := range emulate.Levels() {
-			b.Run(cfg.Name+"/"+level.String(), func(b *testing.B) {
-				const n, d = 4096, 128
-				h := randomHead(1, n, n, d, format.FP16)
-				k, err := emulate.NewAt(cfg, level)
+		benchmarkHead(b, cfg, 4096)
+	}
+}
+
+// BenchmarkPrograms runs a head of 512 tokens and 128 channels of every known kernel.
+func BenchmarkPrograms(b *testing.B) {
+	for _, p := range program.Presets() {
+		benchmarkHead(b, p, 512)
+	}
+}
+
+// benchmarkHead runs a head of n tokens and 128 channels at every level, on one goroutine.
+func benchmarkHead(b *testing.B, p program.Program, n int) {
+	const d = 128
+	for _, level := range emulate.Levels() {
+		b.Run(p.Name+"/"+level.String(), func(b *testing.B) {
+			h := randomHead(1, n, n, d, format.FP16)
+			k, err := emulate.NewAt(p, level)
+			if err == nil {
+				k, err = k.For(d, format.FP16, false)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			var ws emulate.Workspace
+			out := make([]float32, k.Tiling().BlockQ*d)
+			for b.Loop() {
+				kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, d), V: matrix(h.v, d), Len: n, Dim: d, DType: h.dtype})
 				if err != nil {
 					b.Fatal(err)
 				}
-				var ws emulate.Workspace
-				out := make([]float32, k.Tiling().BlockQ*d)
-				for b.Loop() {
-					kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, d), V: matrix(h.v, d), Len: n, Dim: d, DType: h.dtype})
-					if err != nil {
-						b.Fatal(err)
-					}
-					q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: 1 / math.Sqrt(d)}, kv, &ws)
-					for i := range k.Blocks(n) {
-						k.Run(q, &ws, i, out, nil)
-					}
+				q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: 1 / math.Sqrt(d)}, kv, &ws)
+				for i := range k.Blocks(n) {
+					k.Run(q, &ws, i, out, nil)
 				}
-				b.ReportMetric(float64(b.N)*2*n*n*d/b.Elapsed().Seconds()/1e9, "GMAC/s")
-			})
-		}
+			}
+			b.ReportMetric(float64(b.N)*2*float64(n)*float64(n)*d/b.Elapsed().Seconds()/1e9, "GMAC/s")
+		})
 	}
 }
 

@@ -337,18 +337,10 @@ func transpose(dst, src []float32, d, rows int) {
 // load takes the quantised queries and starts the softmax. Rows beyond the n
 // there are have scores of zero.
 func (st *strip) load(k *Kernel, ws *Workspace, d, row, n int) {
-	for i := range st.q {
-		st.q[i] = 128
-	}
+	packStrip(st.q, ws.qCodes[row*d:(row+n)*d], d)
 	clear(st.qScale[:])
 	copy(st.qScale[:], ws.qScale[row:row+n])
 	st.startOdd(n)
-	for r := range n {
-		codes := ws.qCodes[(row+r)*d : (row+r+1)*d]
-		for c, x := range codes {
-			st.q[c/4*4*vec.Rows+4*r+c%4] = uint8(x) ^ 0x80
-		}
-	}
 	for i := range st.m {
 		st.m[i] = k.start
 	}

@@ -21,7 +21,7 @@ type window struct {
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
-	kBias       []int32   // [keys], -128 times the sum of each key's codes; for strips
+	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 
 	buf    []float32 // [readBlock][Dim]
@@ -89,16 +89,17 @@ func (k *Kernel) encode(kv *KV) {
 // fill makes the codes of window i. counts, if not nil, gets what K and V count.
 func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	d := kv.in.Dim
+	cd := k.CodeDim(d)
 	w.first = i * kv.windowKeys
 	keys := min(kv.windowKeys, kv.stride-w.first)
 	if w.keys != keys {
 		w.keys = keys
 		if k.integer {
-			w.kCodes = make([]int8, keys*k.CodeDim(d))
+			w.kCodes = make([]int8, keys*cd)
 		} else {
 			w.kRaw = make([]float32, keys*d)
 		}
-		if kv.strips {
+		if k.vectorScores(cd) {
 			w.kBias = make([]int32, keys)
 		}
 		switch {
@@ -115,16 +116,15 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
-	if !kv.strips {
-		return
-	}
-	w.vCodes.Index(k.level.l, kv.dead)
 	for i := range w.kBias {
 		var s int32
-		for _, c := range w.kCodes[i*d : i*d+d] {
+		for _, c := range w.kCodes[i*cd : i*cd+cd] {
 			s += int32(c)
 		}
 		w.kBias[i] = -128 * s
+	}
+	if kv.strips {
+		w.vCodes.Index(k.level.l, kv.dead)
 	}
 }
 

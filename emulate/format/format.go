@@ -164,6 +164,12 @@ const (
 // FP16FromFloat32 is cvt.rn.f16.f32: IEEE binary16, to nearest, ties to even,
 // overflow to infinity; NaN gives NaN16.
 func FP16FromFloat32(x float32) uint16 {
+	b := math.Float32bits(x)
+	if a := b & absMask32; a-0x3880_0000 < 0x477f_f000-0x3880_0000 {
+		// From 2^-14 on and below 65520 the exponent has another bias and the fraction
+		// gets shorter.
+		return uint16(b>>16&0x8000 | (a-0x3800_0000+0xfff+a>>13&1)>>13)
+	}
 	if x != x {
 		return NaN16
 	}

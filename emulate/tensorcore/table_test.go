@@ -12,7 +12,7 @@ import (
 )
 
 // code is the pattern of x in format f, which must have it.
-func code(t *testing.T, f Operand, x float64) uint32 {
+func code(t testing.TB, f Operand, x float64) uint32 {
 	t.Helper()
 	v := float32(x)
 	b := math.Float32bits(v)

@@ -135,7 +135,10 @@ func addends(r *rand.Rand, u *Unit, n int, wild bool) []float32 {
 // holdTile holds Tile, for operands of fa and fb, to a chain of Dot.
 func holdTile(t *testing.T, r *rand.Rand, u *Unit, fa, fb Operand) {
 	t.Helper()
-	const m, n = 3, 5
+	m, n := 3, 5
+	if r.IntN(8) == 0 {
+		n = 30 + r.IntN(40) // beyond the columns that a vector kernel takes at once
+	}
 	k := u.K * (1 + r.IntN(3))
 	wild := r.IntN(4) == 0
 	a, b := draw(r, fa, m*k, wild), draw(r, fb, n*k, wild)
@@ -164,27 +167,32 @@ func holdTile(t *testing.T, r *rand.Rand, u *Unit, fa, fb Operand) {
 		}
 	}
 	acc := addends(r, u, m*n, wild)
-	got := slices.Clone(acc)
-	if fa == u.A && fb == u.A {
-		u.Tile(got, &pa, &pb)
-	} else {
-		u.TileValues(got, &pa, &pb)
-	}
+	want := make([]uint32, m*n)
 	for i := range m {
 		for j := range n {
-			want := u.encode(acc[i*n+j])
+			c := u.encode(acc[i*n+j])
 			for lo := 0; lo < k; lo += u.K {
 				x, y := a[i*k+lo:][:u.K], b[j*k+lo:][:u.K]
 				if fa == u.A && fb == u.A {
-					want = u.Dot(want, x, y)
+					c = u.Dot(c, x, y)
 				} else {
-					want = u.DotOf(want, fa, x, fb, y)
+					c = u.DotOf(c, fa, x, fb, y)
 				}
 			}
-			g := got[i*n+j]
-			if w := u.decodeC(want); u.encode(g) != want && !(g != g && w != w) {
-				t.Fatalf("%s: k=%d of %s and %s from %g: fast path %08x (%g), definition %08x (%g)",
-					u.describe(), k, fa, fb, acc[i*n+j], u.encode(g), g, want, w)
+			want[i*n+j] = c
+		}
+	}
+	for _, level := range Levels() {
+		got := slices.Clone(acc)
+		if fa == u.A && fb == u.A {
+			u.TileAt(level, got, &pa, &pb)
+		} else {
+			u.TileValuesAt(level, got, &pa, &pb)
+		}
+		for e, g := range got {
+			if w := u.decodeC(want[e]); u.encode(g) != want[e] && !(g != g && w != w) {
+				t.Fatalf("%s, %s: k=%d of %s and %s from %g: fast path %08x (%g), definition %08x (%g)",
+					u.describe(), level, k, fa, fb, acc[e], u.encode(g), g, want[e], w)
 			}
 		}
 	}
@@ -376,24 +384,28 @@ func BenchmarkTile(b *testing.B) {
 		if u.Out == Int32 {
 			continue
 		}
-		b.Run(u.Arch+"/"+u.Instruction, func(b *testing.B) {
-			r := rand.New(rand.NewPCG(1, 2))
-			const m, n, k = 64, 64, 128
-			codes := make([]uint32, m*k)
-			for i := range codes {
-				codes[i] = randomCode(r, u.A, false)
-			}
-			var pa, pb Panel
-			pa.LoadBits(u.A, codes, m, k, k)
-			pb.LoadBits(u.A, codes, n, k, k)
-			acc := make([]float32, m*n)
-			for b.Loop() {
-				clear(acc)
-				u.Tile(acc, &pa, &pb)
-			}
-			b.ReportMetric(float64(b.N)*m*n*k/b.Elapsed().Seconds()/1e6, "MMAC/s")
-		})
+		for _, level := range Levels() {
+			b.Run(u.Arch+"/"+u.Instruction+"/"+level.String(), func(b *testing.B) { benchmarkTile(b, &u, level) })
+		}
 	}
+}
+
+func benchmarkTile(b *testing.B, u *Unit, level Level) {
+	r := rand.New(rand.NewPCG(1, 2))
+	const m, n, k = 64, 64, 128
+	codes := make([]uint32, m*k)
+	for i := range codes {
+		codes[i] = code(b, u.A, float64(r.IntN(15)-7)/4) // what all formats have
+	}
+	var pa, pb Panel
+	pa.LoadBits(u.A, codes, m, k, k)
+	pb.LoadBits(u.A, codes, n, k, k)
+	acc := make([]float32, m*n)
+	for b.Loop() {
+		clear(acc)
+		u.TileAt(level, acc, &pa, &pb)
+	}
+	b.ReportMetric(float64(b.N)*m*n*k/b.Elapsed().Seconds()/1e6, "MMAC/s")
 }
 
 // Products of BF16 and TF32 far below 2^-126 are aligned to 2^-133 at least, as recorded

@@ -18,6 +18,10 @@ type Panel struct {
 	val32   []float32
 	exp     []int32
 	special []bool // a row that holds a NaN or an infinity
+
+	// As turn has left them, for the vector kernel.
+	turned    []float32
+	turnedExp []int32
 }
 
 // zeroExp is the exponent of a zero operand: with any other it stays below
@@ -74,9 +78,44 @@ func (p *Panel) Load(f Operand, codes []uint16, rows, k, stride int) {
 			}
 			continue
 		}
-		for i, c := range row {
-			p.put(r, o+i, uint32(c), makeEntry(l, uint32(c)))
+		switch f {
+		case FP16:
+			for i, c := range row {
+				p.put(r, o+i, uint32(c), entryFP16(c))
+			}
+		case BF16:
+			for i, c := range row {
+				p.put(r, o+i, uint32(c), entryBF16(c))
+			}
+		default:
+			for i, c := range row {
+				p.put(r, o+i, uint32(c), makeEntry(l, uint32(c)))
+			}
 		}
+	}
+}
+
+// entryFP16 is makeEntry of an FP16 code.
+func entryFP16(c uint16) entry {
+	switch e := int32(c >> 10 & 31); {
+	case e == 31:
+		return entry{exp: zeroExp, special: true}
+	case c&0x7fff == 0:
+		return entry{exp: zeroExp}
+	default:
+		return entry{val: format.FP16ToFloat32(c), exp: max(e, 1) - 15}
+	}
+}
+
+// entryBF16 is makeEntry of a BF16 code.
+func entryBF16(c uint16) entry {
+	switch e := int32(c >> 7 & 255); {
+	case e == 255:
+		return entry{exp: zeroExp, special: true}
+	case c&0x7fff == 0:
+		return entry{exp: zeroExp}
+	default:
+		return entry{val: format.BF16ToFloat32(c), exp: max(e, 1) - 127}
 	}
 }
 

@@ -105,3 +105,34 @@ func TestFieldAlternatives(t *testing.T) {
 		}
 	}
 }
+
+// TestScaledQuery: a Q that was scaled first is quantised with the call's softmax scale, by
+// default that of the head before it was padded.
+func TestScaledQuery(t *testing.T) {
+	cases, err := Load(field, regexp.MustCompile("^quantize .*/q_scale"))
+	if err != nil || len(cases) != 2 {
+		t.Fatalf("%d cases, %v", len(cases), err)
+	}
+	for _, x := range []struct {
+		scale  func(float64) *float64
+		passed int
+	}{
+		{func(s float64) *float64 { return &s }, 2},
+		{func(float64) *float64 { return nil }, 2},
+		{func(s float64) *float64 { s *= 2; return &s }, 0},
+		{func(float64) *float64 { s := 0.125; return &s }, 0},
+	} {
+		changed := make([]Case, len(cases))
+		for i, c := range cases {
+			c.SMScale = x.scale(*c.SMScale)
+			changed[i] = c
+		}
+		rep, err := Run(t.Context(), changed, 2, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if rep.Passed != x.passed {
+			t.Errorf("of 2 cases %d pass, want %d", rep.Passed, x.passed)
+		}
+	}
+}

@@ -677,6 +677,11 @@ func (c *Case) queryTensor(k *emulate.Kernel, p *problem, b, h, d int, shape []i
 		return nil, nil, ""
 	}
 	n := p.q.Shape[2]
-	codes, scales := k.QuantizeQuery(emulate.QInput{Q: rows(p.q, b, h, d), Len: n}, d)
+	// Some kernels quantise the scaled Q; the default scale is that of the unpadded head.
+	scale := c.scale()
+	if scale == 0 {
+		scale = 1 / math.Sqrt(float64(p.q.Shape[3]))
+	}
+	codes, scales := k.QuantizeQuery(emulate.QInput{Q: rows(p.q, b, h, d), Len: n, Scale: scale}, d)
 	return codesOrScales(c.Tensor == "q_int8", codes, scales, shape, n, d)
 }

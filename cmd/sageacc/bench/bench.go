@@ -80,7 +80,11 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 			return nil, err
 		}
 		runs := level.String()
-		if k.Portable() != "" {
+		switch {
+		case k.Portable() == "":
+		case k.VectorProducts():
+			runs += " products"
+		default:
 			runs = emulate.Levels()[0].String()
 		}
 		if err := add(p.Name, runs, func() error { return h.Emulate(ctx, k, o.Jobs) }); err != nil {

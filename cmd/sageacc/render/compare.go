@@ -202,6 +202,9 @@ func kernelHead(k compare.KernelInfo) []pair {
 	if k.Reported != "" {
 		head = append(head, pair{"reported", k.Reported})
 	}
+	if k.Portable != "" {
+		head = append(head, pair{"speed", "step by step, several times slower than other kernels: no vector path has " + k.Portable})
+	}
 	return head
 }
 

@@ -1,0 +1,34 @@
+// Package simd holds the vector kernel of package tensorcore: chains of dot-adds for one
+// row of a product and several columns in the lanes. The portable Go of tensorcore is the
+// definition, which the kernel equals bit for bit where it says that an element is valid.
+//
+// The kernel is generated: see folder asm.
+package simd
+
+//go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
+
+// Columns is how many columns Dot computes at once.
+const Columns = 32
+
+// A Chain says how Dot chains dot-adds: Instructions of Steps of Terms products each, of
+// which Terms is even, with Fraction fraction bits. Half stands for an FP16 accumulator and
+// results to nearest even; else they are FP32 toward zero, of which the bits of Keep remain.
+// A Separate unit adds the products from zero, and the accumulator at the end of each
+// instruction in one more rounding.
+type Chain struct {
+	Instructions, Steps, Terms int
+	Fraction, Keep             uint32
+	Half, Separate             bool
+}
+
+// maxFraction keeps the smallest power of two that the kernel makes a normal number.
+const maxFraction = 25
+
+// Fits reports whether the kernel takes the chain for products whose significands are at
+// most the given number: the integers that it adds stay below 2^31, which are half of the
+// terms, each below significand * 2^Fraction, and the accumulator, whose significand is
+// below 2.
+func (c *Chain) Fits(significand float64) bool {
+	return c.Instructions > 0 && c.Steps > 0 && c.Terms > 0 && c.Terms%2 == 0 && c.Terms <= 1<<20 &&
+		c.Fraction >= 1 && c.Fraction <= maxFraction && (float64(c.Terms/2)*significand+2)*float64(uint64(1)<<c.Fraction) <= 1<<31
+}
