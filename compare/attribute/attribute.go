@@ -96,14 +96,14 @@ func exact(p program.Program, steps Steps) program.Program {
 		p.QKCodes = program.QKCodes{Format: "exact", Granularity: "none", Scale: "none", Round: "none", Fold: "none"}
 		p.Scores.Unit = exactUnit
 		p.Scores.TailTiles = program.All
-		if p.Scores.SMScale == "folded" {
+		if p.Scores.SMScale == "folded" || p.Scores.SMScale == "with-scale" {
 			p.Scores.SMScale = "exponent"
 		}
 		// There is no scale to join: masks act as they do in the reference.
 		if p.Mask.Boolean == "add" {
 			p.Mask.Boolean = "value"
 		}
-		if p.Mask.Additive == "with-scale" {
+		if p.Mask.Additive == "with-scale" || p.Mask.Additive == "log2e" {
 			p.Mask.Additive, p.Scores.SMScale = "scaled", "scores"
 		}
 	}
@@ -179,8 +179,14 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) 
 func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
 	all := sets()
 	views := make([]*heads.Layer, len(all))
+	// What goes with a shape of tiles counts before steps are made exact. A layer that the kernel
+	// does not take is Bind's to refuse.
+	bound, err := opt.Program.At(heads.Case(l, opt.Program.Mask.Causal))
+	if err != nil {
+		bound = opt.Program
+	}
 	for i, steps := range all {
-		p := opt.Program
+		p := bound
 		if steps != 0 {
 			p = exact(p, steps)
 		}
