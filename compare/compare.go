@@ -19,6 +19,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/ranges"
 	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
@@ -50,6 +51,9 @@ type Options struct {
 	// whole chunks: 256 queries, or as many more as whole tiles take. Figures, counts and
 	// outputs are then theirs alone. A layer that has none of them is an error.
 	Rows [2]int
+	// Sample, if not nil, confines a run to some tiles of each head, and estimates the
+	// figures of all.
+	Sample *Sample
 	// Outputs, if not nil, is given the outputs themselves, some rows of a head at a
 	// time, each row once, from several goroutines at once.
 	Outputs func(Outputs)
@@ -58,8 +62,17 @@ type Options struct {
 	// Progress, if not nil, is called with the finished part of the run, 0 to 1,
 	// one call at a time.
 	Progress func(part float64)
+	// Skipped, if not nil, is called with parts of the run that were kept, 0 to 1, which
+	// Progress is told of next.
+	Skipped func(part float64)
+	// LayerDone, if not nil, is called with how many layers of how many are finished, one
+	// call at a time.
+	LayerDone func(done, layers int)
 	// MaxChanges is how many changes Explain combines; 0 stands for 2.
 	MaxChanges int
+	// Keep, if not nil, keeps what is finished and knows what was before. Outputs then
+	// gets no rows that were.
+	Keep Keeper
 }
 
 // Outputs are what a run computed for the rows [Row, Row+n) of a head of a layer.
@@ -182,8 +195,8 @@ func reported(p program.Program) string {
 	return strings.Join(out, "; ")
 }
 
-// queryTile is how many rows of queries make a tile, 0 where that depends on the layer.
-func queryTile(k *emulate.Kernel) int {
+// QueryTile is how many rows of queries make a tile, 0 where that depends on the layer.
+func QueryTile(k *emulate.Kernel) int {
 	p := k.Program()
 	if len(p.Tiles.Shapes) > 1 {
 		return 0
@@ -242,6 +255,10 @@ type Layer struct {
 	// Sampled are the queries [Sampled[0], Sampled[1]) that the figures are of, where a run
 	// was confined to some; nil where they are of all.
 	Sampled *[2]int `json:"sampled,omitempty"`
+	// Sample says of which rows the figures are estimates, and Confidence how good they
+	// are; nil where they are of all rows.
+	Sample     *SampleInfo `json:"sample,omitempty"`
+	Confidence *Confidence `json:"confidence,omitempty"`
 	Rows
 	// ReferenceRMS is the root mean square of the reference, against which errors are
 	// large or small.
@@ -279,6 +296,8 @@ type Layer struct {
 	// Attribution says how much of the error each step causes; Run leaves it nil,
 	// Attribute fills it in.
 	Attribution *attribute.Layer `json:"attribution,omitempty"`
+
+	estimates *estimates // of a sample
 }
 
 // DifferenceMap counts the elements in which an actual output differs from the
@@ -299,6 +318,8 @@ type Summary struct {
 	EmulatedVsReference metrics.Values  `json:"emulated_vs_reference"`
 	ActualVsReference   *metrics.Values `json:"actual_vs_reference,omitempty"`
 	ActualVsEmulated    *metrics.Values `json:"actual_vs_emulated,omitempty"`
+	// Confidence is that of the average of layers that were sampled; nil otherwise.
+	Confidence *Confidence `json:"confidence,omitempty"`
 }
 
 // Tool is the build of this module that computed a result: its version, and the
@@ -376,24 +397,36 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	tool := version.Get()
 	res := &Result{
 		Schema: Schema, Tool: &tool, Kernel: Describe(opt.Kernel),
-		Reference: opt.Reference.String(), QueryTile: queryTile(opt.Kernel),
+		Reference: opt.Reference.String(), QueryTile: QueryTile(opt.Kernel),
 	}
-	prog := progress{report: opt.Progress}
-	for i := range d.Layers {
-		prog.total += work(&d.Layers[i])
+	outlines, err := Outlines(d, opt)
+	if err != nil {
+		return nil, err
 	}
+	var all []ranges.Set
+	for _, o := range outlines {
+		all = append(all, o.All())
+	}
+	prog := newProgress(opt, outlines, all)
 	for i := range d.Layers {
-		l, err := runLayer(ctx, &d.Layers[i], opt, &prog)
+		p, err := runWhole(ctx, d, i, outlines[i], opt, prog)
 		if err == nil {
 			err = d.Layers[i].Check()
 		}
+		var l *Layer
+		if err == nil {
+			l, err = p.whole(outlines[i])
+		}
+		if err == nil {
+			err = addMaskNotes(ctx, d, i, &opt, l)
+		}
 		if err != nil {
-			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
+			return nil, layerError(d, i, err)
 		}
 		res.Layers = append(res.Layers, *l)
 	}
 	if !opt.NoReference {
-		if err := findMisplaced(ctx, d, res); err != nil {
+		if err := findMisplaced(ctx, d, res, &opt); err != nil {
 			return nil, err
 		}
 	}
@@ -401,24 +434,41 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	return res, nil
 }
 
-// findMisplaced looks for the right values of outputs that are far off, in a few layers:
-// what is wrong with one is most often wrong with all.
-func findMisplaced(ctx context.Context, d *layerdumps.Dump, res *Result) error {
+// layerError says of which layer an error is.
+func layerError(d *layerdumps.Dump, i int, err error) error {
+	return fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
+}
+
+// farOff reports whether an output is so far from the emulated one that its values may
+// be in another order. Of a part of a layer it says so if the whole layer may be.
+func (l *Layer) farOff(whole bool) bool {
+	if l.ActualVsEmulated == nil || l.ActualVsEmulated.Share() < nearlyAll {
+		return false
+	}
+	// Another kernel's output is about as accurate.
+	now, usual := 1-l.ActualVsReference.CosSim, 1-l.EmulatedVsReference.CosSim
+	return !whole || float64(now) > float64(4*usual)+1e-3
+}
+
+// farOff lists the first few layers whose values may be in another order: what is wrong
+// with one is most often wrong with all.
+func (r *Result) farOff() []int {
 	const most = 8
-	n := 0
-	for i := range res.Layers {
-		l := &res.Layers[i].Rows
-		if l.ActualVsEmulated == nil || l.ActualVsEmulated.Share() < nearlyAll || n == most {
-			continue
+	var out []int
+	for i := range r.Layers {
+		if len(out) < most && r.Layers[i].farOff(true) {
+			out = append(out, i)
 		}
-		// Another kernel's output is about as accurate.
-		if now, usual := 1-l.ActualVsReference.CosSim, 1-l.EmulatedVsReference.CosSim; !(float64(now) > float64(4*usual)+1e-3) {
-			continue
-		}
-		n++
-		text, err := misplaced(ctx, d, &d.Layers[i])
+	}
+	return out
+}
+
+// findMisplaced looks for the right values of outputs that are far off.
+func findMisplaced(ctx context.Context, d *layerdumps.Dump, res *Result, opt *Options) error {
+	for _, i := range res.farOff() {
+		text, err := noteOfMisplaced(ctx, d, i, opt)
 		if err != nil {
-			return fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
+			return layerError(d, i, err)
 		}
 		res.Layers[i].Misplaced = text
 	}
@@ -436,19 +486,18 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 	}
 	for n, i := range differ {
 		l := &d.Layers[i]
-		x, err := explain.Layer(ctx, l, explain.Options{
-			Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
-			Progress: func(part float64) {
-				if opt.Progress != nil {
-					opt.Progress((float64(n) + part) / float64(len(differ)))
-				}
-			},
+		x, err := noted(&opt, l, i, noteExplanation, func() (*explain.Result, error) {
+			return explain.Layer(ctx, l, explain.Options{
+				Program: opt.Kernel.Program(), Jobs: opt.Jobs, MaxChanges: opt.MaxChanges,
+				Progress: func(part float64) {
+					if opt.Progress != nil {
+						opt.Progress((float64(n) + part) / float64(len(differ)))
+					}
+				},
+			})
 		})
-		if err == nil {
-			err = l.Check()
-		}
 		if err != nil {
-			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, err)
+			return layerError(d, i, err)
 		}
 		res.Layers[i].Explanation = x
 	}
@@ -458,40 +507,97 @@ func Explain(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) 
 // Attribute finds out, for every layer, how much of the emulated kernel's error each
 // of its steps causes.
 func Attribute(ctx context.Context, d *layerdumps.Dump, res *Result, opt Options) error {
-	layers, err := attribute.Run(ctx, d, attribute.Options{
-		Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs, Progress: opt.Progress,
-	})
-	if err != nil {
-		return err
+	total, done := 0.0, 0.0
+	for i := range d.Layers {
+		total += attribute.Cost(&d.Layers[i])
 	}
-	for i := range layers {
-		if l := &d.Layers[i]; l.Check() != nil {
-			return fmt.Errorf("%s: layer %s: %w", l.Source, l.Name, l.Check())
+	for i := range d.Layers {
+		l := &d.Layers[i]
+		cost := attribute.Cost(l)
+		x, err := noted(&opt, l, i, noteAttribution, func() (*attribute.Layer, error) {
+			return attribute.Run(ctx, l, attribute.Options{
+				Program: opt.Kernel.Program(), Reference: opt.Reference, Jobs: opt.Jobs,
+				Progress: func(part float64) {
+					if opt.Progress != nil {
+						opt.Progress((done + float64(part*cost)) / total)
+					}
+				},
+			})
+		})
+		if err != nil {
+			return layerError(d, i, err)
 		}
-		res.Layers[i].Attribution = &layers[i]
+		done += cost
+		res.Layers[i].Attribution = x
 	}
 	return nil
 }
 
-// work estimates a layer's cost, in multiply-adds.
-func work(l *layerdumps.Layer) float64 {
-	return float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens) * float64(l.K.Tokens) * float64(l.Q.Dim))
-}
-
+// progress is how much of a run is done.
 type progress struct {
-	mu          sync.Mutex
-	report      func(float64)
-	total, done float64
+	mu             sync.Mutex
+	report, skip   func(float64)
+	total, done    float64
+	layer          func(done, layers int)
+	layers, behind int
+	seen           map[int]ranges.Set // chunks that count as kept, by layer
 }
 
-func (p *progress) add(w float64) {
-	if p.report == nil {
+// newProgress makes that of a run of some chunks of each layer.
+func newProgress(opt Options, outlines []*Outline, want []ranges.Set) *progress {
+	p := &progress{report: opt.Progress, skip: opt.Skipped, layer: opt.LayerDone, layers: len(outlines), seen: make(map[int]ranges.Set)}
+	if p.report != nil {
+		for i, o := range outlines {
+			p.total += o.cost(want[i])
+		}
+	}
+	return p
+}
+
+// computed takes in chunks of a layer that were computed.
+func (p *progress) computed(o *Outline, layer int, chunks ranges.Set) {
+	p.mu.Lock()
+	p.seen[layer] = p.seen[layer].Union(chunks)
+	p.mu.Unlock()
+	p.add(o, chunks)
+}
+
+// add takes in chunks that are done.
+func (p *progress) add(o *Outline, chunks ranges.Set) {
+	if p.report == nil || chunks == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.done += w
-	p.report(p.done / p.total)
+	p.done += o.cost(chunks)
+	p.report(min(1, p.done/p.total))
+}
+
+// grow takes in that there is more to do.
+func (p *progress) grow(cost float64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.total += cost
+}
+
+// kept takes in chunks of a layer that were done before, if it has not yet.
+func (p *progress) kept(o *Outline, layer int, chunks ranges.Set) {
+	chunks = chunks.Minus(p.seen[layer])
+	p.seen[layer] = p.seen[layer].Union(chunks)
+	if p.report != nil && p.skip != nil && chunks != nil {
+		p.skip(o.cost(chunks) / p.total)
+	}
+	p.add(o, chunks)
+}
+
+// finished takes in that a layer is.
+func (p *progress) finished() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.behind++
+	if p.layer != nil {
+		p.layer(p.behind, p.layers)
+	}
 }
 
 // chunk is a run of query rows of one head, the unit of work.
@@ -510,6 +616,7 @@ type kvHead struct {
 	left        atomic.Int64 // chunks to come
 	err         error
 	kv          *emulate.KV
+	counts      emulate.Counts // of kv, also when that is dropped
 	inK, inV    headInputs
 	transform   func(x []float32, query bool)
 	k, v        func(lo, hi int, dst []float32)
@@ -562,233 +669,173 @@ func (a *comparison) rows(actual bool) Rows {
 	return r
 }
 
-func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, prog *progress) (*Layer, error) {
+// runWhole computes all chunks of a layer that are to be, of a sample as many as it takes.
+func runWhole(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, opt Options, prog *progress) (*Partial, error) {
+	p, err := opt.kept(ctx, index, o)
+	for err == nil {
+		if p, err = runLayer(ctx, d, index, o, o.All(), p, opt, prog); err != nil || !o.Sampled || opt.Sample.enough(o, p) {
+			break
+		}
+		before := o.TotalCost()
+		o.choose(opt.Sample, 2*o.tiles())
+		prog.grow(o.TotalCost() - before)
+	}
+	prog.finished()
+	return p, err
+}
+
+// kept returns what an earlier run kept of a layer.
+func (opt *Options) kept(ctx context.Context, index int, o *Outline) (*Partial, error) {
+	if opt.Keep != nil {
+		if p, err := opt.Keep.Kept(ctx, index, o); p != nil || err != nil {
+			return p, err
+		}
+	}
+	return new(Partial), nil
+}
+
+// runLayer computes the wanted chunks of a layer that are not in total, and returns what
+// they and those give.
+func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, want ranges.Set, total *Partial, opt Options, prog *progress) (*Partial, error) {
+	l := &d.Layers[index]
 	bound, err := heads.Bind(opt.Kernel, l)
 	if err != nil {
 		return nil, err
 	}
 	opt.Kernel = bound.Kernel
-	first, end, err := opt.queries(l, chunkRows(opt.Kernel))
-	if err != nil {
-		return nil, err
+	prog.kept(o, index, want.Intersect(total.done))
+	todo := want.Minus(total.done)
+	if todo != nil && opt.Keep != nil {
+		opt.Keep.Begin(index)
 	}
-	prog.add(float64(float64(l.Q.Batch) * float64(l.Q.Heads) * float64(l.Q.Tokens-(end-first)) * float64(l.K.Tokens) * float64(l.Q.Dim)))
-	ctx, cancel := context.WithCancelCause(ctx)
+	inner, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	jobs := max(1, min(opt.Jobs, taskCount(l, opt, end-first)))
-	g := newGatherer(bound, opt, first, end, jobs)
-	defer context.AfterFunc(ctx, g.wake)()
+	g := newGatherer(bound, index, o, opt, total, todo)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range jobs {
+	for range max(1, min(opt.Jobs, len(g.tasks))) {
 		wg.Go(func() {
 			w := worker{opt: opt, layer: bound}
-			for {
+			for inner.Err() == nil {
 				i := int(next.Add(1)) - 1
-				if i >= g.tasks {
+				if i >= len(g.tasks) {
 					return
 				}
-				cs := g.start(ctx, i)
-				if ctx.Err() != nil {
-					return
+				cs := g.start(g.tasks[i])
+				err := w.run(inner, cs)
+				if err == nil {
+					prog.computed(o, index, ranges.Set{g.tasks[i]})
+					err = g.finish(g.tasks[i], cs)
 				}
-				if err := w.run(ctx, cs, prog); err != nil {
+				if err != nil {
 					cancel(err)
 					return
 				}
-				g.finish(i, cs)
 			}
 		})
 	}
 	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	if inner.Err() != nil {
+		// What is done is kept, if it can be: the error is what stopped the run.
+		_ = opt.keep(l, index, g.fresh)
+		return nil, context.Cause(inner)
 	}
-	out := g.result()
-	notes, err := maskNotes(ctx, l)
-	if err != nil {
+	if err := opt.keep(l, index, g.fresh); err != nil {
 		return nil, err
 	}
-	out.Suspicious = append(out.Suspicious, notes...)
-	if opt.Rows != [2]int{} {
-		out.Sampled = &[2]int{g.first, g.end}
+	return g.total, g.total.Merge(o, g.fresh)
+}
+
+// tasksOf cuts chunks of a layer into the tasks of goroutines: one chunk, or a few
+// consecutive ones of a head if codes are streamed.
+func tasksOf(o *Outline, chunks ranges.Set) [][2]int {
+	most := 1
+	if o.Shape.Keys*o.Shape.HeadDim > streamed {
+		most = streamedChunks
 	}
-	return out, nil
-}
-
-// taskChunks is how many consecutive chunks of a head make a task: one, or more if
-// codes are streamed.
-func taskChunks(l *layerdumps.Layer) int {
-	if l.K.Tokens*l.Q.Dim > streamed {
-		return streamedChunks
-	}
-	return 1
-}
-
-// taskCount is how many tasks so many queries of each of a layer's heads make.
-func taskCount(l *layerdumps.Layer, opt Options, queries int) int {
-	rows := chunkRows(opt.Kernel) * taskChunks(l)
-	return l.Q.Batch * l.Q.Heads * ((queries + rows - 1) / rows)
-}
-
-// gatherer makes the tasks of a layer and merges what becomes of them, in their order:
-// the sums depend on it. It holds no more than a few tasks of each goroutine at a time,
-// however many heads there are.
-type gatherer struct {
-	l      *heads.Layer
-	opt    Options
-	first  int // query of a head
-	end    int // after its last
-	tasks  int
-	window int // how far beyond the first task that is not merged one may start
-
-	mu   sync.Mutex
-	cond *sync.Cond
-	kvs  map[int]*kvHead // those in use, by batch entry and head
-	done map[int][]chunk // finished, and not merged
-	next int             // to be merged
-
-	// Of what is merged. head is the head at hand.
-	out                *Layer
-	all, head          accumulators
-	differing, spoiled span
-	inQ, inK, inV      inputs
-	differences        *DifferenceMap
-}
-
-func newGatherer(l *heads.Layer, opt Options, first, end, jobs int) *gatherer {
-	g := &gatherer{
-		l: l, opt: opt, first: first, end: end, tasks: taskCount(l.Layer, opt, end-first), window: 16 + 4*jobs,
-		kvs: make(map[int]*kvHead), done: make(map[int][]chunk),
-		out: &Layer{
-			Name: l.Name, Causal: l.Causal, SMScale: l.Scale(), Source: l.Source, Synthetic: l.Synthetic, Call: l.Call(), Quantised: l.Quantised(),
-			Shape: Shape{l.Q.Batch, l.Q.Heads, l.K.Heads, l.Q.Tokens, l.K.Tokens, l.Q.Dim, l.Q.DType.String()},
-		},
-	}
-	g.cond = sync.NewCond(&g.mu)
-	return g
-}
-
-// wake ends the waiting of start.
-func (g *gatherer) wake() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.cond.Broadcast()
-}
-
-// start returns the chunks of task i, once most of those before it are merged.
-func (g *gatherer) start(ctx context.Context, i int) []chunk {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for i >= g.next+g.window && ctx.Err() == nil {
-		g.cond.Wait()
-	}
-	rows, group := chunkRows(g.opt.Kernel), g.l.Group()
-	perHead := (g.end - g.first + rows - 1) / rows
-	perTask := taskChunks(g.l.Layer)
-	tasks := (perHead + perTask - 1) / perTask // of a head
-	head := i / tasks
-	kv := g.kvs[head/group]
-	if kv == nil {
-		kv = &kvHead{batch: head / group / g.l.K.Heads, head: head / group % g.l.K.Heads}
-		kv.left.Store(int64(group * perHead))
-		g.kvs[head/group] = kv
-	}
-	var cs []chunk
-	for c := i % tasks * perTask; c < min((i%tasks+1)*perTask, perHead); c++ {
-		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: g.first + c*rows, hi: min(g.first+(c+1)*rows, g.end)})
-	}
-	return cs
-}
-
-// finish takes in the chunks of task i, which have run, and merges what can be.
-func (g *gatherer) finish(i int, cs []chunk) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.done[i] = cs
-	for {
-		cs, ok := g.done[g.next]
-		if !ok {
-			break
+	var out [][2]int
+	for _, r := range chunks {
+		for lo := r[0]; lo < r[1]; {
+			hi := min(r[1], lo+most, (lo/o.perHead()+1)*o.perHead())
+			out = append(out, [2]int{lo, hi})
+			lo = hi
 		}
-		delete(g.done, g.next)
-		g.next++
-		for j := range cs {
-			g.merge(&cs[j])
-		}
-	}
-	g.cond.Broadcast()
-}
-
-// actual reports whether the layer's own output is compared.
-func (g *gatherer) actual() bool { return g.l.O != nil && !g.opt.NoActual }
-
-// rows are the rows of a head's or the layer's figures.
-func (g *gatherer) rows(a *accumulators) Rows {
-	r := a.rows(g.actual())
-	if g.opt.LSE {
-		lse := a.lse.rows(g.l.LSE != nil && !g.opt.NoActual)
-		r.LSE = &lse
-	}
-	return r
-}
-
-// merge takes in the next chunk. With the last of a head it closes the head, and with
-// the last head of a group what its heads share.
-func (g *gatherer) merge(c *chunk) {
-	g.head.merge(c.acc)
-	g.differing.merge(c.acc.differing)
-	g.spoiled.merge(c.acc.spoiled)
-	g.head.inQ.merge(&c.acc.inQ)
-	g.mapDifferences(c)
-	if c.hi < g.end {
-		return
-	}
-	g.out.Differing = g.out.Differing.add(c.batch, c.head, &g.differing)
-	g.out.Spoiled = g.out.Spoiled.add(c.batch, c.head, &g.spoiled)
-	g.inQ.addHead(&g.head.inQ, g.l.Q.Tokens)
-	if g.opt.PerHead {
-		g.out.Heads = append(g.out.Heads, Head{c.batch, c.head, g.rows(&g.head)})
-	}
-	g.all.merge(&g.head)
-	g.head, g.differing, g.spoiled = accumulators{}, span{}, span{}
-	if group := g.l.Group(); (c.head+1)%group == 0 {
-		delete(g.kvs, (c.batch*g.l.Q.Heads+c.head)/group)
-		g.all.counts.Merge(&c.kv.kv.Counts)
-		g.inK.addHead(&c.kv.inK, g.l.K.Tokens)
-		g.inV.addHead(&c.kv.inV, g.l.V.Tokens)
-	}
-}
-
-// result is the layer's, when all is merged.
-func (g *gatherer) result() *Layer {
-	out, all := g.out, &g.all
-	out.Suspicious = slices.Concat(g.inQ.describe("q"), g.inK.describe("k"), g.inV.describe("v"))
-	out.Rows = g.rows(all)
-	out.ReferenceRMS = jsonfloat.Float(all.emulated.RefRMS())
-	out.ErrorHistogram = all.errors.Values()
-	if g.actual() {
-		h := all.actErrors.Values()
-		out.ActualErrorHistogram = &h
-		out.ActualRMS = jsonfloat.Float(all.actual.OutRMS())
-	}
-	out.DifferenceMap = g.differences
-	out.Counts = all.counts.Map()
-	if len(out.Counts) == 0 {
-		out.Counts = nil
-	}
-	if n := all.actual.NonFinite(); n.OutNaN+n.OutInf > 0 {
-		out.ActualNonFinite = &emulate.Count{NaN: n.OutNaN, Inf: n.OutInf}
-	}
-	out.Warnings = warnings(g.l.Layer, &all.counts, out.ActualNonFinite)
-	if n := all.emulated.NonFinite(); n.RefNaN+n.RefInf > 0 {
-		out.Warnings = append(out.Warnings, describe("the reference", emulate.Count{NaN: n.RefNaN, Inf: n.RefInf}))
 	}
 	return out
 }
 
+// gatherer makes the tasks of a layer and merges what becomes of them.
+type gatherer struct {
+	l     *heads.Layer
+	index int // of the layer
+	o     *Outline
+	opt   Options
+	tasks [][2]int
+
+	mu    sync.Mutex
+	kvs   map[int]*kvHead // those in use, by their number in the layer
+	left  map[int]int     // chunks that are to be started, by kv head
+	total *Partial        // what is kept
+	fresh *Partial        // what is not yet
+}
+
+func newGatherer(l *heads.Layer, index int, o *Outline, opt Options, total *Partial, todo ranges.Set) *gatherer {
+	g := &gatherer{
+		l: l, index: index, o: o, opt: opt, tasks: tasksOf(o, todo), kvs: make(map[int]*kvHead), left: make(map[int]int), total: total, fresh: new(Partial),
+	}
+	for _, t := range g.tasks {
+		g.left[t[0]/o.PerKV()] += t[1] - t[0]
+	}
+	return g
+}
+
+// start returns the chunks of a task.
+func (g *gatherer) start(task [2]int) []chunk {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := task[0] / g.o.PerKV()
+	kv := g.kvs[n]
+	if kv == nil {
+		kv = &kvHead{batch: n / g.l.K.Heads, head: n % g.l.K.Heads}
+		kv.left.Store(int64(g.left[n]))
+		g.kvs[n] = kv
+	}
+	if g.left[n] -= task[1] - task[0]; g.left[n] == 0 {
+		delete(g.kvs, n)
+		delete(g.left, n)
+	}
+	head := task[0] / g.o.perHead()
+	var cs []chunk
+	for c := task[0]; c < task[1]; c++ {
+		lo, hi := g.o.rows(c)
+		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: lo, hi: hi})
+	}
+	return cs
+}
+
+// finish merges the chunks of a task, which have run, and keeps what there is if it is
+// time to.
+func (g *gatherer) finish(task [2]int, cs []chunk) error {
+	g.mu.Lock()
+	g.fresh.add(g.o, task[0], cs)
+	if g.opt.Keep == nil || !g.opt.Keep.Due() {
+		g.mu.Unlock()
+		return nil
+	}
+	p := g.fresh
+	g.fresh = new(Partial)
+	g.mu.Unlock()
+	// Others go on meanwhile.
+	if err := g.opt.keep(g.l.Layer, g.index, p); err != nil {
+		return err
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.total.Merge(g.o, p)
+}
+
 // warnings puts the counts into words, cause before effect.
-func warnings(l *layerdumps.Layer, counts *emulate.Counts, actual *emulate.Count) []string {
+func warnings(o *Outline, counts *emulate.Counts, actual *emulate.Count) []string {
 	what := map[emulate.Stage]string{
 		emulate.StageVCodes:      "V's codes (a channel of zeros, or not finite, divides by zero)",
 		emulate.StageTileSums:    "the P~V accumulator",
@@ -801,9 +848,7 @@ func warnings(l *layerdumps.Layer, counts *emulate.Counts, actual *emulate.Count
 		emulate.StageQCodes:      "Q after smoothing",
 		emulate.StageKCodes:      "K after smoothing",
 	}
-	for s, t := range map[emulate.Stage]*layerdumps.Tensor{emulate.StageQ: &l.Q, emulate.StageK: &l.K, emulate.StageV: &l.V} {
-		what[s] = t.Name
-	}
+	what[emulate.StageQ], what[emulate.StageK], what[emulate.StageV] = o.Q, o.K, o.V
 	var w []string
 	for i, c := range counts {
 		if c != (emulate.Count{}) {
@@ -811,7 +856,7 @@ func warnings(l *layerdumps.Layer, counts *emulate.Counts, actual *emulate.Count
 		}
 	}
 	if actual != nil {
-		w = append(w, describe(l.O.Name, *actual))
+		w = append(w, describe(o.O, *actual))
 	}
 	return w
 }
@@ -848,7 +893,7 @@ type worker struct {
 }
 
 // run does consecutive chunks of a head.
-func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
+func (w *worker) run(ctx context.Context, cs []chunk) error {
 	if err := w.layer.Err(); err != nil {
 		return err // what is read is zero now
 	}
@@ -889,7 +934,6 @@ func (w *worker) run(ctx context.Context, cs []chunk, prog *progress) error {
 		if err := w.compare(ctx, c, q, w.out[lo*d:hi*d], w.lse[lo:hi]); err != nil {
 			return err
 		}
-		prog.add(float64(float64(hi-lo) * float64(w.layer.K.Tokens) * float64(d)))
 	}
 	return nil
 }
@@ -993,44 +1037,6 @@ func (a *accumulators) findSpoiled(f format.DType, d, lo int, actual []float32, 
 	}
 }
 
-// mostBlocks is how many blocks of tokens a difference map has at the most.
-const mostBlocks = 64
-
-// newDifferenceMap is an empty map of a layer.
-func newDifferenceMap(l *layerdumps.Layer) *DifferenceMap {
-	n := l.Q.Tokens
-	tokens := mapTokens
-	for (n+tokens-1)/tokens > mostBlocks {
-		tokens *= 2
-	}
-	m := &DifferenceMap{BlockTokens: tokens, Channels: make([]int64, l.Q.Dim)}
-	blocks := (n + tokens - 1) / tokens
-	all := make([]int64, l.Q.Batch*l.Q.Heads*blocks)
-	for ; len(all) > 0; all = all[blocks:] {
-		m.Blocks = append(m.Blocks, all[:blocks:blocks])
-	}
-	return m
-}
-
-// mapDifferences adds a chunk's differing elements to the layer's map, which is made
-// with the first of them.
-func (g *gatherer) mapDifferences(c *chunk) {
-	if c.acc.blocks == nil {
-		return
-	}
-	if g.differences == nil {
-		g.differences = newDifferenceMap(g.l.Layer)
-	}
-	m := g.differences
-	row := m.Blocks[c.batch*g.l.Q.Heads+c.head]
-	for i, x := range c.acc.blocks {
-		row[(c.lo+i*mapTokens)/m.BlockTokens] += x
-	}
-	for i, x := range c.acc.channels {
-		m.Channels[i] += x
-	}
-}
-
 // compareLSE compares the log-sum-exp of the chunk's rows. The actual one's bits are
 // in act and bitsA for the moment, which the outputs overwrite.
 func (w *worker) compareLSE(c *chunk, lse []float32, ref []float64) {
@@ -1091,7 +1097,9 @@ func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 	}
 	in.Jobs, in.Stream = opt.Jobs, nk*d > streamed
 	var err error
-	kv.kv, err = opt.Kernel.Prepare(in)
+	if kv.kv, err = opt.Kernel.Prepare(in); err == nil {
+		kv.counts = kv.kv.Counts
+	}
 	return err
 }
 
@@ -1129,15 +1137,13 @@ func (kv *kvHead) query(k *emulate.Kernel, l *heads.Layer, batch, head int, ws *
 	return k.Query(in, kv.kv, ws)
 }
 
-// drop lets go of the large buffers; the counts stay.
+// drop lets go of the large buffers.
 func (kv *kvHead) drop() {
-	kv.k, kv.v = nil, nil
-	if kv.kv != nil {
-		kv.kv = &emulate.KV{Counts: kv.kv.Counts}
-	}
+	kv.k, kv.v, kv.kv = nil, nil, nil
 }
 
 func (r *Result) summarise() {
+	r.Average.Confidence = r.confidence()
 	var names, actualNames []string
 	var emu, act, both []metrics.Values
 	for _, l := range r.Layers {

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -50,7 +51,7 @@ func (s *span) add(token, channel int) {
 	s.last = token
 }
 
-// merge takes in the elements of a chunk after those that are here.
+// merge takes in the elements of another part of the head.
 func (s *span) merge(o *span) {
 	if o == nil || o.elements == 0 {
 		return
@@ -59,33 +60,46 @@ func (s *span) merge(o *span) {
 		*s = *o
 		return
 	}
+	if o.first < s.first {
+		s.first, s.channel = o.first, o.channel
+	}
 	s.elements += o.elements
-	s.last = o.last
+	s.last = max(s.last, o.last)
 }
 
-// add takes in the elements of a head. Heads come in order. It returns e, or a new
-// Extent if e is nil and there are any.
+// add takes in the elements of a head. It returns e, or a new Extent if e is nil and
+// there are any.
 func (e *Extent) add(batch, head int, s *span) *Extent {
 	if s.elements == 0 {
 		return e
 	}
+	return e.merge(&Extent{
+		Elements: s.elements, Heads: 1,
+		First:      metrics.Position{Batch: batch, Head: head, Token: s.first, Channel: s.channel},
+		FirstToken: s.first, LastToken: s.last,
+		Most: []HeadExtent{{batch, head, s.elements, s.first, s.last}},
+	})
+}
+
+// merge takes in an Extent of other heads. Either may be nil; o is not changed.
+func (e *Extent) merge(o *Extent) *Extent {
+	if o == nil {
+		return e
+	}
 	if e == nil {
-		e = &Extent{
-			First:      metrics.Position{Batch: batch, Head: head, Token: s.first, Channel: s.channel},
-			FirstToken: s.first, LastToken: s.last,
-		}
+		e = &Extent{First: o.First, FirstToken: o.FirstToken, LastToken: o.LastToken}
 	}
-	e.Elements += s.elements
-	e.Heads++
-	e.FirstToken, e.LastToken = min(e.FirstToken, s.first), max(e.LastToken, s.last)
-	at := len(e.Most)
-	for at > 0 && e.Most[at-1].Elements < s.elements {
-		at--
+	if o.First.Less(e.First) {
+		e.First = o.First
 	}
-	if at < mostHeads {
-		e.Most = slices.Insert(e.Most, at, HeadExtent{batch, head, s.elements, s.first, s.last})
-		e.Most = e.Most[:min(len(e.Most), mostHeads)]
-	}
+	e.Elements += o.Elements
+	e.Heads += o.Heads
+	e.FirstToken, e.LastToken = min(e.FirstToken, o.FirstToken), max(e.LastToken, o.LastToken)
+	e.Most = slices.Concat(e.Most, o.Most)
+	slices.SortFunc(e.Most, func(a, b HeadExtent) int {
+		return cmp.Or(cmp.Compare(b.Elements, a.Elements), cmp.Compare(a.Batch, b.Batch), cmp.Compare(a.Head, b.Head))
+	})
+	e.Most = e.Most[:min(len(e.Most), mostHeads)]
 	return e
 }
 

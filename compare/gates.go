@@ -103,12 +103,21 @@ func (r *Result) Check(g Gates) []Check {
 				skip(gate)
 				continue
 			}
-			row, value, failed := worstRow(x, l.Rows)
-			badness := value
+			row, value, bound, failed := worstRow(x, l)
+			badness := bound
 			if x.Below() {
-				badness = -value
+				badness = -bound
 			}
-			add(gate, badness, failed, fmt.Sprintf("%s.%s is %s", row, x.Metric(), strconv.FormatFloat(value, 'g', 9, 64)))
+			number := func(x float64) string { return strconv.FormatFloat(x, 'g', 9, 64) }
+			text := fmt.Sprintf("%s.%s is %s", row, x.Metric(), number(value))
+			if bound != value {
+				side := "at most"
+				if x.Below() {
+					side = "at least"
+				}
+				text += fmt.Sprintf(", with 95%% confidence %s %s", side, number(bound))
+			}
+			add(gate, badness, failed, text)
 		}
 		switch {
 		case !g.BitExact:
@@ -153,22 +162,28 @@ func gateOrder(checks []Check) map[string]int {
 }
 
 // worstRow returns the row that a gate is about, and of several the one that fails it
-// most, with the figure there.
-func worstRow(g metrics.Gate, r Rows) (row metrics.Row, value float64, failed bool) {
+// most, with the figure there. Of a layer that was sampled it is the worse bound of the
+// figure that counts, otherwise the figure itself.
+func worstRow(g metrics.Gate, l *Layer) (row metrics.Row, value, bound float64, failed bool) {
 	found := false
 	look := func(at metrics.Row, v metrics.Values, b *metrics.Bits) {
 		x := g.Value(v, b)
-		// A NaN is worse than any number.
-		worse := x > value
-		if g.Below() {
-			worse = x < value
+		y, ok := l.bound(g, at)
+		if !ok {
+			y = x
 		}
-		if !found || value == value && (worse || x != x) {
-			row, value = at, x
+		// A NaN is worse than any number.
+		worse := y > bound
+		if g.Below() {
+			worse = y < bound
+		}
+		if !found || bound == bound && (worse || y != y) {
+			row, value, bound = at, x, y
 		}
 		found = true
-		failed = failed || g.Holds(v, b)
+		failed = failed || g.HoldsFor(y)
 	}
+	r := &l.Rows
 	if g.Row == metrics.Emulated || g.Row == metrics.AnyReference {
 		look(metrics.Emulated, r.EmulatedVsReference, nil)
 	}
@@ -178,7 +193,7 @@ func worstRow(g metrics.Gate, r Rows) (row metrics.Row, value float64, failed bo
 	if b := r.ActualVsEmulated; b != nil && g.Row == metrics.BitRow {
 		look(metrics.BitRow, b.Values, &b.Bits)
 	}
-	return row, value, failed
+	return row, value, bound, failed
 }
 
 // ofElements writes a part of the elements.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/sageacc/sageacc/internal/exactsum"
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -14,7 +15,8 @@ import (
 // little about a kernel, and more often than not its dump is broken.
 type inputs struct {
 	elements, zeros, nonFinite int64
-	absMax, absSum             float64
+	absMax                     float64
+	absSum                     exactsum.Sum
 	// Whole heads that are zero, and that are the same in every token.
 	heads, zeroHeads, sameHeads int64
 }
@@ -52,7 +54,7 @@ func (h *headInputs) add(rows, first []float32, d int) {
 	for _, x := range rows[n:] {
 		h.odd(x, &sum[0], &most)
 	}
-	h.absSum += (sum[0] + sum[1]) + (sum[2] + sum[3])
+	h.absSum.Add((sum[0] + sum[1]) + (sum[2] + sum[3]))
 	h.absMax = max(h.absMax, float64(math.Float32frombits(most)))
 	for i := 0; i < len(rows) && !h.varies; i += d {
 		for c, x := range rows[i : i+d] {
@@ -88,8 +90,11 @@ func (in *inputs) sum(o *inputs) {
 	in.elements += o.elements
 	in.zeros += o.zeros
 	in.nonFinite += o.nonFinite
-	in.absSum += o.absSum
+	in.absSum.Merge(&o.absSum)
 	in.absMax = max(in.absMax, o.absMax)
+	in.heads += o.heads
+	in.zeroHeads += o.zeroHeads
+	in.sameHeads += o.sameHeads
 }
 
 // addHead takes in a whole head of that many tokens.
@@ -125,7 +130,7 @@ func (in *inputs) describe(name string) []string {
 	of(in.zeroHeads, "all elements are zero")
 	of(in.sameHeads, "every token is the same")
 	if finite := in.elements - in.nonFinite; finite > 0 {
-		mean := in.absSum / float64(finite)
+		mean := in.absSum.Value() / float64(finite)
 		if in.absMax > outlier*mean {
 			add("an element of magnitude %s, %s times the mean", figure(in.absMax), figure(in.absMax/mean))
 		}

@@ -14,6 +14,7 @@ func TestHeadInputs(t *testing.T) {
 	for range 2000 {
 		x := make([]float32, 1+r.IntN(40))
 		var want inputs
+		sum := 0.0
 		for i := range x {
 			// Multiples of 1/64, whose sums are exact in any order.
 			x[i] = float32(r.IntN(4000)-2000) / 64
@@ -28,12 +29,16 @@ func TestHeadInputs(t *testing.T) {
 			case a-a != 0:
 				want.nonFinite++
 			default:
-				want.absSum += a
+				sum += a
 				want.absMax = max(want.absMax, a)
 			}
 		}
 		var got headInputs
 		got.add(x, x[:1], 1)
+		if got.absSum.Value() != sum {
+			t.Fatalf("%v: sum %g, want %g", x, got.absSum.Value(), sum)
+		}
+		want.absSum = got.absSum
 		if got.inputs != want {
 			t.Fatalf("%v: %+v, want %+v", x, got.inputs, want)
 		}

@@ -190,6 +190,10 @@ func Judge(results []*Result, checks []Check) *Verdict {
 		v.Status = v.Findings[0].Kind
 	}
 	v.Lines = v.lines(results)
+	if s := results[0].SampleText(); s != "" {
+		rows, _, _ := strings.Cut(s, ",")
+		v.Lines[0] += "; of a sample: " + rows
+	}
 	return v
 }
 
@@ -317,6 +321,9 @@ func (l *Layer) findings(tile int) []Finding {
 		out = append(out, f)
 	}
 	elements := float64(l.Shape.Batch) * float64(l.Shape.Heads) * float64(l.Shape.Queries) * float64(l.Shape.HeadDim)
+	if l.Sample != nil {
+		elements = float64(l.Sample.Rows) * float64(l.Shape.HeadDim)
+	}
 	emulated := l.Counts["output"]
 	spoilt := emulated.NaN + emulated.Inf
 	switch s := l.Spoiled; {

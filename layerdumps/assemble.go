@@ -41,22 +41,23 @@ func (d *Dump) open(paths []string, opt Options) error {
 		return err
 	}
 	ignored = append(ignored, found.dropWeak()...)
-	slices.SortFunc(ignored, func(a, b *rawTensor) int { return cmp.Compare(a.number, b.number) })
+	byNumber := func(a, b *rawTensor) int { return cmp.Compare(a.number, b.number) }
+	slices.SortFunc(ignored, byNumber)
 	if len(found) == 0 {
 		return opt.Names.absent(paths, describeAll(ignored), 0, 1, 2, 3)
 	}
 	more := make(extras)
-	for _, t := range ignored {
-		if !more.add(t, opt.LSE) {
-			d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
-		}
-	}
+	ignored = slices.DeleteFunc(ignored, func(t *rawTensor) bool { return more.add(t, opt.LSE) })
 	ofActual := make(extras)
 	actual, err := d.collectActual(opt, found, ofActual)
 	if err != nil {
 		return err
 	}
-	d.Ignored = append(d.Ignored, more.without(found)...)
+	ignored = append(ignored, more.without(found)...)
+	slices.SortFunc(ignored, byNumber)
+	for _, t := range ignored {
+		d.Ignored = append(d.Ignored, Ignored{File: t.file, Name: t.name})
+	}
 	names, err := found.selectNames(opt)
 	if err != nil {
 		return err
@@ -96,9 +97,12 @@ func (d *Dump) open(paths []string, opt Options) error {
 // name stands for a whole layer in several files, it is several layers, and then the
 // layers of every file are called <file>/<layer>.
 func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
-	files, err := expand(paths)
+	files, indexes, err := expand(paths)
 	if err != nil {
 		return nil, nil, err
+	}
+	for _, x := range indexes {
+		d.Files = append(d.Files, x.path)
 	}
 	number := make(map[string]int, len(files)) // of a file, where it is given first
 	for i, f := range slices.Backward(files) {
@@ -124,6 +128,11 @@ func (d *Dump) collect(paths []string, names Names) (set, []*rawTensor, error) {
 	var weak []*rawTensor // those that may have a role
 	for _, file := range files {
 		raw, err := d.read(file)
+		for _, x := range indexes {
+			if err == nil {
+				err = x.check(file, raw)
+			}
+		}
 		if err != nil {
 			return nil, nil, err
 		}

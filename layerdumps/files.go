@@ -38,25 +38,45 @@ const (
 	extNPY         = ".npy"
 )
 
-// expand replaces every folder in paths by the dump files in it.
-func expand(paths []string) ([]string, error) {
-	var files []string
+// expand replaces every folder in paths by the dump files in it, and every index by its
+// files. It returns the indexes that were met, those in folders too.
+func expand(paths []string) (files []string, indexes []*index, err error) {
 	for _, path := range paths {
 		st, err := os.Stat(path)
 		switch {
+		case err == nil && !st.IsDir() && isIndex(path):
+			x, err := readIndex(path)
+			if err != nil {
+				return nil, nil, err
+			}
+			files, indexes = append(files, x.files()...), append(indexes, x)
 		case err != nil || !st.IsDir():
 			files = append(files, path) // opening it says what is wrong
 		default:
 			n := len(files)
-			if files, err = appendFolder(files, path); err != nil {
-				return nil, err
+			var found []string
+			if files, found, err = appendFolder(files, path); err != nil {
+				return nil, nil, err
 			}
-			if len(files) == n {
-				return nil, fmt.Errorf("%s: no %s, %s or %s file in this folder%s", path, extSafetensors, extNPZ, extNPY, torchFiles(path))
+			if len(files) == n && found == nil {
+				return nil, nil, fmt.Errorf("%s: no %s, %s or %s file in this folder%s", path, extSafetensors, extNPZ, extNPY, torchFiles(path))
+			}
+			for _, name := range found {
+				x, err := readIndex(name)
+				if err != nil {
+					return nil, nil, err
+				}
+				// Its files are in the folder, or missing, which reading them says.
+				for _, file := range x.files() {
+					if !slices.Contains(files[n:], file) {
+						files = append(files, file)
+					}
+				}
+				indexes = append(indexes, x)
 			}
 		}
 	}
-	return files, nil
+	return files, indexes, nil
 }
 
 // torchFiles says that a folder has files of PyTorch's.
@@ -73,14 +93,16 @@ func torchFiles(dir string) string {
 	return ""
 }
 
-// appendFolder appends the dump files in dir and below, sorted by name. Hidden
+// appendFolder appends the dump files in dir and below, sorted by name, and lists the
+// indexes. Hidden
 // ones are left out: they are other programs' caches and half-written files. A
 // link to a file counts as the file, a link to a folder is not followed, since
 // it might lead back up.
-func appendFolder(files []string, dir string) ([]string, error) {
+func appendFolder(files []string, dir string) ([]string, []string, error) {
+	var indexes []string
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
@@ -88,10 +110,15 @@ func appendFolder(files []string, dir string) ([]string, error) {
 		}
 		path := filepath.Join(dir, e.Name())
 		if e.IsDir() {
-			if files, err = appendFolder(files, path); err != nil {
-				return nil, err
+			var below []string
+			if files, below, err = appendFolder(files, path); err != nil {
+				return nil, nil, err
 			}
+			indexes = append(indexes, below...)
 			continue
+		}
+		if isIndex(path) {
+			indexes = append(indexes, path)
 		}
 		switch strings.ToLower(filepath.Ext(path)) {
 		case extSafetensors, extNPZ, extNPY:
@@ -101,7 +128,7 @@ func appendFolder(files []string, dir string) ([]string, error) {
 			files = append(files, path)
 		}
 	}
-	return files, nil
+	return files, indexes, nil
 }
 
 // read opens one file of the dump and returns its tensors. Of a file that is none it

@@ -1,12 +1,12 @@
 // Package layerdumps turns dumped activations into attention layers.
 //
-// A dump is one or more safetensors, .npz or .npy files, or folders of them. A
-// tensor <layer>.q, .k, .v or .o belongs to layer <layer>: o, which is optional,
-// is what a kernel returned for it. The tensors are FP16, BF16 or FP32, q, k and v
-// also F8_E4M3 or F8_E5M2 with scales <layer>.q_descale and so on, and have four
-// dimensions: HND, [batch, heads, tokens, head_dim], or NHD, [batch,
-// tokens, heads, head_dim]. K and V may have fewer heads than Q, if these divide
-// Q's, and another number of tokens.
+// A dump is one or more safetensors, .npz or .npy files, or folders of them, or the
+// index of safetensors files that were cut (model.safetensors.index.json). A tensor
+// <layer>.q, .k, .v or .o belongs to layer <layer>: o, which is optional, is what a kernel
+// returned for it. The tensors are FP16, BF16 or FP32, q, k and v also F8_E4M3 or F8_E5M2
+// with scales <layer>.q_descale and so on, and have four dimensions: HND, [batch, heads,
+// tokens, head_dim], or NHD, [batch, tokens, heads, head_dim]. K and V may have fewer heads
+// than Q, if these divide Q's, and another number of tokens.
 //
 // A layer may be spread over files. Where several files each hold a whole layer
 // (q, k and v) of the same name, they are different layers, and all layers are

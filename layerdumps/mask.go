@@ -3,7 +3,6 @@ package layerdumps
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/sageacc/sageacc/emulate/format"
 )
@@ -217,7 +216,7 @@ func (e extras) add(t *rawTensor, sums bool) bool {
 }
 
 // without lists those that have no layer in found.
-func (e extras) without(found set) []Ignored {
+func (e extras) without(found set) []*rawTensor {
 	if len(e) == 0 {
 		return nil
 	}
@@ -237,12 +236,7 @@ func (e extras) without(found set) []Ignored {
 			}
 		}
 	}
-	slices.SortFunc(left, func(a, b *rawTensor) int { return a.number - b.number })
-	var out []Ignored
-	for _, t := range left {
-		out = append(out, Ignored{File: t.file, Name: t.name})
-	}
-	return out
+	return left
 }
 
 // of finds the tensor of a role that belongs to a layer: beside one of the layer's own, in

@@ -1,9 +1,11 @@
 package metrics
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 
+	"github.com/sageacc/sageacc/internal/exactsum"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 )
 
@@ -38,20 +40,19 @@ func (n NonFinite) Any() bool { return n != NonFinite{} }
 // # Error
 //
 // Products and squares of float32 inputs are exact in float64; differences are
-// rounded once. Up to 256 terms are summed plainly, in order, and the partial
-// sums are then added to the running ones by Neumaier's compensated summation
-// (Zeitschrift für Angewandte Mathematik und Mechanik 54, 1974). With
-// u = 2⁻⁵³, each sum is therefore within about 258·u = 2.9e-14 of exact,
-// relative to the sum of its absolute terms, for any number of elements that
-// matters here. Plain summation would only bound it by n·u, 1e-7 for 1e9
-// elements. All sums but Σ(O·O') have terms of one sign, so RelL1 and RMSE carry
-// that as their relative error, and CosSim carries it as its absolute error.
+// rounded once. Up to 256 terms of an Add are summed plainly, in order; these partial
+// sums are added up exactly, and what comes of it is rounded once. With u = 2⁻⁵³, each
+// sum is therefore within about 257·u = 2.9e-14 of exact, relative to the sum of its
+// absolute terms, for any number of elements. Plain summation would only bound it by
+// n·u, 1e-7 for 1e9 elements. All sums but Σ(O·O') have terms of one sign, so RelL1 and
+// RMSE carry that as their relative error, and CosSim carries it as its absolute error.
 //
 // # Order
 //
-// A result depends on the sequence of Add and Merge calls and on what each of
-// them was given, and on nothing else. Where the same elements are cut into
-// calls differently, results agree to within the error above.
+// A result depends on what the calls of Add were given, each by itself. It depends on
+// neither their order nor on how they were spread over accumulators that are merged
+// then. Where the same elements are cut into calls differently, results agree to within
+// the error above, and are the same where the cuts are at multiples of 256 elements.
 //
 // # Special values
 //
@@ -60,12 +61,12 @@ func (n NonFinite) Any() bool { return n != NonFinite{} }
 // NaN. [Accuracy.NonFinite] tells how many there were.
 type Accuracy struct {
 	n         int64
-	dot       sum // Σ O·O'
-	outSq     sum // Σ O'²
-	refSq     sum // Σ O²
-	absDiff   sum // Σ |O−O'|
-	absRef    sum // Σ |O|
-	sqDiff    sum // Σ (O−O')²
+	dot       exactsum.Sum // Σ O·O'
+	outSq     exactsum.Sum // Σ O'²
+	refSq     exactsum.Sum // Σ O²
+	absDiff   exactsum.Sum // Σ |O−O'|
+	absRef    exactsum.Sum // Σ |O|
+	sqDiff    exactsum.Sum // Σ (O−O')²
 	maxAbs    float64
 	nonFinite NonFinite
 }
@@ -115,12 +116,12 @@ func addChunk[R float32 | float64](a *Accuracy, out []float32, ref []R) {
 			maxAbs = diff
 		}
 	}
-	a.dot.add(dot)
-	a.outSq.add(outSq)
-	a.refSq.add(refSq)
-	a.absDiff.add(absDiff)
-	a.absRef.add(absRef)
-	a.sqDiff.add(sqDiff)
+	a.dot.Add(dot)
+	a.outSq.Add(outSq)
+	a.refSq.Add(refSq)
+	a.absDiff.Add(absDiff)
+	a.absRef.Add(absRef)
+	a.sqDiff.Add(sqDiff)
 	a.maxAbs = maxAbs
 	if !isFinite(outSq) || !isFinite(absRef) {
 		a.nonFinite.OutNaN += count(out, math.IsNaN)
@@ -130,17 +131,17 @@ func addChunk[R float32 | float64](a *Accuracy, out []float32, ref []R) {
 	}
 }
 
-// Merge adds what other has accumulated, as if it had been added here after what
-// is here already. It leaves other alone.
+// Merge adds what other has accumulated, as if it had been added here. It leaves
+// other alone.
 func (a *Accuracy) Merge(other *Accuracy) {
 	o := *other // so that merging an accumulator into itself doubles it
 	a.n += o.n
-	a.dot.merge(o.dot)
-	a.outSq.merge(o.outSq)
-	a.refSq.merge(o.refSq)
-	a.absDiff.merge(o.absDiff)
-	a.absRef.merge(o.absRef)
-	a.sqDiff.merge(o.sqDiff)
+	a.dot.Merge(&o.dot)
+	a.outSq.Merge(&o.outSq)
+	a.refSq.Merge(&o.refSq)
+	a.absDiff.Merge(&o.absDiff)
+	a.absRef.Merge(&o.absRef)
+	a.sqDiff.Merge(&o.sqDiff)
 	if o.maxAbs > a.maxAbs || math.IsNaN(o.maxAbs) {
 		a.maxAbs = o.maxAbs
 	}
@@ -161,7 +162,7 @@ func (a *Accuracy) NonFinite() NonFinite { return a.nonFinite }
 // empty ones, count as equal; against a single zero vector there is no angle,
 // and the quotient is the NaN that 0/0 is.
 func (a *Accuracy) CosSim() float64 {
-	dot, oo, rr := a.dot.value(), a.outSq.value(), a.refSq.value()
+	dot, oo, rr := a.dot.Value(), a.outSq.Value(), a.refSq.Value()
 	if oo == 0 && rr == 0 {
 		return 1
 	}
@@ -184,7 +185,7 @@ func (a *Accuracy) CosSim() float64 {
 // for an output that is all zeros too (or for no elements at all), and +Inf for
 // any other.
 func (a *Accuracy) RelL1() float64 {
-	diff, ref := a.absDiff.value(), a.absRef.value()
+	diff, ref := a.absDiff.Value(), a.absRef.Value()
 	if ref == 0 && diff == 0 {
 		return 0
 	}
@@ -196,7 +197,7 @@ func (a *Accuracy) RMSE() float64 {
 	if a.n == 0 {
 		return 0
 	}
-	return math.Sqrt(a.sqDiff.value() / float64(a.n))
+	return math.Sqrt(a.sqDiff.Value() / float64(a.n))
 }
 
 // MaxAbs returns max|O−O'|, and 0 for no elements.
@@ -208,7 +209,7 @@ func (a *Accuracy) RefRMS() float64 {
 	if a.n == 0 {
 		return 0
 	}
-	return math.Sqrt(a.refSq.value() / float64(a.n))
+	return math.Sqrt(a.refSq.Value() / float64(a.n))
 }
 
 // OutRMS returns sqrt(mean(O'²)), and 0 for no elements.
@@ -216,7 +217,7 @@ func (a *Accuracy) OutRMS() float64 {
 	if a.n == 0 {
 		return 0
 	}
-	return math.Sqrt(a.outSq.value() / float64(a.n))
+	return math.Sqrt(a.outSq.Value() / float64(a.n))
 }
 
 // Values returns the four figures.
@@ -229,33 +230,59 @@ func (a *Accuracy) Values() Values {
 	}
 }
 
-// sum is a running sum with Neumaier's compensation.
-type sum struct{ high, low float64 }
+// Totals are the sums that figures are made of.
+type Totals struct{ Dot, OutSq, RefSq, AbsDiff, AbsRef, SqDiff float64 }
 
-// add adds one term.
-func (s *sum) add(x float64) {
-	t := s.high + x
-	if math.Abs(s.high) >= math.Abs(x) {
-		s.low += (s.high - t) + x
-	} else {
-		s.low += (x - t) + s.high
-	}
-	s.high = t
+// Totals returns the sums, each rounded once.
+func (a *Accuracy) Totals() Totals {
+	return Totals{a.dot.Value(), a.outSq.Value(), a.refSq.Value(), a.absDiff.Value(), a.absRef.Value(), a.sqDiff.Value()}
 }
 
-// merge adds another sum.
-func (s *sum) merge(o sum) {
-	s.add(o.high)
-	s.low += o.low
+// accuracyState is an Accuracy in JSON.
+type accuracyState struct {
+	N         int64           `json:"n"`
+	Dot       *exactsum.Sum   `json:"dot"`
+	OutSq     *exactsum.Sum   `json:"out_sq"`
+	RefSq     *exactsum.Sum   `json:"ref_sq"`
+	AbsDiff   *exactsum.Sum   `json:"abs_diff"`
+	AbsRef    *exactsum.Sum   `json:"abs_ref"`
+	SqDiff    *exactsum.Sum   `json:"sq_diff"`
+	MaxAbs    jsonfloat.Float `json:"max_abs"`
+	NonFinite *NonFinite      `json:"non_finite,omitempty"`
 }
 
-// value returns the sum. Once an infinity or a NaN has gone in, the compensation
-// is meaningless, and the plain sum is what IEEE 754 makes of the terms.
-func (s *sum) value() float64 {
-	if !isFinite(s.high) {
-		return s.high
+// state is what JSON holds of a.
+func (a *Accuracy) state() accuracyState {
+	return accuracyState{N: a.n, Dot: &a.dot, OutSq: &a.outSq, RefSq: &a.refSq, AbsDiff: &a.absDiff, AbsRef: &a.absRef, SqDiff: &a.sqDiff}
+}
+
+// MarshalJSON implements [json.Marshaler]. It loses nothing: what is read back goes on
+// as the original would. Equal accumulators have the same JSON.
+func (a *Accuracy) MarshalJSON() ([]byte, error) {
+	s := a.state()
+	s.MaxAbs = jsonfloat.Float(a.maxAbs)
+	if a.nonFinite.Any() {
+		s.NonFinite = &a.nonFinite
 	}
-	return s.high + s.low
+	return json.Marshal(s)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (a *Accuracy) UnmarshalJSON(data []byte) error {
+	var read Accuracy
+	s := read.state()
+	s.NonFinite = &read.nonFinite
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("figures: %w", err)
+	}
+	for _, sum := range []*exactsum.Sum{s.Dot, s.OutSq, s.RefSq, s.AbsDiff, s.AbsRef, s.SqDiff} {
+		if sum == nil {
+			return fmt.Errorf("figures: a sum is null")
+		}
+	}
+	read.n, read.maxAbs = s.N, float64(s.MaxAbs)
+	*a = read
+	return nil
 }
 
 func isFinite(x float64) bool { return x-x == 0 }

@@ -177,8 +177,8 @@ func TestSpecialValues(t *testing.T) {
 
 func sq(x float32) float64 { return float64(x) * float64(x) }
 
-// TestMerge wants merged accumulators to equal one accumulator to within the
-// error bound, and repeated merging in the same order to give the same bits.
+// TestMerge: accumulators merged in any order, through JSON or not, are one accumulator,
+// if the elements are cut at multiples of 256.
 func TestMerge(t *testing.T) {
 	const n = 10_000
 	ref, noise := lcg(3, n), lcg(4, n)
@@ -186,22 +186,39 @@ func TestMerge(t *testing.T) {
 	for i := range out {
 		out[i] = ref[i] + noise[i]/100
 	}
-	want := figures(accuracyOf(out, ref).Values())
-	merged := func() metrics.Values {
-		var total metrics.Accuracy
+	whole := accuracyOf(out, ref)
+	want, err := json.Marshal(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(5, 6))
+	for range 20 {
+		var parts []*metrics.Accuracy
 		for lo := 0; lo < n; {
-			hi := min(n, lo+1+lo%777)
-			total.Merge(accuracyOf(out[lo:hi], ref[lo:hi]))
+			hi := min(n, lo+256*(1+r.IntN(10)))
+			parts = append(parts, accuracyOf(out[lo:hi], ref[lo:hi]))
 			lo = hi
 		}
-		if total.N() != n {
-			t.Errorf("N = %d", total.N())
+		for len(parts) > 1 {
+			i := r.IntN(len(parts) - 1)
+			p := parts[i]
+			if r.IntN(2) == 0 {
+				text, err := json.Marshal(p)
+				p = new(metrics.Accuracy)
+				if err == nil {
+					err = json.Unmarshal(text, p)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			parts[len(parts)-1].Merge(p)
+			parts[i], parts = parts[len(parts)-1], parts[:len(parts)-1]
 		}
-		return total.Values()
-	}
-	checkFigures(t, "merged", merged(), want, 1e-13)
-	if merged() != merged() {
-		t.Error("merging in the same order gave different bits")
+		got, err := json.Marshal(parts[0])
+		if err != nil || string(got) != string(want) || parts[0].Values() != whole.Values() || parts[0].N() != n {
+			t.Fatalf("merged: %s, %v; want %s", got, err, want)
+		}
 	}
 
 	self := accuracyOf(out, ref)
@@ -209,7 +226,25 @@ func TestMerge(t *testing.T) {
 	if self.N() != 2*n {
 		t.Errorf("merged into itself: N = %d", self.N())
 	}
-	checkFigures(t, "merged into itself", self.Values(), want, 1e-13)
+	checkFigures(t, "merged into itself", self.Values(), figures(whole.Values()), 1e-15)
+}
+
+// TestState: special values survive JSON, and what is no state is refused.
+func TestState(t *testing.T) {
+	a := accuracyOf([]float32{inf32, 1, nan32}, []float32{1, -inf32, 2})
+	var b metrics.Accuracy
+	text, err := json.Marshal(a)
+	if err == nil {
+		err = json.Unmarshal(text, &b)
+	}
+	if err != nil || b.NonFinite() != a.NonFinite() || !math.IsNaN(b.MaxAbs()) || !math.IsNaN(b.RMSE()) || b.N() != 3 {
+		t.Errorf("%s, %v: read back %+v of %d", text, err, b.NonFinite(), b.N())
+	}
+	for _, bad := range []string{`{"dot":"x"}`, `{"dot":null}`, `{"n":1.5}`, `[]`} {
+		if json.Unmarshal([]byte(bad), new(metrics.Accuracy)) == nil {
+			t.Errorf("%s was read", bad)
+		}
+	}
 }
 
 func TestLengthMismatchPanics(t *testing.T) {

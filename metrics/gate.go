@@ -176,3 +176,6 @@ func (g Gate) Value(v Values, b *Bits) float64 {
 // Holds reports whether the figure meets the condition, which fails the layer. A NaN
 // meets every condition, as for [Expr.Holds].
 func (g Gate) Holds(v Values, b *Bits) bool { return g.expr.holds(g.Value(v, b)) }
+
+// HoldsFor is Holds for a figure of that value.
+func (g Gate) HoldsFor(value float64) bool { return g.expr.holds(value) }

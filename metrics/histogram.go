@@ -1,7 +1,10 @@
 package metrics
 
 import (
+	"encoding/json"
+	"fmt"
 	"math"
+	"slices"
 )
 
 // The exponents of a Histogram's bins: errors below the first count into it, errors
@@ -74,4 +77,25 @@ func (h *Histogram) Values() HistogramValues {
 		v.MinExponent = 0
 	}
 	return v
+}
+
+// MarshalJSON implements [json.Marshaler]; it loses nothing.
+func (h *Histogram) MarshalJSON() ([]byte, error) { return json.Marshal(h.Values()) }
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (h *Histogram) UnmarshalJSON(data []byte) error {
+	var v HistogramValues
+	if err := json.Unmarshal(data, &v); err != nil {
+		return fmt.Errorf("histogram: %w", err)
+	}
+	read := Histogram{Zero: v.Zero, NonFinite: v.NonFinite}
+	at := v.MinExponent - histogramLow
+	if len(v.Counts) > 0 && (at < 0 || at+len(v.Counts) > len(read.bins) || slices.Min(v.Counts) < 0) {
+		return fmt.Errorf("histogram: %d bins from %d on are not its own", len(v.Counts), v.MinExponent)
+	}
+	if len(v.Counts) > 0 {
+		copy(read.bins[at:], v.Counts)
+	}
+	*h = read
+	return nil
 }

@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"encoding/json"
 	"math"
 	"reflect"
 	"testing"
@@ -23,9 +24,22 @@ func TestHistogram(t *testing.T) {
 	}
 	a.Add64(out[:4], ref[:4])
 	b.Add64(out[4:], ref[4:])
-	b.Merge(&a)
+	text, err := json.Marshal(&a)
+	var read Histogram
+	if err == nil {
+		err = json.Unmarshal(text, &read)
+	}
+	if err != nil || read != a {
+		t.Errorf("%s, %v: read back %+v", text, err, read)
+	}
+	b.Merge(&read)
 	if b != h {
 		t.Error("merged parts differ from the whole")
+	}
+	for _, bad := range []string{`{"min_exponent":-41,"counts":[1]}`, `{"min_exponent":23,"counts":[1,2]}`, `{"min_exponent":0,"counts":[-1]}`, `{"counts":1}`} {
+		if json.Unmarshal([]byte(bad), &read) == nil {
+			t.Errorf("%s was read", bad)
+		}
 	}
 	if got := a.Values(); got.MinExponent != 0 || !reflect.DeepEqual(got.Counts, []int64{2, 1}) {
 		t.Errorf("without empty ends: %+v", got)

@@ -3,6 +3,7 @@ package metrics
 import (
 	"math"
 
+	"github.com/sageacc/sageacc/internal/exactsum"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 )
 
@@ -10,17 +11,17 @@ import (
 // that is NaN or infinite in one layer makes its average so. Without layers all
 // are NaN.
 func Average(layers []Values) Values {
-	var cos, l1, rmse, abs sum
+	var cos, l1, rmse, abs exactsum.Sum
 	for _, v := range layers {
-		cos.add(float64(v.CosSim))
-		l1.add(float64(v.RelL1))
-		rmse.add(float64(v.RMSE))
-		abs.add(float64(v.MaxAbs))
+		cos.Add(float64(v.CosSim))
+		l1.Add(float64(v.RelL1))
+		rmse.Add(float64(v.RMSE))
+		abs.Add(float64(v.MaxAbs))
 	}
-	mean := func(s sum) jsonfloat.Float {
-		return jsonfloat.Float(s.value() / float64(len(layers)))
+	mean := func(s *exactsum.Sum) jsonfloat.Float {
+		return jsonfloat.Float(s.Value() / float64(len(layers)))
 	}
-	return Values{CosSim: mean(cos), RelL1: mean(l1), RMSE: mean(rmse), MaxAbs: mean(abs)}
+	return Values{CosSim: mean(&cos), RelL1: mean(&l1), RMSE: mean(&rmse), MaxAbs: mean(&abs)}
 }
 
 // Worst holds the worst figure over a list of layers, each for itself: they may

@@ -201,9 +201,9 @@ func TestBrokenOutputs(t *testing.T) {
 		for i, a := range args {
 			switch a {
 			case "--expect-bit-exact":
-				f.bitExact = true
+				f.BitExact = true
 			case "--fail-if":
-				f.failIf = append(f.failIf, args[i+1])
+				f.FailIf = append(f.FailIf, args[i+1])
 			}
 		}
 		g, err := f.parse()

@@ -7,12 +7,14 @@ import (
 	"io"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
@@ -46,6 +48,10 @@ type compareFlags struct {
 	perHead       bool
 	why, causes   bool // --explain and --attribute
 	changes, jobs int
+	resume        bool
+	part          shardFlag
+	sample        string
+	seed          uint64
 }
 
 func newCompare(e *env) *cobra.Command {
@@ -84,6 +90,20 @@ SageAttention function that was called.
 is {"schema":"sageacc/compare-set/v1","verdict":...,"results":[...]} with a whole
 result for each.
 
+With --shard I/N the I-th of N parts of the run, which cost about the same, is computed
+and written to FILE; sageacc merge joins the parts to the result of one run. --shard
+array/N is for tasks of a Slurm job array or a Kubernetes Indexed Job, and sageacc plan
+writes such jobs.
+
+With --sample a few tiles of query rows of each head are computed, spread over it by a
+seed. What is computed is exact; cos_sim, rel_l1 and rmse of all rows are estimated,
+with bounds that hold with 95% confidence. --fail-if then fails a layer if the worse
+bound does, which it says. The other checks are of the rows that were computed.
+
+With -o FILE, what is finished of a run that takes longer than a second is kept in
+FILE.journal until the result is there. After a kill or an interrupt --resume goes on
+with it; the result is the same to the byte.
+
 Of many layers the table shows the worst; --top, --sort and --only-failing choose.
 
 With --explain, where an actual output is not the emulated one, it is said where
@@ -102,6 +122,9 @@ with all others exact, and all others with that step exact.`,
   sageacc compare q.npz --actual out.npz --expect-bit-exact --explain
   sageacc compare dump.safetensors --kernel sage2-4b --attribute
   sageacc compare dump.safetensors --kernel sage2-4b,sage2-8b-sm90 --sort actual.rel_l1 --top 5
+  sageacc compare dumps/ --format json -o result.json --resume
+  sageacc compare dumps/ --shard 3/8 -o part-3
+  sageacc compare dumps/ --sample 4 --fail-if 'cos<0.99'
   sageacc compare dump.safetensors --fail-if 'actual.cos<0.99' --fail-if 'bits.max_ulp>2' --require-actual --junit checks.xml
   sageacc compare dump.safetensors --kernel sage2-4b --fail-if 'cos<0.99' --fail-if 'rel_l1>0.1' --format json -o result.json`,
 		Args: needArgs("dump"),
@@ -123,6 +146,10 @@ with all others exact, and all others with that step exact.`,
 	fs.BoolVar(&f.why, "explain", false, "where an actual output differs, say where and name the numerics that give it")
 	fs.IntVar(&f.changes, "explain-changes", 2, "how many changes --explain combines, `1|2|3`")
 	fs.IntVar(&f.jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &f.resume)
+	f.part.add(cmd)
+	fs.StringVar(&f.sample, "sample", "", "compute a sample of each head's tiles and estimate, `N` tiles, a fraction as in 5%, or auto:±1% for as many as it takes")
+	fs.Uint64Var(&f.seed, "sample-seed", 1, "which tiles --sample takes, a `NUMBER`")
 	return cmd
 }
 
@@ -156,6 +183,13 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if err := checkJobs(&f.jobs); err != nil {
 		return err
 	}
+	if err := f.part.parse(cmd, f.out); err != nil {
+		return err
+	}
+	sampled, err := f.parseSample(cmd)
+	if err != nil {
+		return err
+	}
 	d, err := f.dump.open(cmd, args)
 	if err != nil {
 		return err
@@ -173,6 +207,13 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 			return fmt.Errorf("%s: no layer has an actual output (<layer>.o)", gate)
 		}
 	}
+	opts, id, err := f.runs(cmd, d, kernels, precision, sampled)
+	if err != nil {
+		return err
+	}
+	if f.part.shard != nil {
+		return e.compareShard(cmd, d, f.part, opts, id, mergeSettings{Args: commandLine(cmd, args), Gates: f.gates}, f.out, f.resume)
+	}
 	w, err := e.open(f.out, d.Files)
 	if err != nil {
 		return err
@@ -182,6 +223,12 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	if err := f.files.open(e, f.out, d.Files); err != nil {
 		return err
 	}
+	kept, err := e.keep(cmd.Context(), f.out, f.resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
 	e.tellIgnored(d)
 	if f.format == "csv" { // the others say it
 		for _, k := range kernels {
@@ -189,17 +236,74 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 		}
 	}
 	var results []*compare.Result
-	var made []compare.Check
-	for _, k := range kernels {
-		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes}
+	for i, opt := range opts {
+		opt.Keep = kept.run(i, nil)
 		res, err := e.compare(cmd.Context(), d, opt, f.why, f.causes)
 		if err != nil {
 			return err
 		}
-		res.Args, res.Kernel.Chosen = commandLine(cmd, args), k.flags.choice()
+		res.Args, res.Kernel.Chosen = commandLine(cmd, args), id.Runs[i].Kernel.Chosen
+		results = append(results, res)
+	}
+	made, err := comparedFlags{&f.view, &f.files, f.format}.write(results, checks, write, w)
+	if err != nil {
+		return err
+	}
+	finished = true
+	return e.check(results, made, checks)
+}
+
+// parseSample reads --sample; nil if it was not given.
+func (f *compareFlags) parseSample(cmd *cobra.Command) (*compare.Sample, error) {
+	if !cmd.Flags().Changed("sample") {
+		if cmd.Flags().Changed("sample-seed") {
+			return nil, fmt.Errorf("--sample-seed is for --sample")
+		}
+		return nil, nil
+	}
+	s, err := compare.ParseSample(f.sample)
+	if err != nil {
+		return nil, fmt.Errorf("--sample: %w", err)
+	}
+	if s.Within > 0 && f.part.shard != nil {
+		return nil, fmt.Errorf("--sample %s is not for --shard: how much there is to do must be known", f.sample)
+	}
+	s.Seed = f.seed
+	return s, nil
+}
+
+// runs are the runs of the kernels, and what a journal of them is of.
+func (f *compareFlags) runs(cmd *cobra.Command, d *layerdumps.Dump, kernels []*listed, precision reference.Precision, sampled *compare.Sample) (opts []compare.Options, id journal.Identity, err error) {
+	id = identity(cmd, map[string]string{"reference": precision.String(), "explain-changes": strconv.Itoa(f.changes)})
+	if sampled != nil {
+		id.Options["sample"] = fmt.Sprintf("%v, seed %d", sampled, sampled.Seed)
+	}
+	for _, k := range kernels {
+		opt := compare.Options{Kernel: k.kernel, Reference: precision, PerHead: f.perHead, LSE: f.dump.lse, Jobs: f.jobs, MaxChanges: f.changes, Sample: sampled}
+		r := journal.Run{Kernel: compare.Describe(opt.Kernel), QueryTile: compare.QueryTile(opt.Kernel)}
+		r.Kernel.Chosen = k.flags.choice()
+		if r.Layers, err = compare.Outlines(d, opt); err != nil {
+			return nil, id, err
+		}
+		opts, id.Runs = append(opts, opt), append(id.Runs, r)
+	}
+	return opts, id, nil
+}
+
+// comparedFlags say how results are written.
+type comparedFlags struct {
+	view   *viewFlags
+	files  *checkFiles
+	format string
+}
+
+// write checks results, and writes them and the outcome of the checks, which it returns.
+func (f comparedFlags) write(results []*compare.Result, checks *compare.Gates, write func(io.Writer, *render.Compared) error, w *output) ([]compare.Check, error) {
+	var made []compare.Check
+	for _, res := range results {
 		own := res.Check(*checks)
 		res.Verdict = compare.Judge([]*compare.Result{res}, own)
-		results, made = append(results, res), append(made, own...)
+		made = append(made, own...)
 	}
 	c := render.Compared{Results: results, Verdict: results[0].Verdict}
 	if len(results) > 1 {
@@ -207,22 +311,18 @@ func (f *compareFlags) run(e *env, cmd *cobra.Command, args []string) (err error
 	}
 	c.Layers, c.Left = f.view.selection(results, f.format).Select(results, c.Verdict, made)
 	if err := write(w, &c); err != nil {
-		return err
+		return nil, err
 	}
 	if err := w.commit(); err != nil {
-		return err
+		return nil, err
 	}
 	failed := failures(made, len(results) > 1)
-	err = f.files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
+	return made, f.files.write(render.Outcome{Title: "sageacc compare", Verdict: c.Verdict.Lines, Cases: render.CasesOf(made), Failures: failed}, func(w io.Writer) error {
 		c := c // without the verdict, which stands in front
 		c.Layers, c.Left = f.view.selection(results, "markdown").Select(results, c.Verdict, made)
 		c.Verdict = nil
 		return render.CompareMarkdown(w, &c)
 	})
-	if err != nil {
-		return err
-	}
-	return e.check(results, made, checks)
 }
 
 // compare runs one kernel, and explains and attributes what it gives.
@@ -232,7 +332,7 @@ func (e *env) compare(ctx context.Context, d *layerdumps.Dump, opt compare.Optio
 		of = " " + name
 	}
 	bar := e.progress("compare" + of)
-	opt.Progress = bar.show
+	opt.Progress, opt.Skipped, opt.LayerDone = bar.show, bar.skip, bar.layer
 	res, err := compare.Run(ctx, d, opt)
 	bar.erase()
 	if err != nil {
@@ -257,23 +357,25 @@ func (e *env) compare(ctx context.Context, d *layerdumps.Dump, opt compare.Optio
 	return res, nil
 }
 
-// gateFlags are the checks of a result.
+// gateFlags are the checks of a result, as they are given.
 type gateFlags struct {
-	failIf                              []string
-	bitExact, requireActual, nonFinites bool
+	FailIf        []string `json:"fail_if,omitempty"`
+	BitExact      bool     `json:"expect_bit_exact,omitempty"`
+	RequireActual bool     `json:"require_actual,omitempty"`
+	NonFinites    bool     `json:"allow_nonfinite,omitempty"`
 }
 
 func (f *gateFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringArrayVar(&f.failIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' or 'bits.max_ulp>2' (repeatable)")
-	fs.BoolVar(&f.bitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
-	fs.BoolVar(&f.requireActual, "require-actual", false, "exit with status 1 if a layer has no actual output")
-	fs.BoolVar(&f.nonFinites, "allow-nonfinite", false, "let actual outputs be NaN or infinite where the emulated ones are finite")
+	fs.StringArrayVar(&f.FailIf, "fail-if", nil, "exit with status 1 if `EXPR` holds for a layer, as in 'cos<0.99' or 'bits.max_ulp>2' (repeatable)")
+	fs.BoolVar(&f.BitExact, "expect-bit-exact", false, "exit with status 1 unless every actual output equals the emulated one bit for bit")
+	fs.BoolVar(&f.RequireActual, "require-actual", false, "exit with status 1 if a layer has no actual output")
+	fs.BoolVar(&f.NonFinites, "allow-nonfinite", false, "let actual outputs be NaN or infinite where the emulated ones are finite")
 }
 
 func (f *gateFlags) parse() (*compare.Gates, error) {
-	g := &compare.Gates{BitExact: f.bitExact, RequireActual: f.requireActual, AllowNonFinite: f.nonFinites}
-	for _, s := range f.failIf {
+	g := &compare.Gates{BitExact: f.BitExact, RequireActual: f.RequireActual, AllowNonFinite: f.NonFinites}
+	for _, s := range f.FailIf {
 		x, err := metrics.ParseGate(s)
 		if err != nil {
 			return nil, fmt.Errorf("--fail-if: %w", err)
@@ -355,7 +457,11 @@ func (e *env) check(results []*compare.Result, made []compare.Check, g *compare.
 			if len(results) > 1 {
 				of = r.Kernel.Name + ": "
 			}
-			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact\n", of, v.Actual, v.Layers, v.Exact)
+			rows := ""
+			if r.SampleText() != "" {
+				rows = " in the rows of the sample"
+			}
+			fmt.Fprintf(e.stderr, "sageacc: --expect-bit-exact: %schecked %d of %d layers, %d of them bit-exact%s\n", of, v.Actual, v.Layers, v.Exact, rows)
 		}
 	}
 	return e.report(failures(made, len(results) > 1))

@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/compare/recommend"
+	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
@@ -24,6 +29,7 @@ func newRecommend(e *env) *cobra.Command {
 		out     string
 		ref     string
 		jobs    int
+		resume  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "recommend DUMP... --require EXPR",
@@ -78,17 +84,12 @@ leave that layer as it is.`,
 			}
 			defer w.abort()
 			e.tellIgnored(d)
-			bar := e.progress("recommend")
-			opt.Progress = bar.show
-			res, err := recommend.Run(cmd.Context(), d, opt)
-			bar.erase()
-			if err != nil {
-				return err
-			}
-			if err := write(w, res); err != nil {
-				return err
-			}
-			return w.commit()
+			return e.recommend(cmd, d, out, resume, opt, func(res *recommend.Result) error {
+				if err := write(w, res); err != nil {
+					return err
+				}
+				return w.commit()
+			})
 		},
 	}
 	dump.add(cmd, false)
@@ -99,5 +100,47 @@ leave that layer as it is.`,
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
 	fs.StringVar(&ref, "reference", "fp32", "precision of the reference, `fp32|fp64`")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &resume)
 	return cmd
+}
+
+// recommend finds the choices with a journal beside out, and hands the result to write.
+func (e *env) recommend(cmd *cobra.Command, d *layerdumps.Dump, out string, resume bool, opt recommend.Options, write func(*recommend.Result) error) (err error) {
+	id, err := recommendIdentity(cmd, d, opt)
+	if err != nil {
+		return err
+	}
+	kept, err := e.keep(cmd.Context(), out, resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
+	bar := e.progress("recommend")
+	opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
+	res, err := recommend.Run(cmd.Context(), d, opt)
+	bar.erase()
+	if err == nil {
+		err = write(res)
+	}
+	finished = err == nil
+	return err
+}
+
+// recommendIdentity is what the journal of a recommendation is of.
+func recommendIdentity(cmd *cobra.Command, d *layerdumps.Dump, opt recommend.Options) (journal.Identity, error) {
+	var require []string
+	for _, x := range opt.Require {
+		require = append(require, x.String())
+	}
+	id := identity(cmd, map[string]string{"reference": opt.Reference.String(), "requirements": strings.Join(require, ", ")})
+	for _, p := range opt.Kernels {
+		k, err := emulate.New(p)
+		if err != nil {
+			return id, err
+		}
+		id.Runs = append(id.Runs, journal.Run{Kernel: compare.Describe(k)})
+	}
+	id.Layers = journal.LayersOf(d)
+	return id, nil
 }

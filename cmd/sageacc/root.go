@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -40,6 +41,8 @@ type env struct {
 	terminal *os.File
 	// shown says that standard output is a terminal.
 	shown bool
+	// journal is the journal in which what is done is kept; nil while there is none.
+	journal atomic.Pointer[string]
 	// given is what the command line names, beside what it writes to: no file of these
 	// names is written.
 	given []string
@@ -106,7 +109,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case errors.Is(err, errChecks):
 		return exitCheckFailed
 	case stopped && ctx.Err() != nil:
-		fmt.Fprintln(e.stderr, "sageacc: interrupted")
+		more := ""
+		if path := e.journal.Load(); path != nil {
+			more = fmt.Sprintf("; what is done is kept in %s: --resume goes on with it", *path)
+		}
+		fmt.Fprintf(e.stderr, "sageacc: interrupted%s\n", more)
 		return exitInterrupted
 	case stopped:
 		err = context.Cause(inner)
@@ -197,6 +204,8 @@ and what a GPU returned (actual).`,
 	})
 	root.AddCommand(
 		newCompare(e),
+		newMerge(e),
+		newPlan(e),
 		newEmulate(e),
 		newInspect(e),
 		newIdentify(e),
@@ -285,7 +294,8 @@ func commandLine(cmd *cobra.Command, args []string) []string {
 	}
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch f.Name {
-		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing":
+		case "output", "format", "jobs", "paper", "junit", "summary", "sort", "top", "only-failing", "resume", "shard",
+			"shards", "measure", "image", "claim":
 			return
 		}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
@@ -337,7 +347,7 @@ func pick[R any](format string, choices map[string]func(io.Writer, R) error) (fu
 		return func(w io.Writer, r R) error { return write(safe(w), r) }, nil
 	}
 	var names []string
-	for _, n := range []string{"table", "json", "csv", "markdown"} {
+	for _, n := range []string{"table", "json", "csv", "markdown", "slurm", "kubernetes"} {
 		if _, ok := choices[n]; ok {
 			names = append(names, n)
 		}

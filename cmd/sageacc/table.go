@@ -11,22 +11,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sageacc/sageacc/cmd/sageacc/render"
+	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/compare/tables"
 	"github.com/sageacc/sageacc/hardware/probe"
 	"github.com/sageacc/sageacc/kernels/launch"
+	"github.com/sageacc/sageacc/layerdumps"
 	"github.com/sageacc/sageacc/reference"
 )
 
 func newTable(e *env) *cobra.Command {
 	var (
-		dump   dumpFlags
-		format string
-		out    string
-		ref    string
-		paper  bool
-		gpu    bool
-		jobs   int
-		top    int
+		dump             dumpFlags
+		format, out, ref string
+		paper, gpu       bool
+		jobs             int
+		resume           bool
+		top              int
 	)
 	cmd := &cobra.Command{
 		Use:   "table NAME... DUMP...",
@@ -58,12 +59,7 @@ many layers takes minutes: --layers chooses some.`,
 			if gpu {
 				return fmt.Errorf("--gpu is for %s", accumulatorProbe)
 			}
-			write, err := pick(format, map[string]func(io.Writer, *tables.Result) error{
-				"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper, top) },
-				"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper, top) },
-				"csv":      render.TableCSV,
-				"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
-			})
+			write, err := pick(format, tableWriters(paper, top))
 			if err != nil {
 				return fmt.Errorf("--format: %w", err)
 			}
@@ -100,17 +96,13 @@ many layers takes minutes: --layers chooses some.`,
 			}
 			defer w.abort()
 			e.tellIgnored(d)
-			bar := e.progress("table")
-			res, err := tables.Run(cmd.Context(), names, d, tables.Options{Reference: precision, Jobs: jobs, Progress: bar.show})
-			bar.erase()
-			if err != nil {
-				return err
-			}
-			res.Args = commandLine(cmd, args)
-			if err := write(w, res); err != nil {
-				return err
-			}
-			return w.commit()
+			return e.tables(cmd, d, out, resume, names, tables.Options{Reference: precision, Jobs: jobs}, func(res *tables.Result) error {
+				res.Args = commandLine(cmd, args)
+				if err := write(w, res); err != nil {
+					return err
+				}
+				return w.commit()
+			})
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return append(tables.Names(), "all", accumulatorProbe), cobra.ShellCompDirectiveDefault
@@ -125,7 +117,57 @@ many layers takes minutes: --layers chooses some.`,
 	fs.BoolVar(&gpu, "gpu", false, "accumulator-probe: probe this machine's GPU too")
 	fs.IntVar(&top, "top", 5, "methods and gpus: show `N` layers one by one at most, the worst, 0 for all")
 	fs.IntVar(&jobs, "jobs", runtime.GOMAXPROCS(0), "number of goroutines `N`; changes no result")
+	addResume(cmd, &resume)
 	return cmd
+}
+
+// tableWriters are the formats of tables.
+func tableWriters(paper bool, top int) map[string]func(io.Writer, *tables.Result) error {
+	return map[string]func(io.Writer, *tables.Result) error{
+		"table":    func(w io.Writer, r *tables.Result) error { return render.TableText(w, r, paper, top) },
+		"markdown": func(w io.Writer, r *tables.Result) error { return render.TableMarkdown(w, r, paper, top) },
+		"csv":      render.TableCSV,
+		"json":     func(w io.Writer, r *tables.Result) error { return render.JSON(w, r) },
+	}
+}
+
+// tables measures tables with a journal beside out, and hands the result to write.
+func (e *env) tables(cmd *cobra.Command, d *layerdumps.Dump, out string, resume bool, names []string, opt tables.Options, write func(*tables.Result) error) (err error) {
+	id, err := tableIdentity(cmd, d, names, opt.Reference)
+	if err != nil {
+		return err
+	}
+	kept, err := e.keep(cmd.Context(), out, resume, id, d)
+	if err != nil {
+		return err
+	}
+	finished := false
+	defer func() { err = errors.Join(err, kept.close(finished)) }()
+	bar := e.progress("table")
+	opt.Progress, opt.Skipped, opt.Keep = bar.show, bar.skip, kept.run
+	res, err := tables.Run(cmd.Context(), names, d, opt)
+	bar.erase()
+	if err == nil {
+		err = write(res)
+	}
+	finished = err == nil
+	return err
+}
+
+// tableIdentity is what the journal of tables is of.
+func tableIdentity(cmd *cobra.Command, d *layerdumps.Dump, names []string, precision reference.Precision) (journal.Identity, error) {
+	methods, err := tables.Methods(names)
+	if err != nil {
+		return journal.Identity{}, err
+	}
+	var list []string
+	var kernels []compare.KernelInfo
+	for _, m := range methods {
+		list, kernels = append(list, m.Table+"/"+m.Name), append(kernels, compare.Describe(m.Kernel))
+	}
+	id := identity(cmd, map[string]string{"reference": precision.String(), "methods": strings.Join(list, ", ")}, kernels...)
+	id.Layers = journal.LayersOf(d)
+	return id, nil
 }
 
 // accumulatorProbe is the name of the table without a dump.

@@ -7,7 +7,6 @@ package attribute
 
 import (
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -84,7 +83,8 @@ type Options struct {
 	Program   program.Program
 	Reference reference.Precision
 	Jobs      int
-	// Progress, if not nil, is called with the finished part, 0 to 1.
+	// Progress, if not nil, is called with the finished part, 0 to 1, one call at a
+	// time.
 	Progress func(part float64)
 }
 
@@ -149,34 +149,11 @@ func sets() []Steps {
 	return v
 }
 
-// Run attributes the error of every layer.
-func Run(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) {
-	var out []Layer
-	total := 0
-	for i := range d.Layers {
-		total += d.Layers[i].Q.Batch * d.Layers[i].Q.Heads * len(sets())
-	}
-	var mu sync.Mutex
-	done := 0
-	finished := func() {
-		mu.Lock()
-		defer mu.Unlock()
-		done++
-		if opt.Progress != nil {
-			opt.Progress(float64(done) / float64(total))
-		}
-	}
-	for i := range d.Layers {
-		l, err := runLayer(ctx, &d.Layers[i], opt, finished)
-		if err != nil {
-			return nil, fmt.Errorf("%s: layer %s: %w", d.Layers[i].Source, d.Layers[i].Name, err)
-		}
-		out = append(out, *l)
-	}
-	return out, nil
-}
+// Cost estimates what a layer costs, in heads that are run.
+func Cost(l *layerdumps.Layer) float64 { return float64(l.Q.Batch * l.Q.Heads * len(sets())) }
 
-func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished func()) (*Layer, error) {
+// Run attributes the error of a layer.
+func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) {
 	all := sets()
 	views := make([]*heads.Layer, len(all))
 	// What goes with a shape of tiles counts before steps are made exact. A layer that the kernel
@@ -198,26 +175,34 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 			return nil, err
 		}
 	}
-	n := l.Q.Batch * l.Q.Heads
-	acc := make([]metrics.Accuracy, n*len(all)) // by head, then by set
+	n := l.Q.Batch * l.Q.Heads * len(all) // by head, then by set
+	var mu sync.Mutex
+	done := 0
+	sums := make([]metrics.Accuracy, len(all))
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, len(acc))) {
+	for range max(1, min(opt.Jobs, n)) {
 		wg.Go(func() {
 			var w worker
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
-				if i >= len(acc) {
+				if i >= n {
 					return
 				}
 				head := i / len(all)
-				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc[i]); err != nil {
+				var acc metrics.Accuracy
+				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc); err != nil {
 					cancel(err)
 					return
 				}
-				finished()
+				mu.Lock()
+				sums[i%len(all)].Merge(&acc)
+				if done++; opt.Progress != nil {
+					opt.Progress(float64(done) / float64(n))
+				}
+				mu.Unlock()
 			}
 		})
 	}
@@ -227,11 +212,7 @@ func runLayer(ctx context.Context, l *layerdumps.Layer, opt Options, finished fu
 	}
 	errs := make([]Error, len(all))
 	for v := range all {
-		var sum metrics.Accuracy
-		for i := range n {
-			sum.Merge(&acc[i*len(all)+v])
-		}
-		f := sum.Values()
+		f := sums[v].Values()
 		errs[v] = Error{1 - f.CosSim, f.RelL1, f.RMSE * f.RMSE}
 	}
 	out := &Layer{Name: l.Name, Synthetic: l.Synthetic, Kernel: errs[0], Rest: errs[1]}

@@ -86,7 +86,7 @@ func TestExact(t *testing.T) {
 				of.Layers = slices.Clone(d.Layers)
 				of.Layers[0].Causal = false
 			}
-			layers, err := Run(t.Context(), &of, Options{Program: p, Jobs: 2})
+			layers, err := runAll(t.Context(), &of, Options{Program: p, Jobs: 2})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -138,7 +138,7 @@ func TestRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	layers, err := Run(t.Context(), d, Options{Program: p, Jobs: 2})
+	layers, err := runAll(t.Context(), d, Options{Program: p, Jobs: 2})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,20 @@ func TestCancel(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	p, _ := program.Preset("sage2-8b-sm90")
-	if _, err := Run(ctx, open(t, true), Options{Program: p, Jobs: 2}); !errors.Is(err, context.Canceled) {
+	if _, err := runAll(ctx, open(t, true), Options{Program: p, Jobs: 2}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled run: %v", err)
 	}
+}
+
+// runAll attributes the error of every layer.
+func runAll(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, error) {
+	var out []Layer
+	for i := range d.Layers {
+		l, err := Run(ctx, &d.Layers[i], opt)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *l)
+	}
+	return out, nil
 }

@@ -53,7 +53,12 @@ type Options struct {
 	Require   []metrics.Expr
 	Reference reference.Precision
 	Jobs      int
-	Progress  func(part float64)
+	// Progress, if not nil, is called with the finished part, 0 to 1, Skipped with parts
+	// of it that were kept.
+	Progress, Skipped func(part float64)
+	// Keep, if not nil, returns what keeps the run of one of Kernels over the layers of
+	// these numbers.
+	Keep func(kernel int, layers []int) compare.Keeper
 }
 
 // Run finds the choice for every layer.
@@ -79,14 +84,21 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 		for _, i := range left {
 			sub.Layers = append(sub.Layers, d.Layers[i])
 		}
-		r, err := compare.Run(ctx, sub, compare.Options{
-			Kernel: k, Reference: opt.Reference, NoActual: true, Jobs: opt.Jobs,
-			Progress: func(part float64) {
-				if opt.Progress != nil {
-					opt.Progress((float64(n) + part) / float64(len(opt.Kernels)))
+		part := func(f func(float64), done int) func(float64) {
+			return func(part float64) {
+				if f != nil {
+					f((float64(done) + part) / float64(len(opt.Kernels)))
 				}
-			},
-		})
+			}
+		}
+		o := compare.Options{
+			Kernel: k, Reference: opt.Reference, NoActual: true, Jobs: opt.Jobs,
+			Progress: part(opt.Progress, n), Skipped: part(opt.Skipped, 0),
+		}
+		if opt.Keep != nil {
+			o.Keep = opt.Keep(n, left)
+		}
+		r, err := compare.Run(ctx, sub, o)
 		if err != nil {
 			return nil, err
 		}

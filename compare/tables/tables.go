@@ -225,22 +225,49 @@ func Names() []string {
 type Options struct {
 	Reference reference.Precision
 	Jobs      int
-	// Progress, if not nil, is called with the finished part, 0 to 1.
-	Progress func(part float64)
+	// Progress, if not nil, is called with the finished part, 0 to 1, Skipped with parts
+	// of it that were kept.
+	Progress, Skipped func(part float64)
+	// Keep, if not nil, returns what keeps the run of one of Methods over the layers of
+	// these numbers, nil for all.
+	Keep func(method int, layers []int) compare.Keeper
 }
 
-// Run measures the named tables on a dump.
-func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (*Result, error) {
-	var defs []definition
+// Method is a row of a table that is to be measured.
+type Method struct {
+	// Table and Name say which it is.
+	Table, Name string
+	Kernel      *emulate.Kernel
+
+	method method
+	table  *definition
+}
+
+// Methods returns the rows of the named tables.
+func Methods(names []string) ([]Method, error) {
+	var out []Method
 	all := definitions()
-	methods := 0
 	for _, n := range names {
 		i := slices.IndexFunc(all, func(d definition) bool { return d.name == n })
 		if i < 0 {
 			return nil, fmt.Errorf("unknown table %q (have %s)", n, strings.Join(Names(), ", "))
 		}
-		defs = append(defs, all[i])
-		methods += len(all[i].methods)
+		for _, m := range all[i].methods {
+			k, err := m.build()
+			if err != nil {
+				return nil, fmt.Errorf("table %s, %s: %w", n, m.name, err)
+			}
+			out = append(out, Method{n, m.name, k, m, &all[i]})
+		}
+	}
+	return out, nil
+}
+
+// Run measures the named tables on a dump.
+func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (*Result, error) {
+	methods, err := Methods(names)
+	if err != nil {
+		return nil, err
 	}
 	tool := version.Get()
 	res := &Result{Schema: Schema, Tool: &tool, Reference: opt.Reference.String()}
@@ -250,51 +277,66 @@ func Run(ctx context.Context, names []string, d *layerdumps.Dump, opt Options) (
 			res.Synthetic = append(res.Synthetic, l.Synthetic)
 		}
 	}
-	done := 0
-	for _, def := range defs {
-		t := Table{Name: def.name, Title: def.title, Setup: def.setup}
-		for _, m := range def.methods {
-			k, err := m.build()
-			if err != nil {
-				return nil, fmt.Errorf("table %s, %s: %w", def.name, m.name, err)
-			}
-			row := Row{Method: m.name, Paper: m.paper, Kernel: m.kernel}
-			part := d
-			if m.kernel != "" {
-				part = new(layerdumps.Dump)
-				*part = *d
-				part.Layers, row.Refused = taken(k, d)
-				row.Reported = reported(k, part.Layers)
-			}
-			if len(part.Layers) == 0 {
-				nan := jsonfloat.Float(math.NaN())
-				row.Average = metrics.Values{CosSim: nan, RelL1: nan, RMSE: nan, MaxAbs: nan}
-				row.Worst = row.Average
-			} else {
-				r, err := compare.Run(ctx, part, compare.Options{
-					Kernel: k, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.transform, NoActual: true,
-					Progress: func(part float64) {
-						if opt.Progress != nil {
-							opt.Progress((float64(done) + part) / float64(methods))
-						}
-					},
-				})
-				if err != nil {
-					return nil, err
-				}
-				row.Average, row.Worst = r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference
-				if m.kernel != "" {
-					for _, l := range r.Layers {
-						row.Layers = append(row.Layers, LayerFigures{l.Name, l.EmulatedVsReference})
-					}
-				}
-			}
-			done++
-			t.Rows = append(t.Rows, row)
+	for i := range methods {
+		m := &methods[i]
+		if i == 0 || methods[i-1].table != m.table {
+			res.Tables = append(res.Tables, Table{Name: m.Table, Title: m.table.title, Setup: m.table.setup})
 		}
-		res.Tables = append(res.Tables, t)
+		row, err := m.run(ctx, d, opt, i, len(methods))
+		if err != nil {
+			return nil, err
+		}
+		t := &res.Tables[len(res.Tables)-1]
+		t.Rows = append(t.Rows, *row)
 	}
 	return res, nil
+}
+
+// run measures the method of that number of so many.
+func (m *Method) run(ctx context.Context, d *layerdumps.Dump, opt Options, number, methods int) (*Row, error) {
+	row := &Row{Method: m.Name, Paper: m.method.paper, Kernel: m.method.kernel}
+	part, layers := d, []int(nil)
+	if m.method.kernel != "" {
+		part = new(layerdumps.Dump)
+		*part = *d
+		part.Layers = nil
+		layers, row.Refused = taken(m.Kernel, d)
+		for _, i := range layers {
+			part.Layers = append(part.Layers, d.Layers[i])
+		}
+		row.Reported = reported(m.Kernel, part.Layers)
+	}
+	if len(part.Layers) == 0 {
+		nan := jsonfloat.Float(math.NaN())
+		row.Average = metrics.Values{CosSim: nan, RelL1: nan, RMSE: nan, MaxAbs: nan}
+		row.Worst = row.Average
+		return row, nil
+	}
+	share := func(f func(float64), done int) func(float64) {
+		return func(part float64) {
+			if f != nil {
+				f((float64(done) + part) / float64(methods))
+			}
+		}
+	}
+	o := compare.Options{
+		Kernel: m.Kernel, Reference: opt.Reference, Jobs: opt.Jobs, Transform: m.method.transform, NoActual: true,
+		Progress: share(opt.Progress, number), Skipped: share(opt.Skipped, 0),
+	}
+	if opt.Keep != nil {
+		o.Keep = opt.Keep(number, layers)
+	}
+	r, err := compare.Run(ctx, part, o)
+	if err != nil {
+		return nil, err
+	}
+	row.Average, row.Worst = r.Average.EmulatedVsReference, r.Worst.EmulatedVsReference
+	if m.method.kernel != "" {
+		for _, l := range r.Layers {
+			row.Layers = append(row.Layers, LayerFigures{l.Name, l.EmulatedVsReference})
+		}
+	}
+	return row, nil
 }
 
 // build makes the kernel of a method.
@@ -315,8 +357,8 @@ func (m *method) build() (*emulate.Kernel, error) {
 	return emulate.New(p)
 }
 
-// taken returns the layers that a kernel takes, and the others.
-func taken(k *emulate.Kernel, d *layerdumps.Dump) (list []layerdumps.Layer, refused []RefusedLayers) {
+// taken returns the numbers of the layers that a kernel takes, and the others.
+func taken(k *emulate.Kernel, d *layerdumps.Dump) (list []int, refused []RefusedLayers) {
 	for i := range d.Layers {
 		l := &d.Layers[i]
 		if _, err := heads.Bind(k, l); err != nil {
@@ -329,7 +371,7 @@ func taken(k *emulate.Kernel, d *layerdumps.Dump) (list []layerdumps.Layer, refu
 			refused[n].Layers = append(refused[n].Layers, l.Name)
 			continue
 		}
-		list = append(list, *l)
+		list = append(list, i)
 	}
 	return list, refused
 }

@@ -28,15 +28,48 @@ type row struct {
 	comparison
 	metrics.Values
 	bits *metrics.Bits // nil but for actual against emulated
+	// bounds are those of the figures where they are estimates, nil otherwise.
+	bounds *compare.Bounds
+}
+
+// bounded adds the bounds of rows.
+func bounded(rows []row, c *compare.Confidence) []row {
+	if c == nil {
+		return rows
+	}
+	for i := range rows {
+		switch rows[i].comparison {
+		case emulatedVsReference:
+			rows[i].bounds = c.EmulatedVsReference
+		case actualVsReference:
+			rows[i].bounds = c.ActualVsReference
+		case actualVsEmulated:
+			rows[i].bounds = c.ActualVsEmulated
+		}
+	}
+	return rows
+}
+
+// between writes a figure, with its bounds if there are any.
+func (r *row) between(v jsonfloat.Float, format func(jsonfloat.Float) string, metric string) string {
+	out := format(v)
+	if r.bounds == nil {
+		return out
+	}
+	low, high, ok := r.bounds.Of(metric)
+	if !ok {
+		return out
+	}
+	return fmt.Sprintf("%s (%s to %s)", out, format(jsonfloat.Float(low)), format(jsonfloat.Float(high)))
 }
 
 func rowsOf(r compare.Rows) []row {
-	rows := []row{{emulatedVsReference, r.EmulatedVsReference, nil}}
+	rows := []row{{comparison: emulatedVsReference, Values: r.EmulatedVsReference}}
 	if r.ActualVsReference != nil {
-		rows = append(rows, row{actualVsReference, *r.ActualVsReference, nil})
+		rows = append(rows, row{comparison: actualVsReference, Values: *r.ActualVsReference})
 	}
 	if r.ActualVsEmulated != nil {
-		rows = append(rows, row{actualVsEmulated, r.ActualVsEmulated.Values, &r.ActualVsEmulated.Bits})
+		rows = append(rows, row{comparison: actualVsEmulated, Values: r.ActualVsEmulated.Values, bits: &r.ActualVsEmulated.Bits})
 	}
 	if r.LSE != nil {
 		for _, x := range rowsOf(*r.LSE) {
@@ -48,14 +81,14 @@ func rowsOf(r compare.Rows) []row {
 }
 
 func rowsOfSummary(s compare.Summary) []row {
-	rows := []row{{emulatedVsReference, s.EmulatedVsReference, nil}}
+	rows := []row{{comparison: emulatedVsReference, Values: s.EmulatedVsReference}}
 	if s.ActualVsReference != nil {
-		rows = append(rows, row{actualVsReference, *s.ActualVsReference, nil})
+		rows = append(rows, row{comparison: actualVsReference, Values: *s.ActualVsReference})
 	}
 	if s.ActualVsEmulated != nil {
-		rows = append(rows, row{actualVsEmulated, *s.ActualVsEmulated, nil})
+		rows = append(rows, row{comparison: actualVsEmulated, Values: *s.ActualVsEmulated})
 	}
-	return rows
+	return bounded(rows, s.Confidence)
 }
 
 // Compared is results of compare, of one kernel or of several on the same layers, and
@@ -221,6 +254,9 @@ func (c *Compared) head() []pair {
 		layers += ", " + same
 	}
 	head = append(head, pair{"layers", layers})
+	if s := r.SampleText(); s != "" {
+		head = append(head, pair{"sample", s})
+	}
 	var synthetic []string
 	shown := c.layers()
 	for n, i := range shown {
@@ -312,7 +348,7 @@ func (c *Compared) table(separated bool) *texttab.Table {
 				if c.several() {
 					cells = append(cells, kernel)
 				}
-				cells = append(cells, row.words, cosine(row.CosSim), relative(row.RelL1), absolute(row.RMSE), absolute(row.MaxAbs))
+				cells = append(cells, row.words, row.between(row.CosSim, cosine, "cos_sim"), row.between(row.RelL1, relative, "rel_l1"), row.between(row.RMSE, absolute, "rmse"), absolute(row.MaxAbs))
 				if b := row.bits; b != nil {
 					cells = append(cells, fmt.Sprintf("%d of %d", b.Mismatched, b.Elements), fmt.Sprintf("%d ulp", b.MaxULP))
 				}
@@ -336,7 +372,7 @@ func (c *Compared) table(separated bool) *texttab.Table {
 			if tell {
 				shape += " " + traits(l)
 			}
-			add(name(l.Name), shape, each(func(r *compare.Result) []row { return rowsOf(r.Layers[i].Rows) }))
+			add(name(l.Name), shape, each(func(r *compare.Result) []row { return bounded(rowsOf(r.Layers[i].Rows), r.Layers[i].Confidence) }))
 			for n, h := range l.Heads {
 				head := fmt.Sprintf("  head %d", h.Head)
 				if l.Shape.Batch > 1 {
@@ -586,6 +622,10 @@ func Mismatch(m *metrics.Mismatch) string { return fmt.Sprintf("first difference
 func CompareCSV(w io.Writer, c *Compared) error {
 	t := texttab.Table{Header: strings.Split("kernel,arch,reference,layer,batch,heads,kv_heads,queries,keys,head_dim,dtype,causal,sm_scale,"+
 		"at_batch,at_head,comparison,cos_sim,rel_l1,rmse,max_abs,elements,mismatched,max_ulp", ",")}
+	sampled := c.Results[0].SampleText() != ""
+	if sampled {
+		t.Header = append(t.Header, "cos_sim_low", "cos_sim_high", "rel_l1_low", "rel_l1_high", "rmse_low", "rmse_high")
+	}
 	for _, i := range c.layers() {
 		for _, r := range c.Results {
 			l := &r.Layers[i]
@@ -601,10 +641,20 @@ func CompareCSV(w io.Writer, c *Compared) error {
 					if b := row.bits; b != nil {
 						record = append(record, strconv.FormatInt(b.Elements, 10), strconv.FormatInt(b.Mismatched, 10), strconv.FormatUint(uint64(b.MaxULP), 10))
 					}
+					if sampled {
+						for len(record) < len(t.Header)-6 {
+							record = append(record, "")
+						}
+						if b := row.bounds; b != nil {
+							for _, x := range [][2]jsonfloat.Float{b.CosSim, b.RelL1, b.RMSE} {
+								record = append(record, exact(x[0]), exact(x[1]))
+							}
+						}
+					}
 					t.Rows = append(t.Rows, record)
 				}
 			}
-			add("", "", rowsOf(l.Rows))
+			add("", "", bounded(rowsOf(l.Rows), l.Confidence))
 			for _, h := range l.Heads {
 				add(strconv.Itoa(h.Batch), strconv.Itoa(h.Head), rowsOf(h.Rows))
 			}

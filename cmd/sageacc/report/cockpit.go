@@ -451,6 +451,14 @@ func detailOf(l *seen, cells int) *detail {
 	}
 	add("Read from", l.Source)
 	add("Synthetic", l.Synthetic)
+	if c := l.Confidence; c != nil && l.Sample != nil {
+		add("Sample", fmt.Sprintf("%d of %d tiles of each head; with 95%% confidence", l.Sample.Tiles, l.Sample.Of))
+		add("Emulated kernel", c.EmulatedVsReference.String())
+		if c.ActualVsReference != nil {
+			add("Actual output", c.ActualVsReference.String())
+			add("Actual against emulated", c.ActualVsEmulated.String())
+		}
+	}
 	for _, w := range l.Warnings {
 		d.Warnings = append(d.Warnings, clean(w))
 	}

@@ -136,6 +136,13 @@ func facts(in *Input) []fact {
 			{"Known from reports only", k.Reported},
 			{"exp2, 1/x", k.SpecialFunctions},
 			{"Reference", r.Reference},
+			{"Sample", r.SampleText()},
+		}
+		if c := r.Average.Confidence; c != nil {
+			out = append(out, fact{"Average, within", "emulated kernel: " + c.EmulatedVsReference.String()})
+			if c.ActualVsReference != nil {
+				out = append(out, fact{"Average, within", "actual output: " + c.ActualVsReference.String()})
+			}
 		}
 		var origins []string
 		for _, l := range r.Layers {
