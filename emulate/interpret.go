@@ -58,6 +58,7 @@ type Workspace struct {
 	parts   []float32 // [parts][BlockQ][Dim], outputs of the parts of the keys
 	partLSE []float32 // [parts][BlockQ]
 	visible []bool    // [BlockK]
+	gone    []bool    // [BlockK], keys that an additive mask hides (mask.additive: log2e)
 	seen    []int     // [BlockQ], keys of the tile that a row sees
 	total   []int     // [BlockQ], of all tiles so far
 	index   []int     // [BlockQ], the query of each row
@@ -152,7 +153,7 @@ func (ws *Workspace) fit(k *Kernel, dim int) {
 	ws.tile = grow(ws.tile, bq*dim)
 	ws.scratch = grow(ws.scratch, bk)
 	ws.added = grow(ws.added, bk)
-	ws.visible = grow(ws.visible, bk)
+	ws.visible, ws.gone = grow(ws.visible, bk), grow(ws.gone, bk)
 	ws.seen, ws.total = grow(ws.seen, bq), grow(ws.total, bq)
 	ws.index = grow(ws.index, bq)
 }
@@ -428,6 +429,14 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 			s[i] = mufu.Tanh(k.arith.mul(x, q.cap))
 		}
 	}
+	if q.in.Bias != nil && k.prog.Mask.Additive == "log2e" {
+		n := min(len(s), kv.in.Len-lo)
+		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
+		for i, b := range ws.scratch[:n] {
+			s[i] = k.arith.add(s[i], k.arith.mul(b, math.Log2E))
+			ws.gone[i] = b-b != 0
+		}
+	}
 	if q.in.Bias != nil && k.prog.Mask.Additive == "scaled" {
 		n := min(len(s), kv.in.Len-lo)
 		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
@@ -509,13 +518,13 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 	}
 	ws.seen[r] = max(0, min(to, len(s))-from)
 	n := min(len(s), keys-lo)
-	if q.in.Bias != nil && m.Additive == "log2e" {
-		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
-		for i, b := range ws.scratch[:n] {
-			if s[i] = k.arith.add(s[i], k.arith.mul(b, math.Log2E)); b-b != 0 {
-				s[i] = k.masked
-				ws.seen[r]--
-			}
+	adds := q.in.Bias != nil && m.Additive == "log2e"
+	for i := range n {
+		if !adds || !ws.gone[i] {
+			continue
+		}
+		if s[i] = k.masked; i >= from && i < to {
+			ws.seen[r]--
 		}
 	}
 	if q.in.Visible == nil {
@@ -526,7 +535,7 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 		if see {
 			continue
 		}
-		if i >= from && i < to {
+		if i >= from && i < to && !(adds && ws.gone[i]) {
 			ws.seen[r]--
 		}
 		switch {

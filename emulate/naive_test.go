@@ -437,8 +437,8 @@ func (n *naive) row(i int) []float32 {
 		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, t == last-1)
 	}
 	sees := false
-	for j := range h.nk {
-		sees = sees || !n.hidden(i, j)
+	for j := first * shape.Keys; j < min(h.nk, last*shape.Keys); j++ {
+		sees = sees || !n.hidden(i, j) && !n.outside(i, j, align)
 	}
 	return n.finish(den, o, sees)
 }
@@ -532,21 +532,14 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		if p.Mask.Tiles == "tail" && !tail {
 			continue
 		}
-		at := i + align
-		left := h.in.Windowed && h.in.Left >= 0 && j < at-h.in.Left
-		right := h.in.Windowed && h.in.Right >= 0 && !h.in.Causal && j > at+h.in.Right
-		causal := h.in.Causal && j > at+p.Mask.Shift
-		if rows := p.Tiles.Shapes[0].Rows; p.Mask.Causal == "bottom-right-unsigned" && i-i%rows+align < 0 {
-			causal = h.in.Causal && j >= i-i%rows+rows+align
-		}
-		beyond := j >= h.nk
+		left, beyond := n.leftOf(i, j, align), j >= h.nk
 		switch {
 		case beyond && p.Mask.Beyond == "added" && !h.in.Causal:
 			if left {
 				s[x] = float32(p.Mask.Value)
 			}
 			s[x] = n.add(s[x], float32(p.Mask.BeyondValue))
-		case left, right, causal, beyond && p.Mask.Beyond != "kept":
+		case n.outside(i, j, align), beyond && p.Mask.Beyond != "kept":
 			s[x] = float32(p.Mask.Value)
 		}
 		if n.hidden(i, j) {
@@ -560,6 +553,22 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 			}
 		}
 	}
+}
+
+// leftOf says whether key j lies before row i's window.
+func (n *naive) leftOf(i, j, align int) bool {
+	return n.h.in.Windowed && n.h.in.Left >= 0 && j < i+align-n.h.in.Left
+}
+
+// outside says whether a causal mask or a window hides key j from row i.
+func (n *naive) outside(i, j, align int) bool {
+	p, h, at := &n.p, n.h, i+align
+	right := h.in.Windowed && h.in.Right >= 0 && !h.in.Causal && j > at+h.in.Right
+	causal := h.in.Causal && j > at+p.Mask.Shift
+	if rows := p.Tiles.Shapes[0].Rows; p.Mask.Causal == "bottom-right-unsigned" && i-i%rows+align < 0 {
+		causal = h.in.Causal && j >= i-i%rows+rows+align
+	}
+	return n.leftOf(i, j, align) || right || causal
 }
 
 // hidden says whether a boolean mask hides key j from row i, or an additive one that is not

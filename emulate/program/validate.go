@@ -290,6 +290,8 @@ func (p *Program) validateTileMaximum(bad report) {
 		bad("scores.sm_scale", "with-scale: wants integer codes with scales of threads or wider, scores.tail_tiles 0 and smoothing.q none")
 	case p.Mask.Additive == "log2e" && p.Scores.SMScale != "with-scale":
 		bad("mask.additive", "log2e: wants scores.sm_scale with-scale, scores as the exponent takes them")
+	case p.Finish.Empty == "hidden-zero" && (p.Mask.Tiles == "tail" || p.Mask.Beyond != "masked"):
+		bad("finish.empty", "hidden-zero: wants every tile masked, and mask.beyond masked")
 	case p.Mask.Causal == "none" && p.Mask.Tiles != "all":
 		bad("mask.tiles", "%s: with mask.causal none want all", p.Mask.Tiles)
 	}
