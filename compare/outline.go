@@ -2,6 +2,7 @@ package compare
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/sageacc/sageacc/compare/heads"
 	"github.com/sageacc/sageacc/internal/ranges"
@@ -124,7 +125,7 @@ func (o *Outline) rows(chunk int) (lo, hi int) {
 // Check reports an outline that is no layer's, such as one from a file.
 func (o *Outline) Check() error {
 	s := &o.Shape
-	const most, mostHeads, mostChunks = 1 << 40, 1 << 22, 1 << 28
+	const most, mostHeads, mostChunks = min(1<<40, math.MaxInt), 1 << 22, 1 << 28
 	for _, n := range []int{s.Batch, s.Heads, s.KVHeads, s.Queries, s.Keys, s.HeadDim, o.ChunkRows} {
 		if n < 1 || n > most {
 			return fmt.Errorf("layer %s: a size of %d", o.Name, n)
