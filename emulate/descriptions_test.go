@@ -220,10 +220,10 @@ func randomCall(r *rand.Rand, k *Kernel, p *program.Program) (*call, error) {
 		h.nk += 1024 // a second window
 	}
 	causal := r.IntN(2) == 0
-	bound, err := k.For(h.d, h.dtype, causal)
+	_, err := k.For(h.d, h.dtype, causal)
 	for try := 0; err != nil && try < 30; try++ {
 		h.d, h.dtype, causal = pick(r, []int{8, 16, 64}), pick(r, []format.DType{format.FP16, format.BF16, format.FP32}), !causal
-		bound, err = k.For(h.d, h.dtype, causal)
+		_, err = k.For(h.d, h.dtype, causal)
 	}
 	if err != nil {
 		return nil, err
@@ -269,11 +269,12 @@ func randomCall(r *rand.Rand, k *Kernel, p *program.Program) (*call, error) {
 		}
 	}
 	for _, drop := range []func(){func() { h.in.Visible = nil }, func() { h.in.Bias = nil }, func() { h.in.Windowed = false }} {
-		if bound, err = h.bind(k); err != nil || bound.Supports(h.in) != nil {
+		if bound, err := h.bind(k); err != nil || bound.Supports(h.in) != nil {
 			drop()
 		}
 	}
-	if bound, err = h.bind(k); err != nil {
+	bound, err := h.bind(k)
+	if err != nil {
 		return nil, err
 	}
 	return h, bound.Supports(h.in)
