@@ -195,3 +195,34 @@ func TestComfyChoices(t *testing.T) {
 		}
 	}
 }
+
+// TestAttentionOfKeys: the shape that depends on the number of keys is chosen for a head alone too.
+func TestAttentionOfKeys(t *testing.T) {
+	p, err := program.Preset("comfy-int8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rand.New(rand.NewPCG(7, 70))
+	for _, nk := range []int{200, 300} {
+		h := comfyCall(r, 20, nk, 64, format.FP16, "none")
+		k, err := NewAt(p, Levels()[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k, err = h.bind(k); err != nil {
+			t.Fatal(err)
+		}
+		kv, err := k.Prepare(h.kIn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, lse, err := Attention(t.Context(), p, Head{Q: h.q, K: h.k, V: h.v, Dim: h.d, DType: h.dtype})
+		if err != nil || lse != nil {
+			t.Fatal(err, lse)
+		}
+		want := h.run(t, k, kv)
+		if diff := (&result{out: out}).differs(&result{out: want.out}); diff != "" {
+			t.Errorf("%d keys: %s", nk, diff)
+		}
+	}
+}

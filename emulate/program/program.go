@@ -391,7 +391,8 @@ type Case struct {
 	Masked bool
 	// DType is that of the inputs: fp16, bf16, fp32 or e4m3.
 	DType string
-	// The whole call's shape; zeros stand for one head, of which nothing else is known.
+	// The whole call's shape; zeros stand for one head, of which nothing else is known but perhaps
+	// its keys.
 	Batch, Heads, KVHeads, Queries, Keys int
 }
 
@@ -490,6 +491,9 @@ const fa2Heuristic = "fa2-heuristic"
 // (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp): as many parts as
 // fill the GPU to 85% of what the best number does.
 func fa2Splits(sms int, c Case) int {
+	if c.Batch == 0 {
+		return 1 // of a call nothing is known but perhaps its keys
+	}
 	ceil := func(a, b int) int { return (a + b - 1) / b }
 	batch, heads, kvHeads, queries := max(1, c.Batch), max(1, c.Heads), max(1, c.KVHeads), max(1, c.Queries)
 	if queries == 1 && heads > kvHeads && !c.Window {
