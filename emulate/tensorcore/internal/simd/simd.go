@@ -30,5 +30,5 @@ const maxFraction = 25
 // below 2.
 func (c *Chain) Fits(significand float64) bool {
 	return c.Instructions > 0 && c.Steps > 0 && c.Terms > 0 && c.Terms%2 == 0 && c.Terms <= 1<<20 &&
-		c.Fraction >= 1 && c.Fraction <= maxFraction && (float64(c.Terms/2)*significand+2)*float64(uint64(1)<<c.Fraction) <= 1<<31
+		c.Fraction >= 1 && c.Fraction <= maxFraction && (float64(float64(c.Terms/2)*significand)+2)*float64(uint64(1)<<c.Fraction) <= 1<<31
 }
