@@ -171,6 +171,7 @@ func TestComfyChoices(t *testing.T) {
 			t.Errorf("%s changes nothing", change)
 		}
 	}
+	testComfyRescale(t, p, run)
 	masked := comfyCall(r, 40, 200, 64, format.FP16, "additive")
 	for _, call := range []struct {
 		change string
@@ -193,6 +194,32 @@ func TestComfyChoices(t *testing.T) {
 		if err := k.Supports(in); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v", in, err)
 		}
+	}
+}
+
+// testComfyRescale: whether d*alpha is rounded by itself shows in the last bits of FP32 outputs, in
+// the last tile and in those before.
+func testComfyRescale(t *testing.T, p program.Program, run func(program.Program, *call) []float32) {
+	t.Helper()
+	if err := p.Set("finish.first", "none"); err != nil {
+		t.Fatal(err)
+	}
+	// Q and K point away from each other, less so from tile to tile: the maximum grows a little.
+	h := comfyCall(rand.New(rand.NewPCG(8, 80)), 150, 250, 64, format.FP32, "none")
+	for i := range h.k {
+		h.k[i] *= 1 - 0.2*float32(i/h.d/64)
+	}
+	h.in.Scale = 1e-2
+	seen := map[string]string{}
+	for _, rescale := range []string{"multiply", "multiply-but-last", "fma"} {
+		if err := p.Set("denominator.rescale", rescale); err != nil {
+			t.Fatal(err)
+		}
+		out := fmt.Sprint(run(p, h))
+		if other, ok := seen[out]; ok {
+			t.Errorf("denominator.rescale %s and %s are the same", other, rescale)
+		}
+		seen[out] = rescale
 	}
 }
 

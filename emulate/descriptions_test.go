@@ -130,6 +130,8 @@ var groups = [][]string{
 	{"maximum.of=scores", "qk_codes.granularity=per-block"}, {"maximum.start=-inf", "mask.value=-inf", "maximum.unseen=zero"},
 	{"finish.inverse=divide", "finish.scale=output"},
 	{"maximum.of=tile", "denominator.order=pairwise16", "denominator.rescale=multiply", "pv.level=tile", "pv.join=factor"},
+	{"maximum.of=tile", "denominator.order=pairwise16", "denominator.rescale=fma", "pv.level=tile", "pv.join=factor"},
+	{"denominator.rescale=multiply-but-last", "tiles.order=first-to-last"}, {"denominator.rescale=multiply-but-last", "denominator.order=sequential"},
 	{"maximum.of=tile-unbounded", "denominator.order=groups16", "denominator.rescale=multiply", "pv.level=32", "pv.join=factor", "denominator.of=codes-but-last", "tiles.order=first-to-last"},
 	{"v_codes.format=int8", "p.format=uint8", "pv.unit.instruction=mma.m16n8k32.s32.u8", "v_codes.scale=reciprocal", "v_codes.max=127"},
 	{"qk_codes.scale=reciprocal", "qk_codes.round=even", "qk_codes.rotate=h64", "smoothing.k=anchor"}, {"qk_codes.rotate=h128-signed"}, {"qk_codes.rotate=h4"}, {"qk_codes.rotate=h128"},

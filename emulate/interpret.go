@@ -743,7 +743,8 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place)
 		weights = ws.scratch[:len(s)]
 		k.decodedP(ws, r, len(s), weights)
 	}
-	if k.ofTile {
+	twice := den.Rescale != "fma" && (den.Rescale != "multiply-but-last" || !at.last)
+	if k.ofTile && twice {
 		for j := range d {
 			d[j] = a.mul(d[j], alpha)
 		}
@@ -760,19 +761,22 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place)
 					sum += p[2*j+8]
 					sum += p[2*j+9]
 				}
-				if k.ofTile {
+				switch {
+				case k.ofTile && b == 0 && !twice:
+					d[j] = a.fma(d[j], alpha, a.mul(sum, ws.factor[r]))
+				case k.ofTile:
 					d[j] = a.fma(sum, ws.factor[r], d[j])
-				} else if b > 0 {
+				case b > 0:
 					d[j] = a.add(d[j], sum)
-				} else {
-					d[j] = a.mulAdd(d[j], alpha, sum, den.Rescale != "fma")
+				default:
+					d[j] = a.mulAdd(d[j], alpha, sum, twice)
 				}
 			}
 		}
 	case "sequential":
 		// The first p joins in one rounding with the rescaling, or after it.
 		for j := range d {
-			d[j] = a.mulAdd(d[j], alpha, weights[2*j], den.Rescale != "fma")
+			d[j] = a.mulAdd(d[j], alpha, weights[2*j], twice)
 		}
 		for i, p := range weights {
 			if j := i & 7 >> 1; i != 2*j {
@@ -782,9 +786,9 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place)
 	case "chain":
 		d[0] = a.mul(d[0], alpha) // the unit adds the codes, with all rows
 	case "tile":
-		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), den.Rescale != "fma")
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), twice)
 	case "tile-tree":
-		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadTrees(weights)), den.Rescale != "fma")
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadTrees(weights)), twice)
 	case "groups32":
 		d[0] = a.mul(d[0], alpha)
 		for b := 0; b < len(weights); b += 32 {

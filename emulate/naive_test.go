@@ -678,7 +678,7 @@ func (n *naive) denominator(w, codes []float32, alpha, factor float32, den *[4]f
 		return n.add(n.add(of(0, lo, hi), of(1, lo, hi)), n.add(of(2, lo, hi), of(3, lo, hi)))
 	}
 	round := "fma"
-	if d.Rescale != "fma" {
+	if d.Rescale == "multiply" || d.Rescale == "none" || d.Rescale == "multiply-but-last" && !last {
 		round = "twice"
 	}
 	switch d.Order {
@@ -719,10 +719,14 @@ func (n *naive) denominator(w, codes []float32, alpha, factor float32, den *[4]f
 				}
 				switch {
 				case strings.HasPrefix(n.p.Maximum.Of, "tile"):
-					if b == 0 {
-						den[th] = n.mul(den[th], alpha)
+					switch {
+					case b > 0:
+						den[th] = n.fma(factor, sum, den[th])
+					case round == "fma":
+						den[th] = n.fma(alpha, den[th], n.mul(factor, sum))
+					default:
+						den[th] = n.fma(factor, sum, n.mul(den[th], alpha))
 					}
-					den[th] = n.fma(factor, sum, den[th])
 				case b == 0:
 					den[th] = n.mulAdd(den[th], alpha, sum, round)
 				default:

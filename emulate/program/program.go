@@ -301,8 +301,10 @@ type Denominator struct {
 	// tile-tree adds a thread's p as a balanced tree.
 	Order string `yaml:"order" json:"order" choices:"groups16 pairwise16 sequential chain tile tile-tree groups32"`
 	// Rescale is how the old d joins: with the first sum of a tile in one rounding
-	// (fma), by a product of its own, or not rescaled at all.
-	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply none"`
+	// (fma), by a product of its own, or not rescaled at all. multiply-but-last is fma in the
+	// last tile that a block looks at, multiply in the others. Where the tile has a factor
+	// (maximum.of: tile), fma rounds the first sum times the factor before.
+	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply multiply-but-last none"`
 	// Combine is the order over the four threads of a row.
 	Combine string `yaml:"combine" json:"combine" choices:"01+23 02+13"`
 }

@@ -249,8 +249,8 @@ func (p *Program) validateSoftmax(bad report) {
 	}
 	p.validateTileMaximum(bad)
 	d := &p.Denominator
-	if (d.Order == "chain" || d.Order == "groups32") && d.Rescale == "fma" {
-		bad("denominator.rescale", "fma: with denominator.order %s d is rescaled by a product of its own", d.Order)
+	if (d.Order == "chain" || d.Order == "groups32") && (d.Rescale == "fma" || d.Rescale == "multiply-but-last") {
+		bad("denominator.rescale", "%s: with denominator.order %s d is rescaled by a product of its own", d.Rescale, d.Order)
 	}
 	if (d.Of == "ones") != (d.Order == "chain") || (d.Of == "ones") != (d.Unit != "none") {
 		bad("denominator", "of ones, order chain and a unit go together")
@@ -274,16 +274,16 @@ func (p *Program) validateSoftmax(bad report) {
 func (p *Program) validateTileMaximum(bad report) {
 	tile, d := p.TileMaximum(), &p.Denominator
 	switch {
-	case tile && (d.Order != "pairwise16" && d.Order != "groups16" || d.Rescale != "multiply"):
-		bad("maximum.of", "%s: wants denominator.order pairwise16 or groups16, and denominator.rescale multiply", p.Maximum.Of)
+	case tile && (d.Order != "pairwise16" && d.Order != "groups16" || d.Rescale == "none"):
+		bad("maximum.of", "%s: wants denominator.order pairwise16 or groups16, and a denominator that is rescaled", p.Maximum.Of)
 	case tile && (p.Maximum.Unseen != "itself" || p.Exponent.Round != "fma" || p.PV.Rescale != "fp32"):
 		bad("maximum.of", "%s: wants maximum.unseen itself, exponent.round fma and pv.rescale fp32", p.Maximum.Of)
 	case tile && p.PV.Join != "factor" && (p.PV.Unit.Instruction != "exact" || !p.OneChain()):
 		bad("pv.join", "%s: with maximum.of %s want factor, or exact sums of all keys", p.PV.Join, p.Maximum.Of)
 	case !tile && p.PV.Join == "factor":
 		bad("pv.join", "factor: only with maximum.of tile has a tile a factor")
-	case (p.Maximum.Of == "tile-unbounded" || d.Of == "codes-but-last") && (p.Tiles.Order != "first-to-last" || p.Tiles.Split != "none"):
-		bad("tiles", "maximum.of tile-unbounded and denominator.of codes-but-last want order first-to-last and split none")
+	case (p.Maximum.Of == "tile-unbounded" || d.Of == "codes-but-last" || d.Rescale == "multiply-but-last") && (p.Tiles.Order != "first-to-last" || p.Tiles.Split != "none"):
+		bad("tiles", "maximum.of tile-unbounded, denominator.of codes-but-last and denominator.rescale multiply-but-last want order first-to-last and split none")
 	case d.Of == "codes-but-last" && d.Order == "chain":
 		bad("denominator.of", "codes-but-last: a chain is of ones")
 	case p.Scores.SMScale == "with-scale" && (p.Bits() == 0 || p.Scores.TailTiles != 0 || p.Smoothing.Q != "none" || p.QKCodes.Granularity == "per-token"):
