@@ -90,7 +90,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     hq, hk = HEADS[g.integers(len(HEADS))]
     b = 1 + int(g.random() < 0.15)
     dtype = (F16, BF16)[g.integers(2)] if form != "wide" else (F16, BF16, F32)[g.integers(3)]
-    masked = form == "masked" or form == "wide" and g.random() < 0.4
+    masked = form == "masked" or (form == "wide" and g.random() < 0.4)
     packing = None
     if form == "packed":
         packing = _lengths(g)
