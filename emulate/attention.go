@@ -72,7 +72,7 @@ func Attention(ctx context.Context, p program.Program, h Head) (out, lse []float
 	if err != nil {
 		return nil, nil, err
 	}
-	if k, err = k.For(h.Dim, h.DType, h.Causal); err != nil {
+	if k, err = k.ForCase(h.DType, program.Case{HeadDim: h.Dim, Causal: h.Causal, Keys: len(h.K) / h.Dim}); err != nil {
 		return nil, nil, err
 	}
 	rows := func(x []float32) Rows {

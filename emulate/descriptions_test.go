@@ -30,6 +30,8 @@ var invented = map[string][]string{
 	"shape.head_dim":        {"0", "16"},
 	"shape.accum":           program.Accums(),
 	"shape.max_queries":     {"0", "1", "64"},
+	"shape.max_keys":        {"0", "64", "100"},
+	"shape.arch":            {"", "sm_90", "sm_89, sm_120"},
 	"shape.set":             {"", "exponent.offset=1"},
 	"mask.shift":            {"0", "1", "-1", "7", "-40", "1000"},
 	"mask.beyond_value":     {"0", "-10000", "-inf", "-3e38"},
@@ -127,6 +129,13 @@ var groups = [][]string{
 	{"mask.beyond=added", "mask.beyond_value=-10000"}, {"maximum.of=scores", "scores.tail_tiles=all"},
 	{"maximum.of=scores", "qk_codes.granularity=per-block"}, {"maximum.start=-inf", "mask.value=-inf", "maximum.unseen=zero"},
 	{"finish.inverse=divide", "finish.scale=output"},
+	{"maximum.of=tile", "denominator.order=pairwise16", "denominator.rescale=multiply", "pv.level=tile", "pv.join=factor"},
+	{"maximum.of=tile", "denominator.order=pairwise16", "denominator.rescale=fma", "pv.level=tile", "pv.join=factor"},
+	{"denominator.rescale=multiply-but-last", "tiles.order=first-to-last"}, {"denominator.rescale=multiply-but-last", "denominator.order=sequential"},
+	{"maximum.of=tile-unbounded", "denominator.order=groups16", "denominator.rescale=multiply", "pv.level=32", "pv.join=factor", "denominator.of=codes-but-last", "tiles.order=first-to-last"},
+	{"v_codes.format=int8", "p.format=uint8", "pv.unit.instruction=mma.m16n8k32.s32.u8", "v_codes.scale=reciprocal", "v_codes.max=127"},
+	{"qk_codes.scale=reciprocal", "qk_codes.round=even", "qk_codes.rotate=h64", "smoothing.k=anchor"}, {"qk_codes.rotate=h128-signed"}, {"qk_codes.rotate=h4"}, {"qk_codes.rotate=h128"},
+	{"scores.sm_scale=with-scale", "scores.tail_tiles=0", "mask.additive=log2e", "mask.boolean=value", "mask.tiles=all", "finish.empty=hidden-zero"},
 }
 
 // edit makes random changes: a group, named edits, or single choices.
@@ -213,10 +222,10 @@ func randomCall(r *rand.Rand, k *Kernel, p *program.Program) (*call, error) {
 		h.nk += 1024 // a second window
 	}
 	causal := r.IntN(2) == 0
-	bound, err := k.For(h.d, h.dtype, causal)
+	_, err := k.For(h.d, h.dtype, causal)
 	for try := 0; err != nil && try < 30; try++ {
 		h.d, h.dtype, causal = pick(r, []int{8, 16, 64}), pick(r, []format.DType{format.FP16, format.BF16, format.FP32}), !causal
-		bound, err = k.For(h.d, h.dtype, causal)
+		_, err = k.For(h.d, h.dtype, causal)
 	}
 	if err != nil {
 		return nil, err
@@ -250,19 +259,34 @@ func randomCall(r *rand.Rand, k *Kernel, p *program.Program) (*call, error) {
 			}
 		}
 	}
+	infinite := r.IntN(2) == 0 && p.Mask.Additive == "log2e"
 	if r.IntN(2) == 0 {
 		h.in.Bias = func(row, lo, hi int, dst []float32) {
 			for i := range dst[:hi-lo] {
 				dst[i] = float32((row*13+(lo+i)*7)%11) / 4
+				if infinite && dst[i] == 1 {
+					dst[i] = float32(math.Inf(-1))
+				}
 			}
 		}
 	}
 	for _, drop := range []func(){func() { h.in.Visible = nil }, func() { h.in.Bias = nil }, func() { h.in.Windowed = false }} {
-		if bound.Supports(h.in) != nil {
+		if bound, err := h.bind(k); err != nil || bound.Supports(h.in) != nil {
 			drop()
 		}
 	}
+	bound, err := h.bind(k)
+	if err != nil {
+		return nil, err
+	}
 	return h, bound.Supports(h.in)
+}
+
+// bind returns the kernel for the call.
+func (h *call) bind(k *Kernel) (*Kernel, error) {
+	return k.ForCase(h.dtype, program.Case{
+		HeadDim: h.d, Causal: h.in.Causal, Window: h.in.Windowed, Masked: h.in.Visible != nil || h.in.Bias != nil, Keys: h.nk, Queries: h.nq,
+	})
 }
 
 // result is what a run gives.

@@ -25,7 +25,8 @@ const threads = 4
 type Workspace struct {
 	q       []float32 // [BlockQ][Dim]
 	qMean   []float32 // [Dim]
-	qCodes  []int8    // [BlockQ][Dim]
+	rotated []float32 // [BlockQ][CodeDim], of rotated rows alone
+	qCodes  []int8    // [BlockQ][CodeDim]
 	qScale  []float32 // [BlockQ], by row
 	amax    []float32 // [BlockQ], by group
 	keys    []float32 // [BlockK][Dim], smoothed K for delta-S
@@ -37,7 +38,7 @@ type Workspace struct {
 	vCodes  []uint16  // [Dim][BlockK], in V's stored order
 	vValues []float32 // [Dim][BlockK]
 	wide    []uint16  // operands of scores
-	qStrips []uint8   // [strips][Dim/4][vec.Rows][4], qCodes biased by 128, for vector levels
+	qStrips []uint8   // [strips][CodeDim/4][vec.Rows][4], qCodes biased by 128, for vector levels
 	strip   []float32 // [BlockK][vec.Rows], int32 scores of a strip
 	vector  vec.Scratch
 	qPanel  tensorcore.Panel
@@ -48,6 +49,7 @@ type Workspace struct {
 	m       []float32 // [BlockQ]
 	d       []float32 // [BlockQ][threads]
 	alpha   []float32 // [BlockQ]
+	factor  []float32 // [BlockQ], of what a tile adds to d and O
 	o       []float32 // [BlockQ][Dim]
 	o64     []float64 // the same where sums are exact
 	tile    []float32 // [BlockQ][Dim]
@@ -56,7 +58,9 @@ type Workspace struct {
 	parts   []float32 // [parts][BlockQ][Dim], outputs of the parts of the keys
 	partLSE []float32 // [parts][BlockQ]
 	visible []bool    // [BlockK]
+	gone    []bool    // [BlockK], keys that an additive mask hides (mask.additive: log2e)
 	seen    []int     // [BlockQ], keys of the tile that a row sees
+	total   []int     // [BlockQ], of all tiles so far
 	index   []int     // [BlockQ], the query of each row
 	strips  *strips   // of the vector levels
 	// window holds the codes in hand of windowOf, where they are streamed.
@@ -77,9 +81,9 @@ type Tile struct {
 	Block, Index, Row, Key, Rows int
 	// Keys and Dim are the widths of the matrices below.
 	Keys, Dim int
-	// QCodes [Rows][Dim] are the integer codes of the queries, nil where they have none,
-	// Q [Rows][Dim] what they are made of: smoothed, not yet quantised. QScale [Rows] are
-	// their scales.
+	// QCodes [Rows][Kernel.CodeDim] are the integer codes of the queries, nil where they have
+	// none, Q [Rows][Dim] what they are made of: smoothed, not yet rotated and quantised. QScale
+	// [Rows] are their scales.
 	QCodes []int8
 	Q      []float32
 	QScale []float32
@@ -92,8 +96,10 @@ type Tile struct {
 	P        []float32
 	PCodes   []uint16
 	PDecoded []float32
-	// RowMax [Rows] and Rescale [Rows] are m and alpha.
-	RowMax, Rescale []float32
+	// RowMax [Rows] and Rescale [Rows] are m and alpha; Factor [Rows] is what the tile's weights
+	// and sums are multiplied by before they join d and O, 1 but where P is relative to its tile's
+	// maximum.
+	RowMax, Rescale, Factor []float32
 	// TileSums [Rows][Dim] is what joins O, the last level's where a tile has several;
 	// nil where all keys go through one chain. Output [Rows][Dim] is O after the tile.
 	TileSums, Output []float32
@@ -123,7 +129,10 @@ func (ws *Workspace) fit(k *Kernel, dim int) {
 	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
 	ws.q = grow(ws.q, bq*dim)
 	ws.qMean = grow(ws.qMean, dim)
-	ws.qCodes = grow(ws.qCodes, bq*dim)
+	ws.qCodes = grow(ws.qCodes, bq*k.CodeDim(dim))
+	if k.rotate != quant.Unrotated {
+		ws.rotated = grow(ws.rotated, bq*k.CodeDim(dim))
+	}
 	ws.qScale = grow(ws.qScale, bq)
 	ws.amax = grow(ws.amax, bq)
 	ws.keys = grow(ws.keys, bk*dim)
@@ -139,13 +148,13 @@ func (ws *Workspace) fit(k *Kernel, dim int) {
 	}
 	ws.m = grow(ws.m, bq)
 	ws.d = grow(ws.d, bq*threads)
-	ws.alpha = grow(ws.alpha, bq)
+	ws.alpha, ws.factor = grow(ws.alpha, bq), grow(ws.factor, bq)
 	ws.o = grow(ws.o, bq*dim)
 	ws.tile = grow(ws.tile, bq*dim)
 	ws.scratch = grow(ws.scratch, bk)
 	ws.added = grow(ws.added, bk)
-	ws.visible = grow(ws.visible, bk)
-	ws.seen = grow(ws.seen, bq)
+	ws.visible, ws.gone = grow(ws.visible, bk), grow(ws.gone, bk)
+	ws.seen, ws.total = grow(ws.seen, bq), grow(ws.total, bq)
 	ws.index = grow(ws.index, bq)
 }
 
@@ -222,7 +231,7 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 	kv := q.kv
 	d := kv.in.Dim
 	for r := range rows {
-		ws.m[r] = k.start
+		ws.m[r], ws.total[r] = k.start, 0
 		for j := range threads {
 			ws.d[r*threads+j] = float32(k.prog.Denominator.Start)
 		}
@@ -243,7 +252,7 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 			continue
 		}
 		k.scores(ws, kv, t, rows)
-		k.softmax(q, ws, t, rows, k.tail(t, end), i == 0)
+		k.softmax(q, ws, t, rows, place{first: i == 0, tail: k.tail(t, end), last: t == end-1})
 		k.multiplyV(ws, kv, t, rows, i == 0, i == last-first-1)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
@@ -274,8 +283,8 @@ func (k *Kernel) loadQueryPanel(ws *Workspace, rows, d int) {
 	switch {
 	case k.scoreUnit != nil:
 		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
-	case k.vectorScores(d):
-		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, d, rows)
+	case k.vectorScores(k.CodeDim(d)):
+		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
 }
 
@@ -327,7 +336,7 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 	w, at := kv.windowAt(lo, ws)
 	switch {
 	case k.integer:
-		k.intScores(ws, w, at, d, rows, n)
+		k.intScores(ws, w, at, k.CodeDim(d), rows, n)
 	case k.scoreUnit != nil:
 		clear(ws.s[:rows*bk])
 		k.loadScorePanel(&ws.kPanel, ws, w.kRaw[at*d:], bk, d)
@@ -346,9 +355,13 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 	}
 }
 
+// place says where a tile stands among those that a block looks at: the first in the order of
+// the program; one of the tail of the scores; the one with the last keys.
+type place struct{ first, tail, last bool }
+
 // softmax turns the scores of a tile into P, its codes, the new row maxima, the
 // rescaling factors and the denominators.
-func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail, first bool) {
+func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, at place) {
 	bk := k.tiling.BlockK
 	delta := k.smoothQ && k.prog.Smoothing.DeltaS != "none"
 	if delta {
@@ -357,9 +370,10 @@ func (k *Kernel) softmax(q *Query, ws *Workspace, t, rows int, tail, first bool)
 	for r := range rows {
 		var scale [threads]float32
 		s := ws.s[r*bk : r*bk+bk]
-		k.dequantize(q, ws, r, t*bk, s, &scale, tail, delta)
-		k.mask(q, ws, r, t*bk, s, tail)
-		k.softmaxRow(ws, r, s, &scale, first)
+		k.dequantize(q, ws, r, t*bk, s, &scale, at.tail, delta)
+		k.mask(q, ws, r, t*bk, s, at.tail)
+		ws.total[r] += ws.seen[r]
+		k.softmaxRow(ws, r, s, &scale, at)
 		if bad := ws.m[r]; bad-bad != 0 && bad != k.start {
 			ws.Counts[StageRowMax].add(bad)
 		}
@@ -398,6 +412,12 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 			}
 		}
 	}
+	if k.prog.Scores.SMScale == "with-scale" {
+		for i, x := range s {
+			s[i] = k.arith.mul(x, scale[i&7>>1])
+		}
+		*scale = [threads]float32{1, 1, 1, 1}
+	}
 	if k.prog.Scores.SMScale == "scores" {
 		sm := float32(q.sm)
 		for i, x := range s {
@@ -407,6 +427,14 @@ func (k *Kernel) dequantize(q *Query, ws *Workspace, r, lo int, s []float32, sca
 	if q.cap != 0 {
 		for i, x := range s {
 			s[i] = mufu.Tanh(k.arith.mul(x, q.cap))
+		}
+	}
+	if q.in.Bias != nil && k.prog.Mask.Additive == "log2e" {
+		n := min(len(s), kv.in.Len-lo)
+		q.in.Bias(ws.index[r], lo, lo+n, ws.scratch[:n])
+		for i, b := range ws.scratch[:n] {
+			s[i] = k.arith.add(s[i], k.arith.mul(b, math.Log2E))
+			ws.gone[i] = b-b != 0
 		}
 	}
 	if q.in.Bias != nil && k.prog.Mask.Additive == "scaled" {
@@ -489,16 +517,25 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 		}
 	}
 	ws.seen[r] = max(0, min(to, len(s))-from)
+	n := min(len(s), keys-lo)
+	adds := q.in.Bias != nil && m.Additive == "log2e"
+	for i := range n {
+		if !adds || !ws.gone[i] {
+			continue
+		}
+		if s[i] = k.masked; i >= from && i < to {
+			ws.seen[r]--
+		}
+	}
 	if q.in.Visible == nil {
 		return
 	}
-	n := min(len(s), keys-lo)
 	q.in.Visible(ws.index[r], lo, lo+n, ws.visible[:n])
 	for i, see := range ws.visible[:n] {
 		if see {
 			continue
 		}
-		if i >= from && i < to {
+		if i >= from && i < to && !(adds && ws.gone[i]) {
 			ws.seen[r]--
 		}
 		switch {
@@ -511,7 +548,12 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 }
 
 // softmaxRow is the online softmax of one row of a tile.
-func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32, first bool) {
+func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32, at place) {
+	ws.factor[r] = 1
+	if k.ofTile {
+		k.softmaxTileRow(ws, r, s, scale, at)
+		return
+	}
 	old := ws.m[r]
 	m := k.rowMax(ws, old, s, scale)
 	ws.m[r] = m
@@ -530,7 +572,7 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 		}
 	} else {
 		alpha = 1 // in the first tile, where there is nothing to rescale
-		if !first {
+		if !at.first {
 			alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
 		}
 		for j := range lower {
@@ -555,6 +597,41 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 		j := i & 7 >> 1
 		s[i] = k.arith.mulAdd(x, scale[j], -lower[j], twice)
 	}
+	k.weights(ws, r, s, alpha, at)
+}
+
+// softmaxTileRow is softmaxRow where P is relative to the maximum of its own tile. What the
+// tile adds is rescaled where the maximum of the tiles before is larger, and what they added
+// where its own is.
+func (k *Kernel) softmaxTileRow(ws *Workspace, r int, s []float32, scale *[threads]float32, at place) {
+	top := k.threadTops(ws, s, k.prog.Maximum.Of == "tile" || at.last)
+	var m float32
+	for j, x := range top {
+		if x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice"); j == 0 || x > m || m != m {
+			m = x
+		}
+	}
+	old := ws.m[r]
+	if m > old || old != old {
+		ws.m[r] = m
+	}
+	smaller := k.ex2(-float32(math.Abs(float64(k.arith.sub(old, m)))))
+	alpha := float32(1)
+	switch {
+	case old < m:
+		alpha = smaller
+	case m < old:
+		ws.factor[r] = smaller
+	}
+	ws.alpha[r] = alpha
+	for i, x := range s {
+		s[i] = k.arith.fma(x, scale[i&7>>1], -m)
+	}
+	k.weights(ws, r, s, alpha, at)
+}
+
+// weights makes P of the exponents of a row, its codes, and adds it to the denominator.
+func (k *Kernel) weights(ws *Workspace, r int, s []float32, alpha float32, at place) {
 	if k.prog.Exponent.Exp2 == "ex2.approx.ftz" {
 		mufu.Ex2Slice(s, s)
 	} else {
@@ -563,10 +640,13 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 		}
 	}
 	k.convertP(ws, r, s)
-	k.sum(ws, r, s, alpha)
+	k.sum(ws, r, s, alpha, at)
 	limit := float32(0)
-	if k.p.typed {
+	switch {
+	case k.p.typed:
 		limit = k.p.kind.Max()
+	case k.uint8P:
+		limit = math.MaxUint8
 	}
 	for _, p := range s {
 		if p-p != 0 {
@@ -579,18 +659,7 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 
 // rowMax returns the new maximum of a row.
 func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]float32) float32 {
-	var top [threads]float32
-	for j := range top {
-		top[j] = k.start
-	}
-	for i, v := range s {
-		j := i & 7 >> 1
-		if v > top[j] {
-			top[j] = v
-		} else if v-v != 0 && v != k.masked {
-			ws.Counts[StageScores].add(v)
-		}
-	}
+	top := k.threadTops(ws, s, true)
 	if k.prog.Maximum.Of == "scores" {
 		for _, x := range top {
 			if x > m {
@@ -605,6 +674,25 @@ func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]f
 		}
 	}
 	return m
+}
+
+// threadTops returns the largest score of each thread of a row, and at least Maximum.Start if
+// it is bounded.
+func (k *Kernel) threadTops(ws *Workspace, s []float32, bounded bool) (top [threads]float32) {
+	for j := range top {
+		if top[j] = k.start; !bounded {
+			top[j] = float32(math.Inf(-1))
+		}
+	}
+	for i, v := range s {
+		j := i & 7 >> 1
+		if v > top[j] {
+			top[j] = v
+		} else if v-v != 0 && v != k.masked {
+			ws.Counts[StageScores].add(v)
+		}
+	}
+	return top
 }
 
 // convertP writes the operand of a row of P, in the stored order of V.
@@ -646,14 +734,20 @@ func (k *Kernel) decodedP(ws *Workspace, r, keys int, dst []float32) {
 }
 
 // sum adds a row's weights to its denominator.
-func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
+func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place) {
 	den := &k.prog.Denominator
 	a := k.arith
 	d := ws.d[r*threads : r*threads+threads]
 	weights := s
-	if den.Of == "codes" {
+	if den.Of == "codes" || den.Of == "codes-but-last" && !at.last {
 		weights = ws.scratch[:len(s)]
 		k.decodedP(ws, r, len(s), weights)
+	}
+	twice := den.Rescale != "fma" && (den.Rescale != "multiply-but-last" || !at.last)
+	if k.ofTile && twice {
+		for j := range d {
+			d[j] = a.mul(d[j], alpha)
+		}
 	}
 	switch den.Order {
 	case "groups16", "pairwise16":
@@ -667,17 +761,22 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
 					sum += p[2*j+8]
 					sum += p[2*j+9]
 				}
-				if b > 0 {
+				switch {
+				case k.ofTile && b == 0 && !twice:
+					d[j] = a.fma(d[j], alpha, a.mul(sum, ws.factor[r]))
+				case k.ofTile:
+					d[j] = a.fma(sum, ws.factor[r], d[j])
+				case b > 0:
 					d[j] = a.add(d[j], sum)
-				} else {
-					d[j] = a.mulAdd(d[j], alpha, sum, den.Rescale != "fma")
+				default:
+					d[j] = a.mulAdd(d[j], alpha, sum, twice)
 				}
 			}
 		}
 	case "sequential":
 		// The first p joins in one rounding with the rescaling, or after it.
 		for j := range d {
-			d[j] = a.mulAdd(d[j], alpha, weights[2*j], den.Rescale != "fma")
+			d[j] = a.mulAdd(d[j], alpha, weights[2*j], twice)
 		}
 		for i, p := range weights {
 			if j := i & 7 >> 1; i != 2*j {
@@ -687,9 +786,9 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32) {
 	case "chain":
 		d[0] = a.mul(d[0], alpha) // the unit adds the codes, with all rows
 	case "tile":
-		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), den.Rescale != "fma")
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadSums(weights)), twice)
 	case "tile-tree":
-		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadTrees(weights)), den.Rescale != "fma")
+		d[0] = a.mulAdd(d[0], alpha, k.combine(k.threadTrees(weights)), twice)
 	case "groups32":
 		d[0] = a.mul(d[0], alpha)
 		for b := 0; b < len(weights); b += 32 {
@@ -807,6 +906,12 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 			scale := ws.alpha[r]
 			if lo > 0 {
 				scale = 1
+			}
+			if k.ofTile {
+				for c, x := range tile[r*d : r*d+d] {
+					o[c] = k.arith.fma(x, ws.factor[r], k.arith.mul(o[c], scale))
+				}
+				continue
 			}
 			for c, x := range tile[r*d : r*d+d] {
 				o[c] = k.arith.mulAdd(o[c], scale, x, k.prog.PV.Join == "twice")
@@ -959,14 +1064,14 @@ func (k *Kernel) multiplyExact(ws *Workspace, rows, d int) {
 				s += float64(float64(x) * float64(v[i]))
 			}
 			at := r*d + c
-			ws.o64[at] = float64(ws.o64[at]*alpha) + s
+			ws.o64[at] = float64(ws.o64[at]*alpha) + float64(s*float64(ws.factor[r]))
 			ws.o[at] = float32(ws.o64[at])
 		}
 	}
 }
 
-// intTile is the INT8 product of keys [lo, lo+n) of the tile: exact in int32, then
-// converted to FP32.
+// intTile is the product of the INT8 codes, or of unsigned codes of P and INT8 ones of V, of
+// keys [lo, lo+n) of the tile: exact in int32, then converted to FP32.
 func (k *Kernel) intTile(ws *Workspace, tile []float32, rows, d, lo, n int) {
 	bk := k.tiling.BlockK
 	for r := range rows {
@@ -975,7 +1080,11 @@ func (k *Kernel) intTile(ws *Workspace, tile []float32, rows, d, lo, n int) {
 			v := ws.vCodes[c*bk+lo:][:len(p)]
 			var s int32
 			for i, x := range p {
-				s += int32(int8(x)) * int32(int8(v[i]))
+				if k.uint8P {
+					s += int32(x) * int32(int8(v[i]))
+				} else {
+					s += int32(int8(x)) * int32(int8(v[i]))
+				}
 			}
 			tile[r*d+c] = float32(s)
 		}
@@ -1007,7 +1116,8 @@ func (k *Kernel) finish(q *Query, ws *Workspace, block, rows int, out, lse []flo
 		if end != nil {
 			end.Denominator[r], end.Inverse[r], end.LSE[r] = den, inverse, sum
 		}
-		k.finishRow(q.kv, ws, den, inverse, ws.o[r*d:r*d+d], out[r*d:r*d+d])
+		hidden := k.prog.Finish.Empty == "hidden-zero" && ws.total[r] == 0
+		k.finishRow(q.kv, ws, den, inverse, hidden, ws.o[r*d:r*d+d], out[r*d:r*d+d])
 	}
 	if end != nil {
 		ws.Ending(end)
@@ -1224,8 +1334,8 @@ func (k *Kernel) lse(q *Query, den, m float32) float32 {
 	return float32(math.NaN())
 }
 
-// finishRow makes a row of the output.
-func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, o, out []float32) {
+// finishRow makes a row of the output; O/d of a hidden one is zero.
+func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden bool, o, out []float32) {
 	a := k.arith
 	f := &k.prog.Finish
 	to := k.OutputDType(kv.in.DType)
@@ -1248,6 +1358,9 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, o, out [
 				x = a.mul(x, factor)
 			}
 		}
+		if hidden {
+			x = 0
+		}
 		switch {
 		case f.Mean == "fma" && f.Scale == "output":
 			x = a.fma(x, kv.vScale[c], kv.vMean[c])
@@ -1256,8 +1369,11 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, o, out [
 		case f.Scale == "output":
 			x = a.mul(x, kv.vScale[c])
 		}
-		if f.First == "fp16" {
+		switch {
+		case f.First == "fp16":
 			x = format.RoundFP16(x)
+		case f.First == "fp32-as-bf16" && to == format.FP32:
+			x = format.RoundBF16(x)
 		}
 		y := x
 		switch f.Round {
@@ -1286,14 +1402,14 @@ func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
 		Block: block, Index: t, Row: block * bq, Key: t * bk, Rows: rows, Keys: bk, Dim: d,
 		Q: ws.q[:rows*d], QScale: ws.qScale[:rows], Visible: ws.seen[:rows],
 		P: ws.s[:rows*bk], PCodes: ws.pCodes[:rows*bk], PDecoded: make([]float32, rows*bk),
-		RowMax: ws.m[:rows], Rescale: ws.alpha[:rows],
+		RowMax: ws.m[:rows], Rescale: ws.alpha[:rows], Factor: ws.factor[:rows],
 		Output: ws.o[:rows*d], Denominators: ws.d[:rows*threads],
 	}
 	for r := range rows {
 		k.decodedP(ws, r, bk, v.PDecoded[r*bk:(r+1)*bk])
 	}
 	if k.integer {
-		v.QCodes, v.IntScores = ws.qCodes[:rows*d], ws.sInt[:rows*bk]
+		v.QCodes, v.IntScores = ws.qCodes[:rows*k.CodeDim(d)], ws.sInt[:rows*bk]
 	}
 	if !k.prog.OneChain() {
 		v.TileSums = ws.tile[:rows*d]

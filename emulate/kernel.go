@@ -58,8 +58,10 @@ type plan struct {
 	difference  quant.Style // how K less its mean is rounded
 	smoothQ     bool
 	smoothK     bool
+	rotate      quant.Rotation
 
 	p, v    operand
+	uint8P  bool // P's codes are unsigned
 	vStyle  quant.Style
 	vSmooth bool
 	natural bool // order of keys in the operands
@@ -73,6 +75,7 @@ type plan struct {
 	offset    float32
 	start     float32
 	masked    float32
+	ofTile    bool // P is relative to its tile's maximum
 	arith     arith
 	ex2       func(float32) float32
 }
@@ -196,7 +199,7 @@ func (k *Kernel) OutputDType(in format.DType) format.DType {
 }
 
 var (
-	qkStyles   = map[string]quant.Style{"paper": quant.Paper, "triton": quant.Triton, "triton-block": quant.TritonBlock, "fused": quant.Fused}
+	qkStyles   = map[string]quant.Style{"paper": quant.Paper, "triton": quant.Triton, "triton-block": quant.TritonBlock, "fused": quant.Fused, "reciprocal": quant.Reciprocal}
 	qkRounds   = map[string]quant.CodeRounding{"even": quant.NearestEven, "away": quant.NearestAway, "zero": quant.TowardZero}
 	difference = map[string]quant.Style{"input": quant.Triton, "fp32": quant.Paper, "fp32-ftz": quant.Fused}
 )
@@ -217,12 +220,19 @@ func (k *Kernel) compile() error {
 	}
 	k.qkStyle, k.qkRound, k.difference = qkStyles[p.QKCodes.Scale], qkRounds[p.QKCodes.Round], difference[p.Smoothing.KDifference]
 	k.smoothQ, k.smoothK = p.Smoothing.Q != "none", p.Smoothing.K != "none"
+	if k.rotate, err = quant.ParseRotation(p.QKCodes.Rotate); err != nil {
+		return err
+	}
 
 	k.p, k.v = newOperand(p.P.Format), newOperand(p.VCodes.Format)
 	k.vStyle, k.vSmooth = quant.Paper, p.Smoothing.V != "none"
 	if p.VCodes.Scale == "fused" || p.Smoothing.V == "fused-mean" {
 		k.vStyle = quant.Fused
 	}
+	if p.VCodes.Scale == "reciprocal" {
+		k.vStyle = quant.Reciprocal
+	}
+	k.uint8P, k.ofTile = p.P.Format == "uint8", p.TileMaximum()
 	k.natural = p.VCodes.Order == "natural"
 
 	if !k.integer && p.QKCodes.Format != "exact" {
@@ -264,20 +274,23 @@ func (k *Kernel) compile() error {
 type operand struct {
 	kind  quant.PVType
 	typed bool         // it is one of quant's
-	dtype format.DType // otherwise, unless it is exact
+	dtype format.DType // otherwise, unless it is exact or bytes
 	exact bool
+	bytes bool // unsigned, 0 to 255
 }
 
 func newOperand(name string) operand {
 	if t, err := quant.ParsePVType(name); err == nil {
 		return operand{kind: t, typed: true}
 	}
-	return operand{dtype: map[string]format.DType{"bf16": format.BF16, "fp32": format.FP32}[name], exact: name == "exact"}
+	return operand{dtype: map[string]format.DType{"bf16": format.BF16, "fp32": format.FP32}[name], exact: name == "exact", bytes: name == "uint8"}
 }
 
 // encode returns the code of x, decode its inverse.
 func (o operand) encode(x float32, zero bool) uint16 {
 	switch {
+	case o.bytes:
+		return uint16(format.Uint8FromFloat32(x, zero))
 	case o.typed && zero:
 		return o.kind.EncodeTowardZero(x)
 	case o.typed:
@@ -289,6 +302,9 @@ func (o operand) encode(x float32, zero bool) uint16 {
 }
 
 func (o operand) decode(c uint16) float32 {
+	if o.bytes {
+		return float32(c)
+	}
 	if o.typed {
 		return o.kind.Decode(c)
 	}
@@ -355,10 +371,11 @@ func (a arith) flush(x float32) float32 {
 // sm_scale.
 func (k *Kernel) scale(sm float64) float32 {
 	const log2e = 1.44269504088896340736
-	if k.prog.Scores.SMScale != "exponent" {
-		return 1
+	switch k.prog.Scores.SMScale {
+	case "exponent", "with-scale":
+		return k.product(sm, log2e)
 	}
-	return k.product(sm, log2e)
+	return 1
 }
 
 // product is sm_scale * log2 e, rounded as the program says.

@@ -135,11 +135,15 @@ func (k *Kernel) scanK(kv *KV) {
 	buf := make([]float32, readBlock*d)
 	if k.smoothK {
 		kv.mean = in.KMean
-		if kv.mean == nil {
+		switch {
+		case kv.mean != nil:
+		case k.prog.Smoothing.K == "anchor":
+			kv.mean = anchor(in)
+		default:
 			kv.mean = k.MeanOfKeys(in.DType, d, Run{in.K, in.Len})
 		}
 	}
-	g := k.granularity
+	g, cd := k.granularity, k.rotate.Width(d)
 	n := 1
 	if k.integer {
 		n = g.KeyGroups(k.tiling, in.Len)
@@ -152,9 +156,10 @@ func (k *Kernel) scanK(kv *KV) {
 			return
 		}
 		k.smoothKeys(kv, x)
-		for r := 0; r < len(x)/d; r++ {
+		x = k.rotated(x, d)
+		for r := 0; r < len(x)/cd; r++ {
 			i := g.KeyGroup(k.tiling, lo+r)
-			kv.kMax[i] = quant.AbsMaxAt(level, kv.kMax[i], x[r*d:r*d+d])
+			kv.kMax[i] = quant.AbsMaxAt(level, kv.kMax[i], x[r*cd:r*cd+cd])
 		}
 	})
 	if !k.integer {
@@ -167,6 +172,28 @@ func (k *Kernel) scanK(kv *KV) {
 	for i := range kv.kMax {
 		kv.kScales[i] = k.keyScale(kv, i).Step
 	}
+}
+
+// anchor returns the key that quant.Anchor chooses, nil for none.
+func anchor(in KVInput) []float32 {
+	x := make([]float32, quant.AnchorSamples*in.Dim)
+	for s := range quant.AnchorSamples {
+		at := quant.AnchorKey(s, in.Len)
+		in.K(at, at+1, x[s*in.Dim:][:in.Dim])
+	}
+	if s := quant.Anchor(x, in.Dim); s >= 0 {
+		return x[s*in.Dim:][:in.Dim]
+	}
+	return nil
+}
+
+// rotated returns the rows of x, d channels each, as they are quantised: rotated, with
+// k.rotate.Width(d) channels, or x itself.
+func (k *Kernel) rotated(x []float32, d int) []float32 {
+	if k.rotate == quant.Unrotated {
+		return x
+	}
+	return k.rotate.Rotate(make([]float32, len(x)/d*k.rotate.Width(d)), x, d)
 }
 
 // Run is some rows of K.
@@ -316,7 +343,11 @@ func (k *Kernel) smoothKeys(kv *KV, x []float32) {
 	}
 }
 
-// KeyCodes returns the integer codes of K, [Len][Dim], and its scales by group; nil
+// CodeDim returns how many channels the integer codes of Q and K of a head of d have: d, or
+// what a rotation fills it up to.
+func (k *Kernel) CodeDim(d int) int { return k.rotate.Width(d) }
+
+// KeyCodes returns the integer codes of K, [Len][CodeDim], and its scales by group; nil
 // where K is not quantised to integers.
 func (kv *KV) KeyCodes() (codes []int8, scales []float32) {
 	if !kv.kernel.integer {
@@ -325,10 +356,10 @@ func (kv *KV) KeyCodes() (codes []int8, scales []float32) {
 	for i := range kv.windowCount() {
 		codes = append(codes, kv.window(i, nil).kCodes...)
 	}
-	return codes[:kv.in.Len*kv.in.Dim], kv.kScales
+	return codes[:kv.in.Len*kv.kernel.CodeDim(kv.in.Dim)], kv.kScales
 }
 
-// KeyMean returns the mean that was subtracted from K, or nil.
+// KeyMean returns the mean, or the key, that was subtracted from K, or nil.
 func (kv *KV) KeyMean() []float32 { return kv.mean }
 
 // ValueCodes returns the codes of V, channel-major with the given stride (the

@@ -30,7 +30,7 @@ func knows(p *program.Program) bool {
 	exact := p.QKCodes.Format == "exact" || p.VCodes.Format == "exact" || p.P.Format == "exact" || p.PV.Unit.Instruction == "exact"
 	scores := p.Bits() == 0 && p.Scores.Unit.Instruction == "exact"
 	return !exact && !scores && p.QKCodes.Scale != "descale" && p.VCodes.Scale != "descale" && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
-		(p.QKCodes.Scale == "none" || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even"}[p.QKCodes.Scale]) &&
+		(p.QKCodes.Scale == "none" || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even", "reciprocal": "even"}[p.QKCodes.Scale]) &&
 		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Operands.Output == "input" && p.Tiles.Split == "none" &&
 		p.VCodes.Beyond == "zeros" && p.Denominator.Order != "tile-tree" && p.PV.Join != "memory" && p.Mask.Additive != "with-scale" && p.Mask.Hidden == "run" && p.Scores.Softcap == "none"
 }
@@ -104,6 +104,8 @@ func rounded(f string, x float32) float32 {
 		return format.E5M2FromFloat32(x).Float32()
 	case "int8":
 		return float32(min(max(math.RoundToEven(float64(x)), -127), 127))
+	case "uint8":
+		return float32(min(max(math.RoundToEven(float64(x)), 0), 255))
 	case "bf16":
 		return format.RoundBF16(x)
 	}
@@ -149,6 +151,9 @@ func (n *naive) scale(top float32) (step float32, code func(x float32) float32) 
 		top = max(top, 1e-7)
 		inverse := mufu.DivApprox(most, top)
 		return format.MulFtz(top, 1/most), func(x float32) float32 { return nearest(format.MulFtz(x, inverse)) }
+	case "reciprocal":
+		step = format.FMAFtz(top, 1/most, 1e-7)
+		return step, func(x float32) float32 { return nearest(format.MulFtz(x, mufu.Rcp(step))) }
 	}
 	step = top * (1 / most)
 	if n.p.QKCodes.Scale == "triton" {
@@ -189,17 +194,131 @@ func (n *naive) codes(x []float32, d, i int, keys bool) (float32, []float32) {
 	var top float32
 	for r := range len(x) / d {
 		if n.sameScale(i, r, keys) {
-			top = max(top, amax(x[r*d:r*d+d]))
+			top = max(top, amax(n.rotated(x[r*d:r*d+d])))
 		}
 	}
 	step, code := n.scale(top)
-	out := make([]float32, d)
-	if i*d < len(x) {
-		for c := range out {
-			out[c] = code(x[i*d+c])
-		}
+	if i*d >= len(x) {
+		return step, n.rotated(make([]float32, d))
+	}
+	out := n.rotated(x[i*d : i*d+d])
+	for c := range out {
+		out[c] = code(out[c])
 	}
 	return step, out
+}
+
+// rotated is a row as it is quantised: each group of channels recursively, the two halves of a
+// group apart and then their sums and differences.
+func (n *naive) rotated(x []float32) []float32 {
+	name, signed := strings.CutSuffix(n.p.QKCodes.Rotate, "-signed")
+	group := map[string]int{"h4": 4, "h64": 64, "h128": 128}[name]
+	out := slices.Clone(x)
+	if group == 0 {
+		return out
+	}
+	for len(out)%group != 0 {
+		out = append(out, 0)
+	}
+	// The signs of the source as bits, the first channel of 32 the lowest.
+	words := []uint32{0x1035997b, 0x8087f5ee, 0xee2e4e1a, 0x71132418}
+	var hadamard func(y []float32) []float32
+	hadamard = func(y []float32) []float32 {
+		if len(y) == 1 {
+			return y
+		}
+		a, b := hadamard(y[:len(y)/2]), hadamard(y[len(y)/2:])
+		sum, difference := make([]float32, len(a)), make([]float32, len(a))
+		for i := range a {
+			sum[i], difference[i] = format.AddFtz(a[i], b[i]), format.AddFtz(a[i], -b[i])
+		}
+		both := append(sum, difference...)
+		if len(both) == 4 {
+			for i := range both {
+				both[i] = format.MulFtz(both[i], 0.5)
+			}
+		}
+		return both
+	}
+	for lo := 0; lo < len(out); lo += group {
+		y := slices.Clone(out[lo : lo+group])
+		for c := range y {
+			if signed && words[c/32]&(1<<(c%32)) == 0 {
+				y[c] *= -1
+			}
+		}
+		y = hadamard(y)
+		for c := range y {
+			switch group {
+			case 64:
+				y[c] = format.MulFtz(y[c], 1./4)
+			case 128:
+				y[c] = format.MulFtz(y[c], float32(1/math.Sqrt(32)))
+			}
+		}
+		copy(out[lo:], y)
+	}
+	return out
+}
+
+// anchor is the key that is subtracted from K, nil for none: nine keys are sampled.
+func (n *naive) anchor() []float32 {
+	d := n.h.d
+	var keys [9][]float32
+	for s := range keys {
+		at := (n.h.nk - 1) * s / 8
+		keys[s] = n.h.k[at*d : at*d+d]
+	}
+	// Sums of the terms of each channel, as 128 threads and their shuffles add them.
+	sum := func(term func(c int, acc float32) float32) float32 {
+		var warps [4]float32
+		for w := range warps {
+			var tree func(lane, width int) float32
+			tree = func(lane, width int) float32 {
+				if width == 32 {
+					var acc float32
+					for c := 32*w + lane; c < d; c += 128 {
+						acc = term(c, acc)
+					}
+					return acc
+				}
+				return format.AddFtz(tree(lane, 2*width), tree(lane+width, 2*width))
+			}
+			warps[w] = tree(0, 1)
+		}
+		return format.AddFtz(format.AddFtz(format.AddFtz(warps[0], warps[1]), warps[2]), warps[3])
+	}
+	best, least := 0, float32(math.Inf(1))
+	for s := range keys {
+		distance := sum(func(c int, acc float32) float32 {
+			var total float32
+			for _, k := range keys {
+				total = format.AddFtz(total, k[c])
+			}
+			x := format.FMAFtz(9, keys[s][c], -total)
+			return format.FMAFtz(x, x, acc)
+		})
+		if distance < least {
+			best, least = s, distance
+		}
+	}
+	energy := func(less []float32) (e, top float32) {
+		e = sum(func(c int, acc float32) float32 {
+			for _, k := range keys {
+				x := format.AddFtz(k[c], -less[c])
+				top = max(top, float32(math.Abs(float64(x))))
+				acc = format.FMAFtz(x, x, acc)
+			}
+			return acc
+		})
+		return e, top
+	}
+	before, topBefore := energy(make([]float32, d))
+	after, top := energy(keys[best])
+	if after < before && top <= format.MulFtz(topBefore, 1.125) {
+		return keys[best]
+	}
+	return nil
 }
 
 // smoothedK is K less its mean, as the program rounds it.
@@ -208,9 +327,17 @@ func (n *naive) smoothedK() []float32 {
 	if n.p.Smoothing.K == "none" {
 		return x
 	}
+	anchor := n.anchor()
+	if n.p.Smoothing.K == "anchor" && anchor == nil {
+		return x
+	}
 	for c := range d {
 		m := mean(n.h.k, d, c)
-		if n.p.Smoothing.K != "mean" {
+		switch n.p.Smoothing.K {
+		case "anchor":
+			m = anchor[c]
+		case "mean":
+		default:
 			m = n.frameworkMean[c]
 		}
 		if n.p.Smoothing.KMean == "input" {
@@ -271,13 +398,13 @@ func (n *naive) row(i int) []float32 {
 		qScale, qRow = n.codes(q, d, i, false)
 	}
 	scale := product
-	if p.Scores.SMScale != "exponent" {
+	if p.Scores.SMScale == "folded" || p.Scores.SMScale == "scores" {
 		scale = 1
 	}
 
 	// The tiles that the block looks at.
 	align := 0
-	if p.Mask.Causal != "top-left" {
+	if p.Mask.Causal != "top-left" && p.Mask.Causal != "none" {
 		align = h.nk - h.nq
 	}
 	end, first := h.nk, 0
@@ -307,9 +434,13 @@ func (n *naive) row(i int) []float32 {
 		tail := p.Scores.TailTiles == program.All || p.Smoothing.Q != "none" || t >= last-int(p.Scores.TailTiles)
 		s, scales := n.scores(k, qRow, qMean, qScale, scale, i, t*shape.Keys, tail)
 		n.masks(s, i, t*shape.Keys, align, tail)
-		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0)
+		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, t == last-1)
 	}
-	return n.finish(den, o)
+	sees := false
+	for j := first * shape.Keys; j < min(h.nk, last*shape.Keys); j++ {
+		sees = sees || !n.hidden(i, j) && !n.outside(i, j, align)
+	}
+	return n.finish(den, o, sees)
 }
 
 // scores are the scores of a row with a tile, before the mask, and what each is multiplied
@@ -329,7 +460,10 @@ func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, i, lo int, 
 				kRow = make([]float32, d)
 			}
 			var sum int64
-			for c := range d {
+			if kRow == nil || j >= h.nk {
+				kRow = make([]float32, len(q))
+			}
+			for c := range q {
 				sum += int64(q[c]) * int64(kRow[c])
 			}
 			if tail || p.QKCodes.Granularity == "per-token" {
@@ -352,6 +486,9 @@ func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, i, lo int, 
 				}
 			} else {
 				s[x], scales[x] = float32(sum), n.mul(scale, n.mul(qScale, kScale))
+				if p.Scores.SMScale == "with-scale" {
+					s[x], scales[x] = n.mul(s[x], scales[x]), 1
+				}
 			}
 		} else if j < h.nk {
 			u, _ := p.Scores.Unit.Lookup(p.Arch)
@@ -384,6 +521,9 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 			if additive && n.hidden(i, j) {
 				bias[0] = float32(math.Inf(-1))
 			}
+			if p.Mask.Additive == "log2e" {
+				bias[0] = n.mul(bias[0], math.Log2E)
+			}
 			s[x] = n.add(s[x], bias[0])
 		}
 		if p.Scores.SMScale == "scores" {
@@ -392,21 +532,14 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 		if p.Mask.Tiles == "tail" && !tail {
 			continue
 		}
-		at := i + align
-		left := h.in.Windowed && h.in.Left >= 0 && j < at-h.in.Left
-		right := h.in.Windowed && h.in.Right >= 0 && !h.in.Causal && j > at+h.in.Right
-		causal := h.in.Causal && j > at+p.Mask.Shift
-		if rows := p.Tiles.Shapes[0].Rows; p.Mask.Causal == "bottom-right-unsigned" && i-i%rows+align < 0 {
-			causal = h.in.Causal && j >= i-i%rows+rows+align
-		}
-		beyond := j >= h.nk
+		left, beyond := n.leftOf(i, j, align), j >= h.nk
 		switch {
 		case beyond && p.Mask.Beyond == "added" && !h.in.Causal:
 			if left {
 				s[x] = float32(p.Mask.Value)
 			}
 			s[x] = n.add(s[x], float32(p.Mask.BeyondValue))
-		case left, right, causal, beyond && p.Mask.Beyond != "kept":
+		case n.outside(i, j, align), beyond && p.Mask.Beyond != "kept":
 			s[x] = float32(p.Mask.Value)
 		}
 		if n.hidden(i, j) {
@@ -422,8 +555,31 @@ func (n *naive) masks(s []float32, i, lo, align int, tail bool) {
 	}
 }
 
-// hidden says whether a boolean mask hides key j from row i.
+// leftOf says whether key j lies before row i's window.
+func (n *naive) leftOf(i, j, align int) bool {
+	return n.h.in.Windowed && n.h.in.Left >= 0 && j < i+align-n.h.in.Left
+}
+
+// outside says whether a causal mask or a window hides key j from row i.
+func (n *naive) outside(i, j, align int) bool {
+	p, h, at := &n.p, n.h, i+align
+	right := h.in.Windowed && h.in.Right >= 0 && !h.in.Causal && j > at+h.in.Right
+	causal := h.in.Causal && j > at+p.Mask.Shift
+	if rows := p.Tiles.Shapes[0].Rows; p.Mask.Causal == "bottom-right-unsigned" && i-i%rows+align < 0 {
+		causal = h.in.Causal && j >= i-i%rows+rows+align
+	}
+	return n.leftOf(i, j, align) || right || causal
+}
+
+// hidden says whether a boolean mask hides key j from row i, or an additive one that is not
+// finite and hides like it.
 func (n *naive) hidden(i, j int) bool {
+	if n.h.in.Bias != nil && n.p.Mask.Additive == "log2e" && j < n.h.nk {
+		var bias [1]float32
+		if n.h.in.Bias(i, j, j+1, bias[:]); math.IsInf(float64(bias[0]), 0) || bias[0] != bias[0] {
+			return true
+		}
+	}
 	if n.h.in.Visible == nil || j >= n.h.nk {
 		return false
 	}
@@ -434,13 +590,20 @@ func (n *naive) hidden(i, j int) bool {
 
 // tile is the online softmax and the second product of a tile whose first key is lo; it
 // returns the new maximum.
-func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []float32, lo int, first bool) float32 {
+func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []float32, lo int, first, last bool) float32 {
 	p := &n.p
 	offset := float32(p.Exponent.Offset)
 	m := old
+	byTile := strings.HasPrefix(p.Maximum.Of, "tile")
+	if byTile {
+		m = float32(math.Inf(-1)) // of this tile
+	}
 	for x := range s {
 		y := max(s[x], float32(p.Maximum.Start))
-		if p.Maximum.Of == "shifted" {
+		if p.Maximum.Of == "tile-unbounded" && !last {
+			y = s[x]
+		}
+		if p.Maximum.Of != "scores" {
 			y = n.mulAdd(y, scales[x], -offset, p.Maximum.Round)
 		}
 		m = max(m, y)
@@ -455,6 +618,15 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	}
 	if alpha = n.ex2(alpha); first && p.Maximum.Of == "scores" {
 		alpha = 1 // there is nothing to rescale
+	}
+	factor := float32(1)
+	if byTile {
+		alpha = 1
+		if m > old {
+			alpha = n.ex2(n.add(old, -m))
+		} else if m < old {
+			factor = n.ex2(n.add(m, -old))
+		}
 	}
 	w := make([]float32, len(s))
 	for x := range s {
@@ -473,20 +645,20 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	for x := range w {
 		codes[x] = rounded(p.P.Format, w[x])
 	}
-	n.denominator(w, codes, alpha, den)
+	n.denominator(w, codes, alpha, factor, den, last)
 	if p.PV.Rescale == "none" {
 		alpha = 1
 	}
-	n.values(codes, alpha, o, lo)
-	return m
+	n.values(codes, alpha, factor, o, lo)
+	return max(m, old)
 }
 
-func (n *naive) denominator(w, codes []float32, alpha float32, den *[4]float32) {
+func (n *naive) denominator(w, codes []float32, alpha, factor float32, den *[4]float32, last bool) {
 	d := &n.p.Denominator
 	if d.Rescale == "none" {
 		alpha = 1
 	}
-	if d.Of == "codes" {
+	if d.Of == "codes" || d.Of == "codes-but-last" && !last {
 		w = codes
 	}
 	of := func(th, lo, hi int) (sum float32) { // of a thread's keys, one after the other
@@ -506,7 +678,7 @@ func (n *naive) denominator(w, codes []float32, alpha float32, den *[4]float32) 
 		return n.add(n.add(of(0, lo, hi), of(1, lo, hi)), n.add(of(2, lo, hi), of(3, lo, hi)))
 	}
 	round := "fma"
-	if d.Rescale != "fma" {
+	if d.Rescale == "multiply" || d.Rescale == "none" || d.Rescale == "multiply-but-last" && !last {
 		round = "twice"
 	}
 	switch d.Order {
@@ -545,9 +717,19 @@ func (n *naive) denominator(w, codes []float32, alpha float32, den *[4]float32) 
 				if d.Order == "pairwise16" {
 					sum = (w[x] + w[x+1]) + (w[x+8] + w[x+9])
 				}
-				if b == 0 {
+				switch {
+				case strings.HasPrefix(n.p.Maximum.Of, "tile"):
+					switch {
+					case b > 0:
+						den[th] = n.fma(factor, sum, den[th])
+					case round == "fma":
+						den[th] = n.fma(alpha, den[th], n.mul(factor, sum))
+					default:
+						den[th] = n.fma(factor, sum, n.mul(den[th], alpha))
+					}
+				case b == 0:
 					den[th] = n.mulAdd(den[th], alpha, sum, round)
-				} else {
+				default:
 					den[th] = n.add(den[th], sum)
 				}
 			}
@@ -575,6 +757,9 @@ func (n *naive) vScale(c int) (scale, inverse float32) {
 		return top / most, 0
 	case "fused":
 		return mufu.DivApprox(top, most), mufu.DivApprox(most, top)
+	case "reciprocal":
+		scale = max(float32(top*(1/most)), 1e-12)
+		return scale, mufu.Rcp(scale)
 	}
 	return 1, 1
 }
@@ -591,14 +776,14 @@ func (n *naive) value(j, c int) float32 {
 		if x /= scale; scale == 0 {
 			x = 0
 		}
-	case "fused":
+	case "fused", "reciprocal":
 		x = format.MulFtz(x, inverse)
 	}
 	return rounded(n.p.VCodes.Format, x)
 }
 
 // values adds a tile's product to the output.
-func (n *naive) values(codes []float32, alpha float32, o []float32, lo int) {
+func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, lo int) {
 	p := &n.p
 	u, _ := p.PV.Unit.Lookup(p.Arch)
 	level := len(codes)
@@ -628,16 +813,24 @@ func (n *naive) values(codes []float32, alpha float32, o []float32, lo int) {
 				for x := range a {
 					sum += int64(a[x]) * int64(v[x])
 				}
-				o[c] = n.mulAdd(o[c], factor, float32(sum), p.PV.Join)
+				o[c] = n.join(o[c], factor, float32(sum), tileFactor)
 			default:
-				o[c] = n.mulAdd(o[c], factor, dots(u, 0, a, v), p.PV.Join)
+				o[c] = n.join(o[c], factor, dots(u, 0, a, v), tileFactor)
 			}
 			factor = 1
 		}
 	}
 }
 
-func (n *naive) finish(den [4]float32, o []float32) []float32 {
+// join is O after a sum from zero has joined it.
+func (n *naive) join(o, alpha, sum, factor float32) float32 {
+	if n.p.PV.Join == "factor" {
+		return n.fma(sum, factor, n.mul(o, alpha))
+	}
+	return n.mulAdd(o, alpha, sum, n.p.PV.Join)
+}
+
+func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 	p := &n.p
 	d := den[0]
 	switch p.Denominator.Order {
@@ -661,7 +854,7 @@ func (n *naive) finish(den [4]float32, o []float32) []float32 {
 			}
 		default:
 			inverse := mufu.Rcp(d)
-			if empty && p.Finish.Empty != "divide" {
+			if empty && (p.Finish.Empty == "one" || p.Finish.Empty == "zero") {
 				inverse = map[string]float32{"one": 1, "zero": 0}[p.Finish.Empty]
 			}
 			if p.Finish.Scale == "inverse" {
@@ -669,8 +862,14 @@ func (n *naive) finish(den [4]float32, o []float32) []float32 {
 			}
 			x = n.mul(x, inverse)
 		}
+		if p.Finish.Empty == "hidden-zero" && !sees {
+			x = 0
+		}
 		if p.Finish.Scale == "output" {
 			x = n.mul(x, scale)
+		}
+		if p.Finish.First == "fp32-as-bf16" && n.h.dtype == format.FP32 {
+			x = format.RoundBF16(x)
 		}
 		if p.Finish.First == "fp16" {
 			x = format.RoundFP16(x)
@@ -702,7 +901,7 @@ func readTwice(t *testing.T, seed uint64) string {
 	if err != nil || h.nk > 1000 || !tame(h) {
 		return ""
 	}
-	if k, err = k.For(h.d, h.dtype, h.in.Causal); err != nil {
+	if k, err = h.bind(k); err != nil {
 		t.Fatal(err)
 	}
 	q := k.Bound()

@@ -65,7 +65,7 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 		for b := range k.Blocks(in.Len) {
 			ws.fit(k, kv.in.Dim)
 			rows := k.loadQuery(q, ws, b)
-			q.amax = quant.AbsMaxAt(k.level.rows, q.amax, ws.q[:rows*kv.in.Dim])
+			q.amax = quant.AbsMaxAt(k.level.rows, q.amax, k.rotated(ws.q[:rows*kv.in.Dim], kv.in.Dim))
 		}
 	}
 	descales := float32(1)
@@ -144,6 +144,8 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Window == "no":
 		return fmt.Errorf("kernel %s takes no window (mask.window: no)", k.prog.Name)
+	case in.Causal && m.Causal == "none":
+		return fmt.Errorf("kernel %s takes no causal mask (mask.causal: none)", k.prog.Name)
 	}
 	return nil
 }
@@ -192,7 +194,11 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 		}
 		return
 	}
-	g := k.granularity
+	g, cd := k.granularity, k.CodeDim(d)
+	x := ws.q[:rows*d]
+	if k.rotate != quant.Unrotated {
+		x = k.rotate.Rotate(ws.rotated, x, d)
+	}
 	// Groups interleave within a block (per-thread), so each row finds its group's
 	// maximum among the rows of the block; groups never cross a block but for the
 	// one of the whole tensor.
@@ -200,7 +206,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	clear(ws.amax)
 	for r := range rows {
 		i := g.QueryGroup(k.tiling, first+r) - base
-		ws.amax[i] = quant.AbsMaxAt(k.level.rows, ws.amax[i], ws.q[r*d:r*d+d])
+		ws.amax[i] = quant.AbsMaxAt(k.level.rows, ws.amax[i], x[r*cd:r*cd+cd])
 	}
 	if g == quant.PerTensor {
 		ws.amax[0] = q.amax
@@ -208,11 +214,11 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	for r := range rows {
 		s := quant.NewScale(k.qkStyle, k.bits, ws.amax[g.QueryGroup(k.tiling, first+r)-base]).Rounded(k.qkRound)
 		ws.qScale[r] = s.Step
-		s.QuantizeAt(k.level.rows, ws.qCodes[r*d:r*d+d], ws.q[r*d:r*d+d])
+		s.QuantizeAt(k.level.rows, ws.qCodes[r*cd:r*cd+cd], x[r*cd:r*cd+cd])
 	}
 }
 
-// QuantizeQuery returns the integer codes [Len][dim] and the scales by group of a query
+// QuantizeQuery returns the integer codes [Len][CodeDim] and the scales by group of a query
 // head, as Run computes them block by block; nil where Q is not quantised to integers.
 func (k *Kernel) QuantizeQuery(in QInput, dim int) (codes []int8, scales []float32) {
 	if !k.integer {
@@ -234,7 +240,7 @@ func (k *Kernel) QuantizeQuery(in QInput, dim int) (codes []int8, scales []float
 		first := b * k.tiling.BlockQ
 		rows := k.loadQuery(q, ws, b)
 		k.quantizeQuery(q, ws, first, rows)
-		codes = append(codes, ws.qCodes[:rows*dim]...)
+		codes = append(codes, ws.qCodes[:rows*k.CodeDim(dim)]...)
 		for r := range rows {
 			scales[g.QueryGroup(k.tiling, first+r)] = ws.qScale[r]
 		}
@@ -340,12 +346,12 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 	}
 	ws.fit(k, d)
 	first := block * k.tiling.BlockQ
-	rows := k.loadQuery(q, ws, block)
+	rows, cd := k.loadQuery(q, ws, block), k.CodeDim(d)
 	k.quantizeQuery(q, ws, first, rows)
 	for i, r := range pick {
 		ws.index[i] = first + r
 		ws.qScale[i] = ws.qScale[r]
-		copy(ws.qCodes[i*d:i*d+d], ws.qCodes[r*d:r*d+d])
+		copy(ws.qCodes[i*cd:i*cd+cd], ws.qCodes[r*cd:r*cd+cd])
 		copy(ws.q[i*d:i*d+d], ws.q[r*d:r*d+d])
 	}
 	return k.runRows(context.Background(), q, ws, block, len(pick), out, nil)
@@ -380,7 +386,8 @@ func (k *Kernel) tilesOf(q *Query, lo, hi int) (first, last int) {
 
 // align is what is added to a query's number for the key that it is aligned with.
 func (k *Kernel) align(queries, keys int) int {
-	if k.prog.Mask.Causal == "top-left" {
+	switch k.prog.Mask.Causal {
+	case "top-left", "none":
 		return 0
 	}
 	return keys - queries

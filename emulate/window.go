@@ -17,7 +17,7 @@ const minWindow = 1024
 // window holds the codes of a run of keys, padded to whole tiles.
 type window struct {
 	first, keys int
-	kCodes      []int8    // [keys][Dim]
+	kCodes      []int8    // [keys][CodeDim]
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
@@ -89,16 +89,17 @@ func (k *Kernel) encode(kv *KV) {
 // fill makes the codes of window i. counts, if not nil, gets what K and V count.
 func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	d := kv.in.Dim
+	cd := k.CodeDim(d)
 	w.first = i * kv.windowKeys
 	keys := min(kv.windowKeys, kv.stride-w.first)
 	if w.keys != keys {
 		w.keys = keys
 		if k.integer {
-			w.kCodes = make([]int8, keys*d)
+			w.kCodes = make([]int8, keys*cd)
 		} else {
 			w.kRaw = make([]float32, keys*d)
 		}
-		if k.vectorScores(d) {
+		if k.vectorScores(cd) {
 			w.kBias = make([]int32, keys)
 		}
 		switch {
@@ -117,7 +118,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	k.fillValues(kv, w, counts)
 	for i := range w.kBias {
 		var s int32
-		for _, c := range w.kCodes[i*d : i*d+d] {
+		for _, c := range w.kCodes[i*cd : i*cd+cd] {
 			s += int32(c)
 		}
 		w.kBias[i] = -128 * s
@@ -129,6 +130,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 
 func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	in, d, g := kv.in, kv.in.Dim, k.granularity
+	cd := k.CodeDim(d)
 	last := min(w.first+w.keys, in.Len)
 	if !k.integer {
 		k.fillRawKeys(kv, w, last)
@@ -148,13 +150,14 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 		if counts != nil {
 			counts[StageKCodes].scanAt(k.level.rows, x)
 		}
-		for r := 0; r < len(x)/d; r++ {
+		x = k.rotated(x, d)
+		for r := 0; r < len(x)/cd; r++ {
 			at := lo - w.first + r
 			s := &w.scales[g.KeyGroup(k.tiling, lo+r)-base]
-			s.QuantizeAt(k.level.rows, w.kCodes[at*d:(at+1)*d], x[r*d:r*d+d])
+			s.QuantizeAt(k.level.rows, w.kCodes[at*cd:(at+1)*cd], x[r*cd:r*cd+cd])
 		}
 	})
-	clear(w.kCodes[(last-w.first)*d:])
+	clear(w.kCodes[(last-w.first)*cd:])
 }
 
 // fillRawKeys takes keys that are not quantised to integers.

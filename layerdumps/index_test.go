@@ -130,7 +130,7 @@ func TestLargerThanMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 {
+	if n := after.TotalAlloc - before.TotalAlloc; n > 32<<20 { // the race detector allocates more
 		t.Errorf("%d bytes were allocated", n)
 	}
 }

@@ -96,14 +96,14 @@ func exact(p program.Program, steps Steps) program.Program {
 		p.QKCodes = program.QKCodes{Format: "exact", Granularity: "none", Scale: "none", Round: "none", Fold: "none"}
 		p.Scores.Unit = exactUnit
 		p.Scores.TailTiles = program.All
-		if p.Scores.SMScale == "folded" {
+		if p.Scores.SMScale == "folded" || p.Scores.SMScale == "with-scale" {
 			p.Scores.SMScale = "exponent"
 		}
 		// There is no scale to join: masks act as they do in the reference.
 		if p.Mask.Boolean == "add" {
 			p.Mask.Boolean = "value"
 		}
-		if p.Mask.Additive == "with-scale" {
+		if p.Mask.Additive == "with-scale" || p.Mask.Additive == "log2e" {
 			p.Mask.Additive, p.Scores.SMScale = "scaled", "scores"
 		}
 	}
@@ -156,8 +156,14 @@ func Cost(l *layerdumps.Layer) float64 { return float64(l.Q.Batch * l.Q.Heads * 
 func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) {
 	all := sets()
 	views := make([]*heads.Layer, len(all))
+	// What goes with a shape of tiles counts before steps are made exact. A layer that the kernel
+	// does not take is Bind's to refuse.
+	bound, err := opt.Program.At(heads.Case(l, opt.Program.Mask.Causal))
+	if err != nil {
+		bound = opt.Program
+	}
 	for i, steps := range all {
-		p := opt.Program
+		p := bound
 		if steps != 0 {
 			p = exact(p, steps)
 		}

@@ -38,7 +38,7 @@ func Case(l *layerdumps.Layer, align string) program.Case {
 	}
 	b := bounds(l, from)
 	return program.Case{
-		HeadDim: l.Q.Dim, Causal: b.Causal, Window: b.Windowed, Softcap: l.Softcap != 0, DType: strings.ToLower(l.Q.DType.String()),
+		HeadDim: l.Q.Dim, Causal: b.Causal, Window: b.Windowed, Softcap: l.Softcap != 0, Masked: l.Mask != nil, DType: strings.ToLower(l.Q.DType.String()),
 		Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens,
 	}
 }
@@ -91,13 +91,21 @@ func (l *Layer) check() error {
 		if part.Visible != nil || part.Bias != nil {
 			tensor = m.Name
 		}
-		return &refusal{tensor, err, func(k *emulate.Kernel) bool { return k.Supports(part) == nil }}
+		return &refusal{tensor, err, func(k *emulate.Kernel) bool {
+			if p := k.Program(); m != nil {
+				// What the kernel does with a mask may be a choice that goes with having one.
+				if b, err := k.ForCase(l.Q.DType, Case(l.Layer, p.Mask.Causal)); err == nil {
+					k = b
+				}
+			}
+			return k.Supports(part) == nil
+		}}
 	}
 	switch {
 	case m != nil && (l.Causal || l.Window != nil):
 		// PyTorch refuses it, SageAttention passes the mask over.
 		return fmt.Errorf("tensor %q: no kernel takes a mask together with a causal one or a window: make one mask of both", m.Name)
-	case m != nil && !m.Boolean && m.DType != l.Q.DType:
+	case m != nil && !m.Boolean && m.DType != l.Q.DType && p.Mask.Additive != "log2e": // which takes any
 		return fmt.Errorf("tensor %q: kernel %s takes an additive mask of its inputs' dtype, %s, and this is %s", m.Name, p.Name, l.Q.DType, m.DType)
 	case l.CausalAlign != "" && !strings.HasPrefix(p.Mask.Causal, l.CausalAlign) && (in.Causal || in.Windowed) && l.Q.Tokens != l.K.Tokens:
 		return fmt.Errorf("causal_align is %s, and kernel %s aligns %d queries and %d keys %s (mask.causal)", l.CausalAlign, p.Name, l.Q.Tokens, l.K.Tokens, p.Mask.Causal)

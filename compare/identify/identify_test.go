@@ -117,6 +117,8 @@ func TestKernels(t *testing.T) {
 		"fa2":                         {Kernel: "fa2"},
 		"sdpa-efficient":              {Kernel: "sdpa-efficient"},
 		"fa3-fp8":                     {Kernel: "fa3-fp8"},
+		"comfy-int8":                  {Kernel: "comfy-int8"},
+		"comfy-int8 --arch sm_120":    {Kernel: "comfy-int8", Arch: "sm_120"},
 		"sage2-8b-sm90 --smooth none": {Kernel: "sage2-8b-sm90", Smooth: "none"},
 		"fa2 --set tiles.split=none":  {Kernel: "fa2", Set: []string{"tiles.split=none"}},
 		"sage-fp16-cuda --arch sm_90 --pv-accum fp16 --qk-granularity per-warp": {Kernel: "sage-fp16-cuda", Arch: "sm_90", PVAccum: "fp16", Granularity: "per-warp"},

@@ -229,6 +229,20 @@ func Int8FromFloat32(x float32) int8 {
 	return int8(math.RoundToEven(float64(x)))
 }
 
+// Uint8FromFloat32 rounds x to the nearest integer, ties to even, or toward zero, saturating to
+// [0, 255]; NaN gives 0: cvt.rni.s32.f32 or cvt.rzi.s32.f32, then cvt.pack.sat.u8.
+func Uint8FromFloat32(x float32, zero bool) uint8 {
+	switch {
+	case !(x > 0):
+		return 0
+	case x >= 255:
+		return 255
+	case zero:
+		return uint8(x)
+	}
+	return uint8(math.RoundToEven(float64(x)))
+}
+
 // Int4FromFloat32 rounds x to the nearest integer, ties to even, saturating to
 // the symmetric code range [-7, 7]; NaN gives 0. The s4 operand type itself
 // spans [-8, 7]; the quantisers never produce -8.

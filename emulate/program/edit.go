@@ -110,6 +110,8 @@ func (p *Program) SetSmooth(list string) error {
 				s.K = "packed-mean"
 			case p.QKCodes.Scale == "paper":
 				s.K = "mean"
+			case p.QKCodes.Scale == "reciprocal":
+				s.K = "anchor"
 			}
 		}
 	}
@@ -151,6 +153,12 @@ var offsets = map[quant.PVType]Number{quant.E4M3: 8.807, quant.E5M2: 15.807, qua
 // offset and the matrix instruction.
 func (p *Program) SetPVType(t quant.PVType) error {
 	accum := p.Accum()
+	if p.TileMaximum() {
+		if t.String() == p.VCodes.Format {
+			return nil
+		}
+		return fmt.Errorf("kernel %s multiplies uint8 P with int8 V alone", p.Name)
+	}
 	if t == quant.INT8 && accum == "fp32+fp16" {
 		return fmt.Errorf("the accumulator fp32+fp16 does not exist for int8 P and V: integers accumulate in int32")
 	}
@@ -182,6 +190,12 @@ func (p *Program) SetAccum(name string) error {
 	}
 	if !slices.Contains(accums, name) {
 		return fmt.Errorf("unknown accumulator %q (have %s)", name, strings.Join(accums, ", "))
+	}
+	if p.TileMaximum() {
+		if name == p.Accum() {
+			return nil
+		}
+		return fmt.Errorf("the accumulator %s does not exist for kernel %s: its integers accumulate in int32", name, p.Name)
 	}
 	t := p.VCodes.Format
 	half := name == "fp32+fp16" || name == "fp16"
@@ -316,7 +330,8 @@ func (p Program) Reduced() Program {
 	}
 	u := &p.PV.Unit
 	name, ideal := strings.CutSuffix(u.Instruction, "@"+tensorcore.Ideal)
-	if integer && (p.VCodes.Format == "int8" || ideal) {
+	byArch := slices.ContainsFunc(p.Tiles.Shapes, func(s Shape) bool { return s.Arch != "" })
+	if integer && (p.VCodes.Format == "int8" || ideal) && !byArch {
 		p.Arch, u.Instruction = tensorcore.Ideal, name
 	}
 	plain := *u

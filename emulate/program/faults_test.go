@@ -137,6 +137,8 @@ func TestParseFaults(t *testing.T) {
 		{"denominator", set("denominator.start", "2"), "denominator.start: 2: want 0 or 1"},
 		{"ones", set("denominator.of", "ones"), "denominator: of ones, order chain and a unit go together"},
 		{"fused", set("denominator.order", "groups32"), "denominator.rescale: fma: with denominator.order groups32"},
+		{"fused in the last tile", set("denominator.rescale=multiply-but-last;denominator.order", "groups32"), "denominator.rescale: multiply-but-last: with denominator.order groups32"},
+		{"no last tile", set("mask.tiles=all;denominator.rescale=multiply-but-last;tiles.order", "last-to-first"), "denominator.rescale multiply-but-last want order first-to-last and split none"},
 		{"maximum of scores", set("maximum.of", "scores"), "maximum.of: scores: keys with scales of their own"},
 		{"offset", set("exponent.offset", "101"), "exponent.offset: 101: want at most 100"},
 		{"no inverse", set("finish.inverse=divide;finish.scale", "inverse"), "finish.scale: inverse: with finish.inverse divide there is none"},

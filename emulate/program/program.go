@@ -88,8 +88,9 @@ type Smoothing struct {
 	DeltaS string `yaml:"delta_s" json:"delta_s" choices:"none smoothed raw"`
 	// K: the mean over all tokens of a sequence, exact, or as PyTorch computes it
 	// (quant.ChannelMean.FrameworkMean), or packed-mean, so over all sequences of the call;
-	// rounded to KMean. KDifference is how k - mean is rounded.
-	K           string `yaml:"k" json:"k" choices:"none mean framework-mean packed-mean"`
+	// rounded to KMean. Or anchor: one of nine keys of the sequence, or nothing, as quant.Anchor
+	// chooses. KDifference is how k - mean is rounded.
+	K           string `yaml:"k" json:"k" choices:"none mean framework-mean packed-mean anchor"`
 	KMean       string `yaml:"k_mean" json:"k_mean" choices:"input fp32"`
 	KDifference string `yaml:"k_difference" json:"k_difference" choices:"input fp32 fp32-ftz"`
 	// V: the mean of each channel over all tokens, exact, or as csrc/fused/fused.cu sums
@@ -108,18 +109,23 @@ type QKCodes struct {
 	Granularity string `yaml:"granularity" json:"granularity" choices:"none per-tensor per-block per-warp per-thread per-token"`
 	// Scale is the rule for the scale and for the quotient that is rounded: paper, triton
 	// and fused are quant.Style's; triton-block is triton's without its epsilon; descale
-	// takes a given scale for each head, or makes one of the head's largest magnitude.
-	Scale string `yaml:"scale" json:"scale" choices:"none paper triton triton-block fused descale"`
+	// takes a given scale for each head, or makes one of the head's largest magnitude;
+	// reciprocal is quant's of that name.
+	Scale string `yaml:"scale" json:"scale" choices:"none paper triton triton-block fused descale reciprocal"`
 	// Round is the rounding of the codes.
 	Round string `yaml:"round" json:"round" choices:"none even away zero"`
 	// Fold is what Q is multiplied by, in FP32, before it is quantised.
 	Fold string `yaml:"fold" json:"fold" choices:"none sm_scale*log2e"`
+	// Rotate, where it stands, is the orthogonal transform of each row of Q and K before they
+	// are quantised (quant.Rotation): of every 4, 64 or 128 channels, the last of which are
+	// filled up with zeros.
+	Rotate string `yaml:"rotate,omitempty" json:"rotate,omitempty" choices:"h4 h64 h128 h128-signed"`
 }
 
 // VCodes is how V becomes the operand of the second product.
 type VCodes struct {
 	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
-	Scale  string `yaml:"scale" json:"scale" choices:"none paper fused descale"`
+	Scale  string `yaml:"scale" json:"scale" choices:"none paper fused descale reciprocal"`
 	// Max is what the largest magnitude of a channel is scaled to.
 	Max   Number `yaml:"max" json:"max"`
 	Round string `yaml:"round" json:"round" choices:"none even zero"`
@@ -153,9 +159,10 @@ type Tiles struct {
 
 // Shape is a tile shape, and where it is taken. Conditions that are not there hold.
 type Shape struct {
-	// HeadDim is the head_dim and MaxHeadDim the largest, Causal, Window and Softcap whether
-	// there is such a mask or a soft cap ("yes" or "no"), DType the dtype, Accum the accumulator (Program.Accum) and
-	// MaxQueries the most queries times query heads of a kv head for which the shape is taken.
+	// HeadDim is the head_dim and MaxHeadDim the largest, Causal, Window, Masked and Softcap whether
+	// there is such a mask, a mask that came with the call or a soft cap ("yes" or "no"), DType the dtype,
+	// Arch the architecture (a comma-separated list), Accum the accumulator (Program.Accum), MaxQueries
+	// the most queries times query heads of a kv head and MaxKeys the most keys for which the shape is taken.
 	HeadDim    int    `yaml:"head_dim,omitempty" json:"head_dim,omitempty"`
 	MaxHeadDim int    `yaml:"max_head_dim,omitempty" json:"max_head_dim,omitempty"`
 	Causal     string `yaml:"causal,omitempty" json:"causal,omitempty" choices:"yes no"`
@@ -163,7 +170,10 @@ type Shape struct {
 	Softcap    string `yaml:"softcap,omitempty" json:"softcap,omitempty" choices:"yes no"`
 	DType      string `yaml:"dtype,omitempty" json:"dtype,omitempty" choices:"fp16 bf16 fp32 e4m3"`
 	Accum      string `yaml:"accum,omitempty" json:"accum,omitempty"`
+	Masked     string `yaml:"masked,omitempty" json:"masked,omitempty" choices:"yes no"`
+	Arch       string `yaml:"arch,omitempty" json:"arch,omitempty"`
 	MaxQueries int    `yaml:"max_queries,omitempty" json:"max_queries,omitempty"`
+	MaxKeys    int    `yaml:"max_keys,omitempty" json:"max_keys,omitempty"`
 	// Rows query rows make a thread block's tile, WarpRows of them a warp's part, and
 	// Keys keys a tile.
 	Rows     int `yaml:"rows" json:"rows"`
@@ -179,8 +189,8 @@ type Mask struct {
 	// j > i + Shift, bottom-right where j > i + keys - queries + Shift. bottom-right-unsigned is
 	// the same but for blocks of query rows whose first row is aligned with no key, as there are
 	// more queries than keys: nothing hides the keys that they look at, which end where the block's
-	// last row would see its last.
-	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right bottom-right-unsigned"`
+	// last row would see its last. With none the kernel takes neither a causal mask nor a window.
+	Causal string `yaml:"causal" json:"causal" choices:"top-left bottom-right bottom-right-unsigned none"`
 	Shift  int    `yaml:"shift" json:"shift"`
 	// Tiles says in which tiles a causal mask acts: all that the block looks at, or the tail of
 	// the scores. A block looks at tiles up to its last row's last key, without Shift: a larger
@@ -205,8 +215,10 @@ type Mask struct {
 	Hidden       string `yaml:"hidden" json:"hidden" choices:"run skip"`
 	// Additive is where an additive mask joins: scaled, to the scores after sm_scale and before
 	// log2 e; with-scale, in one rounding with the product of integer scores and their scale
-	// (BeyondValue then is rounded to the mask's dtype, the input's).
-	Additive string `yaml:"additive" json:"additive" choices:"none scaled with-scale"`
+	// (BeyondValue then is rounded to the mask's dtype, the input's); log2e, times log2 e, to the
+	// scores as the exponent takes them, where an element that is not finite hides the key: its
+	// score becomes Value.
+	Additive string `yaml:"additive" json:"additive" choices:"none scaled with-scale log2e"`
 }
 
 // Unit is a matrix instruction, and how it differs from what the architecture has.
@@ -232,9 +244,9 @@ type Scores struct {
 	// multiplied in every tile.
 	TailTiles Count `yaml:"tail_tiles" json:"tail_tiles"`
 	// SMScale says where the softmax scale, times log2 e, is applied: in the exponent;
-	// nowhere, as Q contains it; or to the scores, one factor after the other, an
-	// additive mask between them.
-	SMScale string `yaml:"sm_scale" json:"sm_scale" choices:"exponent folded scores"`
+	// nowhere, as Q contains it; to the scores, one factor after the other, an additive mask
+	// between them; or, with-scale, to integer scores as one factor with the scales of Q and K.
+	SMScale string `yaml:"sm_scale" json:"sm_scale" choices:"exponent folded scores with-scale"`
 	// Product is how sm_scale * log2 e is rounded: the FP32 product of both in FP32; the
 	// FP64 product of the FP32 scale, rounded; or that of the FP64 scale with 1.44269504.
 	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504"`
@@ -250,8 +262,11 @@ type Scores struct {
 type Maximum struct {
 	Start Number `yaml:"start" json:"start"`
 	// Of says what it is the maximum of: shifted, of scores times scale less the
-	// offset of P, per thread; or scores, before their scale.
-	Of string `yaml:"of" json:"of" choices:"shifted scores"`
+	// offset of P, per thread; or scores, before their scale. With tile it is the same as shifted,
+	// but P is relative to the maximum of its own tile, and what the tile adds to d and O is
+	// multiplied by 2^(the tile's maximum - m) where that is below m; tile-unbounded is tile without
+	// Start as the least score of a thread, but in the last tile that a block looks at.
+	Of string `yaml:"of" json:"of" choices:"shifted scores tile tile-unbounded"`
 	// Round is how score * scale - offset is rounded: once (fma), or product and
 	// difference each (twice).
 	Round string `yaml:"round" json:"round" choices:"fma twice"`
@@ -273,8 +288,9 @@ type Exponent struct {
 // Denominator is the sum of a row's weights.
 type Denominator struct {
 	// Of says what is summed: p before or after its conversion, or ones: the matrix unit
-	// multiplies the codes of P with ones, all keys in one chain on d.
-	Of string `yaml:"of" json:"of" choices:"p codes ones"`
+	// multiplies the codes of P with ones, all keys in one chain on d. codes-but-last is p in the
+	// last tile that a block looks at, codes in the others.
+	Of string `yaml:"of" json:"of" choices:"p codes ones codes-but-last"`
 	// Unit is the instruction of ones, none otherwise.
 	Unit  string `yaml:"unit" json:"unit"`
 	Start Number `yaml:"start" json:"start"`
@@ -285,15 +301,18 @@ type Denominator struct {
 	// tile-tree adds a thread's p as a balanced tree.
 	Order string `yaml:"order" json:"order" choices:"groups16 pairwise16 sequential chain tile tile-tree groups32"`
 	// Rescale is how the old d joins: with the first sum of a tile in one rounding
-	// (fma), by a product of its own, or not rescaled at all.
-	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply none"`
+	// (fma), by a product of its own, or not rescaled at all. multiply-but-last is fma in the
+	// last tile that a block looks at, multiply in the others. Where the tile has a factor
+	// (maximum.of: tile), fma rounds the first sum times the factor before.
+	Rescale string `yaml:"rescale" json:"rescale" choices:"fma multiply multiply-but-last none"`
 	// Combine is the order over the four threads of a row.
 	Combine string `yaml:"combine" json:"combine" choices:"01+23 02+13"`
 }
 
 // P is the conversion of the weights to an operand.
 type P struct {
-	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 fp16 bf16 input exact"`
+	// Format is that of the operand: V's, or uint8 beside an int8 V.
+	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 uint8 fp16 bf16 input exact"`
 	Round  string `yaml:"round" json:"round" choices:"none even zero"`
 }
 
@@ -306,8 +325,9 @@ type PV struct {
 	// Join is how a sum from zero joins: O*alpha + sum in one rounding (fma) or two
 	// (twice); memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
 	// rounding in others, and in the last sum/d + (alpha/d)*O, the inverse and each product
-	// rounded; none where there is one chain.
-	Join string `yaml:"join" json:"join" choices:"none fma twice memory"`
+	// rounded; factor, O*alpha rounded, and then the sum times the tile's factor (maximum.of: tile)
+	// added in one rounding; none where there is one chain.
+	Join string `yaml:"join" json:"join" choices:"none fma twice memory factor"`
 	// Rescale is how O is multiplied by alpha: in FP32, in FP16 with alpha rounded to
 	// FP16, or not at all.
 	Rescale string `yaml:"rescale" json:"rescale" choices:"fp32 fp16 none"`
@@ -323,10 +343,13 @@ type Finish struct {
 	// Mean is when V's mean is added: with its scale in one rounding (fma), or to the
 	// output, in its dtype.
 	Mean string `yaml:"mean" json:"mean" choices:"none fma output"`
-	// Empty is the inverse of a d that is 0 or NaN: what the division gives, one, or zero.
-	Empty string `yaml:"empty" json:"empty" choices:"divide one zero"`
-	// First is what the output is rounded to before its dtype.
-	First string `yaml:"first" json:"first" choices:"none fp16"`
+	// Empty is the inverse of a d that is 0 or NaN: what the division gives, one, or zero. With
+	// hidden-zero it is what the division gives, and O/d is zero in a row from which masks hide every
+	// key.
+	Empty string `yaml:"empty" json:"empty" choices:"divide one zero hidden-zero"`
+	// First is what the output is rounded to before its dtype; fp32-as-bf16 is BF16 where that
+	// dtype is FP32.
+	First string `yaml:"first" json:"first" choices:"none fp16 fp32-as-bf16"`
 	Round string `yaml:"round" json:"round" choices:"even zero none"`
 }
 
@@ -366,9 +389,12 @@ type Case struct {
 	Causal  bool
 	Window  bool
 	Softcap bool
+	// Masked says that a boolean or additive mask comes with the call.
+	Masked bool
 	// DType is that of the inputs: fp16, bf16, fp32 or e4m3.
 	DType string
-	// The whole call's shape; zeros stand for one head, of which nothing else is known.
+	// The whole call's shape; zeros stand for one head, of which nothing else is known but perhaps
+	// its keys.
 	Batch, Heads, KVHeads, Queries, Keys int
 }
 
@@ -380,6 +406,9 @@ func (p Program) At(c Case) (Program, error) {
 	}
 	if !slices.Contains(p.DTypeList(), c.DType) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
+	}
+	if p.Mask.Causal == "none" && (c.Causal || c.Window) {
+		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); it may take them as a mask tensor", p.Name)
 	}
 	s, _, split := p.choose(c)
 	if s == nil {
@@ -451,8 +480,9 @@ func (p *Program) choose(c Case) (shape *Shape, path, split string) {
 func (s *Shape) holds(p *Program, c Case) bool {
 	yes := func(want string, is bool) bool { return want == "" || (want == "yes") == is }
 	return (s.HeadDim == 0 || c.HeadDim == s.HeadDim) && (s.MaxHeadDim == 0 || c.HeadDim <= s.MaxHeadDim) &&
-		yes(s.Causal, c.Causal) && yes(s.Window, c.Window) && yes(s.Softcap, c.Softcap) && (s.DType == "" || s.DType == c.DType) &&
-		(s.Accum == "" || s.Accum == p.Accum()) &&
+		yes(s.Causal, c.Causal) && yes(s.Window, c.Window) && yes(s.Softcap, c.Softcap) && yes(s.Masked, c.Masked) && (s.DType == "" || s.DType == c.DType) &&
+		(s.Accum == "" || s.Accum == p.Accum()) && (s.Arch == "" || slices.Contains(list(s.Arch), p.Arch)) &&
+		(s.MaxKeys == 0 || c.Keys > 0 && c.Keys <= s.MaxKeys) &&
 		(s.MaxQueries == 0 || c.Queries > 0 && c.Queries*max(1, c.Heads/max(1, c.KVHeads)) <= s.MaxQueries)
 }
 
@@ -463,6 +493,9 @@ const fa2Heuristic = "fa2-heuristic"
 // (aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp): as many parts as
 // fill the GPU to 85% of what the best number does.
 func fa2Splits(sms int, c Case) int {
+	if c.Batch == 0 {
+		return 1 // of a call nothing is known but perhaps its keys
+	}
 	ceil := func(a, b int) int { return (a + b - 1) / b }
 	batch, heads, kvHeads, queries := max(1, c.Batch), max(1, c.Heads), max(1, c.KVHeads), max(1, c.Queries)
 	if queries == 1 && heads > kvHeads && !c.Window {
@@ -510,9 +543,12 @@ func (p *Program) Parts() int {
 }
 
 // DTypeList is Operands.DTypes as a list.
-func (p *Program) DTypeList() []string {
+func (p *Program) DTypeList() []string { return list(p.Operands.DTypes) }
+
+// list is a comma-separated list.
+func list(text string) []string {
 	var out []string
-	for s := range strings.SplitSeq(p.Operands.DTypes, ",") {
+	for s := range strings.SplitSeq(text, ",") {
 		out = append(out, strings.TrimSpace(s))
 	}
 	return out

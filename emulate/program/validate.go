@@ -89,6 +89,14 @@ func (p *Program) validateCodes(bad report) {
 		bad("smoothing.q", "format %s of qk_codes cannot be smoothed", qk.Format)
 	case qk.Scale == "triton-block" && qk.Granularity != "per-block":
 		bad("qk_codes.scale", "triton-block has granularity per-block")
+	case !integer && qk.Rotate != "":
+		bad("qk_codes.rotate", "%s: codes of the format %s are not rotated", qk.Rotate, qk.Format)
+	case qk.Rotate != "" && s.Q != "none":
+		bad("qk_codes.rotate", "%s: the correction of a smoothed Q knows no rotation", qk.Rotate)
+	case qk.Scale == "reciprocal" && qk.Round != "even":
+		bad("qk_codes.round", "%s: the reciprocal quantiser rounds to even", qk.Round)
+	case s.K == "anchor" && s.KMean != "input":
+		bad("smoothing.k_mean", "%s: an anchor is a key, in the dtype of K", s.KMean)
 	}
 	if (qk.Fold == "none") == (p.Scores.SMScale == "folded") {
 		bad("qk_codes.fold", "%s: the softmax scale stands in scores.sm_scale %s", qk.Fold, p.Scores.SMScale)
@@ -103,6 +111,8 @@ func (p *Program) validateCodes(bad report) {
 		bad("smoothing.v", "input-mean: %s V is quantised; want mean or fused-mean", v.Format)
 	case v.Scale == "descale" && v.Format != "e4m3":
 		bad("v_codes.scale", "descale is for e4m3")
+	case v.Scale == "reciprocal" && (v.Format != "int8" || s.V != "none" || v.Round != "even"):
+		bad("v_codes.scale", "reciprocal is for int8 V that is not smoothed, rounded to even")
 	case !plain && (v.Max <= 0 || math.IsInf(float64(v.Max), 0)):
 		bad("v_codes.max", "%s: want a number above 0", v.Max)
 	case plain && v.Max != 0:
@@ -113,7 +123,7 @@ func (p *Program) validateCodes(bad report) {
 	if v.Beyond != "zeros" && !plain {
 		bad("v_codes.beyond", "%s: quantised V has zeros beyond the end", v.Beyond)
 	}
-	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" {
+	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" && (p.P.Format != "uint8" || v.Format != "int8") {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
 	}
 	if p.P.Format != "exact" && p.P.Round == "none" {
@@ -144,8 +154,10 @@ func (p *Program) validateTiles(bad report) {
 			p.validateSet(bad, path, s)
 		}
 		switch {
-		case s.HeadDim < 0 || s.MaxQueries < 0:
-			bad(path, "head_dim and max_queries are above 0")
+		case s.HeadDim < 0 || s.MaxQueries < 0 || s.MaxKeys < 0:
+			bad(path, "head_dim, max_queries and max_keys are above 0")
+		case s.Arch != "" && slices.ContainsFunc(list(s.Arch), func(a string) bool { return !slices.Contains(tensorcore.Archs(), a) }):
+			bad(path+".arch", "%q: want architectures of %s", s.Arch, strings.Join(tensorcore.Archs(), ", "))
 		case s.MaxHeadDim < 0:
 			bad(path+".max_head_dim", "%d: want a number above 0", s.MaxHeadDim)
 		case s.Rows < 1 || s.Rows > MaxTile:
@@ -235,9 +247,10 @@ func (p *Program) validateSoftmax(bad report) {
 	if p.Maximum.Of == "scores" && p.perTokenScale() {
 		bad("maximum.of", "scores: keys with scales of their own have no maximum before them; want shifted, or scores.tail_tiles all")
 	}
+	p.validateTileMaximum(bad)
 	d := &p.Denominator
-	if (d.Order == "chain" || d.Order == "groups32") && d.Rescale == "fma" {
-		bad("denominator.rescale", "fma: with denominator.order %s d is rescaled by a product of its own", d.Order)
+	if (d.Order == "chain" || d.Order == "groups32") && (d.Rescale == "fma" || d.Rescale == "multiply-but-last") {
+		bad("denominator.rescale", "%s: with denominator.order %s d is rescaled by a product of its own", d.Rescale, d.Order)
 	}
 	if (d.Of == "ones") != (d.Order == "chain") || (d.Of == "ones") != (d.Unit != "none") {
 		bad("denominator", "of ones, order chain and a unit go together")
@@ -256,6 +269,39 @@ func (p *Program) validateSoftmax(bad report) {
 	}
 }
 
+// validateTileMaximum checks what goes with P relative to its tile's maximum, and what knows
+// the last tile of a block.
+func (p *Program) validateTileMaximum(bad report) {
+	tile, d := p.TileMaximum(), &p.Denominator
+	switch {
+	case tile && (d.Order != "pairwise16" && d.Order != "groups16" || d.Rescale == "none"):
+		bad("maximum.of", "%s: wants denominator.order pairwise16 or groups16, and a denominator that is rescaled", p.Maximum.Of)
+	case tile && (p.Maximum.Unseen != "itself" || p.Exponent.Round != "fma" || p.PV.Rescale != "fp32"):
+		bad("maximum.of", "%s: wants maximum.unseen itself, exponent.round fma and pv.rescale fp32", p.Maximum.Of)
+	case tile && p.PV.Join != "factor" && (p.PV.Unit.Instruction != "exact" || !p.OneChain()):
+		bad("pv.join", "%s: with maximum.of %s want factor, or exact sums of all keys", p.PV.Join, p.Maximum.Of)
+	case !tile && p.PV.Join == "factor":
+		bad("pv.join", "factor: only with maximum.of tile has a tile a factor")
+	case (p.Maximum.Of == "tile-unbounded" || d.Of == "codes-but-last" || d.Rescale == "multiply-but-last") && (p.Tiles.Order != "first-to-last" || p.Tiles.Split != "none"):
+		bad("tiles", "maximum.of tile-unbounded, denominator.of codes-but-last and denominator.rescale multiply-but-last want order first-to-last and split none")
+	case d.Of == "codes-but-last" && d.Order == "chain":
+		bad("denominator.of", "codes-but-last: a chain is of ones")
+	case p.Scores.SMScale == "with-scale" && (p.Bits() == 0 || p.Scores.TailTiles != 0 || p.Smoothing.Q != "none" || p.QKCodes.Granularity == "per-token"):
+		bad("scores.sm_scale", "with-scale: wants integer codes with scales of threads or wider, scores.tail_tiles 0 and smoothing.q none")
+	case p.Mask.Additive == "log2e" && p.Scores.SMScale != "with-scale":
+		bad("mask.additive", "log2e: wants scores.sm_scale with-scale, scores as the exponent takes them")
+	case p.Finish.Empty == "hidden-zero" && (p.Mask.Tiles == "tail" || p.Mask.Beyond != "masked"):
+		bad("finish.empty", "hidden-zero: wants every tile masked, and mask.beyond masked")
+	case p.Mask.Causal == "none" && p.Mask.Tiles != "all":
+		bad("mask.tiles", "%s: with mask.causal none want all", p.Mask.Tiles)
+	}
+}
+
+// TileMaximum says that P is relative to the maximum of its own tile.
+func (p *Program) TileMaximum() bool {
+	return p.Maximum.Of == "tile" || p.Maximum.Of == "tile-unbounded"
+}
+
 // perTokenScale says that keys of a thread have different scales outside of tail
 // tiles.
 func (p *Program) perTokenScale() bool {
@@ -265,7 +311,7 @@ func (p *Program) perTokenScale() bool {
 
 // operands are the formats that an operand format is for a unit.
 var operands = map[string][]tensorcore.Operand{
-	"int8": {tensorcore.S8}, "int4": {tensorcore.S4, tensorcore.S8},
+	"int8": {tensorcore.S8}, "uint8": {tensorcore.U8}, "int4": {tensorcore.S4, tensorcore.S8},
 	"e4m3": {tensorcore.E4M3}, "e5m2": {tensorcore.E5M2}, "fp16": {tensorcore.FP16}, "bf16": {tensorcore.BF16},
 }
 
@@ -296,8 +342,12 @@ func (p *Program) validateUnits(bad report) {
 			if u == nil {
 				continue
 			}
-			if x.operand != "exact" && !slices.Contains(operands[x.operand], u.A) {
-				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, u.A, x.operand)
+			takes := u.A
+			if x.path == "pv.unit" {
+				takes = u.B()
+			}
+			if x.operand != "exact" && !slices.Contains(operands[x.operand], takes) {
+				bad(x.path+".instruction", "%s takes %s operands, not %s", u.Instruction, takes, x.operand)
 			}
 			integer := u.Integer()
 			if integer && (x.unit.FractionBits != 0 || x.unit.Step != 0 || x.unit.SumRound != "unit") {

@@ -144,10 +144,16 @@ const (
 	// max|x| * (1/qmax); the division keeps subnormal numbers, and its result becomes a
 	// 16-bit integer, saturating, of which the code is the low byte.
 	TritonBlock
+	// Reciprocal is the quantiser of comfy-kitchen (backends/cuda/sage_attention/quant_qk_int8.cu
+	// and quant_v_int8.cu, built with --use_fast_math): for Q and K scale = fma(max|x|, 1/qmax,
+	// 1e-7), for V max(max|x| * (1/qmax), 1e-12); code = cvt.rni.sat(x * rcp.approx(scale)).
+	Reciprocal
 )
 
 // String names the style.
-func (s Style) String() string { return [...]string{"paper", "triton", "fused", "triton-block"}[s] }
+func (s Style) String() string {
+	return [...]string{"paper", "triton", "fused", "triton-block", "reciprocal"}[s]
+}
 
 // CodeRounding says how the codes of Q and K are rounded.
 type CodeRounding uint8
@@ -197,7 +203,7 @@ func AbsMax(m float32, x []float32) float32 {
 type Scale struct {
 	// Step is the dequantisation scale.
 	Step float32
-	// inverse multiplies x in the Fused style.
+	// inverse multiplies x in the Fused and Reciprocal styles.
 	inverse float32
 	style   Style
 	bits    int
@@ -228,6 +234,9 @@ func NewScale(style Style, bits int, amax float32) Scale {
 		amax = max(amax, 1e-7)
 		s.Step = format.MulFtz(amax, 1/qmax)
 		s.inverse = mufu.DivApprox(qmax, amax)
+	case Reciprocal:
+		s.Step = format.FMAFtz(amax, 1/qmax, 1e-7)
+		s.inverse = mufu.Rcp(s.Step)
 	}
 	return s
 }
@@ -281,7 +290,7 @@ func (s *Scale) Quantize(codes []int8, x []float32) {
 			}
 			codes[i] = int8(truncToInt16(y))
 		}
-	case Fused:
+	case Fused, Reciprocal:
 		for i, v := range x {
 			codes[i] = convert(format.MulFtz(v, s.inverse))
 		}
@@ -314,7 +323,7 @@ func (s *Scale) quantizeRounded(codes []int8, x []float32) {
 			y = mufu.DivFull(v, s.Step)
 		case TritonBlock:
 			y = mufu.DivFullSubnormal(v, s.Step)
-		case Fused:
+		case Fused, Reciprocal:
 			y = format.MulFtz(v, s.inverse)
 		}
 		z := float64(y)

@@ -113,7 +113,7 @@ type Values struct {
 // NewValues prepares to quantise n tokens of d channels. scaleMax is the value
 // that a channel's maximum is mapped to (dtype.Max(), or 2.25 for the FP16
 // accumulator of SageAttention2++); it is ignored for FP16. The styles are
-// Fused (csrc/fused/fused.cu) and Paper. There is at least one channel.
+// Fused (csrc/fused/fused.cu), Paper and Reciprocal. There is at least one channel.
 func NewValues(style Style, dtype PVType, scaleMax float32, smooth bool, n, d int) *Values {
 	n, d = max(0, n), max(1, d)
 	v := &Values{style: style, dtype: dtype, scaleMax: scaleMax, smooth: smooth, n: n, d: d}
@@ -243,6 +243,9 @@ func (v *Values) Finish() {
 		case v.style == Fused:
 			v.Scale[c] = mufu.DivApprox(amax, v.scaleMax)
 			v.inverse[c] = mufu.DivApprox(v.scaleMax, amax)
+		case v.style == Reciprocal:
+			v.Scale[c] = max(format.MulFtz(amax, 1/v.scaleMax), 1e-12)
+			v.inverse[c] = mufu.Rcp(v.Scale[c])
 		default:
 			v.Scale[c] = amax / v.scaleMax
 		}
@@ -286,7 +289,7 @@ func butterfly(v *[32]float32) float32 {
 // no more than there are channels.
 func (v *Values) Encode(codes []uint16, x []float32) {
 	for c, f := range x[:min(v.d, len(x), len(codes))] {
-		if v.style == Fused {
+		if v.style == Fused || v.style == Reciprocal {
 			if v.Mean != nil {
 				f = format.SubFtz(f, v.Mean[c])
 			}

@@ -96,7 +96,7 @@ func (v *Values) ScanAt(level Level, first int, x []float32) error {
 // a code is NaN, x is not whole rows that fit in codes, or there are no instructions for it:
 // Encode is for those.
 func (v *Values) EncodeAt(level Level, codes []uint8, x []float32) bool {
-	if level.l.Narrow() || v.d%16 != 0 || v.TowardZero || v.dtype != E4M3 && v.dtype != E5M2 || len(x)%v.d != 0 || len(codes) < len(x) {
+	if level.l.Narrow() || v.d%16 != 0 || v.TowardZero || v.style == Reciprocal || v.dtype != E4M3 && v.dtype != E5M2 || len(x)%v.d != 0 || len(codes) < len(x) {
 		return false
 	}
 	mean, factor := v.Mean, v.inverse
@@ -126,7 +126,7 @@ func (s *Scale) QuantizeAt(level Level, codes []int8, x []float32) {
 			level.l.Quantize(vec.DivideEven, codes, x[:n], s.Step, limit, least)
 		case Triton:
 			level.l.Quantize(vec.MultiplyAway, codes, x[:n], mufu.Rcp(s.Step), limit, least)
-		case Fused:
+		case Fused, Reciprocal:
 			level.l.Quantize(vec.MultiplyEven, codes, x[:n], s.inverse, limit, least)
 		}
 	}

@@ -159,7 +159,7 @@ func TestTable(t *testing.T) {
 		{"sm_90", "wgmma.m64nNk8.f32.tf32", "F 25, steps of 8, FP32 zero"},
 		{"sm_90", "wgmma.m64nNk32.f32.e4m3 wgmma.m64nNk32.f32.e5m2", "F 13, steps of 32, FP22 zero"},
 		{"sm_90", "wgmma.m64nNk32.f16.e4m3 wgmma.m64nNk32.f16.e5m2", "F 13, steps of 32, FP16 nearest"},
-		{ampere + " " + later + " " + blackwell, "mma.m16n8k32.s32.s8 mma.m16n8k64.s32.s4", "integers"},
+		{ampere + " " + later + " " + blackwell, "mma.m16n8k32.s32.s8 mma.m16n8k32.s32.u8 mma.m16n8k64.s32.s4", "integers"},
 		{"sm_90", "wgmma.m64nNk32.s32.s8", "integers"},
 	} {
 		for _, arch := range strings.Fields(family.archs) {
@@ -201,13 +201,19 @@ func TestTable(t *testing.T) {
 // 2^32.
 func wraps(t *testing.T, u *Unit) {
 	t.Helper()
-	top := map[Operand]int32{S8: 127, S4: 7}[u.A]
+	draw := func(r *rand.Rand, o Operand) int32 {
+		if o == U8 {
+			return r.Int32N(256)
+		}
+		top := map[Operand]int32{S8: 127, S4: 7}[o]
+		return r.Int32N(2*top+2) - top - 1
+	}
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, c := range []int32{0, math.MaxInt32, math.MinInt32, 1<<24 + 1} {
 		want := int64(c)
 		a, b := make([]uint32, u.K), make([]uint32, u.K)
 		for i := range a {
-			x, y := r.Int32N(2*top+2)-top-1, r.Int32N(2*top+2)-top-1
+			x, y := draw(r, u.A), draw(r, u.B())
 			a[i], b[i] = uint32(x), uint32(y)
 			want += int64(x) * int64(y)
 		}

@@ -291,15 +291,15 @@ func TestValidate(t *testing.T) {
 		want   string
 	}{
 		{func(u *Unit) { u.Out = FP22Nearest + 1 }, "output: there is no rule 6"},
-		{func(u *Unit) { u.Out = Int32 }, "output: int32 exact is for s8 or s4"},
+		{func(u *Unit) { u.Out = Int32 }, "output: int32 exact is for s8, s4 or u8"},
 		{func(u *Unit) { u.A, u.Out, u.C, u.FractionBits = S8, Int32, S32, 13 }, "output: int32 exact truncates nothing"},
 		{func(u *Unit) { u.A, u.Out, u.C, u.FractionBits, u.SeparateAdd = S4, Int32, S32, Exact, true }, "adds nothing apart"},
 		{func(u *Unit) { u.A, u.Out, u.C = S8, Int32, FP32 }, "s32 sums"},
 		{func(u *Unit) { u.A = S8 }, "operands: s8 with"},
-		{func(u *Unit) { u.A = S32 + 1 }, "operands: operand 9 with"},
+		{func(u *Unit) { u.A = U8 + 1 }, "operands: operand 10 with"},
 		{func(u *Unit) { u.C = FP16 }, "accumulator: f16 with the output E8M13 toward zero"},
 		{func(u *Unit) { u.C = BF16 }, "accumulator: bf16"},
-		{func(u *Unit) { u.C = S32 + 1 }, "accumulator: operand 9"},
+		{func(u *Unit) { u.C = U8 + 1 }, "accumulator: operand 10"},
 		{func(u *Unit) { u.Out = FP16Nearest }, "accumulator: f32 with the output FP16"},
 		{func(u *Unit) { u.K = 0 }, "k: 0"},
 		{func(u *Unit) { u.K = MaxK + 1 }, "k: 1025"},
@@ -654,7 +654,7 @@ func TestPanels(t *testing.T) {
 			tc.f()
 		}()
 	}
-	for i, name := range []string{"e4m3", "e5m2", "f16", "bf16", "tf32", "f32", "s8", "s4", "s32"} {
+	for i, name := range []string{"e4m3", "e5m2", "f16", "bf16", "tf32", "f32", "s8", "s4", "s32", "u8"} {
 		if got := Operand(i).String(); got != name {
 			t.Errorf("operand %d is %s", i, got)
 		}

@@ -39,9 +39,10 @@ const (
 	S8
 	S4
 	S32
+	U8
 )
 
-var operandNames = [...]string{"e4m3", "e5m2", "f16", "bf16", "tf32", "f32", "s8", "s4", "s32"}
+var operandNames = [...]string{"e4m3", "e5m2", "f16", "bf16", "tf32", "f32", "s8", "s4", "s32", "u8"}
 
 // String returns the PTX name of the format.
 func (o Operand) String() string { return operandNames[o] }
@@ -82,7 +83,8 @@ type Unit struct {
 	Instruction string
 	// Executed is the machine instruction it becomes.
 	Executed string
-	// A is the format of both operands, C that of accumulator and result.
+	// A is the format of both operands, but for U8, which multiplies S8 (see B); C is that of
+	// accumulator and result.
 	A, C Operand
 	// K is the instruction's depth.
 	K int
@@ -120,8 +122,8 @@ func (u *Unit) Validate() error {
 	switch integer := u.Out == Int32; {
 	case u.Out > FP22Nearest:
 		return fail("output", "there is no rule %d", u.Out)
-	case integer && (u.A != S8 && u.A != S4 || u.C != S32):
-		return fail("output", "%s is for s8 or s4 operands and s32 sums", u.Out)
+	case integer && (!u.Integer() || u.C != S32):
+		return fail("output", "%s is for s8, s4 or u8 operands and s32 sums", u.Out)
 	case !integer && u.A > FP32:
 		return fail("operands", "%s with the output %s", operandName(u.A), u.Out)
 	case !integer && (u.Out == FP16Nearest) != (u.C == FP16), !integer && u.C != FP16 && u.C != FP32:
@@ -238,6 +240,7 @@ const (
 	b200k8   = "reported: as m16n8k16 with half the products, not recorded"
 	b200TF32 = "recorded on a B200, 4 products (Khattak and Mikaitis); step of 8 reported (MMA-Sim)"
 	integers = "exact integer arithmetic (PTX ISA); recorded on an H200 only"
+	unsigned = "exact integer arithmetic (PTX ISA); not recorded by itself"
 	reported = "reported (MMA-Sim, arXiv 2511.10909), not recorded"
 	sm120    = "reported of sm_120 (MMA-Sim, arXiv 2511.10909) and taken over, not recorded"
 )
@@ -259,6 +262,7 @@ var table = []row{
 	{SM80, "wmma.m16n16k16.f32.bf16", "2 HMMA", 8, 24, FP32Zero, a100},
 	{SM80, "wmma.m16n16k8.f32.tf32", "2 HMMA", 4, 24, FP32Zero, a100},
 	{SM80, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM80, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM80, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 
 	{SM86, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, a2},
@@ -272,6 +276,7 @@ var table = []row{
 	{SM86, "wmma.m16n16k16.f32.bf16", "2 HMMA", 8, 24, FP32Zero, a2},
 	{SM86, "wmma.m16n16k8.f32.tf32", "2 HMMA", 4, 24, FP32Zero, a2},
 	{SM86, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM86, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM86, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 
 	{SM89, "mma.m16n8k16.f32.f16", "HMMA", 8, 24, FP32Zero, ada},
@@ -289,6 +294,7 @@ var table = []row{
 	{SM89, "mma.m16n8k32.f32.e5m2", "QMMA", 16, 13, FP22Zero, adaFP8},
 	{SM89, "mma.m16n8k32.f16.e5m2", "QMMA", 16, 13, FP16Nearest, adaHalf},
 	{SM89, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM89, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM89, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 
 	{SM90, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, h200},
@@ -306,6 +312,7 @@ var table = []row{
 	{SM90, "mma.m16n8k32.f32.e5m2", "2 HMMA.16816.F32 + FADD", widened, 25, FP32Zero, h200},
 	{SM90, "mma.m16n8k32.f16.e5m2", "2 HMMA.16816.F16 + HADD2", widened, 25, FP16Nearest, h200},
 	{SM90, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, h200},
+	{SM90, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM90, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, h200},
 	{SM90, "wgmma.m64nNk16.f32.f16", "HGMMA", 16, 25, FP32Zero, h200},
 	{SM90, "wgmma.m64nNk16.f16.f16", "HGMMA", 16, 25, FP16Nearest, h200},
@@ -332,6 +339,7 @@ var table = []row{
 	{SM100, "mma.m16n8k32.f32.e5m2", "2 HMMA.16816.F32 + FADD", widened, 25, FP32Zero, b200},
 	{SM100, "mma.m16n8k32.f16.e5m2", "2 HMMA.16816.F16 + HADD2", widened, 25, FP16Nearest, b200},
 	{SM100, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM100, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM100, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 
 	{SM120, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, reported},
@@ -345,6 +353,7 @@ var table = []row{
 	{SM120, "mma.m16n8k32.f32.e5m2", "QMMA", 32, 25, FP32Zero, reported},
 	{SM120, "mma.m16n8k32.f16.e5m2", "QMMA", 32, 25, FP16Nearest, reported},
 	{SM120, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM120, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM120, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 
 	{SM121, "mma.m16n8k16.f32.f16", "HMMA", 16, 25, FP32Zero, sm120},
@@ -358,6 +367,7 @@ var table = []row{
 	{SM121, "mma.m16n8k32.f32.e5m2", "QMMA", 32, 25, FP32Zero, sm120},
 	{SM121, "mma.m16n8k32.f16.e5m2", "QMMA", 32, 25, FP16Nearest, sm120},
 	{SM121, "mma.m16n8k32.s32.s8", "IMMA", 32, Exact, Int32, integers},
+	{SM121, "mma.m16n8k32.s32.u8", "IMMA", 32, Exact, Int32, unsigned},
 	{SM121, "mma.m16n8k64.s32.s4", "IMMA", 64, Exact, Int32, integers},
 }
 
@@ -406,7 +416,8 @@ var nShape = regexp.MustCompile(`^wgmma\.m64n\d+k`)
 // .sync, .aligned, .row and .col qualifiers go, of the operand types only result
 // and a stay, and the n of a wgmma shape becomes N.
 // "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32" and
-// "mma.m16n8k32.f32.e4m3" are the same unit.
+// "mma.m16n8k32.f32.e4m3" are the same unit. Of u8 and s8 operands u8 stands, which is the
+// first.
 func Canonical(instruction string) string {
 	parts := slices.DeleteFunc(strings.Split(instruction, "."), func(p string) bool {
 		switch p {
@@ -443,4 +454,12 @@ func Lookup(arch, instruction string) (*Unit, error) {
 }
 
 // Integer says that the unit's operands are integers.
-func (u *Unit) Integer() bool { return u.A == S8 || u.A == S4 }
+func (u *Unit) Integer() bool { return u.A == S8 || u.A == S4 || u.A == U8 }
+
+// B is the format of the second operand: A, or S8 beside U8.
+func (u *Unit) B() Operand {
+	if u.A == U8 {
+		return S8
+	}
+	return u.A
+}

@@ -8,6 +8,8 @@ import (
 // TestWrongFieldKernel: of every kernel beside SageAttention2, a description with one wrong
 // line fails its recordings, so passing means something.
 func TestWrongFieldKernel(t *testing.T) {
+	// What comfy-int8 changes for a mask, beside the denominator's rescaling.
+	const masked = "mask.value=-50000, mask.boolean=value, mask.additive=log2e, scores.sm_scale=with-scale, maximum.of=tile, denominator.of=p"
 	for kernel, sets := range map[string][]string{
 		"sage-fp16-cuda": {
 			"denominator.of=p;denominator.unit=none;denominator.order=sequential", "scores.tail_tiles=1", "exponent.round=twice",
@@ -29,7 +31,13 @@ func TestWrongFieldKernel(t *testing.T) {
 			"exponent.offset=7", "denominator.rescale=multiply", "pv.level=tile;pv.join=twice", "tiles.order=first-to-last", "denominator.of=codes",
 		},
 		"sage-fp16-triton-varlen": {"smoothing.k=framework-mean", "qk_codes.scale=triton", "mask.causal=bottom-right", "denominator.combine=01+23"},
-		"fa3-fp8-2level":          {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
+		"comfy-int8": {
+			"denominator.rescale=fma", "denominator.of=p", "denominator.of=codes", "denominator.order=groups16", "smoothing.k=none", "smoothing.k=framework-mean",
+			"qk_codes.rotate=h64", "exponent.offset=8", "p.round=zero", "v_codes.scale=paper", "finish.empty=divide", "finish.first=none",
+			// With a mask, d is rescaled as without: always by a product of its own, or but in the last tile.
+			"tiles.shapes.4.set=" + masked + ", denominator.rescale=multiply", "tiles.shapes.2.set=" + masked + ", denominator.rescale=multiply-but-last",
+		},
+		"fa3-fp8-2level": {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
 	} {
 		var own []Case
 		for _, dir := range []string{field, packed} {

@@ -374,7 +374,7 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 	}
 	b := c.bounds(p, k)
 	if k, err = k.ForCase(p.dtype, program.Case{
-		HeadDim: p.q.Shape[3], Causal: b.Causal, Window: b.Windowed, Softcap: c.Softcap != 0, Batch: p.q.Shape[0], Heads: p.q.Shape[1], KVHeads: p.k.Shape[1],
+		HeadDim: p.q.Shape[3], Causal: b.Causal, Window: b.Windowed, Softcap: c.Softcap != 0, Masked: p.mask != nil, Batch: p.q.Shape[0], Heads: p.q.Shape[1], KVHeads: p.k.Shape[1],
 		Queries: p.q.Shape[2], Keys: p.k.Shape[2],
 	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)

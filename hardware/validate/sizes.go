@@ -6,6 +6,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/kernels/manifest"
 )
 
@@ -48,7 +49,7 @@ func plannedFor(m *manifest.Manifest, k *emulate.Kernel, p manifest.Problem) (*m
 	if err != nil {
 		return nil, err
 	}
-	k, err = k.For(p.HeadDim, dtypes[p.DType], p.Causal)
+	k, err = k.ForCase(dtypes[p.DType], program.Case{HeadDim: p.HeadDim, Causal: p.Causal, Keys: p.Keys})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", manifest.ErrUnsupported, err)
 	}

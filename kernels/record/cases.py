@@ -14,14 +14,17 @@ from typing import Dict, List, Optional, Tuple
 import ml_dtypes
 import numpy as np
 
-FORMS = ("plain", "masked", "packed", "fp8")
+FORMS = ("plain", "masked", "packed", "fp8", "wide")
 F16, BF16, E4M3 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
-SHORT = {F16: "f16", BF16: "bf16", E4M3: "e4m3"}
+F32 = np.dtype(np.float32)
+SHORT = {F16: "f16", BF16: "bf16", E4M3: "e4m3", F32: "f32"}
 MAX_TOKENS = 1100
 
 HEAD_DIMS = (40, 64, 64, 64, 72, 80, 96, 112, 128, 128, 128)
 # FP8 kernels take multiples of 16.
 HEAD_DIMS_FP8 = (64, 64, 80, 96, 112, 128, 128)
+# Of kernels that take more than 128, FP32 too, masks of either kind, and up to 1,399 keys.
+HEAD_DIMS_WIDE = (9, 30, 64, 100, 128, 130, 160, 200, 256, 256)
 # (query heads, kv heads)
 HEADS = ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (3, 1))
 # Both sides of every block and warp that a kernel here has.
@@ -83,23 +86,26 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     """The input of that number: the same on every machine."""
     key = (seed, FORMS.index(form), number)
     g = np.random.default_rng(key)
-    d = int(g.choice(HEAD_DIMS_FP8 if form == "fp8" else HEAD_DIMS))
+    d = int(g.choice({"fp8": HEAD_DIMS_FP8, "wide": HEAD_DIMS_WIDE}.get(form, HEAD_DIMS)))
     hq, hk = HEADS[g.integers(len(HEADS))]
     b = 1 + int(g.random() < 0.15)
-    dtype = (F16, BF16)[g.integers(2)]
+    dtype = (F16, BF16)[g.integers(2)] if form != "wide" else (F16, BF16, F32)[g.integers(3)]
+    masked = form == "masked" or (form == "wide" and g.random() < 0.4)
     packing = None
     if form == "packed":
         packing = _lengths(g)
         b, nq, nk = 1, sum(packing[0]), sum(packing[1])
     else:
-        limit = 333 if form == "masked" else MAX_TOKENS
+        limit = 333 if masked else MAX_TOKENS
         nq = _tokens(g, limit)
         nk = nq if g.random() < 0.65 else _tokens(g, limit)
+        if form == "wide" and not masked and g.random() < 0.25:
+            nq, nk = min(nq, 150), int(g.integers(1025, 1400))  # where tiles become larger
     if b * hq * max(nq, nk) * d > SEVERAL:
         b, hq, hk = 1, min(hq, 2), 1
     if hq * max(nq, nk) * d > 2 * SEVERAL:
         hq = 1
-    kinds = [k for k in KINDS if k not in ("big-v", "very-tiny") or dtype == BF16]
+    kinds = [k for k in KINDS if k not in ("big-v", "very-tiny") or dtype != F16]
     if form == "fp8":
         kinds = [k for k in kinds if not k.endswith(("-nan", "-inf"))]
     # Half of them plain noise: the others are one each.
@@ -107,7 +113,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     with np.errstate(over="ignore", invalid="ignore"):
         values = KINDS[kind](g, *(g.standard_normal((b, h, n, d)).astype(np.float32) for h, n in ((hq, nq), (hk, nk), (hk, nk))))
         tensors = _fp8(values) if form == "fp8" else {n: x.astype(dtype) for n, x in zip("qkv", values)}
-        if form == "masked":
+        if masked:
             for name in g.choice(list(MASKS), 2, replace=False):
                 tensors["mask/" + name] = _mask(name, g, (b, hq, nq, nk), dtype)
     if packing:

@@ -276,6 +276,34 @@ def run_fa3(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
     return out if lse is None else {**out, "lse": gpu.array(lse)}
 
 
+# --- comfy-kitchen (Comfy-Org/comfy-kitchen, package comfy_kitchen)
+
+
+def comfy_missing(gpu: Any) -> str:
+    """Whether the package's INT8 attention runs here."""
+    try:
+        available = importlib.import_module("comfy_kitchen.sage_attention").is_available()
+    except Exception as err:  # whatever goes wrong in someone else's import
+        return f"import comfy_kitchen.sage_attention: {type(err).__name__}: {err}"
+    return "" if available else "comfy_kitchen was built without its INT8 attention, or not for this GPU"
+
+
+def comfy_calls(x: Inputs) -> List[Fields]:
+    """Any head_dim up to 256 and FP32 too; a mask is the only mask."""
+    if x.form not in ("plain", "masked", "wide"):
+        return []
+    call = {"causal": False, "sm_scale": x.sm_scale}
+    return [{**call, "mask": m} for m in x.masks] or [call]
+
+
+def run_comfy(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
+    """int8_attention."""
+    q, k, v = (gpu.tensor(x.tensors[n]) for n in "qkv")
+    mask = gpu.tensor(x.tensors[f["mask"]]) if "mask" in f else None
+    o = importlib.import_module("comfy_kitchen.sage_attention").int8_attention(q, k, v, scale=f["sm_scale"], attn_mask=mask)
+    return {"o": gpu.array(o)}
+
+
 GRANULARITIES = ("per-thread", "per-warp")
 
 
@@ -326,6 +354,7 @@ TABLE: Tuple[Row, ...] = (
     Row("fa3", (), fa3_missing(vllm=False), fa3_calls, run_fa3),
     Row("fa3-fp8", (), fa3_missing(vllm=False), fa3_fp8_calls, run_fa3),
     Row("fa3-fp8-2level", (), fa3_missing(vllm=True), fa3_fp8_calls, run_fa3),
+    Row("comfy-int8", (), comfy_missing, comfy_calls, run_comfy),
 )
 
 

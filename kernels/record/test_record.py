@@ -100,14 +100,14 @@ class Emulator:
             sageattn_qk_int8_pv_fp8_cuda_sm90=self.fp8_sm90,
         )
 
-    def emulate(self, kernel, tensors, flags=(), **metadata):
+    def emulate(self, kernel, tensors, flags=(), lse=True, **metadata):
         """o and the log-sum-exp, [batch, heads, tokens, ...]."""
         dump, out = self.folder / "dump.safetensors", self.folder / "out.safetensors"
         metadata = {"layout": "HND", **{k: str(v) for k, v in metadata.items()}}
         record.write_safetensors(dump, {"x." + n: np.ascontiguousarray(t) for n, t in tensors.items()}, metadata)
         flags = [*flags, *self.broken]
         packed = "cu_seqlens_q" in tensors
-        args = [self.program, "emulate", str(dump), "--kernel", kernel, "-o", str(out), *flags, *(() if packed else ("--lse",))]
+        args = [self.program, "emulate", str(dump), "--kernel", kernel, "-o", str(out), *flags, *(() if packed or not lse else ("--lse",))]
         done = subprocess.run(args, capture_output=True, text=True)
         assert done.returncode == 0, (args, done.stderr)
         return read_safetensors(out)
@@ -165,6 +165,17 @@ class Emulator:
         flags = ["--set", "mask.causal=" + corner] if kind == 2 else []
         o, sums = self.first("sdpa-efficient", q, k, v, flags, extra, causal=str(kind > 0).lower(), sm_scale=scale)
         return o, np.pad(sums, ((0, 0), (0, 0), (0, -sums.shape[2] % 32)))
+
+    def install_comfy(self, monkeypatch):
+        """comfy_kitchen.sage_attention."""
+
+        def int8_attention(q, k, v, *, scale=None, attn_mask=None):
+            tensors = {"q": q, "k": k, "v": v, **({} if attn_mask is None else {"mask": attn_mask})}
+            return self.emulate("comfy-int8", tensors, lse=False, sm_scale=scale)["x.o"]
+
+        module = types.SimpleNamespace(int8_attention=int8_attention, is_available=lambda: True)
+        monkeypatch.setitem(sys.modules, "comfy_kitchen", types.SimpleNamespace(sage_attention=module))
+        monkeypatch.setitem(sys.modules, "comfy_kitchen.sage_attention", module)
 
     def install_fa3(self, monkeypatch, vllm):
         """flash_attn_interface, Dao's or vLLM's."""
@@ -268,14 +279,16 @@ def test_inputs_are_the_same_on_every_machine():
     assert {form: digest(form) for form in cases.FORMS} == DIGESTS
 
 
-DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c"}
+DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56"}
 
 
 def test_inputs_cover():
     drawn = {form: [cases.draw(s, form, i) for s in (1, 2) for i in range(300)] for form in cases.FORMS}
     every = [x for xs in drawn.values() for x in xs]
     assert len({x.name for x in every}) == len(every)
-    assert {x.head_dim for x in every} == set(cases.HEAD_DIMS)
+    assert {x.head_dim for x in every} == set(cases.HEAD_DIMS + cases.HEAD_DIMS_WIDE)
+    assert {x.head_dim for x in every if x.form != "wide"} == set(cases.HEAD_DIMS)
+    assert {x.dtype for x in drawn["wide"]} == {cases.F16, cases.BF16, cases.F32} and {len(x.masks) for x in drawn["wide"]} == {0, 2}
     assert {x.kind for x in every} == set(cases.KINDS)
     assert {m[5:] for x in drawn["masked"] for m in x.masks} == set(cases.MASKS)
     assert {x.dtype for x in drawn["plain"]} == {cases.F16, cases.BF16}
@@ -307,6 +320,7 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
     """Every row that can run, through the package's own arguments, and read back."""
     fake = Emulator(program, tmp_path)
     fake.install_fa3(monkeypatch, vllm)
+    fake.install_comfy(monkeypatch)
     rows, missing = table.available(fake, table.TABLE)
     assert set(missing) == ({"fa3", "fa3-fp8"} if vllm else {"fa3-fp8-2level"})
     if vllm:
@@ -332,12 +346,15 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
         ("^sage2-8b-sm90/per-warp", "plain", ["--qk-granularity", "per-thread"]),
         ("^fa2$", "plain", ["--set", "denominator.combine=01+23"]),
         ("^sdpa-efficient$", "masked", ["--set", "denominator.order=sequential"]),
+        ("^comfy-int8$", "wide", ["--set", "v_codes.scale=paper"]),
     ],
 )
-def test_what_a_broken_kernel_returns_fails(program, tmp_path, only, form, broken):
+def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only, form, broken):
     (tmp_path / "set").mkdir()
     rows = [r for r in table.TABLE if re.search(only, r.name)]
-    recorder = record.Recorder(Emulator(program, tmp_path, broken), rows, tmp_path / "set")
+    fake = Emulator(program, tmp_path, broken)
+    fake.install_comfy(monkeypatch)
+    recorder = record.Recorder(fake, rows, tmp_path / "set")
     for x in small(form, 6):
         recorder.record(x)
     recorder.finish()

@@ -67,6 +67,9 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 	}
 	h := NewHead(o.Tokens, o.HeadDim, o.Causal)
 	for _, p := range program.Presets() {
+		if o.Causal && p.Mask.Causal == "none" {
+			continue // it takes no such call
+		}
 		levels := emulate.Levels()
 		level := levels[len(levels)-1]
 		if o.Level != nil {
@@ -74,7 +77,7 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 		}
 		k, err := emulate.NewAt(p, level)
 		if err == nil {
-			k, err = k.For(o.HeadDim, format.FP16, o.Causal)
+			k, err = k.ForCase(format.FP16, program.Case{HeadDim: o.HeadDim, Causal: o.Causal, Keys: o.Tokens})
 		}
 		if err != nil {
 			return nil, err

@@ -25,6 +25,22 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestRunCausal: kernels without a causal mask are left out of causal calls.
+func TestRunCausal(t *testing.T) {
+	got, err := Run(t.Context(), Options{Tokens: 64, HeadDim: 64, Jobs: 2, Causal: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range got {
+		if r.Name == "comfy-int8" {
+			t.Error("comfy-int8 takes no causal mask")
+		}
+	}
+	if want := len(program.Presets()) + 1; len(got) != want {
+		t.Errorf("%d rows, want %d", len(got), want)
+	}
+}
+
 func TestRunCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

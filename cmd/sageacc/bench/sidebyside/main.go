@@ -89,7 +89,7 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 	for _, p := range program.Presets() {
 		k, err := emulate.New(p)
 		if err == nil {
-			k, err = k.For(dim, format.FP16, false)
+			k, err = k.ForCase(format.FP16, program.Case{HeadDim: dim, Keys: tokens})
 		}
 		if err != nil {
 			return err
