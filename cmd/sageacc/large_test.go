@@ -139,7 +139,7 @@ func manyLayers(t *testing.T, layers, kills int) {
 				t.Fatalf("after %d kills another result", killed)
 			}
 			os.Remove(out)
-		case <-time.After(time.Duration(r.Int64N(int64(took) / 5))):
+		case <-time.After(time.Duration(r.Int64N(int64(took/5 + 100*time.Millisecond)))):
 			q.Process.Kill()
 			<-q.ended
 			killed++

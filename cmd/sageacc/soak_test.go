@@ -106,8 +106,8 @@ func (s *soak) dump() string {
 // command draws a command over a dump.
 func (s *soak) command(dump string) []string {
 	kernels := oneOf(s, program.Names()...)
-	if s.r.IntN(3) == 0 {
-		kernels += "," + oneOf(s, program.Names()...)
+	if second := oneOf(s, program.Names()...); second != kernels && s.r.IntN(3) == 0 {
+		kernels += "," + second
 	}
 	compare := []string{"compare", dump, "--kernel", kernels}
 	for _, flag := range []string{"--per-head", "--lse", "--reference=fp64", "--sm-scale=0.2"} {
