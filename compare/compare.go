@@ -669,8 +669,14 @@ func (a *comparison) rows(actual bool) Rows {
 	return r
 }
 
+// readAhead is how many bytes of the next layer are asked for while one is computed.
+const readAhead = 256 << 20
+
 // runWhole computes all chunks of a layer that are to be, of a sample as many as it takes.
 func runWhole(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, opt Options, prog *progress) (*Partial, error) {
+	if index+1 < len(d.Layers) {
+		d.Layers[index+1].ReadAhead(readAhead)
+	}
 	p, err := opt.kept(ctx, index, o)
 	for err == nil {
 		if p, err = runLayer(ctx, d, index, o, o.All(), p, opt, prog); err != nil || !o.Sampled || opt.Sample.enough(o, p) {

@@ -103,7 +103,7 @@ func rounded(f string, x float32) float32 {
 	case "e5m2":
 		return format.E5M2FromFloat32(x).Float32()
 	case "int8":
-		return float32(min(max(math.RoundToEven(float64(x)), -127), 127))
+		return float32(min(max(math.RoundToEven(float64(x)), -128), 127))
 	case "uint8":
 		return float32(min(max(math.RoundToEven(float64(x)), 0), 255))
 	case "bf16":
