@@ -95,7 +95,7 @@ func TestRecordingsAreDumps(t *testing.T) {
 	for _, kind := range []string{
 		"sage-fp16-triton mask", "sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 causal", "fa3-fp8 window",
 		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window",
-		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal",
+		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask",
 	} {
 		if ran[kind] == 0 {
 			t.Errorf("no recording of %s (there are %v)", kind, ran)
