@@ -409,6 +409,9 @@ func Run(ctx context.Context, d *layerdumps.Dump, opt Options) (*Result, error) 
 	}
 	prog := newProgress(opt, outlines, all)
 	for i := range d.Layers {
+		if i+1 < len(d.Layers) {
+			d.Layers[i+1].ReadAhead(readAhead)
+		}
 		p, err := runWhole(ctx, d, i, outlines[i], opt, prog)
 		if err == nil {
 			err = d.Layers[i].Check()
@@ -674,9 +677,6 @@ const readAhead = 256 << 20
 
 // runWhole computes all chunks of a layer that are to be, of a sample as many as it takes.
 func runWhole(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, opt Options, prog *progress) (*Partial, error) {
-	if index+1 < len(d.Layers) {
-		d.Layers[index+1].ReadAhead(readAhead)
-	}
 	p, err := opt.kept(ctx, index, o)
 	for err == nil {
 		if p, err = runLayer(ctx, d, index, o, o.All(), p, opt, prog); err != nil || !o.Sampled || opt.Sample.enough(o, p) {

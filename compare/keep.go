@@ -79,6 +79,9 @@ func RunChunks(ctx context.Context, d *layerdumps.Dump, opt Options, want []rang
 			prog.finished()
 			continue
 		}
+		if i+1 < len(d.Layers) && want[i+1] != nil {
+			d.Layers[i+1].ReadAhead(readAhead)
+		}
 		p, err := opt.kept(ctx, i, outlines[i])
 		if err == nil {
 			p, err = runLayer(ctx, d, i, outlines[i], want[i], p, opt, prog)

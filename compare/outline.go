@@ -125,7 +125,7 @@ func (o *Outline) rows(chunk int) (lo, hi int) {
 // Check reports an outline that is no layer's, such as one from a file.
 func (o *Outline) Check() error {
 	s := &o.Shape
-	const most, mostHeads, mostChunks = min(1<<40, math.MaxInt), 1 << 22, 1 << 28
+	const most, mostHeads, mostChunks, mostCounts = min(1<<40, math.MaxInt), 1 << 22, 1 << 28, 1 << 24
 	for _, n := range []int{s.Batch, s.Heads, s.KVHeads, s.Queries, s.Keys, s.HeadDim, o.ChunkRows} {
 		if n < 1 || n > most {
 			return fmt.Errorf("layer %s: a size of %d", o.Name, n)
@@ -137,7 +137,8 @@ func (o *Outline) Check() error {
 	if s.HeadDim > layerdumps.MaxHeadDim || s.Heads%s.KVHeads != 0 || o.First < 0 || o.First >= o.End || o.End > s.Queries {
 		return fmt.Errorf("layer %s: sizes that do not fit each other", o.Name)
 	}
-	if heads := float64(s.Batch) * float64(s.Heads); heads > mostHeads || float64(heads*float64(o.perHead())) > mostChunks {
+	blocks := min((s.Queries-1)/mapTokens+1, mostBlocks) // of a difference map
+	if heads := float64(s.Batch) * float64(s.Heads); heads > mostHeads || float64(heads*float64(o.perHead())) > mostChunks || float64(heads*float64(blocks)) > mostCounts {
 		return fmt.Errorf("layer %s: %g heads of %d parts each are too many", o.Name, heads, o.perHead())
 	}
 	return nil

@@ -10,6 +10,9 @@ func (l *Layer) ReadAhead(limit int64) {
 		}
 		e := &t.bytes
 		n := min(e.size, limit)
+		if n == 0 {
+			continue // to the system that is the whole file
+		}
 		if f, ok := e.src.(interface{ WillNeed(off, n int64) }); ok && e.data == nil {
 			f.WillNeed(e.offset, n)
 		}

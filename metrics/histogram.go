@@ -90,7 +90,7 @@ func (h *Histogram) UnmarshalJSON(data []byte) error {
 	}
 	read := Histogram{Zero: v.Zero, NonFinite: v.NonFinite}
 	at := v.MinExponent - histogramLow
-	if len(v.Counts) > 0 && (at < 0 || at+len(v.Counts) > len(read.bins) || slices.Min(v.Counts) < 0) {
+	if len(v.Counts) > 0 && (at < 0 || at > len(read.bins)-len(v.Counts) || slices.Min(v.Counts) < 0) {
 		return fmt.Errorf("histogram: %d bins from %d on are not its own", len(v.Counts), v.MinExponent)
 	}
 	if len(v.Counts) > 0 {

@@ -36,7 +36,7 @@ func TestHistogram(t *testing.T) {
 	if b != h {
 		t.Error("merged parts differ from the whole")
 	}
-	for _, bad := range []string{`{"min_exponent":-41,"counts":[1]}`, `{"min_exponent":23,"counts":[1,2]}`, `{"min_exponent":0,"counts":[-1]}`, `{"counts":1}`} {
+	for _, bad := range []string{`{"min_exponent":-41,"counts":[1]}`, `{"min_exponent":23,"counts":[1,2]}`, `{"min_exponent":0,"counts":[-1]}`, `{"counts":1}`, `{"min_exponent":9223372036854775767,"counts":[1]}`, `{"min_exponent":-9223372036854775808,"counts":[1]}`} {
 		if json.Unmarshal([]byte(bad), &read) == nil {
 			t.Errorf("%s was read", bad)
 		}

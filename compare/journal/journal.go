@@ -83,6 +83,9 @@ type Header struct {
 	Settings json.RawMessage `json:"settings,omitempty"`
 }
 
+// MaxShards is how many shards there may be.
+const MaxShards = 1 << 20
+
 // check reports a header that is none.
 func (h *Header) check(path string) error {
 	for _, r := range h.Runs {
@@ -95,7 +98,7 @@ func (h *Header) check(path string) error {
 			}
 		}
 	}
-	if s := h.Shard; s != nil && (s[0] < 1 || s[0] > s[1]) {
+	if s := h.Shard; s != nil && (s[0] < 1 || s[0] > s[1] || s[1] > MaxShards) {
 		return fmt.Errorf("%s: shard %d of %d", path, s[0], s[1])
 	}
 	return nil
@@ -222,6 +225,9 @@ type index map[key][]entry
 func (x index) scanner(path string, h **Header) func(int64, []byte) error {
 	return func(at int64, text []byte) error {
 		if *h == nil {
+			if at > 0 {
+				return fmt.Errorf("%s: the first record of this journal, which says of what run it is, is damaged: nothing of it can be used", path)
+			}
 			*h = new(Header)
 			if err := json.Unmarshal(text, *h); err != nil || (*h).Schema != Schema {
 				return fmt.Errorf("%s: not a journal of sageacc", path)

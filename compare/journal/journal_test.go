@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,6 +119,19 @@ func TestFault(t *testing.T) {
 		if err := j.Close(true); (err != nil) != lasting {
 			t.Errorf("lasting %v: %v at the end", lasting, err)
 		}
+	}
+}
+
+// TestHeader: what no run has is refused before anything is made of it.
+func TestHeader(t *testing.T) {
+	for s, ok := range map[[2]int]bool{{1, 1}: true, {3, MaxShards}: true, {0, 1}: false, {2, 1}: false, {1, MaxShards + 1}: false, {1, math.MaxInt}: false} {
+		if err := (&Header{Shard: &s}).check("part"); (err == nil) != ok {
+			t.Errorf("shard %d of %d: %v", s[0], s[1], err)
+		}
+	}
+	var h *Header
+	if err := (index{}).scanner("x.journal", &h)(17, []byte(`{}`)); err == nil || !strings.Contains(err.Error(), "the first record of this journal") {
+		t.Errorf("a journal without its first record: %v", err)
 	}
 }
 

@@ -7,8 +7,8 @@
 // consecutive blocks of a head, because of a causal mask and of slow changes along a
 // sequence: n blocks of a head are two (one stratum has three if n is odd) of each of n/2
 // runs of about the same length, chosen at random without replacement. The choice depends
-// on a seed, the layer and the head alone; a choice of twice as many blocks of a head
-// contains it.
+// on a seed, the layer and the head alone; of a power of
+// two, a choice of twice as many blocks of a head contains it.
 //
 // # Estimates
 //
@@ -192,8 +192,10 @@ func around(v, error, df float64) Interval {
 	x := Interval{v, v, v, error, df}
 	switch {
 	case error == 0: // all blocks, or none that differs
-	case v <= 0 || v-v != 0 || error-error != 0:
+	case v-v != 0 || error-error != 0:
 		x.Low, x.High = math.NaN(), math.NaN()
+	case v <= 0: // a figure below its own rounding, which has no logarithm
+		x.Low, x.High = min(v, 0), float64(student(df)*error)
 	default:
 		factor := strictmath.Exp(float64(student(df)*error) / v)
 		x.Low, x.High = v/factor, float64(v*factor)

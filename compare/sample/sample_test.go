@@ -161,6 +161,12 @@ func TestMean(t *testing.T) {
 	if math.Abs(m.Value-0.1) > 1e-15 || math.Abs(m.error-0.005) > 1e-15 || math.Abs(m.df-40) > 1e-9 || !(x.Low < m.Low && m.Low < 0.1 && 0.1 < m.High && m.High < x.High) {
 		t.Errorf("%+v of four %+v", m, x)
 	}
+	// What rounding takes below zero has bounds all the same, so that no gate sees NaN.
+	for _, v := range []float64{0, -1e-16} {
+		if x := around(v, 1e-12, 10); !(x.Low <= v && 0 < x.High && x.High < 1e-11) || !(x.cosine().Low > 0.999 && x.cosine().High >= 1) {
+			t.Errorf("%+v around %g", x, v)
+		}
+	}
 	c := MeanCosine([]Interval{x.cosine(), x.cosine()})
 	if math.Abs(c.Value-0.9) > 1e-15 || !(c.Low < 0.9 && 0.9 < c.High && c.High < 1) {
 		t.Errorf("%+v", c)

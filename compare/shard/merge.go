@@ -59,8 +59,13 @@ func checkWhole(p *journal.Parts) error {
 		runs = append(runs, r.Layers)
 	}
 	var faults []string
+	more := 0
 	for i := 1; i <= count; i++ {
 		path, ok := have[i]
+		if !ok && len(faults) >= mostNamed {
+			more++
+			continue
+		}
 		if !ok {
 			faults = append(faults, fmt.Sprintf("shard %d/%d is missing", i, count))
 			continue
@@ -76,8 +81,8 @@ func checkWhole(p *journal.Parts) error {
 	if faults == nil {
 		return nil
 	}
-	if n := len(faults) - mostNamed; n > 0 {
-		faults = append(slices.Clone(faults[:mostNamed]), fmt.Sprintf("and %d shards more", n))
+	if n := len(faults) - mostNamed + more; n > 0 {
+		faults = append(slices.Clone(faults[:min(mostNamed, len(faults))]), fmt.Sprintf("and %d shards more", n))
 	}
 	return fmt.Errorf("not all parts are there: %s", strings.Join(faults, "; "))
 }

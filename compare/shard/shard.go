@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/compare/journal"
 	"github.com/sageacc/sageacc/internal/ranges"
 )
 
@@ -19,7 +20,7 @@ type Shard struct{ Index, Count int }
 func (s Shard) String() string { return fmt.Sprintf("%d/%d", s.Index, s.Count) }
 
 // maxCount is how many shards there may be.
-const maxCount = 1 << 20
+const maxCount = journal.MaxShards
 
 // Parse reads "I/N", or "array" or "array/N", for which the environment says which shard
 // it is: a Slurm job array (SLURM_ARRAY_TASK_ID, and SLURM_ARRAY_TASK_COUNT where N is

@@ -29,7 +29,8 @@ func (l Level) String() string {
 	return "portable"
 }
 
-// TileAt is [Unit.Tile] at a level.
+// TileAt is [Unit.Tile] at a level. It keeps a copy of b's columns in b, which no other
+// goroutine may use meanwhile.
 func (u *Unit) TileAt(level Level, acc []float32, a, b *Panel) {
 	if a.format != u.A || b.format != u.A {
 		panic(fmt.Sprintf("tensorcore: Tile: panels of %s and %s for a unit of %s", a.format, b.format, u.A))
@@ -37,7 +38,7 @@ func (u *Unit) TileAt(level Level, acc []float32, a, b *Panel) {
 	u.TileValuesAt(level, acc, a, b)
 }
 
-// TileValuesAt is [Unit.TileValues] at a level.
+// TileValuesAt is [Unit.TileValues] at a level, with b as for TileAt.
 func (u *Unit) TileValuesAt(level Level, acc []float32, a, b *Panel) {
 	if a.k != b.k {
 		panic("tensorcore: Tile: depths disagree")
