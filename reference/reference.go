@@ -5,6 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/sageacc/sageacc/reference/internal/simd"
+)
+
+// The fastest loops that this machine has. Their results are those of the portable ones.
+var (
+	single = simd.Single()[0]
+	double = simd.Double()[0]
 )
 
 // MaxHeadDim is the largest head dimension that [Attention] accepts.
