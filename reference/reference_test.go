@@ -227,6 +227,54 @@ func TestBitsPinned(t *testing.T) {
 	})
 }
 
+// TestErrorBound holds results to the bound that Attention states, in both precisions
+// against exact enough arithmetic, and to the much smaller error that they have.
+func TestErrorBound(t *testing.T) {
+	const rows, nk, d, block = 20, 1000, 64, 192
+	q, k, v := gaussian(1, rows*d), gaussian(2, nk*d), gaussian(3, nk*d)
+	for i := range q {
+		q[i] *= 3 // scores of up to about 10
+	}
+	got, _ := attention(t, reference.Params{Scale: 0.125}, q, k, v, 0, rows, nk, d)
+	exact, _ := attention(t, reference.Params{Scale: 0.125, Precision: reference.FP64}, q, k, v, 0, rows, nk, d)
+	want, _ := naive(q, k, v, 0, rows, nk, d, false, 0.125)
+	var worst, abs, sum float64
+	const u = 0x1p-24
+	for i := range rows {
+		s, size, top := make([]float64, nk), make([]float64, nk), math.Inf(-1)
+		for j := range nk {
+			for c := range d {
+				x := float64(q[i*d+c]) * float64(k[j*d+c]) / 8
+				s[j] += x
+				size[j] += math.Abs(x)
+			}
+			top = max(top, s[j])
+		}
+		var total float64
+		for j := range nk {
+			total += math.Exp(s[j] - top)
+		}
+		for c := range d {
+			o := want[i*d+c]
+			bound := math.Abs(o) * u
+			for j := range nk {
+				e := (block + 3*math.Ceil(nk/float64(block)) + 2 + top - s[j] + (d+1)*size[j]) * u
+				bound += math.Exp(s[j]-top) / total * e * (math.Abs(float64(v[j*d+c])) + math.Abs(o))
+			}
+			diff := math.Abs(got[i*d+c] - o)
+			worst = max(worst, diff/bound)
+			abs, sum = abs+diff, sum+math.Abs(o)
+			if e := math.Abs(exact[i*d+c] - o); !(e <= bound*0x1p-29) {
+				t.Errorf("FP64: out[%d,%d] is off by %v, bound %v", i, c, e, bound*0x1p-29)
+			}
+		}
+	}
+	t.Logf("error at most %.4f of the bound, relative L1 %.2g", worst, abs/sum)
+	if !(worst < 1) || !(abs/sum < 1e-6) {
+		t.Errorf("error is %v of the bound, relative L1 %v", worst, abs/sum)
+	}
+}
+
 // exactFMA is x·y + z in math/big, rounded once.
 func exactFMA[T simd.Real](x, y, z T) T {
 	f := func(x T) *big.Float { return new(big.Float).SetPrec(2000).SetFloat64(float64(x)) }
