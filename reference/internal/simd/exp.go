@@ -3,10 +3,11 @@ package simd
 import "math"
 
 // single and double are the constants of the exponentials, each as often as a vector of
-// AVX2 has elements, exact in hexadecimal. They are, in order: the smallest argument whose exponential is not taken as 0;
-// 1/ln(2); a magic number whose sum with an argument/ln(2) holds that, rounded to an
-// integer n, in its low bits; ln(2) in two parts, whose first is ln(2) rounded; a
-// polynomial's coefficients from the highest degree to the second; and its last two, 1.
+// AVX2 has elements, exact in hexadecimal. They are, in order: the smallest argument whose
+// exponential is not taken as 0; 1/ln(2); a magic number whose sum with an argument/ln(2)
+// holds that, rounded to an integer n, in its low bits; ln(2) in two parts, whose first is
+// ln(2) rounded; a polynomial's coefficients from the highest degree to the second; and
+// its last two, 1.
 //
 // The exponential of x is then p(r)·2^n with r = x - n·ln(2), where every step is a fused
 // multiply-add and every result normal. |r| <= ln(2)/2, where the polynomials are the
