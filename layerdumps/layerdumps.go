@@ -86,9 +86,8 @@ type Layer struct {
 	Softcap float64
 	// Mask is the mask that the call was given, nil for none.
 	Mask *Mask
-	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][kv heads]: a
-	// value is its code times the scale, that of Q by the kv head of its query head. They are
-	// nil where there are none: 1.
+	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][heads] of the
+	// tensor: a value is its code times the scale. They are nil where there are none: 1.
 	QDescale, KDescale, VDescale []float32
 	// Packed says of which packed batch the layer is a sequence; nil for none.
 	Packed *Packed

@@ -126,6 +126,9 @@ func (p *Program) validateCodes(bad report) {
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" && (p.P.Format != "uint8" || v.Format != "int8") {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
 	}
+	if x := float64(p.P.Scale); p.P.Scale != 0 && (!(x >= minPScale && x <= maxPScale) || p.Denominator.Of != "p" || p.Finish.Scale != "inverse" || p.P.Format != "e4m3" && p.P.Format != "e5m2") {
+		bad("p.scale", "%s: want %v to %v, p.format e4m3 or e5m2, denominator.of p, and finish.scale inverse, which undoes it", p.P.Scale, minPScale, maxPScale)
+	}
 	if p.P.Format != "exact" && p.P.Round == "none" {
 		bad("p.round", "none: %s P is rounded", p.P.Format)
 	}
@@ -225,6 +228,8 @@ const (
 	maxShift  = 1 << 20
 	maxOffset = 100
 	maxSplit  = 128
+	minPScale = 1e-6
+	maxPScale = 1e6
 )
 
 func (p *Program) validateSoftmax(bad report) {
@@ -240,6 +245,9 @@ func (p *Program) validateSoftmax(bad report) {
 	if integer := p.Bits() != 0; p.Mask.Additive == "with-scale" && (!integer || p.Scores.TailTiles != All) ||
 		p.Mask.Boolean == "add" && integer && p.Scores.TailTiles != All {
 		bad("mask", "what is added with the scale needs integer scores and scores.tail_tiles all")
+	}
+	if p.LSE.Form == "base2-scaled" && p.Maximum.Of != "scores" {
+		bad("log_sum_exp.form", "base2-scaled: the maximum is scaled already (maximum.of: %s)", p.Maximum.Of)
 	}
 	if p.Maximum.Of == "scores" && p.Scores.SMScale != "exponent" {
 		bad("maximum.of", "scores: the softmax scale stands in the exponent")
