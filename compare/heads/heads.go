@@ -81,7 +81,7 @@ func (l *Layer) check() error {
 	if l.OutputDType() > format.FP32 {
 		return fmt.Errorf("kernel %s returns the dtype of its inputs (operands.output), which is %s", p.Name, l.OutputDType())
 	}
-	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Softcap: in.Softcap}, {Windowed: in.Windowed}} {
+	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Softcap: in.Softcap}, {Causal: in.Causal, Windowed: in.Windowed, Left: in.Left, Right: in.Right}} {
 		err := l.Kernel.Supports(part)
 		if err == nil {
 			continue

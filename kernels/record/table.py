@@ -335,7 +335,7 @@ def flashinfer_batch(gpu: Any, q: Any, k: Any, v: Any, scales: List[Any], f: Fie
     for x in (k, v):
         rows = np.zeros((pages * PAGE, *heads[1:]), E4M3)
         rows[:nk] = gpu.array(x)
-        caches.append(gpu.tensor(np.ascontiguousarray(rows.reshape(pages, PAGE, *heads[1:])[::-1])))
+        caches.append(gpu.tensor(rows.reshape(pages, PAGE, *heads[1:])[::-1].copy()))
     return wrapper.run(q, tuple(caches), *scales, return_lse=True)
 
 
