@@ -23,6 +23,7 @@ type naive struct {
 	sm float64
 	// frameworkMean is PyTorch's mean of K, whose order of sums is quant's to know.
 	frameworkMean []float32
+	ofV           float32 // V's descale
 }
 
 // knows says whether naive can read a description.
@@ -371,6 +372,7 @@ func (n *naive) smoothedK() []float32 {
 // row is a row of the output.
 func (n *naive) row(i int) []float32 {
 	p, h, d := &n.p, n.h, n.h.d
+	n.ofV = n.descale(amax(h.v))
 	shape := p.Tiles.Shapes[0]
 	block := i / shape.Rows
 	lo := block * shape.Rows
@@ -795,7 +797,7 @@ func (n *naive) vScale(c int) (scale, inverse float32) {
 	most := float32(n.p.VCodes.Max)
 	switch n.p.VCodes.Scale {
 	case "descale":
-		return n.descale(amax(n.h.v)), 0
+		return n.ofV, 0
 	case "paper":
 		return top / most, 0
 	case "fused":

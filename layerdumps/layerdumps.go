@@ -261,7 +261,7 @@ func (s *source) check(files []string) error {
 }
 
 // Reread returns the layer as it is if its tensors are in the other layout, or nil
-// where they do not fit each other then. It shares their memory. It has no LSE.
+// where they do not fit each other then, or have scales of heads. It shares their memory. It has no LSE.
 func (l *Layer) Reread() *Layer {
 	out := *l
 	out.LSE = nil
@@ -269,6 +269,14 @@ func (l *Layer) Reread() *Layer {
 	if l.O != nil {
 		o := l.O.reread()
 		out.O = &o
+	}
+	for scales, t := range map[*[]float32]*Tensor{&out.QDescale: &out.Q, &out.KDescale: &out.K, &out.VDescale: &out.V} {
+		if s := *scales; s != nil && t.Heads != t.Tokens {
+			if slices.Min(s) != slices.Max(s) {
+				return nil // they say how many heads there are
+			}
+			*scales = slices.Repeat(s[:1], t.Batch*t.Heads)
+		}
 	}
 	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) {
 		return nil
