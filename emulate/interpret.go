@@ -1380,8 +1380,11 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 			}
 		default:
 			factor := inverse
-			if f.Scale == "inverse" {
+			switch {
+			case f.Scale == "inverse":
 				factor = a.mul(inverse, k.unscaled(kv.vScale[c]))
+			case k.pScale != 0:
+				factor = a.mul(inverse, k.unscaled(1))
 			}
 			if k.prog.PV.Join != "memory" { // where it is done
 				x = a.mul(x, factor)

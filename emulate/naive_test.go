@@ -911,7 +911,7 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 			if p.P.Scale != 0 {
 				scale = format.MulFtz(scale, mufu.Rcp(float32(p.P.Scale)))
 			}
-			if p.Finish.Scale == "inverse" {
+			if p.Finish.Scale == "inverse" || p.P.Scale != 0 {
 				inverse = n.mul(inverse, scale)
 			}
 			x = n.mul(x, inverse)

@@ -148,7 +148,7 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Window == "no":
 		return fmt.Errorf("kernel %s takes no window (mask.window: no)", k.prog.Name)
-	case in.Windowed && m.Window == "left" && in.Right >= 0 && !in.Causal:
+	case in.Windowed && m.Window == "left" && in.Right > 0 && !in.Causal:
 		return fmt.Errorf("kernel %s takes no window that bounds the keys after the query (mask.window: left)", k.prog.Name)
 	case in.Causal && m.Causal == "none":
 		return fmt.Errorf("kernel %s takes no causal mask (mask.causal: none)", k.prog.Name)

@@ -108,7 +108,7 @@ func TestRefused(t *testing.T) {
 		{"sage-fp16-triton", append(qkv("F16", 64), tensor("l.mask", "F32", 40, 50)), nil, `tensor "l.mask": kernel sage-fp16-triton takes an additive mask of its inputs' dtype, FP16, and this is FP32`},
 		{"sage-fp16-triton", append(qkv("F16", 64), boolean), map[string]string{"causal": "true"}, `tensor "l.mask": no kernel takes a mask together with a causal one or a window`},
 		{"fa3", qkv("F16", 64), map[string]string{"window": "5,0"}, ""},
-		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "5,0"}, "kernel sage-fp16-triton takes no window (mask.window: no); fa2, fa3, fa3-fp8 and fa3-fp8-2level do"},
+		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "5,0"}, "kernel sage-fp16-triton takes no window (mask.window: no); fa2, fa3, fa3-fp8, fa3-fp8-2level, flashinfer-fp8 and flashinfer-fp8-paged do"},
 		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "500,-1"}, ""}, // hides nothing
 		{"sage2-8b-sm90", qkv("F16", 64), map[string]string{"window": "-1,0", "causal_align": "top-left"}, ""},
 		{"fa3", qkv("F16", 64), map[string]string{"softcap": "5"}, ""},

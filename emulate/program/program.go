@@ -320,7 +320,8 @@ type P struct {
 	// Format is that of the operand: V's, or uint8 beside an int8 V.
 	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 uint8 fp16 bf16 input exact"`
 	// Scale, where it stands, is what P is multiplied by, in FP32, before its conversion. The
-	// denominator sums P without it; V's scale is divided by it, with div.approx.ftz.
+	// denominator sums P without it; V's scale, or 1 where V has none, is divided by it, with
+	// div.approx.ftz, and multiplies the inverse.
 	Scale Number `yaml:"scale,omitempty" json:"scale,omitempty"`
 	Round string `yaml:"round" json:"round" choices:"none even zero"`
 }

@@ -126,8 +126,8 @@ func (p *Program) validateCodes(bad report) {
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" && (p.P.Format != "uint8" || v.Format != "int8") {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
 	}
-	if x := float64(p.P.Scale); p.P.Scale != 0 && (!(x >= minPScale && x <= maxPScale) || p.Denominator.Of != "p" || p.Finish.Scale != "inverse" || p.P.Format != "e4m3" && p.P.Format != "e5m2") {
-		bad("p.scale", "%s: want %v to %v, p.format e4m3 or e5m2, denominator.of p, and finish.scale inverse, which undoes it", p.P.Scale, minPScale, maxPScale)
+	if p.P.Scale != 0 {
+		p.validatePScale(bad)
 	}
 	if p.P.Format != "exact" && p.P.Round == "none" {
 		bad("p.round", "none: %s P is rounded", p.P.Format)
@@ -140,6 +140,21 @@ func (p *Program) validateCodes(bad report) {
 	}
 	if p.Finish.Mean == "fma" && p.Finish.Scale == "inverse" {
 		bad("finish.mean", "fma joins the scale of V with its mean: want finish.scale output")
+	}
+}
+
+// validatePScale checks what goes with a scale of P.
+func (p *Program) validatePScale(bad report) {
+	x, f := float64(p.P.Scale), &p.Finish
+	switch {
+	case !(x >= minPScale && x <= maxPScale):
+		bad("p.scale", "%s: want %v to %v", p.P.Scale, minPScale, maxPScale)
+	case p.P.Format != "e4m3" && p.P.Format != "e5m2":
+		bad("p.scale", "%s: P is %s; want e4m3 or e5m2", p.P.Scale, p.P.Format)
+	case p.Denominator.Of != "p":
+		bad("p.scale", "%s: denominator.of is %s, with the scale; want p", p.P.Scale, p.Denominator.Of)
+	case f.Scale == "output", f.Inverse == "divide", f.Inverse == "div.full", p.PV.Join == "memory", p.Tiles.Split != "none":
+		bad("p.scale", "%s: the inverse of d undoes it: want finish.scale inverse or none, finish.inverse rcp.approx.ftz or exact, another pv.join than memory, and tiles.split none", p.P.Scale)
 	}
 }
 
