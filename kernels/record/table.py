@@ -296,7 +296,8 @@ def flashinfer_calls(x: Inputs) -> List[Fields]:
         return []
     calls: List[Fields] = [{"causal": c, **aligned(x)} for c in (False, True)]
     calls.append({"causal": x.lse, "set": ["operands.output=fp16"], **aligned(x)})
-    # With more queries than keys a window may leave a tile of queries none, for which the kernel waits forever.
+    # With more queries than keys a window may leave a tile of queries no tile of keys: by its source the paged kernel
+    # then loads one that nothing takes, and may wait forever.
     if x.queries <= x.keys and x.window[0] < x.keys - 1:
         calls += [{"causal": c, "window": [x.window[0], -1], **aligned(x)} for c in (False, True)]
     return calls
