@@ -562,6 +562,10 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 	if k.prog.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
 		seen = 0
 	}
+	lowest := k.prog.Maximum.Unseen == "lowest"
+	if lowest {
+		seen = bounded(m)
+	}
 	// What the exponents are lowered by: the maximum in their unit, and alpha.
 	var alpha float32
 	var lower [threads]float32
@@ -576,11 +580,17 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 			alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
 		}
 		for j := range lower {
-			lower[j] = k.arith.mul(seen, scale[j])
-			if k.offset != 0 {
-				lower[j] = k.arith.mulAdd(seen, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+			by := seen
+			if lowest {
+				by = m
 			}
-			if seen != m {
+			lower[j] = k.arith.mul(by, scale[j])
+			if k.offset != 0 {
+				lower[j] = k.arith.mulAdd(by, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+			}
+			if lowest {
+				lower[j] = bounded(lower[j])
+			} else if seen != m {
 				lower[j] = 0
 			}
 		}
@@ -598,6 +608,15 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 		s[i] = k.arith.mulAdd(x, scale[j], -lower[j], twice)
 	}
 	k.weights(ws, r, s, alpha, at)
+}
+
+// bounded is x, but FP32's lowest finite number at least, which stands for a NaN too (as
+// CUDA's fmaxf has it).
+func bounded(x float32) float32 {
+	if x >= -math.MaxFloat32 {
+		return x
+	}
+	return -math.MaxFloat32
 }
 
 // softmaxTileRow is softmaxRow where P is relative to the maximum of its own tile. What the
@@ -651,7 +670,7 @@ func (k *Kernel) weights(ws *Workspace, r int, s []float32, alpha float32, at pl
 	for _, p := range s {
 		if p-p != 0 {
 			ws.Counts[StageP].add(p)
-		} else if limit > 0 && p > limit {
+		} else if limit > 0 && k.scaledP(p) > limit {
 			ws.Counts[StagePCodes].Saturated++
 		}
 	}
@@ -703,11 +722,11 @@ func (k *Kernel) convertP(ws *Workspace, r int, s []float32) {
 	case k.p.exact:
 	case k.p.typed && k.p.kind == quant.E4M3 && !zero:
 		for i := range codes {
-			codes[i] = uint16(format.E4M3FromFloat32(s[k.Stored(i)]))
+			codes[i] = uint16(format.E4M3FromFloat32(k.scaledP(s[k.Stored(i)])))
 		}
 	default:
 		for i := range codes {
-			codes[i] = k.p.encode(s[k.Stored(i)], zero)
+			codes[i] = k.p.encode(k.scaledP(s[k.Stored(i)]), zero)
 		}
 	}
 	if k.byValue() {
@@ -720,6 +739,14 @@ func (k *Kernel) convertP(ws *Workspace, r int, s []float32) {
 			}
 		}
 	}
+}
+
+// scaledP is an element of P as it is converted.
+func (k *Kernel) scaledP(p float32) float32 {
+	if k.pScale == 0 {
+		return p
+	}
+	return k.arith.mul(p, k.pScale)
 }
 
 // decodedP writes what a row's operand stands for, in the order of the keys.
@@ -1307,6 +1334,8 @@ func (k *Kernel) lse(q *Query, den, m float32) float32 {
 		return a.add(mufu.Lg2(den), m)
 	case "base2-libdevice":
 		return a.add(libm.Log2f(den), m)
+	case "base2-scaled":
+		return a.fma(m, q.scale, mufu.Lg2(den))
 	case "natural-libm":
 		const log2e = float32(math.Log2E)
 		if math.IsInf(float64(m), -1) {
@@ -1351,8 +1380,11 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 			}
 		default:
 			factor := inverse
-			if f.Scale == "inverse" {
-				factor = a.mul(inverse, kv.vScale[c])
+			switch {
+			case f.Scale == "inverse":
+				factor = a.mul(inverse, k.unscaled(kv.vScale[c]))
+			case k.pScale != 0:
+				factor = a.mul(inverse, k.unscaled(1))
 			}
 			if k.prog.PV.Join != "memory" { // where it is done
 				x = a.mul(x, factor)
@@ -1395,6 +1427,14 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 	}
 }
 
+// unscaled is V's scale without that of P, which its codes have.
+func (k *Kernel) unscaled(vScale float32) float32 {
+	if k.pScale == 0 {
+		return vScale
+	}
+	return mufu.DivApprox(vScale, k.pScale)
+}
+
 func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
 	d := kv.in.Dim
 	bq, bk := k.tiling.BlockQ, k.tiling.BlockK
@@ -1431,9 +1471,13 @@ const invLog2e = float32(1 / float32(1.44269504))
 
 // NaturalLSE turns a row's log-sum-exp, as the kernel writes it, into the natural one
 // that the kernel's callers return: x is the row of Q, of which the released API needs
-// the product with K's mean.
+// the product with K's mean. Of base2-scaled, which callers return in base 2, it is the FP32
+// product with ln 2.
 func (q *Query) NaturalLSE(lse float32, x []float32) float32 {
-	if !strings.HasPrefix(q.kernel.prog.LSE.Form, "base2") {
+	switch form := q.kernel.prog.LSE.Form; {
+	case form == "base2-scaled":
+		return float32(lse * ln2)
+	case !strings.HasPrefix(form, "base2"):
 		return lse
 	}
 	return NaturalLSE(lse, q.LSECorrection(x), float32(q.sm))

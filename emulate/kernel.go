@@ -73,6 +73,7 @@ type plan struct {
 	vecUnit   vec.Unit // of the vector kernels, if they have one
 	sumKeys   int      // keys of a sum from zero
 	offset    float32
+	pScale    float32 // of P before its conversion, 0 for none
 	start     float32
 	masked    float32
 	ofTile    bool // P is relative to its tile's maximum
@@ -256,6 +257,7 @@ func (k *Kernel) compile() error {
 		k.sumKeys = int(p.PV.Level)
 	}
 	k.offset, k.start, k.masked = float32(p.Exponent.Offset), float32(p.Maximum.Start), float32(p.Mask.Value)
+	k.pScale = float32(p.P.Scale)
 	k.arith = arith{p.Operands.Subnormals == "keep"}
 	switch p.Exponent.Exp2 {
 	case "exact":
@@ -385,8 +387,17 @@ func (k *Kernel) product(sm, log2e float64) float32 {
 		return float32(float64(float32(sm)) * math.Log2E)
 	case "fp64-1.44269504":
 		return float32(sm * 1.44269504)
+	case "fp64-descale":
+		return k.descaledProduct(sm, 1)
 	}
 	return k.arith.mul(float32(sm), float32(log2e))
+}
+
+// descaledProduct is the product of sm_scale and log2 e with that of the scales of Q and K,
+// of scores.product fp64-descale.
+func (k *Kernel) descaledProduct(sm float64, descales float32) float32 {
+	const log2e = float32(math.Log2E)
+	return k.arith.flush(float32(float64(float64(sm*float64(descales)) * float64(log2e))))
 }
 
 // smScale returns a call's softmax scale, 1/sqrt(dim) for 0.

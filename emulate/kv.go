@@ -164,7 +164,7 @@ func (k *Kernel) scanK(kv *KV) {
 	})
 	if !k.integer {
 		if k.prog.QKCodes.Scale == "descale" {
-			kv.kScale = descaleOf(in.DType, in.KDescale, kv.kMax[0])
+			kv.kScale = k.descaleOf(in.DType, in.KDescale, kv.kMax[0])
 		}
 		return
 	}
@@ -221,10 +221,14 @@ func (k *Kernel) MeanOfKeys(dtype format.DType, d int, of ...Run) []float32 {
 	return mean
 }
 
-// Descale returns the scale of E4M3 codes of numbers up to amax: amax / 448, in FP32, 1 for
-// zeros.
-func Descale(amax float32) float32 {
-	if amax == 0 {
+// Descale returns the scale of E4M3 codes of numbers up to amax, in FP32, where it is not
+// given: amax / 448, 1 for zeros, or, with operands.descale head, at least 1e-6 (the quantiser of
+// FlashInfer's tests, test_hopper_fp8_attention.py).
+func (k *Kernel) Descale(amax float32) float32 {
+	switch {
+	case k.prog.Operands.Descale == "head":
+		return max(amax/format.E4M3Max, 1e-6)
+	case amax == 0:
 		return 1
 	}
 	return amax / format.E4M3Max
@@ -232,14 +236,14 @@ func Descale(amax float32) float32 {
 
 // descaleOf returns the scale of a head's E4M3 codes: of codes the given one, 0 for 1, else
 // the given one, 0 for that of its largest magnitude.
-func descaleOf(dtype format.DType, given, amax float32) float32 {
+func (k *Kernel) descaleOf(dtype format.DType, given, amax float32) float32 {
 	switch {
 	case given != 0:
 		return given
 	case dtype == format.FP8:
 		return 1
 	}
-	return Descale(amax)
+	return k.Descale(amax)
 }
 
 // encodeFP8 replaces x by the values of its E4M3 codes, which codes have already.
@@ -280,7 +284,7 @@ func (k *Kernel) scanV(kv *KV) error {
 		if k.prog.VCodes.Scale == "descale" {
 			kv.vScale = make([]float32, in.Dim)
 			for c := range kv.vScale {
-				kv.vScale[c] = descaleOf(in.DType, in.VDescale, amax)
+				kv.vScale[c] = k.descaleOf(in.DType, in.VDescale, amax)
 			}
 		}
 		if k.vSmooth {

@@ -23,15 +23,16 @@ type naive struct {
 	sm float64
 	// frameworkMean is PyTorch's mean of K, whose order of sums is quant's to know.
 	frameworkMean []float32
+	ofV           float32 // V's descale
 }
 
 // knows says whether naive can read a description.
 func knows(p *program.Program) bool {
 	exact := p.QKCodes.Format == "exact" || p.VCodes.Format == "exact" || p.P.Format == "exact" || p.PV.Unit.Instruction == "exact"
 	scores := p.Bits() == 0 && p.Scores.Unit.Instruction == "exact"
-	return !exact && !scores && p.QKCodes.Scale != "descale" && p.VCodes.Scale != "descale" && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
-		(p.QKCodes.Scale == "none" || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even", "reciprocal": "even"}[p.QKCodes.Scale]) &&
-		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Operands.Output == "input" && p.Tiles.Split == "none" &&
+	return !exact && !scores && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
+		(p.Bits() == 0 || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even", "reciprocal": "even"}[p.QKCodes.Scale]) &&
+		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Tiles.Split == "none" &&
 		p.VCodes.Beyond == "zeros" && p.Denominator.Order != "tile-tree" && p.PV.Join != "memory" && p.Mask.Additive != "with-scale" && p.Mask.Hidden == "run" && p.Scores.Softcap == "none"
 }
 
@@ -117,6 +118,17 @@ func amax(x []float32) (top float32) {
 		top = max(top, float32(math.Abs(float64(v))))
 	}
 	return top
+}
+
+// descale is the scale of the E4M3 codes of numbers up to top.
+func (n *naive) descale(top float32) float32 {
+	if n.p.Operands.Descale == "head" {
+		return max(top/448, 1e-6)
+	}
+	if top == 0 {
+		return 1
+	}
+	return top / 448
 }
 
 // mean is the mean of a channel, rounded to FP32.
@@ -360,6 +372,7 @@ func (n *naive) smoothedK() []float32 {
 // row is a row of the output.
 func (n *naive) row(i int) []float32 {
 	p, h, d := &n.p, n.h, n.h.d
+	n.ofV = n.descale(amax(h.v))
 	shape := p.Tiles.Shapes[0]
 	block := i / shape.Rows
 	lo := block * shape.Rows
@@ -400,6 +413,20 @@ func (n *naive) row(i int) []float32 {
 	scale := product
 	if p.Scores.SMScale == "folded" || p.Scores.SMScale == "scores" {
 		scale = 1
+	}
+	if p.QKCodes.Scale == "descale" {
+		ofQ, ofK := n.descale(amax(q)), n.descale(amax(h.k))
+		qRow = slices.Clone(qRow)
+		for j := range qRow {
+			qRow[j] = rounded("e4m3", qRow[j]/ofQ)
+		}
+		for j := range k {
+			k[j] = rounded("e4m3", k[j]/ofK)
+		}
+		both := n.mul(ofQ, ofK)
+		if scale = n.mul(scale, both); p.Scores.Product == "fp64-descale" {
+			scale = n.flush(float32(n.sm * float64(both) * float64(float32(math.Log2E))))
+		}
 	}
 
 	// The tiles that the block looks at.
@@ -612,6 +639,10 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	if p.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
 		seen = 0
 	}
+	lowest := float32(-math.MaxFloat32)
+	if p.Maximum.Unseen == "lowest" {
+		seen = max(seen, lowest)
+	}
 	alpha := n.add(old, -seen)
 	if p.Maximum.Of == "scores" {
 		alpha = n.mul(alpha, scales[0])
@@ -635,15 +666,27 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 			if lower = n.mul(seen, scales[x]); offset != 0 {
 				lower = n.mulAdd(seen, scales[x], -offset, p.Maximum.Round)
 			}
-			if seen != m {
+			if seen != m && p.Maximum.Unseen == "zero" {
 				lower = 0
+			}
+			if p.Maximum.Unseen == "lowest" {
+				if lower = n.mul(m, scales[x]); offset != 0 {
+					lower = n.mulAdd(m, scales[x], -offset, p.Maximum.Round)
+				}
+				if !(lower >= lowest) {
+					lower = lowest
+				}
 			}
 		}
 		w[x] = n.ex2(n.mulAdd(s[x], scales[x], -lower, p.Exponent.Round))
 	}
 	codes := make([]float32, len(w))
 	for x := range w {
-		codes[x] = rounded(p.P.Format, w[x])
+		if y := w[x]; p.P.Scale != 0 {
+			codes[x] = rounded(p.P.Format, n.mul(y, float32(p.P.Scale)))
+		} else {
+			codes[x] = rounded(p.P.Format, y)
+		}
 	}
 	n.denominator(w, codes, alpha, factor, den, last)
 	if p.PV.Rescale == "none" {
@@ -753,6 +796,8 @@ func (n *naive) vScale(c int) (scale, inverse float32) {
 	}
 	most := float32(n.p.VCodes.Max)
 	switch n.p.VCodes.Scale {
+	case "descale":
+		return n.ofV, 0
 	case "paper":
 		return top / most, 0
 	case "fused":
@@ -772,6 +817,8 @@ func (n *naive) value(j, c int) float32 {
 	}
 	scale, inverse := n.vScale(c)
 	switch n.p.VCodes.Scale {
+	case "descale":
+		x /= scale
 	case "paper":
 		if x /= scale; scale == 0 {
 			x = 0
@@ -841,6 +888,10 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 	}
 	empty := d == 0 || d != d
 	out := make([]float32, len(o))
+	to := n.h.dtype
+	if named, ok := map[string]format.DType{"fp16": format.FP16, "bf16": format.BF16, "fp32": format.FP32}[p.Operands.Output]; ok {
+		to = named
+	}
 	for c, x := range o {
 		scale, _ := n.vScale(c)
 		switch {
@@ -857,7 +908,10 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 			if empty && (p.Finish.Empty == "one" || p.Finish.Empty == "zero") {
 				inverse = map[string]float32{"one": 1, "zero": 0}[p.Finish.Empty]
 			}
-			if p.Finish.Scale == "inverse" {
+			if p.P.Scale != 0 {
+				scale = format.MulFtz(scale, mufu.Rcp(float32(p.P.Scale)))
+			}
+			if p.Finish.Scale == "inverse" || p.P.Scale != 0 {
 				inverse = n.mul(inverse, scale)
 			}
 			x = n.mul(x, inverse)
@@ -868,7 +922,7 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 		if p.Finish.Scale == "output" {
 			x = n.mul(x, scale)
 		}
-		if p.Finish.First == "fp32-as-bf16" && n.h.dtype == format.FP32 {
+		if p.Finish.First == "fp32-as-bf16" && to == format.FP32 {
 			x = format.RoundBF16(x)
 		}
 		if p.Finish.First == "fp16" {
@@ -876,9 +930,9 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 		}
 		switch p.Finish.Round {
 		case "even":
-			x = n.h.dtype.Round(x)
+			x = to.Round(x)
 		case "zero":
-			x = n.h.dtype.RoundTowardZero(x)
+			x = to.RoundTowardZero(x)
 		}
 		out[c] = x
 	}

@@ -71,8 +71,12 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 	descales := float32(1)
 	if k.prog.QKCodes.Scale == "descale" {
 		// The scales of Q and K join the softmax scale.
-		descales = k.arith.mul(descaleOf(kv.in.DType, in.QDescale, q.amax), kv.kScale)
-		q.scale = k.arith.mul(q.scale, descales)
+		descales = k.arith.mul(k.descaleOf(kv.in.DType, in.QDescale, q.amax), kv.kScale)
+		if k.prog.Scores.Product == "fp64-descale" {
+			q.scale = k.descaledProduct(q.sm, descales)
+		} else {
+			q.scale = k.arith.mul(q.scale, descales)
+		}
 	}
 	if in.Softcap != 0 {
 		q.cap = float32(q.sm) / float32(in.Softcap)
@@ -144,6 +148,8 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Window == "no":
 		return fmt.Errorf("kernel %s takes no window (mask.window: no)", k.prog.Name)
+	case in.Windowed && m.Window == "left" && in.Right > 0 && !in.Causal:
+		return fmt.Errorf("kernel %s takes no window that bounds the keys after the query (mask.window: left)", k.prog.Name)
 	case in.Causal && m.Causal == "none":
 		return fmt.Errorf("kernel %s takes no causal mask (mask.causal: none)", k.prog.Name)
 	}
@@ -190,7 +196,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 			ws.qScale[r] = 1
 		}
 		if k.prog.QKCodes.Scale == "descale" {
-			encodeFP8(ws.q[:rows*d], q.kv.in.DType, descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
+			encodeFP8(ws.q[:rows*d], q.kv.in.DType, k.descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
 		}
 		return
 	}

@@ -357,7 +357,7 @@ func (d *Dump) addCall(l *Layer, found extras, p *parts, sequences int) error {
 	for _, x := range []struct {
 		role int
 		add  func(*Layer, *rawTensor) error
-	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, sequences)}, {kDescale, d.descale(&l.KDescale, sequences)}, {vDescale, d.descale(&l.VDescale, sequences)}} {
+	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, &l.Q, sequences)}, {kDescale, d.descale(&l.KDescale, &l.K, sequences)}, {vDescale, d.descale(&l.VDescale, &l.V, sequences)}} {
 		t, err := found.of(x.role, l.Name, p[0])
 		if err != nil {
 			return err

@@ -68,7 +68,8 @@ func TestCallErrors(t *testing.T) {
 		{name: "two FP8", tensors: with(fp8, zeros("l0.v", "F8_E5M2", 2, 2, 5, 4)), want: `tensor "l0.v": dtype E5M2 differs from that of "l0.q", E4M3`},
 		{name: "a scale of FP16", tensors: with(good, floats("l0.q_descale", []int{1}, 1)), want: `tensor "l0.q_descale": a scale of FP8 codes, and "l0.q" is FP16`},
 		{name: "dtype of a scale", tensors: with(fp8, zeros("l0.k_descale", "F16", 2, 2)), want: `tensor "l0.k_descale": dtype F16 is not FP32`},
-		{name: "shape of a scale", tensors: with(fp8, floats("l0.k_descale", []int{2, 4}, 1, 1, 1, 1, 1, 1, 1, 1)), want: `tensor "l0.k_descale": has shape [2 4]; want [batch, kv heads], [2 2], or one number`},
+		{name: "shape of a scale", tensors: with(fp8, floats("l0.k_descale", []int{2, 4}, 1, 1, 1, 1, 1, 1, 1, 1)), want: `tensor "l0.k_descale": has shape [2 4]; want [batch, kv heads], [2 2], [heads], [2], or one number`},
+		{name: "shape of Q's scale", tensors: with(fp8, floats("l0.q_descale", []int{3}, 1, 1, 1)), want: `tensor "l0.q_descale": has shape [3]; want [batch, kv heads], [2 2], [batch, query heads], [2 4], [heads], [4], or one number`},
 		{name: "no scale", tensors: with(fp8, floats("l0.k_descale", []int{0})), want: `has shape [0]; want`},
 		{name: "scale NaN", tensors: with(fp8, floats("l0.v_descale", []int{2, 2}, 1, 2, nan, 1)), want: `tensor "l0.v_descale": element 2 is NaN, not a positive, finite number`},
 		{name: "scale Inf", tensors: with(fp8, floats("l0.v_descale", nil, inf)), want: `element 0 is +Inf, not`},
@@ -202,6 +203,43 @@ func TestFP8(t *testing.T) {
 		}
 		if got := strings.Join(l.Call().Parts(), "; "); got != "descale q k" {
 			t.Error(got)
+		}
+	}
+}
+
+// TestScales: a scale is of a kv head, of a head of the tensor itself, in one batch entry or in
+// all, or of everything. In the other layout those of heads are of no head.
+func TestScales(t *testing.T) {
+	for _, tc := range []struct {
+		shape  []int
+		values []float32
+		want   []float32 // [batch][query heads]
+		reread bool
+	}{
+		{[]int{2, 2}, []float32{1, 2, 3, 4}, []float32{1, 1, 2, 2, 3, 3, 4, 4}, false},
+		{[]int{2, 4}, []float32{1, 2, 3, 4, 5, 6, 7, 8}, []float32{1, 2, 3, 4, 5, 6, 7, 8}, false},
+		{[]int{4}, []float32{1, 2, 3, 4}, []float32{1, 2, 3, 4, 1, 2, 3, 4}, false},
+		{[]int{1}, []float32{5}, []float32{5, 5, 5, 5, 5, 5, 5, 5}, true},
+		{nil, []float32{5}, []float32{5, 5, 5, 5, 5, 5, 5, 5}, true},
+	} {
+		ts := []safetensors.Tensor{
+			zeros("l.q", "F8_E4M3", 2, 4, 6, 4), zeros("l.k", "F8_E4M3", 2, 2, 6, 4), zeros("l.v", "F8_E4M3", 2, 2, 6, 4),
+			floats("l.q_descale", tc.shape, tc.values...),
+		}
+		l := &open(t, Options{}, write(t, t.TempDir(), "a.safetensors", nil, ts...)).Layers[0]
+		var got []float32
+		for i := range 8 {
+			got = append(got, l.Descale(&l.Q, i/4, i%4))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%v: %v, want %v", tc.shape, got, tc.want)
+		}
+		other := l.Reread()
+		if (other != nil) != tc.reread {
+			t.Errorf("%v: reread %v", tc.shape, other)
+		}
+		if other != nil && other.Descale(&other.Q, 1, 5) != 5 {
+			t.Errorf("%v: reread, the scale is %v", tc.shape, other.QDescale)
 		}
 	}
 }

@@ -86,9 +86,8 @@ type Layer struct {
 	Softcap float64
 	// Mask is the mask that the call was given, nil for none.
 	Mask *Mask
-	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][kv heads]: a
-	// value is its code times the scale, that of Q by the kv head of its query head. They are
-	// nil where there are none: 1.
+	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][heads] of the
+	// tensor: a value is its code times the scale. They are nil where there are none: 1.
 	QDescale, KDescale, VDescale []float32
 	// Packed says of which packed batch the layer is a sequence; nil for none.
 	Packed *Packed
@@ -262,7 +261,7 @@ func (s *source) check(files []string) error {
 }
 
 // Reread returns the layer as it is if its tensors are in the other layout, or nil
-// where they do not fit each other then. It shares their memory. It has no LSE.
+// where they do not fit each other then, or have scales of heads. It shares their memory. It has no LSE.
 func (l *Layer) Reread() *Layer {
 	out := *l
 	out.LSE = nil
@@ -270,6 +269,14 @@ func (l *Layer) Reread() *Layer {
 	if l.O != nil {
 		o := l.O.reread()
 		out.O = &o
+	}
+	for scales, t := range map[*[]float32]*Tensor{&out.QDescale: &out.Q, &out.KDescale: &out.K, &out.VDescale: &out.V} {
+		if s := *scales; s != nil && t.Heads != t.Tokens {
+			if slices.Min(s) != slices.Max(s) {
+				return nil // they say how many heads there are
+			}
+			*scales = slices.Repeat(s[:1], t.Batch*t.Heads)
+		}
 	}
 	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) {
 		return nil

@@ -96,6 +96,9 @@ func exact(p program.Program, steps Steps) program.Program {
 		p.QKCodes = program.QKCodes{Format: "exact", Granularity: "none", Scale: "none", Round: "none", Fold: "none"}
 		p.Scores.Unit = exactUnit
 		p.Scores.TailTiles = program.All
+		if p.Scores.Product == "fp64-descale" {
+			p.Scores.Product = "fp64" // there are no scales
+		}
 		if p.Scores.SMScale == "folded" || p.Scores.SMScale == "with-scale" {
 			p.Scores.SMScale = "exponent"
 		}

@@ -262,6 +262,7 @@ var numbers = map[string][]string{
 	"mask.beyond_value":         {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
 	"scores.tail_tiles":         {"1", "all"},
 	"maximum.start":             {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
+	"p.scale":                   {"448", "440", "256", "240", "224", "127"},
 	"scores.unit.fraction_bits": {"unit"},
 	"scores.unit.step":          {"unit"},
 	"pv.unit.fraction_bits":     {"unit"},

@@ -71,8 +71,10 @@ type Operands struct {
 	// (--use_fast_math, .ftz) or kept.
 	Subnormals string `yaml:"subnormals" json:"subnormals" choices:"flush keep"`
 	// Descale is what shares a scale where 16-bit inputs become FP8 codes, amax/448: a batch
-	// entry and kv head (and the query heads that share it), or a whole tensor.
-	Descale string `yaml:"descale" json:"descale" choices:"none kv-head tensor"`
+	// entry and kv head (and the query heads that share it), or a whole tensor; or, with head, a
+	// head of the tensor itself in all batch entries, and the scale is at least 1e-6. Only with
+	// head may the query heads of a kv head have different scales.
+	Descale string `yaml:"descale" json:"descale" choices:"none kv-head tensor head"`
 	// Packed says whether the kernel takes packed sequences, [tokens, heads, head_dim] with
 	// the bounds of each.
 	Packed string `yaml:"packed" json:"packed" choices:"no yes"`
@@ -197,8 +199,9 @@ type Mask struct {
 	// Shift shows no key of the next tile. With shifted the mask acts in all, and Shift moves
 	// the end too.
 	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail shifted"`
-	// Window says whether the kernel takes a window, aligned like a causal mask.
-	Window string `yaml:"window" json:"window" choices:"no yes"`
+	// Window says whether the kernel takes a window, aligned like a causal mask, or with left
+	// one that bounds the keys before the query alone (causal or not).
+	Window string `yaml:"window" json:"window" choices:"no yes left"`
 	// Beyond says what becomes of the keys between the end and the end of a tile:
 	// masked, kept with scores of zero, or, in calls without a causal mask, BeyondValue
 	// is added to their scores (and masked in those with one).
@@ -248,8 +251,10 @@ type Scores struct {
 	// between them; or, with-scale, to integer scores as one factor with the scales of Q and K.
 	SMScale string `yaml:"sm_scale" json:"sm_scale" choices:"exponent folded scores with-scale"`
 	// Product is how sm_scale * log2 e is rounded: the FP32 product of both in FP32; the
-	// FP64 product of the FP32 scale, rounded; or that of the FP64 scale with 1.44269504.
-	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504"`
+	// FP64 product of the FP32 scale, rounded; that of the FP64 scale with 1.44269504; or, with
+	// fp64-descale, the FP64 product of the FP32 product of the scales of Q and K, the FP64 scale
+	// and FP32's log2 e, in that order. In the others the scales of FP8 join it in FP32.
+	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504 fp64-descale"`
 	// HeadDim is the order in which the unit takes the channels: natural, or in parts of
 	// 32, the short one first.
 	HeadDim string `yaml:"head_dim" json:"head_dim" choices:"natural residual32"`
@@ -271,8 +276,9 @@ type Maximum struct {
 	// difference each (twice).
 	Round string `yaml:"round" json:"round" choices:"fma twice"`
 	// Unseen is what a maximum of -inf counts as, in a row that has seen no key: itself, or
-	// zero.
-	Unseen string `yaml:"unseen" json:"unseen" choices:"itself zero"`
+	// zero; with lowest the maximum, and what the exponents are lowered by, are FP32's lowest
+	// finite number at least.
+	Unseen string `yaml:"unseen" json:"unseen" choices:"itself zero lowest"`
 }
 
 // Exponent is p = 2^(s*scale - m).
@@ -313,7 +319,11 @@ type Denominator struct {
 type P struct {
 	// Format is that of the operand: V's, or uint8 beside an int8 V.
 	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 uint8 fp16 bf16 input exact"`
-	Round  string `yaml:"round" json:"round" choices:"none even zero"`
+	// Scale, where it stands, is what P is multiplied by, in FP32, before its conversion. The
+	// denominator sums P without it; V's scale, or 1 where V has none, is divided by it, with
+	// div.approx.ftz, and multiplies the inverse.
+	Scale Number `yaml:"scale,omitempty" json:"scale,omitempty"`
+	Round string `yaml:"round" json:"round" choices:"none even zero"`
 }
 
 // PV is the second product, and how it joins the output.
@@ -355,10 +365,11 @@ type Finish struct {
 
 // LSE is the log-sum-exp that the kernel writes.
 type LSE struct {
-	// Form is lg2(d) + m in base 2, with lg2.approx.ftz, or, base2-libdevice, Triton's log2f; the
+	// Form is lg2(d) + m in base 2, with lg2.approx.ftz, or, base2-libdevice, Triton's log2f;
+	// base2-scaled, fma(m, scale, lg2(d)) of a maximum of scores, which callers get in base 2; the
 	// natural fma(m, sm_scale, lg2(d) * ln 2); natural-offset, fma(m, scale * ln 2, lg2(d *
 	// 2^-offset) * ln 2); or natural-libm, m / log2 e + logf(d).
-	Form string `yaml:"form" json:"form" choices:"none base2 base2-libdevice natural natural-offset natural-libm"`
+	Form string `yaml:"form" json:"form" choices:"none base2 base2-libdevice base2-scaled natural natural-offset natural-libm"`
 }
 
 // Number is an FP32 number; its text form is the shortest that gives it back, -inf and

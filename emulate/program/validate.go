@@ -126,6 +126,9 @@ func (p *Program) validateCodes(bad report) {
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" && (p.P.Format != "uint8" || v.Format != "int8") {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
 	}
+	if p.P.Scale != 0 {
+		p.validatePScale(bad)
+	}
 	if p.P.Format != "exact" && p.P.Round == "none" {
 		bad("p.round", "none: %s P is rounded", p.P.Format)
 	}
@@ -137,6 +140,21 @@ func (p *Program) validateCodes(bad report) {
 	}
 	if p.Finish.Mean == "fma" && p.Finish.Scale == "inverse" {
 		bad("finish.mean", "fma joins the scale of V with its mean: want finish.scale output")
+	}
+}
+
+// validatePScale checks what goes with a scale of P.
+func (p *Program) validatePScale(bad report) {
+	x, f := float64(p.P.Scale), &p.Finish
+	switch {
+	case !(x >= minPScale && x <= maxPScale):
+		bad("p.scale", "%s: want %v to %v", p.P.Scale, minPScale, maxPScale)
+	case p.P.Format != "e4m3" && p.P.Format != "e5m2":
+		bad("p.scale", "%s: P is %s; want e4m3 or e5m2", p.P.Scale, p.P.Format)
+	case p.Denominator.Of != "p":
+		bad("p.scale", "%s: denominator.of is %s, with the scale; want p", p.P.Scale, p.Denominator.Of)
+	case f.Scale == "output", f.Inverse == "divide", f.Inverse == "div.full", p.PV.Join == "memory", p.Tiles.Split != "none":
+		bad("p.scale", "%s: the inverse of d undoes it: want finish.scale inverse or none, finish.inverse rcp.approx.ftz or exact, another pv.join than memory, and tiles.split none", p.P.Scale)
 	}
 }
 
@@ -225,6 +243,8 @@ const (
 	maxShift  = 1 << 20
 	maxOffset = 100
 	maxSplit  = 128
+	minPScale = 1e-6
+	maxPScale = 1e6
 )
 
 func (p *Program) validateSoftmax(bad report) {
@@ -240,6 +260,9 @@ func (p *Program) validateSoftmax(bad report) {
 	if integer := p.Bits() != 0; p.Mask.Additive == "with-scale" && (!integer || p.Scores.TailTiles != All) ||
 		p.Mask.Boolean == "add" && integer && p.Scores.TailTiles != All {
 		bad("mask", "what is added with the scale needs integer scores and scores.tail_tiles all")
+	}
+	if p.LSE.Form == "base2-scaled" && p.Maximum.Of != "scores" {
+		bad("log_sum_exp.form", "base2-scaled: the maximum is scaled already (maximum.of: %s)", p.Maximum.Of)
 	}
 	if p.Maximum.Of == "scores" && p.Scores.SMScale != "exponent" {
 		bad("maximum.of", "scores: the softmax scale stands in the exponent")

@@ -94,7 +94,7 @@ func TestRecordingsAreDumps(t *testing.T) {
 	}
 	for _, kind := range []string{
 		"sage-fp16-triton mask", "sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 causal", "fa3-fp8 window",
-		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window",
+		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window", "flashinfer-fp8", "flashinfer-fp8 window", "flashinfer-fp8 window causal", "flashinfer-fp8-paged causal",
 		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask",
 	} {
 		if ran[kind] == 0 {
@@ -115,6 +115,8 @@ func TestWrongDump(t *testing.T) {
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window = nil }},
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window.Left++ }},
 		{"fa3 softcap", func(l *layerdumps.Layer) { l.Softcap = 0 }},
+		{"flashinfer-fp8", func(l *layerdumps.Layer) { l.QDescale = nil }},
+		{"flashinfer-fp8 window", func(l *layerdumps.Layer) { l.Window.Left++ }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.QDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.KDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.VDescale = nil }},
@@ -152,7 +154,7 @@ func TestReferenceOfRecordings(t *testing.T) {
 	near := make(map[string]bool)
 	for _, c := range cases {
 		// Its masks are in units of log 2 (docs/dumps.md).
-		if kind := c.kind(); c.Op != "attention" || near[kind] || kind == c.Kernel && c.Kernel != "fa3-fp8" || strings.HasPrefix(c.Kernel, "sage") {
+		if kind := c.kind(); c.Op != "attention" || near[kind] || kind == c.Kernel && c.Kernel != "fa3-fp8" && c.Kernel != "flashinfer-fp8" || strings.HasPrefix(c.Kernel, "sage") {
 			continue
 		}
 		d, k := c.asDump(t)
@@ -170,7 +172,7 @@ func TestReferenceOfRecordings(t *testing.T) {
 		}
 		near[c.kind()] = res.Layers[0].ActualVsReference.CosSim > 0.995
 	}
-	for _, kind := range []string{"sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 window", "fa3-fp8 softcap", "fa2 causal"} {
+	for _, kind := range []string{"sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 window", "fa3-fp8 softcap", "fa2 causal", "flashinfer-fp8", "flashinfer-fp8 window"} {
 		if !near[kind] {
 			t.Errorf("no output of %s is near the reference", kind)
 		}

@@ -198,7 +198,7 @@ type problem struct {
 	mean    *tensor
 	dtype   format.DType
 	file    string
-	// Descales of FP8 inputs, [batch][kv heads].
+	// Descales of FP8 inputs, [batch][kv heads], that of Q perhaps [batch][query heads].
 	qDescale, kDescale, vDescale *tensor
 	mask                         *tensor // boolean or additive, [1 or batch][1 or heads][1 or queries][keys]
 }
@@ -261,7 +261,11 @@ func (c *Case) problem(f file) (*problem, error) {
 	}
 	if p.dtype == format.FP8 {
 		for name, t := range map[string]**tensor{"q_descale": &p.qDescale, "k_descale": &p.kDescale, "v_descale": &p.vDescale} {
-			if *t, err = f.tensor(name, p.k.Shape[0], p.k.Shape[1]); err != nil {
+			heads := p.k.Shape[1]
+			if x := f.find(name); name == "q_descale" && x != nil && len(x.Shape) == 2 && x.Shape[1] != heads {
+				heads = p.q.Shape[1] // one for each query head
+			}
+			if *t, err = f.tensor(name, p.k.Shape[0], heads); err != nil {
 				return nil, err
 			}
 			if (*t).DType != "F32" {
@@ -320,7 +324,8 @@ func (c *Case) query(p *problem, k *emulate.Kernel, batch, head int) emulate.QIn
 		Group: group, Member: head % group,
 	}
 	if p.qDescale != nil {
-		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/group)
+		heads := p.qDescale.Shape[1]
+		in.QDescale = valueAt(p.qDescale, batch*heads+head*heads/p.q.Shape[1])
 	}
 	if p.mask == nil {
 		return in

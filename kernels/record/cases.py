@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Tuple
 import ml_dtypes
 import numpy as np
 
-FORMS = ("plain", "masked", "packed", "fp8", "wide")
+FORMS = ("plain", "masked", "packed", "fp8", "wide", "fp8-head")
 F16, BF16, E4M3 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 F32 = np.dtype(np.float32)
 SHORT = {F16: "f16", BF16: "bf16", E4M3: "e4m3", F32: "f32"}
@@ -23,6 +23,8 @@ MAX_TOKENS = 1100
 HEAD_DIMS = (40, 64, 64, 64, 72, 80, 96, 112, 128, 128, 128)
 # FP8 kernels take multiples of 16.
 HEAD_DIMS_FP8 = (64, 64, 80, 96, 112, 128, 128)
+# Those that FlashInfer's FP8 kernels have.
+HEAD_DIMS_FP8_HEAD = (64, 64, 128, 128, 256)
 # Of kernels that take more than 128, FP32 too, masks of either kind, and up to 1,399 keys.
 HEAD_DIMS_WIDE = (9, 30, 64, 100, 128, 130, 160, 200, 256, 256)
 # (query heads, kv heads)
@@ -39,7 +41,8 @@ class Inputs:
 
     tensors holds q, k and v, [batch, heads, tokens, head_dim] or, packed, [tokens, heads,
     head_dim] with cu_seqlens_q and cu_seqlens_k; masks as mask/NAME, broadcastable to
-    [batch, heads, queries, keys]; FP8's q_descale, k_descale, v_descale [batch, kv heads].
+    [batch, heads, queries, keys]; FP8's q_descale, k_descale, v_descale [batch, kv heads], of
+    the form fp8-head [batch, heads of the tensor].
     """
 
     name: str
@@ -86,7 +89,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     """The input of that number: the same on every machine."""
     key = (seed, FORMS.index(form), number)
     g = np.random.default_rng(key)
-    d = int(g.choice({"fp8": HEAD_DIMS_FP8, "wide": HEAD_DIMS_WIDE}.get(form, HEAD_DIMS)))
+    d = int(g.choice({"fp8": HEAD_DIMS_FP8, "wide": HEAD_DIMS_WIDE, "fp8-head": HEAD_DIMS_FP8_HEAD}.get(form, HEAD_DIMS)))
     hq, hk = HEADS[g.integers(len(HEADS))]
     b = 1 + int(g.random() < 0.15)
     dtype = (F16, BF16)[g.integers(2)] if form != "wide" else (F16, BF16, F32)[g.integers(3)]
@@ -106,13 +109,13 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     if hq * max(nq, nk) * d > 2 * SEVERAL:
         hq = 1
     kinds = [k for k in KINDS if k not in ("big-v", "very-tiny") or dtype != F16]
-    if form == "fp8":
+    if form in FP8_FORMS:
         kinds = [k for k in kinds if not k.endswith(("-nan", "-inf"))]
     # Half of them plain noise: the others are one each.
     kind = "gauss" if g.random() < 0.4 else kinds[g.integers(len(kinds))]
     with np.errstate(over="ignore", invalid="ignore"):
         values = KINDS[kind](g, *(g.standard_normal((b, h, n, d)).astype(np.float32) for h, n in ((hq, nq), (hk, nk), (hk, nk))))
-        tensors = _fp8(values) if form == "fp8" else {n: x.astype(dtype) for n, x in zip("qkv", values)}
+        tensors = FP8_FORMS[form](g, values) if form in FP8_FORMS else {n: x.astype(dtype) for n, x in zip("qkv", values)}
         if masked:
             for name in g.choice(list(MASKS), 2, replace=False):
                 tensors["mask/" + name] = _mask(name, g, (b, hq, nq, nk), dtype)
@@ -212,7 +215,7 @@ KINDS = {
 }
 
 
-def _fp8(values: Triple) -> Dict[str, np.ndarray]:
+def _fp8(g: np.random.Generator, values: Triple) -> Dict[str, np.ndarray]:
     """E4M3 with a scale for each (batch, kv head), which the query heads of a group share."""
     hk = values[1].shape[1]
     out = {}
@@ -224,6 +227,20 @@ def _fp8(values: Triple) -> Dict[str, np.ndarray]:
         out[name + "_descale"] = scale.astype(np.float32)
     return out
 
+
+def _fp8_head(g: np.random.Generator, values: Triple) -> Dict[str, np.ndarray]:
+    """E4M3 with a scale for each head of each tensor: of its largest magnitude, or one that knows nothing of it."""
+    out = {}
+    for name, x in zip("qkv", values):
+        scale = np.maximum(np.abs(x).max((2, 3)) / np.float32(448), np.float32(1e-6))
+        if g.random() < 0.3:
+            scale = np.full_like(scale, g.choice([1.0, 0.01, 3.7]))
+        out[name] = np.clip(x / scale[..., None, None], -448, 448).astype(np.float32).astype(E4M3)
+        out[name + "_descale"] = scale.astype(np.float32)
+    return out
+
+
+FP8_FORMS = {"fp8": _fp8, "fp8-head": _fp8_head}
 
 MASKS = ("half", "few", "keys", "rows", "tiles", "late", "band", "padded", "none", "add", "add-inf", "add-rows", "add-lowest", "add-million", "add-large", "alibi")
 

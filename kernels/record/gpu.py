@@ -66,7 +66,7 @@ class Gpu:
     def metadata(self) -> Dict[str, str]:
         """What the files of the set say of their origin."""
         versions = [f"CUDA {self.torch.version.cuda}"]
-        for package in ("torch", "triton", "sageattention", "flash_attn_3", "comfy_kitchen"):
+        for package in ("torch", "triton", "sageattention", "flash_attn_3", "comfy_kitchen", "flashinfer-python"):
             try:
                 versions.append(f"{package} {importlib.metadata.version(package)}")
             except importlib.metadata.PackageNotFoundError:

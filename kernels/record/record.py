@@ -78,6 +78,7 @@ def call_name(row: Row, f: Fields) -> str:
     for key in ("causal_align", "window", "softcap", "num_splits"):
         if key in f:
             first.append(key.replace("_", "-") + "=" + ("_".join(map(str, f[key])) if key == "window" else str(f[key])))
+    first += f.get("set", [])
     rest = ["" if f.get("smooth_k", True) else "no-smooth-k", f.get("mask", "").removeprefix("mask/")]
     return "/".join([",".join(first), row.name, *filter(None, rest)])
 

@@ -69,7 +69,9 @@ class Emulator:
         self.program, self.folder, self.broken = program, folder, broken
         self.captured = {}
         aten = types.SimpleNamespace(_flash_attention_forward=self.flash, _efficient_attention_forward=self.efficient)
-        self.torch = types.SimpleNamespace(ops=types.SimpleNamespace(aten=aten))
+        self.torch = types.SimpleNamespace(
+            ops=types.SimpleNamespace(aten=aten), float16="fp16", bfloat16="bf16", uint8=np.uint8, zeros=lambda n, dtype, device: np.zeros(1, dtype)
+        )
 
     def metadata(self):
         return {"layout": "HND", "device": "emulator", "kernels": "sageacc"}
@@ -198,6 +200,59 @@ class Emulator:
         monkeypatch.setitem(sys.modules, "flash_attn_interface", types.SimpleNamespace(flash_attn_func=fork if vllm else dao))
 
 
+    def install_flashinfer(self, monkeypatch):
+        """flashinfer. Its log-sum-exp is in base 2, and the emulator's of a dump is not: there is none."""
+        emulator = self
+
+        def prefill(kernel, q, k, v, scales, causal, sm_scale, o_dtype, window_left=-1):
+            extra = {n + "_descale": s for n, s in zip("qkv", scales)}
+            window = {} if window_left < 0 else {"window": f"{window_left},-1"}
+            flags = ["--set", "operands.output=" + o_dtype]
+            o, _ = emulator.first(kernel, q[None], k[None], v[None], flags, extra, causal=str(causal).lower(), sm_scale=sm_scale, **window)
+            return o[0], None
+
+        def single(q, k, v, sq, sk, sv, o_dtype, causal, sm_scale, backend, return_lse):
+            assert backend == "fa3" and return_lse
+            return prefill("flashinfer-fp8", q, k, v, (sq, sk, sv), causal, sm_scale, o_dtype)
+
+        class Wrapper:
+            def __init__(self, workspace, layout, backend):
+                assert (layout, backend) == ("NHD", "fa3")
+
+            def run(self, q, kv, *scales, return_lse):
+                k, v = kv
+                o = self.options
+                assert return_lse and o["q_data_type"] == o["kv_data_type"] == q.dtype
+                return prefill(self.kernel, q, k, v, scales, o["causal"], o["sm_scale"], o["o_data_type"], o["window_left"])
+
+        class Ragged(Wrapper):
+            kernel = "flashinfer-fp8"
+
+            def plan(self, qo, kv, heads, kv_heads, dim, dim_v, **options):
+                assert qo[0] == kv[0] == 0 and dim == dim_v
+                self.options, self.lengths = options, (qo[1], kv[1])
+
+            def run(self, q, k, v, *scales, return_lse):
+                assert self.lengths == (len(q), len(k))
+                return super().run(q, (k, v), *scales, return_lse=return_lse)
+
+        class Paged(Wrapper):
+            kernel = "flashinfer-fp8-paged"
+
+            def plan(self, qo, kv, pages, last, heads, kv_heads, dim, page, **options):
+                assert qo[0] == kv[0] == 0 and kv[1] == len(pages)
+                self.options, self.pages, self.keys = options, pages, (len(pages) - 1) * page + last[0]
+
+            def run(self, q, caches, *scales, return_lse):
+                keys = [c[self.pages].reshape(-1, *c.shape[2:])[: self.keys] for c in caches]
+                return super().run(q, keys, *scales, return_lse=return_lse)
+
+        module = types.SimpleNamespace(
+            single_prefill_with_kv_cache=single, BatchPrefillWithRaggedKVCacheWrapper=Ragged, BatchPrefillWithPagedKVCacheWrapper=Paged
+        )
+        monkeypatch.setitem(sys.modules, "flashinfer", module)
+
+
 BACKENDS = {
     "triton": [],
     "cuda": ["--set", "qk_codes.scale=fused", "--set", "qk_codes.round=even", "--set", "smoothing.k_difference=fp32-ftz"],
@@ -248,7 +303,7 @@ def test_every_row_has_calls_and_options_that_conform_reads(row, program, tmp_pa
         folder = tmp_path / f"wrong{len(wrong)}"
         folder.mkdir()
         rec = record.Recording(x, "sm_90")
-        rec.put("o/x", np.zeros(x.tensors["q"].shape, ml_dtypes.bfloat16 if x.form == "fp8" else x.dtype), {"op": "attention", **row.fields(f), **wrong})
+        rec.put("o/x", np.zeros(x.tensors["q"].shape, ml_dtypes.bfloat16 if x.form in cases.FP8_FORMS else x.dtype), {"op": "attention", **row.fields(f), **wrong})
         record.write_safetensors(folder / (x.name + ".safetensors"), rec.tensors, {})
         (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rec.lines.values()))
         status, report = conform(program, folder)
@@ -279,7 +334,7 @@ def test_inputs_are_the_same_on_every_machine():
     assert {form: digest(form) for form in cases.FORMS} == DIGESTS
 
 
-DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56"}
+DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56", "fp8-head": "d835f82efe316ad1"}
 
 
 def test_inputs_cover():
@@ -287,7 +342,9 @@ def test_inputs_cover():
     every = [x for xs in drawn.values() for x in xs]
     assert len({x.name for x in every}) == len(every)
     assert {x.head_dim for x in every} == set(cases.HEAD_DIMS + cases.HEAD_DIMS_WIDE)
-    assert {x.head_dim for x in every if x.form != "wide"} == set(cases.HEAD_DIMS)
+    assert {x.head_dim for x in every if x.form not in ("wide", "fp8-head")} == set(cases.HEAD_DIMS)
+    assert {x.head_dim for x in drawn["fp8-head"]} == {64, 128, 256} and {x.dtype for x in drawn["fp8-head"]} == {cases.E4M3}
+    assert any(len(set(x.tensors["q_descale"][0])) > x.tensors["k"].shape[1] for x in drawn["fp8-head"])
     assert {x.dtype for x in drawn["wide"]} == {cases.F16, cases.BF16, cases.F32} and {len(x.masks) for x in drawn["wide"]} == {0, 2}
     assert {x.kind for x in every} == set(cases.KINDS)
     assert {m[5:] for x in drawn["masked"] for m in x.masks} == set(cases.MASKS)
@@ -321,6 +378,7 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
     fake = Emulator(program, tmp_path)
     fake.install_fa3(monkeypatch, vllm)
     fake.install_comfy(monkeypatch)
+    fake.install_flashinfer(monkeypatch)
     rows, missing = table.available(fake, table.TABLE)
     assert set(missing) == ({"fa3", "fa3-fp8"} if vllm else {"fa3-fp8-2level"})
     if vllm:
@@ -347,6 +405,7 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
         ("^fa2$", "plain", ["--set", "denominator.combine=01+23"]),
         ("^sdpa-efficient$", "masked", ["--set", "denominator.order=sequential"]),
         ("^comfy-int8$", "wide", ["--set", "v_codes.scale=paper"]),
+        ("^flashinfer-fp8-paged$", "fp8-head", ["--set", "p.scale=240"]),
     ],
 )
 def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only, form, broken):
@@ -354,6 +413,7 @@ def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only
     rows = [r for r in table.TABLE if re.search(only, r.name)]
     fake = Emulator(program, tmp_path, broken)
     fake.install_comfy(monkeypatch)
+    fake.install_flashinfer(monkeypatch)
     recorder = record.Recorder(fake, rows, tmp_path / "set")
     for x in small(form, 6):
         recorder.record(x)
