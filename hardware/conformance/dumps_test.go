@@ -18,7 +18,7 @@ func (c *Case) kind() string {
 	for _, x := range []struct {
 		is   bool
 		name string
-	}{{c.Mask != "", "mask"}, {c.Window != nil, "window"}, {c.Softcap != 0, "softcap"}, {c.Causal, "causal"}} {
+	}{{c.Mask != "", "mask"}, {c.BlockMap != "", "blocks"}, {c.Window != nil, "window"}, {c.Softcap != 0, "softcap"}, {c.Causal, "causal"}} {
 		if x.is {
 			kind += " " + x.name
 		}
@@ -32,6 +32,9 @@ func (c *Case) asDump(t *testing.T) (*layerdumps.Dump, *emulate.Kernel) {
 	names := layerdumps.Names{"o": c.Expect}
 	if c.Mask != "" {
 		names["mask"] = c.Mask
+	}
+	if c.BlockMap != "" {
+		names["block_map"] = c.BlockMap
 	}
 	align := c.CausalAlign
 	opt := layerdumps.Options{Causal: &c.Causal, SMScale: c.SMScale, CausalAlign: &align, Softcap: &c.Softcap, Names: names}
