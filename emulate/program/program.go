@@ -422,7 +422,11 @@ func (p Program) At(c Case) (Program, error) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
 	if p.Mask.Causal == "none" && (c.Causal || c.Window) {
-		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); it may take them as a mask tensor", p.Name)
+		instead := "it may take them as a mask tensor"
+		if p.Mask.BlockMap != "" {
+			instead = "it takes a block map"
+		}
+		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); %s", p.Name, instead)
 	}
 	s, _, split := p.choose(c)
 	if s == nil {

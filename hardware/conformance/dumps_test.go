@@ -98,7 +98,7 @@ func TestRecordingsAreDumps(t *testing.T) {
 	for _, kind := range []string{
 		"sage-fp16-triton mask", "sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 causal", "fa3-fp8 window",
 		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window",
-		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask",
+		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask", "sparge-sm90 blocks",
 	} {
 		if ran[kind] == 0 {
 			t.Errorf("no recording of %s (there are %v)", kind, ran)
@@ -118,6 +118,7 @@ func TestWrongDump(t *testing.T) {
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window = nil }},
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window.Left++ }},
 		{"fa3 softcap", func(l *layerdumps.Layer) { l.Softcap = 0 }},
+		{"sparge-sm90 blocks", func(l *layerdumps.Layer) { l.BlockMap = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.QDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.KDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.VDescale = nil }},

@@ -37,6 +37,10 @@ func TestWrongFieldKernel(t *testing.T) {
 			// With a mask, d is rescaled as without: always by a product of its own, or but in the last tile.
 			"tiles.shapes.4.set=" + masked + ", denominator.rescale=multiply", "tiles.shapes.2.set=" + masked + ", denominator.rescale=multiply-but-last",
 		},
+		"sparge-sm90": {
+			"denominator.rescale=fma", "denominator.rescale=multiply", "pv.join=fma", "pv.join=twice", "pv.threshold=1000", "exponent.offset=8", "v_codes.max=448",
+			"scores.tail_tiles=all", "denominator.order=pairwise16", "qk_codes.scale=fused", "smoothing.k=none",
+		},
 		"fa3-fp8-2level": {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
 	} {
 		var own []Case

@@ -109,7 +109,9 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     else:
         limit = 333 if masked else MAX_TOKENS
         nq = _tokens(g, limit) if form != "blocks" else int(g.choice(EDGES_BLOCKS) if g.random() < 0.6 else g.integers(128, 400))
-        nk = nq if g.random() < 0.65 else _tokens(g, limit)
+        nk = nq if g.random() < (0.2 if form == "blocks" else 0.65) else _tokens(g, limit)
+        if form == "blocks" and g.random() < 0.6:
+            nk = int(g.integers(300, MAX_TOKENS))  # several tiles before the last
         if form == "wide" and not masked and g.random() < 0.25:
             nq, nk = min(nq, 150), int(g.integers(1025, 1400))  # where tiles become larger
     if b * hq * max(nq, nk) * d > SEVERAL:
@@ -123,7 +125,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     kind = "gauss" if g.random() < 0.4 else kinds[g.integers(len(kinds))]
     with np.errstate(over="ignore", invalid="ignore"):
         values = KINDS[kind](g, *(g.standard_normal((b, h, n, d)).astype(np.float32) for h, n in ((hq, nq), (hk, nk), (hk, nk))))
-        if form == "blocks" and g.random() < 0.5:
+        if form == "blocks" and g.random() < 0.7:
             values = _apart(g, *values)
         tensors = _fp8(values) if form == "fp8" else {n: x.astype(dtype) for n, x in zip("qkv", values)}
         if masked:
@@ -149,7 +151,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
         window=(int(g.integers(nk + 1)), int(g.integers(nk + 1))),
         softcap=float(g.choice([0.0, 0.0, 5.0, 20.0])),
         splits=int(g.choice([1, 1, 2, 3])),
-        threshold=float(g.choice([50, 50, 50, 12, 3, 0.5])),
+        threshold=float(g.choice([50, 50, 6, 2, 0.5, 0.25])),
         seed=key,
     )
 
@@ -231,10 +233,10 @@ KINDS = {
 
 def _apart(g: np.random.Generator, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Triple:
     """Adds a direction to Q, and so much of it to the keys of a tile that its scores lie above or
-    below those of others by a tenth to a hundred."""
+    below those of others by up to forty: a threshold may leave out a tile that shows in the output."""
     d = q.shape[-1]
-    away = (g.standard_normal(d) * math.sqrt(math.exp(g.random() * math.log(1000)) / 10 / math.sqrt(d))).astype(np.float32)
-    steps = g.uniform(-1, 1, -(-k.shape[2] // 128)) if g.random() < 0.5 else np.linspace(-1, 1, -(-k.shape[2] // 128))
+    away = (g.standard_normal(d) * math.sqrt(math.exp(g.random() * math.log(20)) / math.sqrt(d))).astype(np.float32)
+    steps = g.integers(-1, 2, -(-k.shape[2] // 128)) if g.random() < 0.7 else np.linspace(-1, 1, -(-k.shape[2] // 128))
     return q + away, k + np.repeat(steps, 128)[: k.shape[2], None].astype(np.float32) * away, v
 
 

@@ -319,13 +319,11 @@ def sparge_missing(gpu: Any) -> str:
 
 
 def sparge_calls(x: Inputs) -> List[Fields]:
-    """Each block map, and one of them with another threshold."""
+    """Each block map, also with another threshold."""
     if x.form != "blocks":
         return []
     calls: List[Fields] = [{"causal": False, "block_map": m, "sm_scale": x.sm_scale} for m in x.maps]
-    if x.threshold != 50:
-        calls.append({**calls[0], "set": [f"pv.threshold={x.threshold:g}"]})
-    return calls
+    return calls if x.threshold == 50 else calls + [{**c, "set": [f"pv.threshold={x.threshold:g}"]} for c in calls]
 
 
 def run_sparge(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
