@@ -51,6 +51,9 @@ func TestCalls(t *testing.T) {
 				if code != 0 || stderr != "" {
 					t.Fatalf("%v: status %d: %s", args, code, stderr)
 				}
+				if rest := "FP32 arithmetic, block map"; strings.Contains(strings.Join(args, " "), "--attribute") && strings.Contains(out, rest) != (name == "block map") {
+					t.Errorf("%v: attribution and %q:\n%s", args, rest, out)
+				}
 				if args[0] == "compare" && !strings.Contains(out, c.said) {
 					t.Errorf("%v does not say %q:\n%s", args, c.said, out)
 				}
