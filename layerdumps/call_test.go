@@ -283,6 +283,52 @@ func fp8(dtype string, c byte) float32 {
 	return float32(x)
 }
 
+// FuzzBlockMap: whatever a block map is, a dump opens and every block of queries lists one, or a
+// line says what is wrong.
+func FuzzBlockMap(f *testing.F) {
+	f.Add("BOOL", uint8(1), uint8(2), uint8(2), uint8(3), []byte{1, 0, 1})
+	f.Add("U8", uint8(1), uint8(2), uint8(3), uint8(5), []byte{7})
+	f.Add("U8", uint8(1), uint8(2), uint8(1), uint8(1), []byte{0})
+	f.Add("F16", uint8(0), uint8(2), uint8(4), uint8(1), []byte{})
+	f.Fuzz(func(t *testing.T, dtype string, batch, heads, queries, keys uint8, data []byte) {
+		width := map[string]int{"BOOL": 1, "U8": 1, "F16": 2}[dtype]
+		if width == 0 {
+			return
+		}
+		shape := []int{int(batch % 3), int(heads % 4), int(queries % 6), int(keys % 8)}
+		m := safetensors.Tensor{Name: "l0.block_map", DType: dtype, Shape: shape, Data: make([]byte, width*shape[0]*shape[1]*shape[2]*shape[3])}
+		for i := range m.Data {
+			if len(data) > 0 {
+				m.Data[i] = data[i%len(data)]
+			}
+		}
+		path := filepath.Join(t.TempDir(), "a.safetensors")
+		if err := safetensors.Write(path, nil, append(layer("l0"), m)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open([]string{path}, Options{})
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("error %q is not one line", err)
+			}
+			return
+		}
+		defer d.Close()
+		l := &d.Layers[0]
+		for h := range l.Q.Heads {
+			for q := range l.BlockMap.Shape[2] {
+				listed := make([]bool, l.BlockMap.Shape[3])
+				if l.BlockMap.List(0, h, q, 0, len(listed), listed); !slices.Contains(listed, true) {
+					t.Errorf("head %d, block %d lists nothing", h, q)
+				}
+			}
+		}
+		if err := l.Check(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // FuzzCall: whatever a mask, a scale and metadata are, a dump opens and is read, or says in
 // a line what is wrong.
 func FuzzCall(f *testing.F) {

@@ -396,7 +396,7 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
 	}
-	if m := p.blocks; m != nil {
+	if m, q := p.blocks, k.Bound(); m != nil && q.Mask.BlockMap != "" {
 		t := k.Tiling()
 		if rows, keys := (p.q.Shape[2]+t.BlockQ-1)/t.BlockQ, (p.k.Shape[2]+t.BlockK-1)/t.BlockK; m.Shape[2] != rows || m.Shape[3] != keys {
 			return nil, fmt.Errorf("%s: tensor %q has %dx%d blocks, and kernel %s has %dx%d tiles", p.file, m.Name, m.Shape[2], m.Shape[3], c.Kernel, rows, keys)

@@ -77,7 +77,7 @@ func (c *Case) varlen(f file) (*varlen, error) {
 	case p.k.Shape[1] == 0 || p.q.Shape[1]%p.k.Shape[1] != 0:
 		return nil, fmt.Errorf("%s: %d query heads do not divide into %d kv heads", f.Name, p.q.Shape[1], p.k.Shape[1])
 	case c.Mask != "" || c.BlockMap != "" || c.Window != nil || c.Softcap != 0:
-		return nil, fmt.Errorf("%s: packed sequences with a mask, a window or a soft cap", f.Name)
+		return nil, fmt.Errorf("%s: packed sequences with a mask, a block map, a window or a soft cap", f.Name)
 	}
 	if p.queries, err = f.bounds("cu_seqlens_q", p.q.Shape[0]); err != nil {
 		return nil, err
