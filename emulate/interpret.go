@@ -59,6 +59,7 @@ type Workspace struct {
 	partLSE []float32 // [parts][BlockQ]
 	visible []bool    // [BlockK]
 	gone    []bool    // [BlockK], keys that an additive mask hides (mask.additive: log2e)
+	list    []bool    // [tiles], those of a block that a block map lists
 	seen    []int     // [BlockQ], keys of the tile that a row sees
 	total   []int     // [BlockQ], of all tiles so far
 	index   []int     // [BlockQ], the query of each row
@@ -240,6 +241,9 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 	if k.exactSums() {
 		clear(ws.o64[:rows*d])
 	}
+	listed := k.listed(q, ws, block, first, last)
+	run := 0 // tiles of the list so far
+	idle := idleRow{m: k.start}
 	for i := range last - first {
 		t := first + i
 		if k.prog.Tiles.Order == "last-to-first" {
@@ -248,17 +252,106 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if k.hidden(q, ws, block, t) {
+		at := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
+		final := i == last-first-1
+		if q.in.Listed != nil {
+			if !ws.list[i] {
+				continue
+			}
+			at = place{first: run == 0, tail: k.tail(run, listed), last: run == listed-1}
+			run, final = run+1, run == listed-1
+		} else if k.hidden(q, ws, block, t) {
 			continue
 		}
 		k.scores(ws, kv, t, rows)
-		k.softmax(q, ws, t, rows, place{first: i == 0, tail: k.tail(t, end), last: t == end-1})
-		k.multiplyV(ws, kv, t, rows, i == 0, i == last-first-1)
+		if k.prog.PV.Threshold != 0 && !at.tail && k.passed(q, ws, t, rows, &idle) {
+			continue
+		}
+		k.softmax(q, ws, t, rows, at)
+		k.multiplyV(ws, kv, t, rows, at, final)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
 		}
 	}
 	return nil
+}
+
+// listed fills ws.list with which of the tiles [first, last) a block map lists for a block, and
+// returns how many.
+func (k *Kernel) listed(q *Query, ws *Workspace, block, first, last int) (n int) {
+	if q.in.Listed == nil {
+		return 0
+	}
+	ws.list = grow(ws.list, last-first)
+	q.in.Listed(block, first, last, ws.list)
+	for _, in := range ws.list {
+		if in {
+			n++
+		}
+	}
+	return n
+}
+
+// idleRow is a row of a block behind the last query: its scores are zero. It counts where the
+// rows of a block decide together, and has a maximum as the others.
+type idleRow struct{ m float32 }
+
+// passed says whether a tile adds nothing to its block because of PV.Threshold, and does then
+// what is left to do: the maxima and what they rescale. Its scores are there.
+func (k *Kernel) passed(q *Query, ws *Workspace, t, rows int, idle *idleRow) bool {
+	bk := k.tiling.BlockK
+	most := k.start // of what a maximum grows by
+	grows := func(old, top float32) float32 {
+		if d := k.arith.sub(top, old); d > most {
+			most = d
+		}
+		if top > old {
+			return top
+		}
+		return old
+	}
+	tops := ws.factor[:rows] // which softmax sets
+	var scale [threads]float32
+	for r := range rows {
+		s := ws.s[r*bk : r*bk+bk]
+		k.dequantize(q, ws, r, t*bk, s, &scale, false, false)
+		tops[r] = float32(math.NaN())
+		var top [threads]float32
+		for j := range top {
+			top[j] = k.start
+		}
+		for i, x := range s {
+			if j := i & 7 >> 1; x > top[j] {
+				top[j] = x
+			}
+		}
+		for j, x := range top {
+			if x = k.arith.mul(x, scale[j]); x > tops[r] || tops[r] != tops[r] {
+				tops[r] = x
+			}
+		}
+		grows(ws.m[r], tops[r])
+	}
+	if rows < k.tiling.BlockQ {
+		idle.m = grows(idle.m, k.arith.mul(0, scale[0]))
+	}
+	if k.arith.add(most, float32(k.prog.PV.Threshold)) > 0 {
+		return false
+	}
+	d := q.kv.in.Dim
+	for r := range rows {
+		old := ws.m[r]
+		ws.m[r] = grows(old, tops[r])
+		ws.total[r] += bk
+		alpha := k.ex2(k.arith.sub(old, ws.m[r]))
+		for j := range threads {
+			ws.d[r*threads+j] = k.arith.mul(ws.d[r*threads+j], alpha)
+		}
+		for c := range d {
+			ws.o[r*d+c] = k.arith.mul(ws.o[r*d+c], alpha)
+		}
+	}
+	return true
 }
 
 // hidden says whether a tile is skipped because a boolean mask hides all of it from every
@@ -557,7 +650,8 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 	old := ws.m[r]
 	m := k.rowMax(ws, old, s, scale)
 	ws.m[r] = m
-	shifted := k.prog.Maximum.Of == "shifted"
+	scaled := k.prog.Maximum.Of == "scaled"
+	shifted := scaled || k.prog.Maximum.Of == "shifted"
 	seen := m
 	if k.prog.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
 		seen = 0
@@ -572,7 +666,9 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 	if shifted {
 		alpha = k.ex2(k.arith.sub(old, seen))
 		for j := range lower {
-			lower[j] = seen
+			if lower[j] = seen; scaled {
+				lower[j] = k.arith.sub(seen, k.offset)
+			}
 		}
 	} else {
 		alpha = 1 // in the first tile, where there is nothing to rescale
@@ -687,8 +783,14 @@ func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]f
 		}
 		return m
 	}
+	scaled := k.prog.Maximum.Of == "scaled"
 	for j, x := range top {
-		if x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice"); x > m {
+		if scaled {
+			x = k.arith.mul(x, scale[j])
+		} else {
+			x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+		}
+		if x > m {
 			m = x
 		}
 	}
@@ -888,8 +990,8 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 	clear(ws.deltaS[n:])
 }
 
-// multiplyV rescales O and adds the tile's PV.
-func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool) {
+// multiplyV rescales O and adds the tile's PV; final says that it is the last one to be run.
+func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, pos place, final bool) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
 	w, at := kv.windowAt(t*bk, ws)
@@ -913,6 +1015,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 		return
 	}
 	tile := ws.tile[:rows*d]
+	twice := k.prog.PV.Join == "twice" || k.prog.PV.Join == "twice-but-last" && !pos.last
 	for lo := 0; lo < bk; lo += k.sumKeys {
 		if k.intPV {
 			k.intTile(ws, tile, rows, d, lo, k.sumKeys)
@@ -925,7 +1028,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 		}
 		ws.Counts[StageTileSums].scan(tile)
 		if k.prog.PV.Join == "memory" {
-			k.joinMemory(ws, tile, rows, d, first, last)
+			k.joinMemory(ws, tile, rows, d, pos.first, final)
 			continue
 		}
 		for r := range rows {
@@ -941,7 +1044,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 				continue
 			}
 			for c, x := range tile[r*d : r*d+d] {
-				o[c] = k.arith.mulAdd(o[c], scale, x, k.prog.PV.Join == "twice")
+				o[c] = k.arith.mulAdd(o[c], scale, x, twice)
 			}
 		}
 	}

@@ -101,6 +101,9 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	if in.KMean != nil && len(in.KMean) != in.Dim {
 		return nil, fmt.Errorf("a mean of K with %d channels: want %d", len(in.KMean), in.Dim)
 	}
+	if k.prog.VCodes.Cast == "fp16" {
+		in.V = castFP16(in.V, in.Dim)
+	}
 	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
@@ -115,6 +118,16 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	}
 	k.encode(kv)
 	return kv, nil
+}
+
+// castFP16 is rows rounded to FP16.
+func castFP16(src Rows, d int) Rows {
+	return func(lo, hi int, dst []float32) {
+		src(lo, hi, dst)
+		for i, x := range dst[:(hi-lo)*d] {
+			dst[i] = format.RoundFP16(x)
+		}
+	}
 }
 
 // blocks calls f with consecutive runs of rows [lo, hi) of src.

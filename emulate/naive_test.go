@@ -453,21 +453,81 @@ func (n *naive) row(i int) []float32 {
 	for th := range den {
 		den[th] = float32(p.Denominator.Start)
 	}
-	for x := range last - first {
-		t := first + x
-		if p.Tiles.Order == "last-to-first" {
-			t = last - 1 - x
+	tiles := n.tiles(block, first, last)
+	passed := make([]bool, len(tiles))
+	if p.PV.Threshold != 0 {
+		passed = n.passed(k, q, scale, lo, tiles)
+	}
+	for x, t := range tiles {
+		latest := t == last-1
+		if h.in.Listed != nil {
+			latest = x == len(tiles)-1
 		}
 		tail := p.Scores.TailTiles == program.All || p.Smoothing.Q != "none" || t >= last-int(p.Scores.TailTiles)
+		if h.in.Listed != nil && p.Smoothing.Q == "none" && p.Scores.TailTiles != program.All {
+			tail = x >= len(tiles)-int(p.Scores.TailTiles)
+		}
+		if passed[x] && !tail {
+			continue // the maximum has not grown: nothing is rescaled
+		}
 		s, scales := n.scores(k, qRow, qMean, qScale, scale, i, t*shape.Keys, tail)
 		n.masks(s, i, t*shape.Keys, align, tail)
-		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, t == last-1)
+		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, latest)
 	}
 	sees := false
 	for j := first * shape.Keys; j < min(h.nk, last*shape.Keys); j++ {
 		sees = sees || !n.hidden(i, j) && !n.outside(i, j, align)
 	}
 	return n.finish(den, o, sees)
+}
+
+// tiles are those that a block runs, in their order.
+func (n *naive) tiles(block, first, last int) (out []int) {
+	for t := first; t < last; t++ {
+		in := [1]bool{true}
+		if n.h.in.Listed != nil {
+			n.h.in.Listed(block, t, t+1, in[:])
+		}
+		if in[0] {
+			out = append(out, t)
+		}
+	}
+	if n.p.Tiles.Order == "last-to-first" {
+		slices.Reverse(out)
+	}
+	return out
+}
+
+// passed says which tiles the threshold passes over in the block whose first row is lo: those in
+// which no row comes near its largest score of the tiles before. Rows behind the last have
+// scores of zero.
+func (n *naive) passed(k, q []float32, scale float32, lo int, tiles []int) []bool {
+	d, shape := n.h.d, n.p.Tiles.Shapes[0]
+	largest := make([]float32, shape.Rows)
+	for r := range largest {
+		largest[r] = float32(n.p.Maximum.Start)
+	}
+	out := make([]bool, len(tiles))
+	for x, t := range tiles {
+		out[x] = true
+		for r := range largest {
+			i := min(lo+r, n.h.nq-1)
+			step, row := n.codes(q, d, i, false)
+			if lo+r >= n.h.nq {
+				row = make([]float32, len(row))
+			}
+			s, scales := n.scores(k, row, nil, step, scale, i, t*shape.Keys, false)
+			top := float32(math.Inf(-1))
+			for y := range s {
+				top = max(top, n.mul(s[y], scales[y]))
+			}
+			if n.add(n.add(top, -largest[r]), float32(n.p.PV.Threshold)) > 0 {
+				out[x] = false
+			}
+			largest[r] = max(largest[r], top)
+		}
+	}
+	return out
 }
 
 // scores are the scores of a row with a tile, before the mask, and what each is multiplied
@@ -630,7 +690,9 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 		if p.Maximum.Of == "tile-unbounded" && !last {
 			y = s[x]
 		}
-		if p.Maximum.Of != "scores" {
+		if p.Maximum.Of == "scaled" {
+			y = n.mul(y, scales[x])
+		} else if p.Maximum.Of != "scores" {
 			y = n.mulAdd(y, scales[x], -offset, p.Maximum.Round)
 		}
 		m = max(m, y)
@@ -662,6 +724,9 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	w := make([]float32, len(s))
 	for x := range s {
 		lower := seen
+		if p.Maximum.Of == "scaled" {
+			lower = n.add(seen, -offset)
+		}
 		if p.Maximum.Of == "scores" {
 			if lower = n.mul(seen, scales[x]); offset != 0 {
 				lower = n.mulAdd(seen, scales[x], -offset, p.Maximum.Round)
@@ -692,7 +757,7 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	if p.PV.Rescale == "none" {
 		alpha = 1
 	}
-	n.values(codes, alpha, factor, o, lo)
+	n.values(codes, alpha, factor, o, lo, last)
 	return max(m, old)
 }
 
@@ -788,11 +853,19 @@ func (n *naive) stored(x int) int {
 	return x/16*16 + []int{0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}[x%16]
 }
 
+// cast is an element of V as it is quantised.
+func (n *naive) cast(x float32) float32 {
+	if n.p.VCodes.Cast != "" {
+		return format.RoundFP16(x)
+	}
+	return x
+}
+
 // vScale is the scale of a channel of V, and the inverse that the fused quantiser uses.
 func (n *naive) vScale(c int) (scale, inverse float32) {
 	var top float32
 	for i := c; i < len(n.h.v); i += n.h.d {
-		top = max(top, amax(n.h.v[i:i+1]))
+		top = max(top, float32(math.Abs(float64(n.cast(n.h.v[i])))))
 	}
 	most := float32(n.p.VCodes.Max)
 	switch n.p.VCodes.Scale {
@@ -813,7 +886,7 @@ func (n *naive) vScale(c int) (scale, inverse float32) {
 func (n *naive) value(j, c int) float32 {
 	var x float32 // beyond the end
 	if j < n.h.nk {
-		x = n.h.v[j*n.h.d+c]
+		x = n.cast(n.h.v[j*n.h.d+c])
 	}
 	scale, inverse := n.vScale(c)
 	switch n.p.VCodes.Scale {
@@ -830,7 +903,7 @@ func (n *naive) value(j, c int) float32 {
 }
 
 // values adds a tile's product to the output.
-func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, lo int) {
+func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, lo int, last bool) {
 	p := &n.p
 	u, _ := p.PV.Unit.Lookup(p.Arch)
 	level := len(codes)
@@ -860,9 +933,9 @@ func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, 
 				for x := range a {
 					sum += int64(a[x]) * int64(v[x])
 				}
-				o[c] = n.join(o[c], factor, float32(sum), tileFactor)
+				o[c] = n.join(o[c], factor, float32(sum), tileFactor, last)
 			default:
-				o[c] = n.join(o[c], factor, dots(u, 0, a, v), tileFactor)
+				o[c] = n.join(o[c], factor, dots(u, 0, a, v), tileFactor, last)
 			}
 			factor = 1
 		}
@@ -870,9 +943,12 @@ func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, 
 }
 
 // join is O after a sum from zero has joined it.
-func (n *naive) join(o, alpha, sum, factor float32) float32 {
+func (n *naive) join(o, alpha, sum, factor float32, last bool) float32 {
 	if n.p.PV.Join == "factor" {
 		return n.fma(sum, factor, n.mul(o, alpha))
+	}
+	if n.p.PV.Join == "twice-but-last" && last {
+		return n.fma(o, alpha, sum)
 	}
 	return n.mulAdd(o, alpha, sum, n.p.PV.Join)
 }

@@ -16,7 +16,8 @@
 // v and o are then [tokens, heads, head_dim], and each sequence with queries is a layer,
 // <layer>.seq0 and so on.
 //
-// A tensor <layer>.mask is a mask of the scores, boolean or to be added.
+// A tensor <layer>.mask is a mask of the scores, boolean or to be added; <layer>.block_map, BOOL
+// or U8, lists the tiles of scores that were computed at all.
 //
 // Tensors <layer>.query, .key, .value and .out, .output or .attn_output stand for
 // those where they complete a layer and have no rival, and tensors called q, k, v and
@@ -86,6 +87,8 @@ type Layer struct {
 	Softcap float64
 	// Mask is the mask that the call was given, nil for none.
 	Mask *Mask
+	// BlockMap lists the tiles that the call was to run, nil for all.
+	BlockMap *BlockMap
 	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][heads] of the
 	// tensor: a value is its code times the scale. They are nil where there are none: 1.
 	QDescale, KDescale, VDescale []float32
@@ -147,6 +150,9 @@ func (l *Layer) Check() error {
 	}
 	if l.Mask != nil && !slices.Contains(files, l.Mask.File) {
 		files = append(files, l.Mask.File)
+	}
+	if l.BlockMap != nil && !slices.Contains(files, l.BlockMap.File) {
+		files = append(files, l.BlockMap.File)
 	}
 	return s.check(files)
 }
@@ -278,7 +284,7 @@ func (l *Layer) Reread() *Layer {
 			*scales = slices.Repeat(s[:1], t.Batch*t.Heads)
 		}
 	}
-	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) {
+	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) || out.BlockMap != nil && !out.BlockMap.fits(&out) {
 		return nil
 	}
 	return &out

@@ -81,7 +81,7 @@ func (l *Layer) check() error {
 	if l.OutputDType() > format.FP32 {
 		return fmt.Errorf("kernel %s returns the dtype of its inputs (operands.output), which is %s", p.Name, l.OutputDType())
 	}
-	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Softcap: in.Softcap}, {Causal: in.Causal, Windowed: in.Windowed, Left: in.Left, Right: in.Right}} {
+	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Listed: in.Listed}, {Softcap: in.Softcap}, {Causal: in.Causal, Windowed: in.Windowed, Left: in.Left, Right: in.Right}} {
 		err := l.Kernel.Supports(part)
 		if err == nil {
 			continue
@@ -89,6 +89,9 @@ func (l *Layer) check() error {
 		tensor := ""
 		if part.Visible != nil || part.Bias != nil {
 			tensor = m.Name
+		}
+		if part.Listed != nil {
+			tensor = l.BlockMap.Name
 		}
 		return &refusal{tensor, err, func(k *emulate.Kernel) bool {
 			if p := k.Program(); m != nil {
@@ -101,6 +104,9 @@ func (l *Layer) check() error {
 		}}
 	}
 	if err := l.checkDescale(&p); err != nil {
+		return err
+	}
+	if err := l.checkBlocks(); err != nil {
 		return err
 	}
 	switch {
@@ -127,6 +133,21 @@ func (l *Layer) checkDescale(p *program.Program) error {
 				func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Descale == "head" },
 			}
 		}
+	}
+	return nil
+}
+
+// checkBlocks reports a block map of other blocks than the kernel's tiles.
+func (l *Layer) checkBlocks() error {
+	m := l.BlockMap
+	if m == nil {
+		return nil
+	}
+	t := l.Kernel.Tiling()
+	want := [4]int{l.Q.Batch, l.Q.Heads, (l.Q.Tokens + t.BlockQ - 1) / t.BlockQ, (l.K.Tokens + t.BlockK - 1) / t.BlockK}
+	if m.Shape != want {
+		return fmt.Errorf("tensor %q: %v are not the blocks of kernel %s, whose tiles are of %d queries and %d keys: want %v",
+			m.Name, m.Shape, l.Kernel.Bound().Name, t.BlockQ, t.BlockK, want)
 	}
 	return nil
 }
@@ -328,6 +349,9 @@ func (l *Layer) Query(batch, head int) emulate.QInput {
 	}
 	in.Q, in.QDescale = l.input(&l.Q, l.Read(&l.Q, batch, head), batch, head, l.Kernel.Bound().QKCodes.Scale)
 	in.Visible, in.Bias = mask(l.Layer, batch, head)
+	if m := l.BlockMap; m != nil {
+		in.Listed = func(block, lo, hi int, dst []bool) { m.List(batch, head, block, lo, hi, dst) }
+	}
 	return in
 }
 
@@ -343,7 +367,8 @@ func mask(l *layerdumps.Layer, batch, head int) (visible func(row, lo, hi int, d
 	return nil, func(row, lo, hi int, dst []float32) { m.Bias(batch, head, row, lo, hi, dst) }
 }
 
-// Reference returns what the reference computes of a query head, with a causal mask or a
+// Reference returns what the reference computes of a query head: with the layer's mask, without
+// its block map, as what a sparse kernel leaves out is part of its error, with a causal mask or a
 // window aligned by the key of query 0 (emulate.Kernel.Align).
 func Reference(l *layerdumps.Layer, p reference.Precision, align, batch, head int) reference.Params {
 	b := bounds(l, align)

@@ -1,6 +1,7 @@
 package heads_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -90,6 +91,41 @@ func scales(heads int) safetensors.Tensor {
 	return x
 }
 
+// listed is a block map of two batch entries and four heads that lists everything.
+func listed(queries, keys int) safetensors.Tensor {
+	return safetensors.Tensor{Name: "l.block_map", DType: "BOOL", Shape: []int{2, 4, queries, keys}, Data: bytes.Repeat([]byte{1}, 8*queries*keys)}
+}
+
+// TestBlockMap: each head runs the tiles that are listed for it, and the reference is of all keys.
+func TestBlockMap(t *testing.T) {
+	ts := []safetensors.Tensor{tensor("l.q", "F16", 2, 4, 70, 64), tensor("l.k", "F16", 2, 2, 300, 64), tensor("l.v", "F16", 2, 2, 300, 64)}
+	k := kernel(t, "sparge-sm90")
+	dense, err := heads.Bind(k, open(t, nil, ts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Batch entry 1, head 2 lacks tile 1 for its second block of queries.
+	m := listed(2, 3)
+	m.Data[((1*4+2)*2+1)*3+1] = 0
+	sparse, err := heads.Bind(k, open(t, nil, append(ts, m)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, some := output(t, dense), output(t, sparse)
+	from, to := ((1*4+2)*70+64)*64, (1*4+3)*70*64
+	for i := range all {
+		if in := i >= from && i < to; all[i] != some[i] && !in {
+			t.Fatalf("element %d differs", i)
+		}
+	}
+	if slices.Equal(all[from:to], some[from:to]) {
+		t.Error("the tile that is not listed is run")
+	}
+	if r := heads.Reference(sparse.Layer, reference.FP32, 0, 1, 2); r.Visible != nil || r.Bias != nil {
+		t.Error("the reference is not dense")
+	}
+}
+
 // TestRefused: what a kernel does not take is one line that names the tensor and the choice.
 func TestRefused(t *testing.T) {
 	boolean, additive := tensor("l.mask", "BOOL", 40, 50), tensor("l.mask", "F16", 1, 4, 40, 50)
@@ -121,6 +157,12 @@ func TestRefused(t *testing.T) {
 		{"comfy-int8", append(qkv("F16", 64), tensor("l.mask", "F32", 40, 50)), nil, ""},
 		{"comfy-int8", qkv("F16", 64), map[string]string{"causal": "true"}, `tensor "l.q": kernel comfy-int8 takes no causal mask and no window (mask.causal: none)`},
 		{"sage2-8b-sm90", qkv("F16", 256), nil, `tensor "l.q": head_dim 256: kernel sage2-8b-sm90 supports 1 to 128; comfy-int8, fa2, fa3, fa3-fp8, fa3-fp8-2level, flashinfer-fp8, flashinfer-fp8-paged and sdpa-efficient do`},
+		{"sparge-sm90", append(qkv("F16", 64), listed(1, 1)), nil, ""},
+		{"sparge-sm90", qkv("F16", 64), nil, ""}, // all tiles
+		{"sage2-8b-sm90", append(qkv("F16", 64), listed(1, 1)), nil, `tensor "l.block_map": kernel sage2-8b-sm90 takes no block map (mask.block_map); sparge-sm90 does`},
+		{"sparge-sm90", append(qkv("F16", 64), listed(1, 2)), nil, `tensor "l.block_map": [2 4 1 2] are not the blocks of kernel sparge-sm90, whose tiles are of 64 queries and 128 keys: want [2 4 1 1]`},
+		{"sparge-sm90", append(qkv("F16", 64), boolean), nil, `tensor "l.mask": kernel sparge-sm90 takes no boolean mask (mask.boolean: none)`},
+		{"sparge-sm90", qkv("F16", 64), map[string]string{"causal": "true"}, `tensor "l.q": kernel sparge-sm90 takes no causal mask and no window (mask.causal: none); it takes a block map`},
 		{"fa3-fp8", qkv("F8_E4M3", 64), nil, ""},
 		{"fa3-fp8", qkv("F8_E5M2", 64), nil, `tensor "l.q": kernel fa3-fp8 does not take e5m2 inputs (it takes e4m3, fp16, bf16)`},
 		{"fa3", qkv("F8_E4M3", 64), nil, `tensor "l.q": kernel fa3 does not take e4m3 inputs (it takes fp16, bf16); fa3-fp8, fa3-fp8-2level, flashinfer-fp8 and flashinfer-fp8-paged do`},

@@ -138,6 +138,9 @@ type VCodes struct {
 	// the rows of the tile before (zeros in the first), which a masked weight multiplies: it
 	// matters where they are not finite.
 	Beyond string `yaml:"beyond" json:"beyond" choices:"zeros previous-tile"`
+	// Cast, where it stands, is what V is rounded to before its scale is found; the scale and the
+	// codes are of that.
+	Cast string `yaml:"cast,omitempty" json:"cast,omitempty" choices:"fp16"`
 }
 
 // Tiles is the order in which a block of query rows meets the keys.
@@ -222,6 +225,11 @@ type Mask struct {
 	// scores as the exponent takes them, where an element that is not finite hides the key: its
 	// score becomes Value.
 	Additive string `yaml:"additive" json:"additive" choices:"none scaled with-scale log2e"`
+	// BlockMap, where it stands, says that the kernel takes a block map, [batch, heads, tiles of
+	// query rows, tiles of keys]: a block of query rows runs the tiles that are listed for it, in
+	// the order of the program, and no others; the first and the last tile, and those of the tail,
+	// are then the listed ones. Without a map every tile is listed.
+	BlockMap string `yaml:"block_map,omitempty" json:"block_map,omitempty" choices:"yes"`
 }
 
 // Unit is a matrix instruction, and how it differs from what the architecture has.
@@ -267,11 +275,12 @@ type Scores struct {
 type Maximum struct {
 	Start Number `yaml:"start" json:"start"`
 	// Of says what it is the maximum of: shifted, of scores times scale less the
-	// offset of P, per thread; or scores, before their scale. With tile it is the same as shifted,
+	// offset of P, per thread; scaled, of the rounded scores times scale, where the offset is then
+	// subtracted from the maximum, rounded, in the exponent of P alone; or scores, before their scale. With tile it is the same as shifted,
 	// but P is relative to the maximum of its own tile, and what the tile adds to d and O is
 	// multiplied by 2^(the tile's maximum - m) where that is below m; tile-unbounded is tile without
 	// Start as the least score of a thread, but in the last tile that a block looks at.
-	Of string `yaml:"of" json:"of" choices:"shifted scores tile tile-unbounded"`
+	Of string `yaml:"of" json:"of" choices:"shifted scaled scores tile tile-unbounded"`
 	// Round is how score * scale - offset is rounded: once (fma), or product and
 	// difference each (twice).
 	Round string `yaml:"round" json:"round" choices:"fma twice"`
@@ -333,14 +342,19 @@ type PV struct {
 	// over all keys on O itself, tile, or a number that divides the tile.
 	Level Level `yaml:"level" json:"level"`
 	// Join is how a sum from zero joins: O*alpha + sum in one rounding (fma) or two
-	// (twice); memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
+	// (twice); twice-but-last, in one in the last tile that a block looks at, in two in the others; memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
 	// rounding in others, and in the last sum/d + (alpha/d)*O, the inverse and each product
 	// rounded; factor, O*alpha rounded, and then the sum times the tile's factor (maximum.of: tile)
 	// added in one rounding; none where there is one chain.
-	Join string `yaml:"join" json:"join" choices:"none fma twice memory factor"`
+	Join string `yaml:"join" json:"join" choices:"none fma twice twice-but-last memory factor"`
 	// Rescale is how O is multiplied by alpha: in FP32, in FP16 with alpha rounded to
 	// FP16, or not at all.
 	Rescale string `yaml:"rescale" json:"rescale" choices:"fp32 fp16 none"`
+	// Threshold, where it stands, is above 0: a tile that is not of the tail adds nothing to d and
+	// O, which are rescaled all the same, where no row of the block has in it a maximum more than
+	// the maximum before less Threshold, in base 2. Rows behind the last query count, with scores
+	// of zero.
+	Threshold Number `yaml:"threshold,omitempty" json:"threshold,omitempty"`
 }
 
 // Finish makes the output of O.
@@ -419,7 +433,11 @@ func (p Program) At(c Case) (Program, error) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
 	if p.Mask.Causal == "none" && (c.Causal || c.Window) {
-		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); it may take them as a mask tensor", p.Name)
+		instead := "it may take them as a mask tensor"
+		if p.Mask.BlockMap != "" {
+			instead = "it takes a block map"
+		}
+		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); %s", p.Name, instead)
 	}
 	s, _, split := p.choose(c)
 	if s == nil {

@@ -120,6 +120,9 @@ func (p *Program) validateCodes(bad report) {
 	case v.Format != "exact" && v.Round == "none":
 		bad("v_codes.round", "%s V is rounded", v.Format)
 	}
+	if v.Cast != "" && plain {
+		bad("v_codes.cast", "%s: %s V has no scale to be cast for", v.Cast, v.Format)
+	}
 	if v.Beyond != "zeros" && !plain {
 		bad("v_codes.beyond", "%s: quantised V has zeros beyond the end", v.Beyond)
 	}
@@ -289,6 +292,29 @@ func (p *Program) validateSoftmax(bad report) {
 		bad("pv.join", "memory: wants pv.level tile, finish.inverse exact, and no scale and mean of V")
 	case p.PV.Rescale == "fp16" && !one:
 		bad("pv.rescale", "fp16: a sum from zero joins an FP32 output")
+	}
+	p.validateListed(bad)
+}
+
+// validateListed checks what goes with a block map, and with what its kernels do.
+func (p *Program) validateListed(bad report) {
+	ordered := p.Tiles.Order == "first-to-last" && p.Tiles.Split == "none"
+	switch t := p.PV.Threshold; {
+	case p.Mask.BlockMap != "" && (!ordered || p.Mask.Hidden == "skip"):
+		bad("mask.block_map", "%s: wants tiles.order first-to-last, tiles.split none and mask.hidden run", p.Mask.BlockMap)
+	case p.PV.Join == "twice-but-last" && !ordered:
+		bad("pv.join", "twice-but-last: wants tiles.order first-to-last and tiles.split none")
+	case p.Maximum.Of == "scaled" && (p.Maximum.Round != "fma" || p.Maximum.Unseen != "itself"):
+		bad("maximum.of", "scaled: wants maximum.round fma, as nothing joins the product, and maximum.unseen itself")
+	case t == 0:
+	case !(t > 0) || math.IsInf(float64(t), 0):
+		bad("pv.threshold", "%s: want a number above 0, or none at all", t)
+	case p.Maximum.Of != "scaled" || p.Bits() == 0 || p.QKCodes.Granularity == "per-token" || p.Scores.SMScale != "exponent":
+		bad("pv.threshold", "%s: wants maximum.of scaled, integer codes with scales of threads or wider and scores.sm_scale exponent", t)
+	case !ordered || p.Scores.Softcap != "none" || p.Mask.Boolean != "none" || p.Mask.Additive != "none" || p.Mask.Window != "no" || p.Mask.Causal != "none":
+		bad("pv.threshold", "%s: wants tiles.order first-to-last, tiles.split none, no mask but a block map and no soft cap", t)
+	case p.OneChain() || p.Denominator.Of == "ones" || p.PV.Join == "memory" || p.PV.Rescale != "fp32" || p.Denominator.Rescale == "none":
+		bad("pv.threshold", "%s: wants sums from zero that join an O in registers, and d and O rescaled", t)
 	}
 }
 

@@ -201,6 +201,7 @@ type problem struct {
 	// Descales of FP8 inputs, [batch][kv heads], that of Q perhaps [batch][query heads].
 	qDescale, kDescale, vDescale *tensor
 	mask                         *tensor // boolean or additive, [1 or batch][1 or heads][1 or queries][keys]
+	blocks                       *tensor // [batch][heads][tiles of rows][tiles of keys]
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
@@ -286,6 +287,14 @@ func (c *Case) problem(f file) (*problem, error) {
 			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected BOOL or %s", f.Name, c.Mask, p.mask.DType, p.q.DType)
 		}
 	}
+	if c.BlockMap != "" {
+		if p.blocks, err = f.tensor(c.BlockMap, p.q.Shape[0], p.q.Shape[1], -1, -1); err != nil {
+			return nil, err
+		}
+		if p.blocks.DType != "BOOL" {
+			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected BOOL", f.Name, c.BlockMap, p.blocks.DType)
+		}
+	}
 	if c.Window != nil && len(c.Window) != 2 {
 		return nil, fmt.Errorf("%s: window %v, expected [left, right]", f.Name, c.Window)
 	}
@@ -326,6 +335,14 @@ func (c *Case) query(p *problem, k *emulate.Kernel, batch, head int) emulate.QIn
 	if p.qDescale != nil {
 		heads := p.qDescale.Shape[1]
 		in.QDescale = valueAt(p.qDescale, batch*heads+head*heads/p.q.Shape[1])
+	}
+	if m := p.blocks; m != nil {
+		in.Listed = func(block, lo, hi int, dst []bool) {
+			row := ((batch*m.Shape[1]+head)*m.Shape[2] + block) * m.Shape[3]
+			for i := range hi - lo {
+				dst[i] = bitsAt(m, row+lo+i) != 0
+			}
+		}
 	}
 	if p.mask == nil {
 		return in
@@ -383,6 +400,12 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 		Queries: p.q.Shape[2], Keys: p.k.Shape[2],
 	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
+	}
+	if m, q := p.blocks, k.Bound(); m != nil && q.Mask.BlockMap != "" {
+		t := k.Tiling()
+		if rows, keys := (p.q.Shape[2]+t.BlockQ-1)/t.BlockQ, (p.k.Shape[2]+t.BlockK-1)/t.BlockK; m.Shape[2] != rows || m.Shape[3] != keys {
+			return nil, fmt.Errorf("%s: tensor %q has %dx%d blocks, and kernel %s has %dx%d tiles", p.file, m.Name, m.Shape[2], m.Shape[3], c.Kernel, rows, keys)
+		}
 	}
 	return k, nil
 }

@@ -390,6 +390,37 @@ def run_comfy(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
     return {"o": gpu.array(o)}
 
 
+# --- SpargeAttn (thu-ml/SpargeAttn, package spas_sage_attn)
+
+
+def sparge_missing(gpu: Any) -> str:
+    """Whether the package runs here, with the tiles that the block maps of these inputs have."""
+    if gpu.capability != 90:
+        return f"it needs sm_90, this is {gpu.arch}"
+    try:
+        gpu.sparge()
+    except Exception as err:  # whatever goes wrong in someone else's import
+        return f"import spas_sage_attn.core: {type(err).__name__}: {err}"
+    return ""
+
+
+def sparge_calls(x: Inputs) -> List[Fields]:
+    """Each block map, also with another threshold."""
+    if x.form != "blocks":
+        return []
+    calls: List[Fields] = [{"causal": False, "block_map": m, "sm_scale": x.sm_scale} for m in x.maps]
+    return calls if x.threshold == 50 else calls + [{**c, "set": [f"pv.threshold={x.threshold:g}"]} for c in calls]
+
+
+def run_sparge(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
+    """block_sparse_sage2_attn_cuda."""
+    q, k, v, m = (gpu.tensor(x.tensors[n]) for n in ("q", "k", "v", f["block_map"]))
+    gpu.captured.clear()
+    options = {"pvthreshd": x.threshold} if "set" in f else {}
+    o = gpu.sparge().block_sparse_sage2_attn_cuda(q, k, v, mask_id=m, scale=f["sm_scale"], tensor_layout="HND", **options)
+    return {"o": gpu.array(o), **{n: gpu.array(t) for n, t in gpu.captured.items()}}
+
+
 GRANULARITIES = ("per-thread", "per-warp")
 
 
@@ -443,6 +474,7 @@ TABLE: Tuple[Row, ...] = (
     Row("flashinfer-fp8", (), flashinfer_missing, flashinfer_calls, run_flashinfer(paged=False)),
     Row("flashinfer-fp8-paged", (), flashinfer_missing, flashinfer_calls, run_flashinfer(paged=True)),
     Row("comfy-int8", (), comfy_missing, comfy_calls, run_comfy),
+    Row("sparge-sm90", (), sparge_missing, sparge_calls, run_sparge),
 )
 
 

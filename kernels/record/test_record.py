@@ -179,6 +179,16 @@ class Emulator:
         monkeypatch.setitem(sys.modules, "comfy_kitchen", types.SimpleNamespace(sage_attention=module))
         monkeypatch.setitem(sys.modules, "comfy_kitchen.sage_attention", module)
 
+    def sparge(self):
+        """spas_sage_attn.core."""
+
+        def block_sparse(q, k, v, mask_id=None, scale=None, tensor_layout="HND", pvthreshd=50):
+            assert tensor_layout == "HND" and mask_id.any(-1).all() and q.shape[2] >= 128
+            flags = ["--set", f"pv.threshold={pvthreshd:g}"]
+            return self.emulate("sparge-sm90", {"q": q, "k": k, "v": v, "block_map": mask_id}, flags, lse=False, sm_scale=scale)["x.o"]
+
+        return types.SimpleNamespace(block_sparse_sage2_attn_cuda=block_sparse)
+
     def install_fa3(self, monkeypatch, vllm):
         """flash_attn_interface, Dao's or vLLM's."""
 
@@ -264,7 +274,7 @@ def small(form, want=3, seed=4):
     out = {}
     for i in range(400):
         x = cases.draw(seed, form, i)
-        if x.queries * x.keys * x.tensors["q"].shape[1] < 20000 and x.sm_scale > 0 and x.kind not in out and min(x.queries, x.keys) > 1:
+        if x.queries * x.keys * x.tensors["q"].shape[1] < (60000 if form == "blocks" else 20000) and x.sm_scale > 0 and x.kind not in out and min(x.queries, x.keys) > 1:
             out[x.kind] = x
         if len(out) == want:
             break
@@ -334,7 +344,7 @@ def test_inputs_are_the_same_on_every_machine():
     assert {form: digest(form) for form in cases.FORMS} == DIGESTS
 
 
-DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56", "fp8-head": "d835f82efe316ad1"}
+DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56", "fp8-head": "d835f82efe316ad1", "blocks": "0a1053e851982910"}
 
 
 def test_inputs_cover():
@@ -347,6 +357,13 @@ def test_inputs_cover():
     assert any(len(set(x.tensors["q_descale"][0])) > x.tensors["k"].shape[1] for x in drawn["fp8-head"])
     assert {x.dtype for x in drawn["wide"]} == {cases.F16, cases.BF16, cases.F32} and {len(x.masks) for x in drawn["wide"]} == {0, 2}
     assert {x.kind for x in every} == set(cases.KINDS)
+    blocks = drawn["blocks"]
+    assert {m[4:] for x in blocks for m in x.maps} == set(cases.MAPS) and all(len(x.maps) == 2 for x in blocks)
+    assert min(x.queries for x in blocks) == 128 and {x.head_dim for x in blocks} == {64, 128}
+    maps = [(m, x.tensors[m]) for x in blocks for m in x.maps]
+    assert all(t.any(-1).all() for _, t in maps) and any(not t[..., -1].any() and t.any() for m, t in maps if m == "map/early")
+    assert all(x.tensors[m].shape == (*x.tensors["q"].shape[:2], -(-x.queries // 64), -(-x.keys // 128)) for x in blocks for m in x.maps)
+    assert {x.threshold for x in blocks} == {50, 6, 2, 0.5, 0.25}
     assert {m[5:] for x in drawn["masked"] for m in x.masks} == set(cases.MASKS)
     assert {x.dtype for x in drawn["plain"]} == {cases.F16, cases.BF16}
     assert {x.dtype for x in drawn["fp8"]} == {cases.E4M3}
@@ -406,6 +423,7 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
         ("^sdpa-efficient$", "masked", ["--set", "denominator.order=sequential"]),
         ("^comfy-int8$", "wide", ["--set", "v_codes.scale=paper"]),
         ("^flashinfer-fp8-paged$", "fp8-head", ["--set", "p.scale=240"]),
+        ("^sparge-sm90$", "blocks", ["--set", "exponent.offset=8"]),
     ],
 )
 def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only, form, broken):
