@@ -1,0 +1,84 @@
+package tensorcore
+
+import (
+	"slices"
+
+	"github.com/sageacc/sageacc/emulate/tensorcore/internal/simd"
+)
+
+// Lanes is how many columns of a product lie in the lanes of a [Strip].
+const Lanes = simd.Lanes
+
+// A Strip computes [Unit.TileValues] for Lanes columns at a time, of operands that are values
+// of the unit's own format: a row of the first operand after another, with the columns of the
+// second in the lanes of vector registers. Elements that are not ordinary numbers it does not
+// compute, but reports them.
+type Strip struct {
+	unit  *Unit
+	level Level
+	least int // the smallest exponent of the unit's format
+	sig   float64
+}
+
+// Strip returns the unit's Strip at a level, and whether there is one.
+func (u *Unit) Strip(level Level) (*Strip, bool) {
+	s := &Strip{unit: u, level: level, sig: topSignificand(u.A)}
+	c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
+	if !ok || order != nil || c.Most(s.sig*s.sig) == 0 {
+		return nil, false
+	}
+	s.least = 1 - layouts[u.A].bias
+	return s, true
+}
+
+// Depth is the number that k must be a multiple of.
+func (s *Strip) Depth() int { return s.unit.K }
+
+// RowOperand is rows of the first operand: values [rows][K], of which a row begins Stride after
+// the one before.
+type RowOperand struct {
+	x         []float32
+	stride, k int
+	exp       []uint32 // [rows][k]
+}
+
+// LoadRows takes rows of k values of the unit's format, which must stay as they are, and
+// reports whether they are finite. k is a multiple of 16 and of Depth.
+func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
+	o.x, o.stride, o.k = x, stride, k
+	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
+	if k == stride {
+		return rows == 0 || simd.RowExponents(o.exp, x[:rows*k], s.least)
+	}
+	ok := true
+	for r := range rows {
+		ok = simd.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], s.least) && ok
+	}
+	return ok
+}
+
+// LaneOperand is the second operand: values [k][Lanes].
+type LaneOperand struct {
+	x   []float32
+	exp []int16
+}
+
+// LoadLanes takes a multiple of Depth rows of Lanes values of the unit's format, which must
+// stay as they are, and reports whether they are finite.
+func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
+	o.x = x
+	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
+	return simd.LaneExponents(o.exp, x, s.least)
+}
+
+// Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
+// a[row][k] b[k+from][lane], an even number of rows. It reports whether all elements are ordinary numbers
+// throughout; if not, acc is lost.
+func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from int) bool {
+	u := s.unit
+	c, _, ok := u.vectorChain(s.level, u.A, u.A, a.k)
+	if !ok {
+		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
+	}
+	return simd.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, b.x[from*Lanes:], b.exp[from*Lanes:])
+}
