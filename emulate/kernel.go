@@ -70,8 +70,9 @@ type plan struct {
 	pvUnit    *tensorcore.Unit // nil for integers and for exact sums
 	onesUnit  *tensorcore.Unit
 	intPV     bool
-	vecUnit   vec.Unit // of the vector kernels, if they have one
-	sumKeys   int      // keys of a sum from zero
+	vecUnit   vec.Unit  // of the vector kernels, if they have one
+	lanes     *lanePlan // of the interpreter's steps on vectors, nil where they do not take it
+	sumKeys   int       // keys of a sum from zero
 	offset    float32
 	start     float32
 	masked    float32
@@ -267,6 +268,7 @@ func (k *Kernel) compile() error {
 	}
 	k.vecUnit, _ = k.vectorUnit()
 	k.portable = k.whyPortable()
+	k.lanes = k.planLanes()
 	return nil
 }
 

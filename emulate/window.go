@@ -23,6 +23,7 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
+	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -125,6 +126,30 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
+	}
+	if k.turnsValues() {
+		k.turn(w, d)
+	}
+}
+
+// turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
+func (k *Kernel) turn(w *window, d int) {
+	const some = 16
+	w.vTurned = grow(w.vTurned, w.keys*d)
+	for lo := 0; lo < w.keys; lo += some {
+		for c := range d {
+			dst := w.vTurned[c*w.keys+lo:][:some]
+			switch {
+			case w.vRaw == nil:
+				for i := range dst {
+					dst[i] = k.v.decode(w.code(c, lo+i, d))
+				}
+			default:
+				for i := range dst {
+					dst[i] = w.vRaw[(lo+i)*d+c]
+				}
+			}
+		}
 	}
 }
 

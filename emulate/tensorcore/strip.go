@@ -1,6 +1,7 @@
 package tensorcore
 
 import (
+	"math"
 	"slices"
 
 	"github.com/sageacc/sageacc/emulate/tensorcore/internal/simd"
@@ -14,10 +15,10 @@ const Lanes = simd.Lanes
 // second in the lanes of vector registers. Elements that are not ordinary numbers it does not
 // compute, but reports them.
 type Strip struct {
-	unit  *Unit
-	level Level
-	least int // the smallest exponent of the unit's format
-	sig   float64
+	unit   *Unit
+	level  Level
+	format simd.Format // of the operands
+	sig    float64
 }
 
 // Strip returns the unit's Strip at a level, and whether there is one.
@@ -27,8 +28,23 @@ func (u *Unit) Strip(level Level) (*Strip, bool) {
 	if !ok || order != nil || c.Most(s.sig*s.sig) == 0 {
 		return nil, false
 	}
-	s.least = 1 - layouts[u.A].bias
+	l := &layouts[u.A]
+	s.format = simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(u.A)}
+	if s.format.Least > 1-layouts[FP32].bias {
+		// Where FP32 has more subnormal numbers.
+		s.format.Quanta = math.Float32frombits(uint32(127+l.fracBits-s.format.Least) << 23)
+	}
 	return s, true
+}
+
+// largest is the largest number of a format.
+func largest(f Operand) float32 {
+	l := &layouts[f]
+	top := l.expMask<<l.fracBits - 1
+	if l.noInf {
+		top = l.expMask<<l.fracBits | l.fracMask - 1
+	}
+	return makeEntry(l, top<<l.unused).val
 }
 
 // Depth is the number that k must be a multiple of.
@@ -42,17 +58,18 @@ type RowOperand struct {
 	exp       []uint32 // [rows][k]
 }
 
-// LoadRows takes rows of k values of the unit's format, which must stay as they are, and
-// reports whether they are finite. k is a multiple of 16 and of Depth.
+// LoadRows takes rows of k values, which must stay as they are, and reports whether they are
+// numbers of the unit's format. k is a multiple of Depth and, unless the rows follow each other
+// and are a multiple of 16, of 16.
 func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 	o.x, o.stride, o.k = x, stride, k
 	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
 	if k == stride {
-		return rows == 0 || simd.RowExponents(o.exp, x[:rows*k], s.least)
+		return rows == 0 || simd.RowExponents(o.exp, x[:rows*k], &s.format)
 	}
 	ok := true
 	for r := range rows {
-		ok = simd.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], s.least) && ok
+		ok = simd.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.format) && ok
 	}
 	return ok
 }
@@ -63,12 +80,12 @@ type LaneOperand struct {
 	exp []int16
 }
 
-// LoadLanes takes a multiple of Depth rows of Lanes values of the unit's format, which must
-// stay as they are, and reports whether they are finite.
+// LoadLanes takes a multiple of Depth rows of Lanes values, which must stay as they are, and
+// reports whether they are numbers of the unit's format.
 func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 	o.x = x
 	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
-	return simd.LaneExponents(o.exp, x, s.least)
+	return simd.LaneExponents(o.exp, x, &s.format)
 }
 
 // Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of

@@ -54,15 +54,15 @@ func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, 
 	return bad == 0
 }
 
-// LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes:
-// at least least. It reports whether all of x is finite.
-func LaneExponents(dst []int16, x []float32, least int) bool {
+// LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
+// It reports whether all of x is of the format.
+func LaneExponents(dst []int16, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
-	return laneExponents(&dst[0], &x[0], len(x)/16, uint32(least+127)) == 0
+	return laneExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }
 
 // RowExponents is LaneExponents for rows.
-func RowExponents(dst []uint32, x []float32, least int) bool {
+func RowExponents(dst []uint32, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
-	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(least+127)) == 0
+	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }

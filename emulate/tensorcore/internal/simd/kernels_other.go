@@ -16,11 +16,11 @@ func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, 
 }
 
 // LaneExponents needs a machine that Has it.
-func LaneExponents(dst []int16, x []float32, least int) bool {
+func LaneExponents(dst []int16, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
 }
 
 // RowExponents needs a machine that Has it.
-func RowExponents(dst []uint32, x []float32, least int) bool {
+func RowExponents(dst []uint32, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
 }

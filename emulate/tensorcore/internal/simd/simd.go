@@ -40,6 +40,14 @@ func (c *Chain) Most(significand float64) uint32 {
 	return 0
 }
 
+// A Format says which FP32 numbers are of an operand's format: those of at most Largest with no
+// bits of Dropped that are whole when multiplied by Quanta. Least is the smallest exponent.
+type Format struct {
+	Least           int
+	Dropped         uint32
+	Quanta, Largest float32
+}
+
 // maxFraction keeps the smallest power of two that the kernel makes a normal number.
 const maxFraction = 25
 

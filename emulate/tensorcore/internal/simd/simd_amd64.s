@@ -800,75 +800,97 @@ DATA dotTileHalfSeparateConstants<>+20(SB)/4, $0x00000064
 DATA dotTileHalfSeparateConstants<>+24(SB)/4, $0x00000001
 GLOBL dotTileHalfSeparateConstants<>(SB), RODATA|NOPTR, $28
 
-// func laneExponents(dst *int16, x *float32, groups int, least uint32) uint32
+// func laneExponents(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 // Requires: AVX, AVX512F
-TEXT ·laneExponents(SB), NOSPLIT, $0-36
+TEXT ·laneExponents(SB), NOSPLIT, $0-44
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         groups+16(FP), DX
 	MOVL         least+24(FP), BX
 	VPBROADCASTD BX, Z0
+	MOVL         dropped+28(FP), BX
+	VPBROADCASTD BX, Z1
+	VBROADCASTSS quanta+32(FP), Z2
+	VBROADCASTSS largest+36(FP), Z3
 	KXORW        K1, K1, K1
 
 group:
-	VMOVUPS       (CX), Z1
-	VPSLLD        $0x01, Z1, Z1
-	VPSRLD        $0x18, Z1, Z2
-	VPCMPEQD.BCST laneExponentsConstants<>+0(SB), Z2, K2
-	KORW          K2, K1, K1
-	VPTESTNMD     Z1, Z1, K2
-	VPMAXSD       Z0, Z2, Z2
-	VPBROADCASTD  laneExponentsConstants<>+4(SB), Z1
-	VMOVDQA32     Z1, K2, Z2
-	VPMOVDW       Z2, (AX)
-	ADDQ          $0x20, AX
-	ADDQ          $0x40, CX
-	DECQ          DX
-	JNZ           group
-	KMOVW         K1, AX
-	MOVL          AX, ret+32(FP)
+	VMOVUPS      (CX), Z4
+	VPTESTMD     Z1, Z4, K2
+	KORW         K2, K1, K1
+	VMULPS       Z2, Z4, Z5
+	VRNDSCALEPS  $0x08, Z5, Z6
+	VCMPPS       $0x04, Z5, Z6, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  laneExponentsConstants<>+0(SB), Z4, Z5
+	VCMPPS       $0x06, Z3, Z5, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPSRLD       $0x18, Z4, Z5
+	VPTESTNMD    Z4, Z4, K2
+	VPMAXSD      Z0, Z5, Z5
+	VPBROADCASTD laneExponentsConstants<>+4(SB), Z4
+	VMOVDQA32    Z4, K2, Z5
+	VPMOVDW      Z5, (AX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x40, CX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+40(FP)
 	VZEROUPPER
 	RET
 
-DATA laneExponentsConstants<>+0(SB)/4, $0x000000ff
+DATA laneExponentsConstants<>+0(SB)/4, $0x7fffffff
 DATA laneExponentsConstants<>+4(SB)/4, $0xfffff000
 GLOBL laneExponentsConstants<>(SB), RODATA|NOPTR, $8
 
-// func rowExponents(dst *uint32, x *float32, groups int, least uint32) uint32
+// func rowExponents(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 // Requires: AVX, AVX512F
-TEXT ·rowExponents(SB), NOSPLIT, $0-36
+TEXT ·rowExponents(SB), NOSPLIT, $0-44
 	MOVQ         dst+0(FP), AX
 	MOVQ         x+8(FP), CX
 	MOVQ         groups+16(FP), DX
 	MOVL         least+24(FP), BX
 	VPBROADCASTD BX, Z0
+	MOVL         dropped+28(FP), BX
+	VPBROADCASTD BX, Z1
+	VBROADCASTSS quanta+32(FP), Z2
+	VBROADCASTSS largest+36(FP), Z3
 	KXORW        K1, K1, K1
 
 group:
-	VMOVUPS       (CX), Z1
-	VPSLLD        $0x01, Z1, Z1
-	VPSRLD        $0x18, Z1, Z2
-	VPCMPEQD.BCST rowExponentsConstants<>+0(SB), Z2, K2
-	KORW          K2, K1, K1
-	VPTESTNMD     Z1, Z1, K2
-	VPMAXSD       Z0, Z2, Z2
-	VPSUBD.BCST   rowExponentsConstants<>+4(SB), Z2, Z2
-	VPBROADCASTD  rowExponentsConstants<>+8(SB), Z1
-	VMOVDQA32     Z1, K2, Z2
-	VPSLLD        $0x10, Z2, Z1
-	VPANDD.BCST   rowExponentsConstants<>+12(SB), Z2, Z2
-	VPORD         Z1, Z2, Z2
-	VMOVDQU32     Z2, (AX)
-	ADDQ          $0x40, AX
-	ADDQ          $0x40, CX
-	DECQ          DX
-	JNZ           group
-	KMOVW         K1, AX
-	MOVL          AX, ret+32(FP)
+	VMOVUPS      (CX), Z4
+	VPTESTMD     Z1, Z4, K2
+	KORW         K2, K1, K1
+	VMULPS       Z2, Z4, Z5
+	VRNDSCALEPS  $0x08, Z5, Z6
+	VCMPPS       $0x04, Z5, Z6, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  rowExponentsConstants<>+0(SB), Z4, Z5
+	VCMPPS       $0x06, Z3, Z5, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPSRLD       $0x18, Z4, Z5
+	VPTESTNMD    Z4, Z4, K2
+	VPMAXSD      Z0, Z5, Z5
+	VPSUBD.BCST  rowExponentsConstants<>+4(SB), Z5, Z5
+	VPBROADCASTD rowExponentsConstants<>+8(SB), Z4
+	VMOVDQA32    Z4, K2, Z5
+	VPSLLD       $0x10, Z5, Z4
+	VPANDD.BCST  rowExponentsConstants<>+12(SB), Z5, Z5
+	VPORD        Z4, Z5, Z5
+	VMOVDQU32    Z5, (AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+40(FP)
 	VZEROUPPER
 	RET
 
-DATA rowExponentsConstants<>+0(SB)/4, $0x000000ff
+DATA rowExponentsConstants<>+0(SB)/4, $0x7fffffff
 DATA rowExponentsConstants<>+4(SB)/4, $0x0000007f
 DATA rowExponentsConstants<>+8(SB)/4, $0xfffff000
 DATA rowExponentsConstants<>+12(SB)/4, $0x0000ffff

@@ -25,12 +25,14 @@ func dotTileHalf(acc *float32, a *float32, ae *int32, b *float32, be *int32, str
 func dotTileHalfSeparate(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
 
 // laneExponents writes the biased exponents of lanes of 16*groups values: at least the biased one given, for zeros one that never
-// counts. The result is not zero if a value is NaN or infinite.
-func laneExponents(dst *int16, x *float32, groups int, least uint32) uint32
+// counts. The result is not zero unless all values are numbers of a format, which is to say: are finite and at most the largest, have
+// no bits of dropped, and are whole when multiplied by quanta.
+func laneExponents(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 
 // rowExponents writes the exponents of rows, each twice in a word, of 16*groups values: at least the biased one given, for zeros one that never
-// counts. The result is not zero if a value is NaN or infinite.
-func rowExponents(dst *uint32, x *float32, groups int, least uint32) uint32
+// counts. The result is not zero unless all values are numbers of a format, which is to say: are finite and at most the largest, have
+// no bits of dropped, and are whole when multiplied by quanta.
+func rowExponents(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 
 // dotLanes continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the

@@ -23,21 +23,33 @@ func laneExponents(name string, row bool) {
 	if row {
 		kind, text = "*uint32", "the exponents of rows, each twice in a word,"
 	}
-	TEXT(name, NOSPLIT, "func(dst "+kind+", x *float32, groups int, least uint32) uint32")
+	TEXT(name, NOSPLIT, "func(dst "+kind+", x *float32, groups int, least, dropped uint32, quanta, largest float32) uint32")
 	Doc(name+" writes "+text+" of 16*groups values: at least the biased one given, for zeros one that never",
-		"counts. The result is not zero if a value is NaN or infinite.")
+		"counts. The result is not zero unless all values are numbers of a format, which is to say: are finite and at most the largest, have",
+		"no bits of dropped, and are whole when multiplied by quanta.")
 	dst, x, groups := load("dst"), load("x"), load("groups")
 	c := newConstants(name + "Constants")
-	least, bad := ZMM(), K()
+	least, dropped, quanta, largest, bad := ZMM(), ZMM(), ZMM(), ZMM(), K()
 	VPBROADCASTD(Load(Param("least"), GP32()), least)
+	VPBROADCASTD(Load(Param("dropped"), GP32()), dropped)
+	VBROADCASTSS(NewParamAddr("quanta", 32), quanta)
+	VBROADCASTSS(NewParamAddr("largest", 36), largest)
 	KXORW(bad, bad, bad)
 	Label("group")
 	t, e, k, zero := ZMM(), ZMM(), K(), K()
+	y, whole := ZMM(), ZMM()
 	VMOVUPS(Mem{Base: x}, t)
+	VPTESTMD(dropped, t, k)
+	KORW(k, bad, bad)
+	VMULPS(quanta, t, y)
+	VRNDSCALEPS(Imm(8), y, whole)
+	VCMPPS(Imm(4), y, whole, k)
+	KORW(k, bad, bad)
+	VPANDD_BCST(c.u32(1<<31-1), t, y)
+	VCMPPS(Imm(6), largest, y, k) // not at most
+	KORW(k, bad, bad)
 	VPSLLD(Imm(1), t, t)
 	VPSRLD(Imm(24), t, e)
-	VPCMPEQD_BCST(c.u32(255), e, k)
-	KORW(k, bad, bad)
 	VPTESTNMD(t, t, zero)
 	VPMAXSD(least, e, e)
 	if row {
