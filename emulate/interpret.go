@@ -171,7 +171,7 @@ func (k *Kernel) exactSums() bool { return k.pvUnit == nil && !k.intPV }
 // returns an error only if ctx ends.
 func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
 	d := q.kv.in.Dim
-	k.loadQueryPanel(ws, rows, d)
+	k.loadQueries(ws, rows, d)
 	parts := k.prog.Parts()
 	if parts == 1 {
 		first, last := k.tiles(q, block)
@@ -236,6 +236,9 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 			return err
 		}
 	}
+	if k.scoreUnit != nil {
+		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
+	}
 	k.startRows(ws, rows)
 	clear(ws.o[:rows*d])
 	if k.exactSums() {
@@ -294,12 +297,9 @@ func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
 	return true
 }
 
-// loadQueryPanel loads the queries of the first product as its unit takes them.
-func (k *Kernel) loadQueryPanel(ws *Workspace, rows, d int) {
-	switch {
-	case k.scoreUnit != nil:
-		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
-	case k.vectorScores(k.CodeDim(d)):
+// loadQueries lays out the queries of integer scores as vector levels take them.
+func (k *Kernel) loadQueries(ws *Workspace, rows, d int) {
+	if k.vectorScores(k.CodeDim(d)) {
 		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
 }
