@@ -1389,22 +1389,24 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 	a := k.arith
 	f := &k.prog.Finish
 	to := k.OutputDType(kv.in.DType)
+	// Choices are looked at once for a row.
+	exact, full, memory := f.Inverse == "divide", f.Inverse == "div.full", k.prog.PV.Join == "memory"
+	byFactor, byScale, plusMean, plusMeanLast := f.Scale == "inverse", f.Scale == "output", f.Mean == "fma", f.Mean == "output"
+	half, brain := f.First == "fp16", f.First == "fp32-as-bf16" && to == format.FP32
+	even, zero := f.Round == "even", f.Round == "zero"
+	divisor := mufu.NewDivisor(inverse, a.keep)
 	for c, x := range o {
-		switch f.Inverse {
-		case "divide":
+		switch {
+		case exact:
 			x = a.flush(a.flush(x) / a.flush(inverse))
-		case "div.full":
-			if a.keep {
-				x = mufu.DivFullSubnormal(x, inverse)
-			} else {
-				x = mufu.DivFull(x, inverse)
-			}
+		case full:
+			x = divisor.Divide(x)
 		default:
 			factor := inverse
-			if f.Scale == "inverse" {
+			if byFactor {
 				factor = a.mul(inverse, kv.vScale[c])
 			}
-			if k.prog.PV.Join != "memory" { // where it is done
+			if !memory { // where it is done
 				x = a.mul(x, factor)
 			}
 		}
@@ -1412,27 +1414,27 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 			x = 0
 		}
 		switch {
-		case f.Mean == "fma" && f.Scale == "output":
+		case plusMean && byScale:
 			x = a.fma(x, kv.vScale[c], kv.vMean[c])
-		case f.Mean == "fma":
+		case plusMean:
 			x = a.add(x, kv.vMean[c])
-		case f.Scale == "output":
+		case byScale:
 			x = a.mul(x, kv.vScale[c])
 		}
 		switch {
-		case f.First == "fp16":
+		case half:
 			x = format.RoundFP16(x)
-		case f.First == "fp32-as-bf16" && to == format.FP32:
+		case brain:
 			x = format.RoundBF16(x)
 		}
 		y := x
-		switch f.Round {
-		case "even":
+		switch {
+		case even:
 			y = to.Round(x)
-		case "zero":
+		case zero:
 			y = to.RoundTowardZero(x)
 		}
-		if f.Mean == "output" {
+		if plusMeanLast {
 			y = to.Round(y + kv.vMean[c])
 		}
 		if y-y != 0 {

@@ -450,13 +450,12 @@ func (k *Kernel) laneSum(ws *Workspace, weights []float32, lo, n int, at place) 
 		}
 	case "sequential":
 		// The first p joins in one rounding with the rescaling, or after it.
-		for j := range threads {
-			first := weights[2*j*vec.Rows:]
-			for r := range n {
-				l.sum[j*vec.Rows+r] = a.mulAdd(ws.d[(lo+r)*threads+j], l.rescale[r], first[r], twice)
+		for r := range n {
+			for j := range threads {
+				l.sum[j*vec.Rows+r] = ws.d[(lo+r)*threads+j]
 			}
 		}
-		vec.Sums(l.sum[:], weights, bk, control)
+		vec.SumsFrom(l.sum[:], weights, &l.rescale, bk, control, twice)
 		for r := range n {
 			for j := range threads {
 				ws.d[(lo+r)*threads+j] = l.sum[j*vec.Rows+r]

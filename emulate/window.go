@@ -136,18 +136,22 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 func (k *Kernel) turn(w *window, d int) {
 	const some = 16
 	w.vTurned = grow(w.vTurned, w.keys*d)
+	x := make([]float32, some*d)
 	for lo := 0; lo < w.keys; lo += some {
+		switch {
+		case w.vRaw != nil:
+			copy(x, w.vRaw[lo*d:])
+		case w.vWide != nil && k.v.typed && k.v.kind == quant.FP16:
+			k.level.l.DecodeFP16(x, w.vWide[lo*d:(lo+some)*d])
+		default:
+			for i := range x {
+				x[i] = k.v.decode(w.code(i%d, lo+i/d, d))
+			}
+		}
 		for c := range d {
 			dst := w.vTurned[c*w.keys+lo:][:some]
-			switch {
-			case w.vRaw == nil:
-				for i := range dst {
-					dst[i] = k.v.decode(w.code(c, lo+i, d))
-				}
-			default:
-				for i := range dst {
-					dst[i] = w.vRaw[(lo+i)*d+c]
-				}
+			for i := range dst {
+				dst[i] = x[i*d+c]
 			}
 		}
 	}
@@ -229,6 +233,9 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
+		if w.vWide != nil && kv.values.EncodeWideAt(k.level.rows, w.vWide[(lo-w.first)*d:], x) {
+			return
+		}
 		if kv.values.EncodeAt(k.level.rows, w.rows, x) {
 			if w.vWide == nil {
 				w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])

@@ -16,6 +16,17 @@ func Weights(s, scale, lower []float32, table *Ex2Table, keys int, c Control, tw
 // Sums needs a vector level.
 func Sums(sum, w []float32, keys int, c Control) { panic(unavailable) }
 
+// SumsFrom needs a vector level.
+func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice bool) {
+	panic(unavailable)
+}
+
+// EncodeFP16 needs a vector level.
+func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
+
+// DecodeFP16 needs a vector level.
+func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }
+
 // Round needs a vector level.
 func Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }
 

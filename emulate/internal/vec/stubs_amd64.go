@@ -186,8 +186,20 @@ func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets
 // at least 128.
 func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
 
-// laneSums adds to sum[thread][row] the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first.
-func laneSums(sum *float32, w *float32, octets int, control uint32)
+// laneSums adds up sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first. alpha is not used.
+func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsFMA adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsTwice adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// encodeFP16 writes the codes of 16*groups values. The result is not zero if a value is NaN or larger than FP16's largest.
+func encodeFP16(codes *uint16, x *float32, groups int) uint32
+
+// decodeFP16 writes the values of 16*groups codes.
+func decodeFP16(dst *float32, codes *uint16, groups int)
 
 // laneRoundFP16 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
 func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32

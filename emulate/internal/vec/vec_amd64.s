@@ -8616,21 +8616,23 @@ DATA laneWeightsTwiceConstants<>+4(SB)/4, $0xc2fc0000
 DATA laneWeightsTwiceConstants<>+8(SB)/4, $0x3f000000
 GLOBL laneWeightsTwiceConstants<>(SB), RODATA|NOPTR, $12
 
-// func laneSums(sum *float32, w *float32, octets int, control uint32)
+// func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
 // Requires: AVX, AVX512F, SSE
-TEXT ·laneSums(SB), NOSPLIT, $16-28
+TEXT ·laneSums(SB), NOSPLIT, $16-36
 	MOVQ    sum+0(FP), AX
 	MOVQ    w+8(FP), CX
-	MOVQ    octets+16(FP), DX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
 	STMXCSR (SP)
-	MOVL    control+24(FP), BX
-	MOVL    BX, 8(SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
 	LDMXCSR 8(SP)
-	MOVQ    $0x00000004, BX
+	MOVQ    $0x00000004, SI
 
 vector:
-	MOVQ    CX, SI
-	MOVQ    DX, DI
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Z0
 	VMOVUPS (AX), Z0
 	VMOVUPS 256(AX), Z1
 	VMOVUPS 512(AX), Z2
@@ -8638,18 +8640,18 @@ vector:
 	JMP     second
 
 octet:
-	VADDPS (SI), Z0, Z0
-	VADDPS 512(SI), Z1, Z1
-	VADDPS 1024(SI), Z2, Z2
-	VADDPS 1536(SI), Z3, Z3
+	VADDPS (DI), Z0, Z0
+	VADDPS 512(DI), Z1, Z1
+	VADDPS 1024(DI), Z2, Z2
+	VADDPS 1536(DI), Z3, Z3
 
 second:
-	VADDPS  256(SI), Z0, Z0
-	VADDPS  768(SI), Z1, Z1
-	VADDPS  1280(SI), Z2, Z2
-	VADDPS  1792(SI), Z3, Z3
-	ADDQ    $0x00000800, SI
-	DECQ    DI
+	VADDPS  256(DI), Z0, Z0
+	VADDPS  768(DI), Z1, Z1
+	VADDPS  1280(DI), Z2, Z2
+	VADDPS  1792(DI), Z3, Z3
+	ADDQ    $0x00000800, DI
+	DECQ    R8
 	JNZ     octet
 	VMOVUPS Z0, (AX)
 	VMOVUPS Z1, 256(AX)
@@ -8657,9 +8659,166 @@ second:
 	VMOVUPS Z3, 768(AX)
 	ADDQ    $0x40, CX
 	ADDQ    $0x40, AX
-	DECQ    BX
+	ADDQ    $0x40, DX
+	DECQ    SI
 	JNZ     vector
 	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneSumsFMA(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000004, SI
+
+vector:
+	MOVQ        CX, DI
+	MOVQ        BX, R8
+	VMOVUPS     (DX), Z0
+	VMOVUPS     (AX), Z1
+	VFMADD213PS (DI), Z0, Z1
+	VMOVUPS     256(AX), Z2
+	VFMADD213PS 512(DI), Z0, Z2
+	VMOVUPS     512(AX), Z3
+	VFMADD213PS 1024(DI), Z0, Z3
+	VMOVUPS     768(AX), Z4
+	VFMADD213PS 1536(DI), Z0, Z4
+	JMP         second
+
+octet:
+	VADDPS (DI), Z1, Z1
+	VADDPS 512(DI), Z2, Z2
+	VADDPS 1024(DI), Z3, Z3
+	VADDPS 1536(DI), Z4, Z4
+
+second:
+	VADDPS  256(DI), Z1, Z1
+	VADDPS  768(DI), Z2, Z2
+	VADDPS  1280(DI), Z3, Z3
+	VADDPS  1792(DI), Z4, Z4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Z1, (AX)
+	VMOVUPS Z2, 256(AX)
+	VMOVUPS Z3, 512(AX)
+	VMOVUPS Z4, 768(AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneSumsTwice(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000004, SI
+
+vector:
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Z0
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VADDPS  (DI), Z1, Z1
+	VMOVUPS 256(AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  512(DI), Z2, Z2
+	VMOVUPS 512(AX), Z3
+	VMULPS  Z0, Z3, Z3
+	VADDPS  1024(DI), Z3, Z3
+	VMOVUPS 768(AX), Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  1536(DI), Z4, Z4
+	JMP     second
+
+octet:
+	VADDPS (DI), Z1, Z1
+	VADDPS 512(DI), Z2, Z2
+	VADDPS 1024(DI), Z3, Z3
+	VADDPS 1536(DI), Z4, Z4
+
+second:
+	VADDPS  256(DI), Z1, Z1
+	VADDPS  768(DI), Z2, Z2
+	VADDPS  1280(DI), Z3, Z3
+	VADDPS  1792(DI), Z4, Z4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Z1, (AX)
+	VMOVUPS Z2, 256(AX)
+	VMOVUPS Z3, 512(AX)
+	VMOVUPS Z4, 768(AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func encodeFP16(codes *uint16, x *float32, groups int) uint32
+// Requires: AVX, AVX512F
+TEXT ·encodeFP16(SB), NOSPLIT, $0-28
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  groups+16(FP), DX
+	KXORW K1, K1, K1
+
+group:
+	VMOVUPS     (CX), Z0
+	VPANDD.BCST encodeFP16Constants<>+0(SB), Z0, Z1
+	VCMPPS.BCST $0x06, encodeFP16Constants<>+4(SB), Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z0, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x20, AX
+	DECQ        DX
+	JNZ         group
+	KMOVW       K1, AX
+	MOVL        AX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeFP16Constants<>+0(SB)/4, $0x7fffffff
+DATA encodeFP16Constants<>+4(SB)/4, $0x477fe000
+GLOBL encodeFP16Constants<>(SB), RODATA|NOPTR, $8
+
+// func decodeFP16(dst *float32, codes *uint16, groups int)
+// Requires: AVX, AVX512F
+TEXT ·decodeFP16(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ codes+8(FP), CX
+	MOVQ groups+16(FP), DX
+
+group:
+	VCVTPH2PS (CX), Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	DECQ      DX
+	JNZ       group
 	VZEROUPPER
 	RET
 

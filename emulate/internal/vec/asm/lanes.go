@@ -15,7 +15,14 @@ func lanes() {
 	laneScale()
 	laneWeights("laneWeights", false)
 	laneWeights("laneWeightsTwice", true)
-	laneSums()
+	laneSums("laneSums", nil)
+	laneSums("laneSumsFMA", func(t, alpha VecVirtual, first Mem) { VFMADD213PS(first, alpha, t) })
+	laneSums("laneSumsTwice", func(t, alpha VecVirtual, first Mem) {
+		VMULPS(alpha, t, t)
+		VADDPS(first, t, t)
+	})
+	encodeFP16()
+	decodeFP16()
 	laneRound("laneRoundFP16", 0x477fe000, func(x VecVirtual, c *constants) { roundFP16(x, c) })
 	laneRound("laneRoundBF16", 0x7f7f0000, roundBF16)
 	laneRound("laneRoundE4M3", 0x43e00000, quantum(20<<23, (127+14)<<23))
@@ -180,21 +187,31 @@ func laneWeights(name string, twice bool) {
 	retMask(bad)
 }
 
-func laneSums() {
-	TEXT("laneSums", NOSPLIT, "func(sum, w *float32, octets int, control uint32)")
-	Doc("laneSums adds to sum[thread][row] the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first.")
-	sum, w, octets := load("sum"), load("w"), load("octets")
+// laneSums adds one key of a thread after the other; begin says how its first joins the sum.
+func laneSums(name string, begin func(t, alpha VecVirtual, first Mem)) {
+	TEXT(name, NOSPLIT, "func(sum, w, alpha *float32, octets int, control uint32)")
+	text := "sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys"
+	if begin == nil {
+		Doc(name + " adds up " + text + " all but its first. alpha is not used.")
+	} else {
+		Doc(name + " adds up sum times alpha[row], " + text + ".")
+	}
+	sum, w, alpha, octets := load("sum"), load("w"), load("alpha"), load("octets")
 	old := control()
 	count := GP64()
 	MOVQ(U32(vecs), count)
 	Label("vector")
 	var t [threads]VecVirtual
-	p, n := GP64(), GP64()
+	p, n, by := GP64(), GP64(), ZMM()
 	MOVQ(w, p)
 	MOVQ(octets, n)
+	VMOVUPS(Mem{Base: alpha}, by)
 	for j := range t {
 		t[j] = ZMM()
 		VMOVUPS(Mem{Base: sum, Disp: j * row32}, t[j])
+		if begin != nil {
+			begin(t[j], by, Mem{Base: p, Disp: 2 * j * row32})
+		}
 	}
 	JMP(LabelRef("second"))
 	Label("octet")
@@ -213,6 +230,7 @@ func laneSums() {
 	}
 	ADDQ(Imm(64), w)
 	ADDQ(Imm(64), sum)
+	ADDQ(Imm(64), alpha)
 	DECQ(count)
 	JNZ(LabelRef("vector"))
 	LDMXCSR(old)
@@ -340,4 +358,41 @@ func laneJoin(name string, join func(o, tile, alpha, factor VecVirtual)) {
 	JNZ(LabelRef("channel"))
 	LDMXCSR(old)
 	retMask(bad)
+}
+
+func encodeFP16() {
+	TEXT("encodeFP16", NOSPLIT, "func(codes *uint16, x *float32, groups int) uint32")
+	Doc("encodeFP16 writes the codes of 16*groups values. The result is not zero if a value is NaN or larger than FP16's largest.")
+	codes, x, groups := load("codes"), load("x"), load("groups")
+	c := newConstants("encodeFP16Constants")
+	bad := K()
+	KXORW(bad, bad, bad)
+	Label("group")
+	v, size, k := ZMM(), ZMM(), K()
+	VMOVUPS(Mem{Base: x}, v)
+	VPANDD_BCST(c.u32(1<<31-1), v, size)
+	VCMPPS_BCST(Imm(6), c.u32(0x477fe000), size, k) // not at most
+	KORW(k, bad, bad)
+	VCVTPS2PH(Imm(0), v, Mem{Base: codes})
+	ADDQ(Imm(64), x)
+	ADDQ(Imm(32), codes)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	retMask(bad)
+}
+
+func decodeFP16() {
+	TEXT("decodeFP16", NOSPLIT, "func(dst *float32, codes *uint16, groups int)")
+	Doc("decodeFP16 writes the values of 16*groups codes.")
+	dst, codes, groups := load("dst"), load("codes"), load("groups")
+	Label("group")
+	v := ZMM()
+	VCVTPH2PS(Mem{Base: codes}, v)
+	VMOVUPS(v, Mem{Base: dst})
+	ADDQ(Imm(64), dst)
+	ADDQ(Imm(32), codes)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
 }
