@@ -138,7 +138,7 @@ func (s *Scale) QuantizeAt(level Level, codes []int8, x []float32) {
 	}
 	if n > 0 {
 		limit, least := int8(127), int8(-128)
-		if s.bits == 4 && s.style != Triton {
+		if s.bits == 4 && s.style != Triton && s.style != TritonBlock {
 			limit, least = 7, -7
 		}
 		switch s.style {
