@@ -232,7 +232,7 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 	kv := q.kv
 	d := kv.in.Dim
 	if k.takesLanes(q, ws) {
-		if done, err := k.runLanes(ctx, q, ws, rows, first, last, end); done || err != nil {
+		if done, err := k.runLanes(ctx, q, ws, block, rows, first, last, end); done || err != nil {
 			return err
 		}
 	}

@@ -37,7 +37,7 @@ var laneChoices = map[string]string{
 	"operands.output": anything, "operands.max_head_dim": anything,
 	"operands.subnormals": "flush keep", "operands.descale": anything, "operands.packed": anything,
 	// Operands are prepared by code that the paths share.
-	"smoothing.q": "none", "smoothing.delta_s": "none",
+	"smoothing.q": anything, "smoothing.delta_s": anything,
 	"smoothing.k": anything, "smoothing.k_mean": anything, "smoothing.k_difference": anything, "smoothing.v": anything,
 	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input",
 	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": anything, "qk_codes.rotate": anything,
@@ -49,7 +49,7 @@ var laneChoices = map[string]string{
 	"mask.causal": anything, "mask.shift": anything, "mask.tiles": anything, "mask.window": anything, "mask.beyond": anything, "mask.beyond_value": anything,
 	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
 	"scores.unit.instruction": anything, "scores.unit.fraction_bits": anything, "scores.unit.step": anything, "scores.unit.sum_round": anything,
-	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores", "scores.product": anything, "scores.head_dim": "natural residual32",
+	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores with-scale", "scores.product": anything, "scores.head_dim": "natural residual32",
 	"scores.softcap": "none tanh.approx",
 	"maximum.start":  anything, "maximum.of": "shifted scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
 	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": "ex2.approx.ftz ex2.approx",
@@ -151,7 +151,7 @@ func (p *lanePlan) units(k *Kernel) bool {
 // takesLanes says whether the tiles of a block of a query run on vectors.
 func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 	d := q.kv.in.Dim
-	return k.lanes != nil && q.kv.kernel.turnsValues() && ws.Observer == nil && q.in.Visible == nil && q.in.Bias == nil &&
+	return k.lanes != nil && q.kv.kernel.turnsValues() && ws.Observer == nil &&
 		d%2 == 0 && (!k.integer || k.vectorScores(k.CodeDim(d)))
 }
 
@@ -195,7 +195,7 @@ type laneStrip struct {
 var oneRows = laneRows(ones)
 
 // runLanes is runTiles on vectors. It reports whether it could.
-func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, rows, first, last, end int) (bool, error) {
+func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, rows, first, last, end int) (bool, error) {
 	kv := q.kv
 	d := kv.in.Dim
 	l := k.fitLanes(ws, rows, d)
@@ -208,7 +208,13 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, rows, fi
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
+		if k.hidden(q, ws, block, t) {
+			continue
+		}
 		w, at := kv.windowAt(t*k.tiling.BlockK, ws)
+		if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
+			k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
+		}
 		if !k.loadTile(l, w, at, d) {
 			return false, nil
 		}
@@ -331,22 +337,26 @@ func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t
 		cd := k.CodeDim(d)
 		k.level.l.QK(l.s, ws.qStrips[lo*cd:(lo+vec.Rows)*cd], w.kCodes[at*cd:], w.kBias[at:], bk, &l.scratch)
 		k.level.l.ToFloat(l.s, l.top[:], bk)
-		if where.tail || k.granularity == quant.PerToken {
-			for i := range l.steps {
-				l.steps[i] = 0 // of keys beyond the end
-				if j := k.granularity.KeyGroup(k.tiling, t*bk+i); j < len(q.kv.kScales) {
-					l.steps[i] = q.kv.kScales[j]
-				}
-			}
-			var qScale laneRows
-			copy(qScale[:n], ws.qScale[lo:])
-			vec.Scale(l.s, &qScale, l.steps, k.lanes.control)
-		}
 	} else {
 		clear(l.s)
 		if !k.lanes.scores.Dot(l.s, &l.keys, &st.queries, 0) {
 			return false
 		}
+	}
+	if k.byRow(q) {
+		k.rowScores(q, ws, t, lo, n, where)
+		return true
+	}
+	if k.integer && (where.tail || k.granularity == quant.PerToken) {
+		for i := range l.steps {
+			l.steps[i] = 0 // of keys beyond the end
+			if j := k.granularity.KeyGroup(k.tiling, t*bk+i); j < len(q.kv.kScales) {
+				l.steps[i] = q.kv.kScales[j]
+			}
+		}
+		var qScale laneRows
+		copy(qScale[:n], ws.qScale[lo:])
+		vec.Scale(l.s, &qScale, l.steps, k.lanes.control)
 	}
 	scores := k.prog.Scores.SMScale == "scores"
 	if scores {
@@ -360,15 +370,47 @@ func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t
 	if scores {
 		l.scaleAll(math.Log2E, k.lanes.control)
 	}
+	var scale [threads]float32
 	for r := range n {
-		var scale [threads]float32
+		// Of no scores, as these have been multiplied already.
 		k.dequantize(q, ws, lo+r, t*bk, nil, &scale, where.tail, false)
-		for j, x := range scale {
-			l.scale[j*vec.Rows+r] = x
-		}
+		l.setScale(r, &scale)
 		k.laneMask(q, ws, r, lo+r, t*bk, where.tail)
 	}
 	return true
+}
+
+// byRow says whether more is done to the scores before the exponent than laneScores does on
+// vectors.
+func (k *Kernel) byRow(q *Query) bool {
+	return q.in.Visible != nil || q.in.Bias != nil || k.smoothQ || k.prog.Scores.SMScale == "with-scale"
+}
+
+// rowScores takes the products of a strip through the interpreter's steps up to the mask, row
+// by row.
+func (k *Kernel) rowScores(q *Query, ws *Workspace, t, lo, n int, where place) {
+	l, bk := ws.lanes, k.tiling.BlockK
+	var scale [threads]float32
+	row := ws.s[:bk]
+	for r := range n {
+		for i := range row {
+			row[i] = l.s[i*vec.Rows+r]
+		}
+		k.dequantize(q, ws, lo+r, t*bk, row, &scale, where.tail, k.smoothQ && k.prog.Smoothing.DeltaS != "none")
+		k.mask(q, ws, lo+r, t*bk, row, where.tail)
+		ws.total[lo+r] += ws.seen[lo+r]
+		l.setScale(r, &scale)
+		for i, x := range row {
+			l.s[i*vec.Rows+r] = x
+		}
+	}
+}
+
+// setScale sets what scores of the threads of a strip's row are multiplied by in the exponent.
+func (l *lanes) setScale(r int, scale *[threads]float32) {
+	for j, x := range scale {
+		l.scale[j*vec.Rows+r] = x
+	}
 }
 
 // scaleAll multiplies all scores by a number.

@@ -114,7 +114,7 @@ func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int)
 		took++
 		before := ws.Counts
 		first, last := k.tiles(q, b)
-		done, err := k.runLanes(t.Context(), q, &ws, rows, first, last, last)
+		done, err := k.runLanes(t.Context(), q, &ws, b, rows, first, last, last)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -235,13 +235,13 @@ func TestLanesRefuse(t *testing.T) {
 		change func(*Kernel)
 		want   bool
 	}{
-		"as it is":         {func(*Kernel) {}, true},
-		"exact exponents":  {func(k *Kernel) { k.prog.Exponent.Exp2 = "exact" }, false},
-		"truncated P":      {func(k *Kernel) { k.prog.P.Round = "zero" }, false},
-		"O in memory":      {func(k *Kernel) { k.prog.PV.Join = "memory" }, false},
-		"a new order":      {func(k *Kernel) { k.prog.Denominator.Order = "random" }, false},
-		"squares flushed":  {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, false},
-		"a smoothed query": {func(k *Kernel) { k.prog.Smoothing.Q = "tile-mean" }, false},
+		"as it is":        {func(*Kernel) {}, true},
+		"exact exponents": {func(k *Kernel) { k.prog.Exponent.Exp2 = "exact" }, false},
+		"truncated P":     {func(k *Kernel) { k.prog.P.Round = "zero" }, false},
+		"O in memory":     {func(k *Kernel) { k.prog.PV.Join = "memory" }, false},
+		"a new order":     {func(k *Kernel) { k.prog.Denominator.Order = "random" }, false},
+		"squares flushed": {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, false},
+		"an exact K":      {func(k *Kernel) { k.prog.QKCodes.Format = "exact" }, false},
 		"an exact unit": {func(k *Kernel) {
 			u := *k.pvUnit
 			u.FractionBits = tensorcore.Exact
