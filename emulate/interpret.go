@@ -1395,6 +1395,9 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 	half, brain := f.First == "fp16", f.First == "fp32-as-bf16" && to == format.FP32
 	even, zero := f.Round == "even", f.Round == "zero"
 	divisor := mufu.NewDivisor(inverse, a.keep)
+	if !hidden && k.finishVector(kv, &divisor, inverse, o, out) {
+		return
+	}
 	for c, x := range o {
 		switch {
 		case exact:

@@ -222,7 +222,8 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 		for i := range l.strips {
 			lo := i * vec.Rows
 			n := min(vec.Rows, rows-lo)
-			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, where) || !k.laneSoftmax(q, ws, t, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n) {
+			keys := k.laneKeys(q, ws, t, lo, n, where.tail)
+			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneSoftmax(q, ws, t, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys) {
 				return false, nil
 			}
 		}
@@ -329,17 +330,32 @@ func (k *Kernel) loadTile(l *lanes, w *window, at, d int) bool {
 	return true
 }
 
+// laneKeys returns how many keys of a tile any of n rows from lo on sees, rounded up to what
+// kernels take: those behind them are masked, or beyond the end, where they are zeros.
+func (k *Kernel) laneKeys(q *Query, ws *Workspace, t, lo, n int, tail bool) int {
+	const multiple = 16
+	bk, most := k.tiling.BlockK, 1
+	for r := range n {
+		_, to := k.span(q, ws.index[lo+r], t*bk, bk, tail)
+		most = max(most, to)
+	}
+	return min(bk, (most+multiple-1)/multiple*multiple)
+}
+
 // laneScores writes the scores of a strip whose first row is the block's row lo and which has
-// n, as they are after the mask, and finds what is left for the exponent.
-func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n int, where place) bool {
+// n, as they are after the mask, and finds what is left for the exponent. Only keys from the
+// first on count.
+func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n, keys int, where place) bool {
 	l, bk, d := ws.lanes, k.tiling.BlockK, q.kv.in.Dim
+	clear(l.s[keys*vec.Rows:])
 	if k.integer {
 		cd := k.CodeDim(d)
-		k.level.l.QK(l.s, ws.qStrips[lo*cd:(lo+vec.Rows)*cd], w.kCodes[at*cd:], w.kBias[at:], bk, &l.scratch)
-		k.level.l.ToFloat(l.s, l.top[:], bk)
+		k.level.l.QK(l.s, ws.qStrips[lo*cd:(lo+vec.Rows)*cd], w.kCodes[at*cd:], w.kBias[at:], keys, &l.scratch)
+		k.level.l.ToFloat(l.s, l.top[:], keys)
 	} else {
-		clear(l.s)
-		if !k.lanes.scores.Dot(l.s, &l.keys, &st.queries, 0) {
+		depth, _, _ := k.scoreLayout(d)
+		clear(l.s[:keys*vec.Rows])
+		if !k.lanes.scores.Dot(l.s[:keys*vec.Rows], &l.keys, &st.queries, 0, depth) {
 			return false
 		}
 	}
@@ -547,8 +563,12 @@ func (l *lanes) sums(r int) [threads]float32 {
 }
 
 // laneValues rescales a strip's O and adds the tile's PV.
-func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n int) bool {
+// Only keys from the first on count, as long as all others have no weight.
+func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int) bool {
 	p, bk := k.lanes, k.tiling.BlockK
+	if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
+		keys = bk
+	}
 	weights := l.p
 	if !k.natural {
 		weights = l.stored
@@ -570,16 +590,17 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n int) b
 				l.alpha[r] = format.RoundFP16(x)
 			}
 		}
-		return vec.Combine(p.join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0)
+		return vec.Combine(p.join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
 	}
 	alpha := l.alpha
 	for i := range l.values {
 		at := i * k.sumKeys
 		if k.intPV {
-			vec.Multiply(l.tile, l.whole[at:], l.stride, weights[at*vec.Rows:][:k.sumKeys*vec.Rows])
+			depth := max(1, min(k.sumKeys, keys-at))
+			vec.Multiply(l.tile, l.whole[at:], l.stride, weights[at*vec.Rows:][:depth*vec.Rows])
 		} else {
 			clear(l.tile)
-			if !p.pv.Dot(l.tile, &l.values[i], &l.weights, at) {
+			if !p.pv.Dot(l.tile, &l.values[i], &l.weights, at, k.laneDepth(keys-at)) {
 				return false
 			}
 		}
@@ -591,17 +612,69 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n int) b
 	return true
 }
 
+// laneDepth is how many keys of a sum count where all from the given one on have no weight: as
+// many as whole instructions take, and one instruction at least, which leaves no sum -0.
+func (k *Kernel) laneDepth(keys int) int {
+	u := k.lanes.pv
+	if !u.Idle() {
+		return k.sumKeys
+	}
+	return max(u.Depth(), min(k.sumKeys, (keys+u.Depth()-1)/u.Depth()*u.Depth()))
+}
+
 // laneOnes is sumOnes.
 func (k *Kernel) laneOnes(l *lanes, ws *Workspace, lo, n int) bool {
 	var sums [2 * vec.Rows]float32
 	for r := range n {
 		sums[r] = ws.d[(lo+r)*threads]
 	}
-	if !k.lanes.ones.Dot(sums[:], &l.ones, &l.weights, 0) {
+	if !k.lanes.ones.Dot(sums[:], &l.ones, &l.weights, 0, k.tiling.BlockK) {
 		return false
 	}
 	for r := range n {
 		ws.d[(lo+r)*threads] = sums[r]
 	}
 	return true
+}
+
+// unscaled are the scales of channels that have none.
+var unscaled = func() (s [MaxHeadDim]float32) {
+	for i := range s {
+		s[i] = 1
+	}
+	return s
+}()
+
+// finishVector is finishRow on vectors. It reports whether it could: whether a row is finished
+// by products and one rounding alone, and all of it is finite.
+func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
+	f := &k.prog.Finish
+	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
+		return false
+	}
+	factor, ok := inverse, true
+	scale := unscaled[:len(o)]
+	switch f.Inverse {
+	case "rcp.approx.ftz", "exact":
+	case "div.full":
+		if factor, ok = divisor.Factor(); !ok {
+			return false
+		}
+	default:
+		return false
+	}
+	last := f.Scale == "output"
+	switch {
+	case f.Scale == "none":
+	case last || f.Scale == "inverse" && f.Inverse != "div.full":
+		scale = kv.vScale
+	default:
+		return false
+	}
+	control := vec.Flush
+	if k.arith.keep {
+		control = vec.Keep
+	}
+	to := k.OutputDType(kv.in.DType)
+	return !to.IsFP8() && vec.Output(to, out, o, scale, factor, last, control)
 }

@@ -189,6 +189,9 @@ func NewDivisor(b float32, keep bool) Divisor {
 	return d
 }
 
+// Factor returns what Divide multiplies by, and whether that is all that it does.
+func (d Divisor) Factor() (float32, bool) { return d.reciprocal, d.scale == 1 }
+
 // Divide returns a divided by the divisor.
 func (d Divisor) Divide(a float32) float32 {
 	if d.keep {

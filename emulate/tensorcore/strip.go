@@ -89,13 +89,27 @@ func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 }
 
 // Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
-// a[row][k] b[k+from][lane], an even number of rows. It reports whether all elements are ordinary numbers
-// throughout; if not, acc is lost.
-func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from int) bool {
+// a[row][k] b[from+k][lane], an even number of rows, for the first depth of a's k, a multiple of
+// Depth. It reports whether all elements are ordinary numbers throughout; if not, acc is lost.
+func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth int) bool {
 	u := s.unit
-	c, _, ok := u.vectorChain(s.level, u.A, u.A, a.k)
-	if !ok {
+	c, _, ok := u.vectorChain(s.level, u.A, u.A, depth)
+	if !ok || depth > a.k {
 		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
 	}
-	return simd.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, b.x[from*Lanes:], b.exp[from*Lanes:])
+	return simd.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:])
+}
+
+// Idle says whether an instruction of products that are all zero leaves any sum that the unit
+// makes as it is: whether it keeps all fraction bits that a sum has.
+func (s *Strip) Idle() bool {
+	switch s.unit.Out {
+	case FP32Zero:
+		return s.unit.FractionBits >= layouts[FP32].fracBits
+	case FP22Zero:
+		return s.unit.FractionBits >= 13
+	case FP16Nearest:
+		return s.unit.FractionBits >= layouts[FP16].fracBits
+	}
+	return false
 }

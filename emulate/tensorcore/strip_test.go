@@ -140,7 +140,7 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 	u.Tile(want, &pa, &pb)
 	var ra RowOperand
 	var lb LaneOperand
-	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0) {
+	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0, k) {
 		return false
 	}
 	for i, x := range acc {
@@ -174,11 +174,43 @@ func BenchmarkStrip(b *testing.B) {
 		b.Run(u.Arch+"/"+u.Instruction, func(b *testing.B) {
 			for b.Loop() {
 				clear(acc)
-				if !s.Dot(acc, &ra, &lb, 0) {
+				if !s.Dot(acc, &ra, &lb, 0, k) {
 					b.Fatal("not valid")
 				}
 			}
 			b.ReportMetric(float64(b.N)*m*Lanes*k/b.Elapsed().Seconds()/1e6, "MMAC/s")
 		})
+	}
+}
+
+// TestIdle: instructions of zeros change no sum of a unit that is Idle, whatever the sum, and
+// some sum of one that is not.
+func TestIdle(t *testing.T) {
+	level := stripLevel(t)
+	r := rand.New(rand.NewPCG(9, 9))
+	units := stripUnits(t, level)
+	short := Unit{Arch: "invented", Instruction: "short", A: FP16, C: FP32, K: 16, Steps: Consecutive(16, 16), FractionBits: 12, Out: FP32Zero}
+	for _, u := range append(units, short) {
+		s, ok := u.Strip(level)
+		if !ok {
+			t.Fatalf("%s %s has no strip", u.Arch, u.Instruction)
+		}
+		zeros := make([]uint32, u.K)
+		changed := 0
+		for range 20000 {
+			x := float32(math.Ldexp(r.NormFloat64(), r.IntN(30)-15))
+			// Any sum that the unit makes.
+			a, b := make([]uint32, u.K), make([]uint32, u.K)
+			for k := range a {
+				a[k], b[k] = nearestBits(u.A, float32(r.NormFloat64())), nearestBits(u.A, float32(r.NormFloat64())*x)
+			}
+			sum := u.Dot(0, a, b)
+			if u.Dot(sum, zeros, zeros) != sum {
+				changed++
+			}
+		}
+		if s.Idle() != (changed == 0) {
+			t.Errorf("%s %s: Idle %v, %d sums changed", u.Arch, u.Instruction, s.Idle(), changed)
+		}
 	}
 }

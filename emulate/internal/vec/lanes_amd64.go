@@ -2,7 +2,11 @@
 
 package vec
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/sageacc/sageacc/emulate/format"
+)
 
 // The steps of a strip's softmax and sums for [AVX512], of matrices [key][Rows] or
 // [channel][Rows].
@@ -99,4 +103,23 @@ func Combine(j Join, o, tile []float32, alpha, factor *[Rows]float32, c Control)
 		JoinNone: laneRescale, JoinNoneFP16: laneRescaleFP16, JoinFMA: laneJoin, JoinTwice: laneJoinTwice, JoinFactor: laneJoinFactor,
 	}[j]
 	return f(&o[0], &tile[0], &alpha[0], &factor[0], len(o)/Rows, uint32(c)) == 0
+}
+
+// Output writes the channels of a row's output, a multiple of 16, rounded to the format: o times
+// the product of inverse and scale or, if last, o times inverse, and that times scale. It reports
+// whether all of it is finite.
+func Output(to format.DType, out, o, scale []float32, inverse float32, last bool, c Control) bool {
+	_, _ = out[len(o)-1], scale[len(o)-1]
+	f := [3]func(out, o, scale *float32, groups int, inverse float32, control uint32) uint32{laneOutputFP16, laneOutputBF16, laneOutputFP32}
+	if last {
+		f = [3]func(out, o, scale *float32, groups int, inverse float32, control uint32) uint32{laneOutputFP16Last, laneOutputBF16Last, laneOutputFP32Last}
+	}
+	i := 2
+	switch to {
+	case format.FP16:
+		i = 0
+	case format.BF16:
+		i = 1
+	}
+	return f[i](&out[0], &o[0], &scale[0], len(o)/16, inverse, uint32(c)) == 0
 }

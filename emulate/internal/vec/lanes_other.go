@@ -2,6 +2,8 @@
 
 package vec
 
+import "github.com/sageacc/sageacc/emulate/format"
+
 // Tops needs a vector level.
 func Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
 
@@ -35,5 +37,10 @@ func Multiply(acc, a []float32, stride int, b []float32) { panic(unavailable) }
 
 // Combine needs a vector level.
 func Combine(j Join, o, tile []float32, alpha, factor *[Rows]float32, c Control) bool {
+	panic(unavailable)
+}
+
+// Output needs a vector level.
+func Output(to format.DType, out, o, scale []float32, inverse float32, last bool, c Control) bool {
 	panic(unavailable)
 }

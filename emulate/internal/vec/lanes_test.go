@@ -267,3 +267,44 @@ func TestTops(t *testing.T) {
 		}
 	}
 }
+
+// TestOutput holds the end of a row to the operations that it is made of.
+func TestOutput(t *testing.T) {
+	needLanes(t)
+	r := rand.New(rand.NewPCG(11, 12))
+	ran := 0
+	for range 4000 {
+		o, scale, inverse := oddNumbers(r, 32), oddNumbers(r, 32), oddNumbers(r, 1)[0]
+		for _, to := range []format.DType{format.FP16, format.BF16, format.FP32} {
+			for mode := range 4 {
+				c, mul := vec.Keep, func(x, y float32) float32 { return float32(x * y) }
+				if mode&1 != 0 {
+					c, mul = vec.Flush, format.MulFtz
+				}
+				out := make([]float32, len(o))
+				valid, want := vec.Output(to, out, o, scale, inverse, mode&2 != 0, c), true
+				for i, x := range o {
+					if mode&2 != 0 {
+						x = mul(mul(x, inverse), scale[i])
+					} else {
+						x = mul(x, mul(inverse, scale[i]))
+					}
+					if y := to.Round(x); y-y != 0 || x-x != 0 {
+						want = false
+					} else if valid {
+						sameBits(t, to.String(), out[i], y, o[i], inverse, scale[i])
+					}
+				}
+				if valid != want {
+					t.Fatalf("%s: valid %v, want %v", to, valid, want)
+				}
+				if valid {
+					ran++
+				}
+			}
+		}
+	}
+	if ran < 1000 || ran == 4000*12 {
+		t.Errorf("%d rows ran", ran)
+	}
+}

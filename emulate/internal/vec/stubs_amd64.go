@@ -201,6 +201,24 @@ func encodeFP16(codes *uint16, x *float32, groups int) uint32
 // decodeFP16 writes the values of 16*groups codes.
 func decodeFP16(dst *float32, codes *uint16, groups int)
 
+// laneOutputFP16 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputBF16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP32(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP16Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputBF16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP32Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
 // laneRoundFP16 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
 func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32
 

@@ -8822,6 +8822,236 @@ group:
 	VZEROUPPER
 	RET
 
+// func laneOutputFP16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP16(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP16Constants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputBF16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputBF16(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VPSRLD      $0x10, Z1, Z2
+	VPANDD.BCST laneOutputBF16Constants<>+0(SB), Z2, Z2
+	VPADDD.BCST laneOutputBF16Constants<>+4(SB), Z2, Z2
+	VPADDD      Z2, Z1, Z1
+	VPANDD.BCST laneOutputBF16Constants<>+8(SB), Z1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA laneOutputBF16Constants<>+0(SB)/4, $0x00000001
+DATA laneOutputBF16Constants<>+4(SB)/4, $0x00007fff
+DATA laneOutputBF16Constants<>+8(SB)/4, $0xffff0000
+GLOBL laneOutputBF16Constants<>(SB), RODATA|NOPTR, $12
+
+// func laneOutputFP32(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP32(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP32Constants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputFP16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP16Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP16LastConstants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputBF16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputBF16Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VPSRLD      $0x10, Z1, Z2
+	VPANDD.BCST laneOutputBF16LastConstants<>+0(SB), Z2, Z2
+	VPADDD.BCST laneOutputBF16LastConstants<>+4(SB), Z2, Z2
+	VPADDD      Z2, Z1, Z1
+	VPANDD.BCST laneOutputBF16LastConstants<>+8(SB), Z1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA laneOutputBF16LastConstants<>+0(SB)/4, $0x00000001
+DATA laneOutputBF16LastConstants<>+4(SB)/4, $0x00007fff
+DATA laneOutputBF16LastConstants<>+8(SB)/4, $0xffff0000
+GLOBL laneOutputBF16LastConstants<>(SB), RODATA|NOPTR, $12
+
+// func laneOutputFP32Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP32Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP32LastConstants<>(SB), RODATA|NOPTR, $0
+
 // func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32
 // Requires: AVX, AVX512F
 TEXT ·laneRoundFP16(SB), NOSPLIT, $0-36

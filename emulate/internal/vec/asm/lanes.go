@@ -23,6 +23,11 @@ func lanes() {
 	})
 	encodeFP16()
 	decodeFP16()
+	for _, last := range []bool{false, true} {
+		laneOutput("laneOutputFP16", last, roundFP16)
+		laneOutput("laneOutputBF16", last, roundBF16)
+		laneOutput("laneOutputFP32", last, func(VecVirtual, *constants) {})
+	}
 	laneRound("laneRoundFP16", 0x477fe000, func(x VecVirtual, c *constants) { roundFP16(x, c) })
 	laneRound("laneRoundBF16", 0x7f7f0000, roundBF16)
 	laneRound("laneRoundE4M3", 0x43e00000, quantum(20<<23, (127+14)<<23))
@@ -395,4 +400,42 @@ func decodeFP16() {
 	JNZ(LabelRef("group"))
 	VZEROUPPER()
 	RET()
+}
+
+// laneOutput is the end of a row, in the lanes its channels. With last the scale is a factor of
+// its own.
+func laneOutput(name string, last bool, round func(VecVirtual, *constants)) {
+	text := "o times the rounded product of inverse and scale"
+	if last {
+		name += "Last"
+		text = "o times inverse, rounded, times scale"
+	}
+	TEXT(name, NOSPLIT, "func(out, o, scale *float32, groups int, inverse float32, control uint32) uint32")
+	Doc(name + " writes " + text + ", in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.")
+	out, o, scale, groups := load("out"), load("o"), load("scale"), load("groups")
+	old := control()
+	c := newConstants(name + "Constants")
+	inverse, bad := ZMM(), K()
+	VBROADCASTSS(NewParamAddr("inverse", 32), inverse)
+	KXORW(bad, bad, bad)
+	Label("group")
+	x, by := ZMM(), ZMM()
+	if last {
+		VMULPS(Mem{Base: o}, inverse, x)
+		VMULPS(Mem{Base: scale}, x, x)
+	} else {
+		VMULPS(Mem{Base: scale}, inverse, by)
+		VMULPS(Mem{Base: o}, by, x)
+	}
+	raise(bad, classNaN|classInf, x)
+	round(x, c)
+	raise(bad, classInf, x)
+	VMOVUPS(x, Mem{Base: out})
+	for _, p := range []Register{out, o, scale} {
+		ADDQ(Imm(64), p)
+	}
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	LDMXCSR(old)
+	retMask(bad)
 }

@@ -29,15 +29,15 @@ func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, 
 
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [RowExponents] and be from
-// [LaneExponents]. stride is the length of a row of a, a row of ae is as long as a chain. It
+// [LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
 // result, must not be 0.
-func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, b []float32, be []int16) bool {
+func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
 	}
-	_, _, _, _ = a[(rows-1)*stride+k-1], ae[rows*k-1], b[k*Lanes-1], be[k*Lanes-1]
+	_, _, _, _ = a[(rows-1)*stride+k-1], ae[(rows-1)*expStride+k-1], b[k*Lanes-1], be[k*Lanes-1]
 	f := dotLanes
 	switch {
 	case c.Half && c.Separate:
@@ -49,7 +49,7 @@ func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, 
 	}
 	bad := uint32(0)
 	for i := 0; i < Lanes; i += 32 {
-		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, k*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
+		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0
 }

@@ -11,7 +11,7 @@ func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, 
 }
 
 // DotLanes needs a machine that Has it.
-func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, b []float32, be []int16) bool {
+func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
 	panic("simd: no vector instructions")
 }
 
