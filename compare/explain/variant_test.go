@@ -369,7 +369,7 @@ func TestChosenShape(t *testing.T) {
 		{"fa2", "", "tiles.split_shapes.0.keys=128", 64, "--set tiles.split_shapes.0.keys=128"},
 		{"fa2", "", "tiles.split_shapes.1.keys=64", 128, "--set tiles.split_shapes.1.keys=64"},
 		{"fa2", "tiles.sms=1", "tiles.shapes.0.keys=64", 64, "--set tiles.shapes.0.keys=64"},
-		{"fa2", "tiles.sms=1", "tiles.shapes.1.keys=96", 128, "--set tiles.shapes.1.keys=96"},
+		{"fa2", "tiles.sms=1", "tiles.shapes.4.keys=96", 128, "--set tiles.shapes.4.keys=96"},
 		{"fa2", "", "mask.causal=top-left", 64, "--set mask.causal=top-left"},
 		{"sdpa-efficient", "tiles.shapes.1.max_head_dim=65", "", 128, "the kernel as given"},
 		{"sdpa-efficient", "tiles.shapes.1.max_head_dim=65", "tiles.shapes.2.keys=64", 128, "--set tiles.shapes.2.keys=64"},

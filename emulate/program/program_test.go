@@ -48,3 +48,35 @@ func TestAliases(t *testing.T) {
 		t.Error("sm_75 has an alias")
 	}
 }
+
+// TestFA2Tiles compares the keys of a tile with what flash_fwd_launch_template.h launches by
+// head_dim, mask and GPU.
+func TestFA2Tiles(t *testing.T) {
+	for _, c := range []struct {
+		arch string
+		at   Case
+		keys int
+	}{
+		{"sm_80", Case{HeadDim: 128}, 64},
+		{"sm_89", Case{HeadDim: 64}, 128},
+		{"sm_89", Case{HeadDim: 96}, 64},
+		{"sm_89", Case{HeadDim: 97}, 32},
+		{"sm_86", Case{HeadDim: 128}, 32},
+		{"sm_86", Case{HeadDim: 128, Causal: true}, 64},
+		// A query alone sees every key, with or without the mask.
+		{"sm_86", Case{HeadDim: 128, Causal: true, Queries: 1}, 32},
+		{"sm_86", Case{HeadDim: 128, Causal: true, Window: true}, 32},
+		{"sm_89", Case{HeadDim: 129}, 64},
+		{"sm_90", Case{HeadDim: 128}, 64},
+		{"sm_120", Case{HeadDim: 128}, 64},
+	} {
+		p, err := Selection{Kernel: "fa2", Arch: c.arch}.Program()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.at.DType = "fp16"
+		if s, _ := p.ShapeAt(c.at); s == nil || s.Keys != c.keys {
+			t.Errorf("%s, %+v: %+v, want tiles of %d keys", c.arch, c.at, s, c.keys)
+		}
+	}
+}
