@@ -177,6 +177,11 @@ func (k *Kernel) VectorProducts() bool {
 	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
 }
 
+// VectorSteps reports whether a kernel that is Portable has all steps of a tile on vectors at
+// its level, with head dimensions that are even and ordinary numbers given. The kernel must be
+// bound (For).
+func (k *Kernel) VectorSteps() bool { return k.lanes != nil }
+
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).
 func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
 
