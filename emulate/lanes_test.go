@@ -262,3 +262,51 @@ func TestLanesRefuse(t *testing.T) {
 		}
 	}
 }
+
+// TestLanesRare: what invented descriptions and heads hardly ever have. Each case is one that
+// a shortcut of the steps on vectors would get wrong.
+func TestLanesRare(t *testing.T) {
+	level := lanesLevel(t)
+	for name, tc := range map[string]struct {
+		kernel  string
+		set     []string
+		visible func(row, lo, hi int, dst []bool)
+	}{
+		// Instructions without products change what the unit keeps of a sum, so the keys beyond
+		// the end cannot be left out.
+		"a unit that keeps little": {"fa3", []string{"pv.unit.fraction_bits=12", "pv.unit.sum_round=fp32-zero"}, nil},
+		// A tile that is hidden from all rows is skipped. Of rows for which that is every tile the
+		// maximum shows it.
+		"hidden tiles": {"sage-fp16-triton", nil, func(row, lo, hi int, dst []bool) {
+			for i := range dst[:hi-lo] {
+				dst[i] = row >= 128
+			}
+		}},
+	} {
+		r := rand.New(rand.NewPCG(5, 4))
+		h := &call{nq: 130, nk: 270, d: 64, dtype: format.FP16}
+		draw := func(n int) Rows {
+			x := make([]float32, n*h.d)
+			for i := range x {
+				x[i] = h.dtype.Round(float32(r.NormFloat64()))
+			}
+			return slicesOf(x, h.d)
+		}
+		h.in = QInput{Q: draw(h.nq), Len: h.nq, Visible: tc.visible}
+		h.kIn = KVInput{K: draw(h.nk), V: draw(h.nk), Len: h.nk, Dim: h.d, DType: h.dtype}
+		p, err := program.Selection{Kernel: tc.kernel, Set: tc.set}.Program()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := NewAt(p, level)
+		if err == nil {
+			k, err = h.bind(k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took, ran := compareLanes(t, k, h, name); took == 0 || ran != took {
+			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}

@@ -5,7 +5,9 @@ package simd
 import "golang.org/x/sys/cpu"
 
 // Has reports whether this machine runs Dot and what DotLanes needs.
-func Has() bool { return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL }
+func Has() bool {
+	return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
+}
 
 // Dot continues chains of dot-adds: acc[j] += sum over k of a[k]*b[k*stride+j], as c says,
 // with exponents ae[k] and be[k*stride+j], for operands whose products FP32 holds exactly.
