@@ -70,8 +70,9 @@ type plan struct {
 	pvUnit    *tensorcore.Unit // nil for integers and for exact sums
 	onesUnit  *tensorcore.Unit
 	intPV     bool
-	vecUnit   vec.Unit // of the vector kernels, if they have one
-	sumKeys   int      // keys of a sum from zero
+	vecUnit   vec.Unit  // of the vector kernels, if they have one
+	lanes     *lanePlan // of the interpreter's steps on vectors, nil where they do not take it
+	sumKeys   int       // keys of a sum from zero
 	offset    float32
 	pScale    float32 // of P before its conversion, 0 for none
 	start     float32
@@ -177,6 +178,11 @@ func (k *Kernel) VectorProducts() bool {
 	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
 }
 
+// VectorSteps reports whether a kernel that is Portable has all steps of a tile on vectors at
+// its level, with head dimensions that are even and ordinary numbers given. The kernel must be
+// bound (For).
+func (k *Kernel) VectorSteps() bool { return k.lanes != nil }
+
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).
 func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
 
@@ -269,6 +275,7 @@ func (k *Kernel) compile() error {
 	}
 	k.vecUnit, _ = k.vectorUnit()
 	k.portable = k.whyPortable()
+	k.lanes = k.planLanes()
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/parallel"
@@ -347,10 +348,28 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 			x[i] = k.v.decode(k.v.encode(v, true))
 		}
 	default:
-		for i, v := range x {
-			x[i] = k.v.decode(k.v.encode(v, false))
+		const some = 1024
+		for ; len(x) > 0; x = x[min(some, len(x)):] {
+			part := x[:min(some, len(x))]
+			if k.roundFP16(part) {
+				continue
+			}
+			for i, v := range part {
+				part[i] = k.v.decode(k.v.encode(v, false))
+			}
 		}
 	}
+}
+
+// roundFP16 makes the operands of plain FP16 V of x in place, on vectors. It reports whether it
+// could.
+func (k *Kernel) roundFP16(x []float32) bool {
+	var codes [1024]uint16
+	if k.level.l != vec.AVX512 || !k.v.typed || k.v.kind != quant.FP16 || len(x)%16 != 0 || len(x) > len(codes) || !k.level.l.EncodeFP16(codes[:], x) {
+		return false
+	}
+	k.level.l.DecodeFP16(x, codes[:len(x)])
+	return true
 }
 
 // smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.
