@@ -93,10 +93,12 @@ func Attention(ctx context.Context, p program.Program, h Head) (out, lse []float
 	for range jobs {
 		spare <- &Workspace{}
 	}
-	err = parallel.Do(ctx, jobs, k.Blocks(n), func(ctx context.Context, b int) error {
+	blocks, group := k.Blocks(n), k.stripBlocks()
+	err = parallel.Do(ctx, jobs, (blocks+group-1)/group, func(ctx context.Context, i int) error {
 		ws := <-spare
 		defer func() { spare <- ws }()
-		_, err := k.RunBlocks(ctx, q, ws, b, 1, out[b*bq*h.Dim:], lse[b*bq:])
+		b := i * group
+		_, err := k.RunBlocks(ctx, q, ws, b, min(group, blocks-b), out[b*bq*h.Dim:], lse[b*bq:])
 		return err
 	})
 	if err != nil {

@@ -475,15 +475,15 @@ func benchmarkHead(b *testing.B, p program.Program, n int) {
 				b.Fatal(err)
 			}
 			var ws emulate.Workspace
-			out := make([]float32, k.Tiling().BlockQ*d)
+			out := make([]float32, n*d)
 			for b.Loop() {
 				kv, err := k.Prepare(emulate.KVInput{K: matrix(h.k, d), V: matrix(h.v, d), Len: n, Dim: d, DType: h.dtype})
 				if err != nil {
 					b.Fatal(err)
 				}
 				q := k.Query(emulate.QInput{Q: matrix(h.q, d), Len: n, Scale: 1 / math.Sqrt(d)}, kv, &ws)
-				for i := range k.Blocks(n) {
-					k.Run(q, &ws, i, out, nil)
+				if _, err := k.RunBlocks(b.Context(), q, &ws, 0, k.Blocks(n), out, nil); err != nil {
+					b.Fatal(err)
 				}
 			}
 			b.ReportMetric(float64(b.N)*2*float64(n)*float64(n)*d/b.Elapsed().Seconds()/1e9, "GMAC/s")

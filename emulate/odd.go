@@ -233,9 +233,10 @@ func (o *oddRows) hideRows(m []float32, x float32, all bool) {
 
 // showMasked gives masked keys the weights in blind rows that look has kept from the
 // kernels; the tile's other weights are there.
-func (k *Kernel) showMasked(ss *strips, st *strip, tail bool) {
+func (k *Kernel) showMasked(ss *strips, sl *slot) {
+	st := sl.strip
 	o := &st.odd
-	if o.quiet || !k.dequantized(tail) {
+	if o.quiet || !k.dequantized(sl.tail) {
 		return
 	}
 	bk := len(ss.kScale)
@@ -244,14 +245,15 @@ func (k *Kernel) showMasked(ss *strips, st *strip, tail bool) {
 			continue
 		}
 		for i := min(max(int(st.limit[r]), 0), bk); i < bk; i++ {
-			ss.p[i*vec.Rows+r], ss.pe[i*vec.Rows+r] = o.masked[r], uint8(math.Float32bits(o.masked[r])>>23)
+			sl.p[i*vec.Rows+r], sl.pe[i*vec.Rows+r] = o.masked[r], uint8(math.Float32bits(o.masked[r])>>23)
 		}
 	}
 }
 
 // meetOdd keeps what a tile does that has been run: values are the codes of V in it that
 // are not finite.
-func (k *Kernel) meetOdd(kv *KV, ss *strips, st *strip, values []vec.Odd, tail bool) {
+func (k *Kernel) meetOdd(kv *KV, sl *slot, values []vec.Odd) {
+	st, tail := sl.strip, sl.tail
 	o := &st.odd
 	d, sums := kv.in.Dim, &o.counts[StageTileSums]
 	if o.quiet && kv.deadCount == 0 && len(values) == 0 && len(o.sums) == 0 {
@@ -287,13 +289,14 @@ func (k *Kernel) meetOdd(kv *KV, ss *strips, st *strip, values []vec.Odd, tail b
 		}
 	}
 	if len(values) > 0 || len(o.sums) > 0 {
-		k.addOdd(ss, st, values, nan)
+		k.addOdd(sl, values, nan)
 	}
 }
 
 // addOdd adds a tile to the sums of V's codes that are not finite, and counts them in rows
 // that are not NaN.
-func (k *Kernel) addOdd(ss *strips, st *strip, values []vec.Odd, nan *[vec.Rows]bool) {
+func (k *Kernel) addOdd(sl *slot, values []vec.Odd, nan *[vec.Rows]bool) {
+	st := sl.strip
 	o := &st.odd
 	for i := range values {
 		c := values[i].Channel
@@ -306,7 +309,7 @@ func (k *Kernel) addOdd(ss *strips, st *strip, values []vec.Odd, nan *[vec.Rows]
 		clear(o.t[:])
 		for j := range values {
 			if values[j].Channel == s.channel {
-				oddTile(&o.t, &values[j], ss.p)
+				oddTile(&o.t, &values[j], sl.p)
 			}
 		}
 		for r := range o.rows {

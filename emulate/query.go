@@ -281,11 +281,12 @@ func (k *Kernel) RunBlocks(ctx context.Context, q *Query, ws *Workspace, first, 
 	kv := q.kv
 	d, bq := kv.in.Dim, k.tiling.BlockQ
 	ws.fit(k, d)
-	group := 1
+	group := k.stripBlocks()
 	if kv.in.Stream {
 		group = n
 	}
 	for lo := first; lo < first+n; lo += group {
+		group := min(group, first+n-lo)
 		at := (lo - first) * bq
 		var l []float32
 		if lse != nil {

@@ -33,9 +33,7 @@ type strips struct {
 	blocks  []inStrips
 	strip   []strip   // [blocks][BlockQ/Rows]
 	s       []float32 // [BlockK][Rows], first as int32
-	p       []float32 // [BlockK+1][Rows], P~; the last row is zero
-	pe      []uint8   // [BlockK][Rows], its exponents
-	tile    []float32 // [Dim][Rows]
+	slots   [2]slot
 	kScale  []float32 // [BlockK]
 	delta   []float32 // [BlockK]
 	nan     oddKeys
@@ -43,15 +41,29 @@ type strips struct {
 	scratch vec.Scratch
 }
 
+// slot holds what a tile of keys gives a strip until its product with V, which takes two
+// strips at a time where that is faster.
+type slot struct {
+	p    []float32 // [BlockK+1][Rows], P~; the last row is zero
+	pe   []uint8   // [BlockK][Rows], its exponents
+	tile []float32 // [Dim][Rows], zeros between tiles
+
+	block *inStrips
+	strip *strip
+	tail  bool
+}
+
 // fitStrips returns strips for n blocks.
 func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
 	const rows = vec.Rows
 	s := ws.strips
-	if s == nil || len(s.s) != bk*rows || len(s.tile) != dim*rows {
+	if s == nil || len(s.s) != bk*rows || len(s.slots[0].tile) != dim*rows {
 		s = &strips{
-			s: make([]float32, bk*rows), p: make([]float32, (bk+1)*rows), pe: make([]uint8, bk*rows),
-			tile:   make([]float32, dim*rows),
+			s:      make([]float32, bk*rows),
 			kScale: make([]float32, bk), delta: make([]float32, bk), zeros: make([]float32, dim),
+		}
+		for i := range s.slots {
+			s.slots[i] = slot{p: make([]float32, (bk+1)*rows), pe: make([]uint8, bk*rows), tile: make([]float32, dim*rows)}
 		}
 		for i := range s.zeros {
 			s.zeros[i] = float32(math.Copysign(0, -1))
@@ -71,8 +83,10 @@ func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
 			d: make([]float32, threads*rows), top: make([]float32, threads*rows),
 		})
 	}
-	clear(s.tile)
-	clear(s.p[bk*rows:])
+	for i := range s.slots {
+		clear(s.slots[i].tile)
+		clear(s.slots[i].p[bk*rows:])
+	}
 	return s
 }
 
@@ -140,26 +154,19 @@ func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, 
 		}
 		last = max(last, k.stripTiles(q, first+i))
 	}
-	// Window by window, as a window may have to be made; within one, block by block,
-	// whose state then stays in cache.
+	// Window by window, as a window may have to be made; within one, as many blocks as have
+	// two strips, whose state then stays in cache.
+	together := k.stripBlocks()
 	for lo := 0; lo < last; lo += kv.windowKeys / bk {
 		hi := min(lo+kv.windowKeys/bk, last)
 		w := kv.window(lo*bk/kv.windowKeys, ws)
-		for i := range ss.blocks {
+		for i := 0; i < n; i += together {
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			b := &ss.blocks[i]
-			tiles := k.stripTiles(q, b.block)
-			for t := lo; t < min(hi, tiles) && !b.failed; t++ {
-				tail := k.tail(t, tiles)
-				k.stripScales(ws, kv, b.qMean, t*bk, tail)
-				for j := 0; j*vec.Rows < b.rows && !b.failed; j++ {
-					b.failed = !k.runTile(q, w, ss, &ss.strip[i*per+j], b.block*bq+j*vec.Rows, t*bk, tail)
-				}
-			}
-			if b.failed {
-				clear(ss.tile)
+			blocks := ss.blocks[i:min(i+together, n)]
+			for t := lo; t < hi; t++ {
+				k.runTile(q, ws, w, blocks, ss.strip[i*per:], t)
 			}
 		}
 	}
@@ -234,10 +241,49 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	ss.hideKeys(n, k.masked)
 }
 
-// runTile runs a strip whose first row is the query first through the tile of
-// keys from lo on.
-func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo int, tail bool) bool {
-	kv := q.kv
+// stripBlocks is how many blocks of queries of a head runStrips wants at a time: as many as
+// have the strips that share a product with V.
+func (k *Kernel) stripBlocks() int { return max(1, k.shared()*vec.Rows/k.tiling.BlockQ) }
+
+// shared is how many strips share a product with V.
+func (k *Kernel) shared() int {
+	if k.vecUnit.Pairs(k.level.l) {
+		return 2
+	}
+	return 1
+}
+
+// runTile runs blocks, whose strips are given, through a tile of keys.
+func (k *Kernel) runTile(q *Query, ws *Workspace, w *window, blocks []inStrips, strips []strip, t int) {
+	ss, bq, bk := ws.strips, k.tiling.BlockQ, k.tiling.BlockK
+	held, most := 0, k.shared()
+	for i := range blocks {
+		b := &blocks[i]
+		tiles := k.stripTiles(q, b.block)
+		if t >= tiles || b.failed {
+			continue
+		}
+		tail := k.tail(t, tiles)
+		k.stripScales(ws, q.kv, b.qMean, t*bk, tail)
+		for j := 0; j*vec.Rows < b.rows && !b.failed; j++ {
+			sl := &ss.slots[held]
+			sl.block, sl.strip, sl.tail = b, &strips[i*(bq/vec.Rows)+j], tail
+			if b.failed = !k.weigh(q, w, ss, sl, b.block*bq+j*vec.Rows, t*bk); b.failed {
+				break
+			}
+			if held++; held == most {
+				k.gather(q.kv, w, ss, held, t*bk)
+				held = 0
+			}
+		}
+	}
+	k.gather(q.kv, w, ss, held, t*bk)
+}
+
+// weigh finds the weights of the tile of keys from lo on for a slot's strip, whose first row
+// is the query first. It reports whether the vector kernels could.
+func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int) bool {
+	kv, st, tail := q.kv, sl.strip, sl.tail
 	d, bk := kv.in.Dim, k.tiling.BlockK
 	at := lo - w.first
 	if !st.odd.takes(&ss.nan) {
@@ -248,7 +294,7 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 		st.top[i] = k.start
 	}
 	a := vec.SoftmaxArgs{
-		P: &ss.p[0], PE: &ss.pe[0], S: &ss.s[0], Blocks: bk / 16, Top: &st.top[0],
+		P: &sl.p[0], PE: &sl.pe[0], S: &ss.s[0], Blocks: bk / 16, Top: &st.top[0],
 		M: &st.m[0], D: &st.d[0], Rescale: &st.rescale[0],
 		QScale: &st.qScale[0], KScale: &ss.kScale[0], Table: ex2Table,
 		Scale: q.scale, Offset: k.offset, Format: weightFormats[k.v.kind],
@@ -273,17 +319,44 @@ func (k *Kernel) runTile(q *Query, w *window, ss *strips, st *strip, first, lo i
 	if !k.level.l.Softmax(&a) {
 		return false
 	}
-	k.showMasked(ss, st, tail)
-	var done bool
-	if k.prog.OneChain() {
-		done = k.level.l.Rescale(st.o, &st.rescale, d) && w.vCodes.Dot(k.level.l, st.o, ss.p, ss.pe, &ss.scratch, at)
+	k.showMasked(ss, sl)
+	return true
+}
+
+// gather adds the products of the first n slots' weights with V for the tile of keys from lo
+// on to their strips. Blocks for which the vector kernels could not are failed.
+func (k *Kernel) gather(kv *KV, w *window, ss *strips, n, lo int) {
+	d, at, chain := kv.in.Dim, lo-w.first, k.prog.OneChain()
+	var acc, p [2][]float32
+	var pe [2][]uint8
+	var done [2]bool
+	for i := range n {
+		sl := &ss.slots[i]
+		acc[i], p[i], pe[i], done[i] = sl.tile, sl.p, sl.pe, true
+		if chain {
+			acc[i] = sl.strip.o
+			done[i] = k.level.l.Rescale(sl.strip.o, &sl.strip.rescale, d)
+		}
+	}
+	if done[0] && done[1] {
+		done = w.vCodes.DotTwo(k.level.l, acc, p, pe, &ss.scratch, at)
 	} else {
-		done = w.vCodes.Dot(k.level.l, ss.tile, ss.p, ss.pe, &ss.scratch, at) && k.level.l.AddTile(st.o, ss.tile, &st.rescale, d)
+		for i := range n {
+			done[i] = done[i] && w.vCodes.Dot(k.level.l, acc[i], p[i], pe[i], &ss.scratch, at)
+		}
 	}
-	if done {
-		k.meetOdd(kv, ss, st, w.vCodes.Odd(at), tail)
+	for i := range n {
+		sl := &ss.slots[i]
+		if !chain {
+			done[i] = done[i] && k.level.l.AddTile(sl.strip.o, sl.tile, &sl.strip.rescale, d)
+		}
+		if !done[i] {
+			sl.block.failed = true
+			clear(sl.tile)
+			continue
+		}
+		k.meetOdd(kv, sl, w.vCodes.Odd(at))
 	}
-	return done
 }
 
 // finishStrip is finish for rows [lo, hi) of a block, which are the strip's.
@@ -305,13 +378,16 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 		mean = ss.zeros
 	}
 	if ordinary && !k.level.l.Narrow() {
-		copy(ss.tile, st.o)
-		if k.level.l.Finish(kv.in.DType, ss.tile, &inverse, kv.vScale, mean) {
-			transpose(out, ss.tile, d, hi-lo)
-			clear(ss.tile)
+		o := ss.slots[0].tile
+		copy(o, st.o)
+		done := k.level.l.Finish(kv.in.DType, o, &inverse, kv.vScale, mean)
+		if done {
+			transpose(out, o, d, hi-lo)
+		}
+		clear(o)
+		if done {
 			return
 		}
-		clear(ss.tile)
 	}
 	// The portable code counts what is not ordinary.
 	copy(ws.m, st.m[:])

@@ -92,6 +92,19 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return dot13(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
+// dotPassTwo is dotPass for two strips; e holds the exponents of one behind those of the
+// other.
+func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
+	n := channels * Rows
+	_, _, _, _ = acc[0][n-1], acc[1][n-1], records[channels*stride-1], e[2*n-1]
+	f := dot13Two
+	if half {
+		f = dot13TwoHalf
+	}
+	bad := f(&acc[0][0], &records[0], &codes[0], &values[0], &p[0][0], &e[0], channels, stride, &acc[1][0], &p[1][0], &e[n], bias)
+	return bad&0xffff == 0, bad>>16 == 0
+}
+
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
 	if l == AVX2 {

@@ -76,6 +76,11 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
+// dotPassTwo needs AVX512.
+func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
+	panic("vec: no pairs of strips at this level")
+}
+
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
 	dotInteger(&acc[0], &codes[0], &values[0], &p[0], channels)

@@ -53,6 +53,10 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	panic(unavailable)
 }
 
+func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
+	panic(unavailable)
+}
+
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	panic(unavailable)
 }

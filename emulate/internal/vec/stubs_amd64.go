@@ -89,6 +89,14 @@ func dot13(acc *float32, records *uint8, codes *uint8, values *float32, p *float
 // exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.
 func dot13Half(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
 
+// dot13Two adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
+// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite, in its upper half if one of the second strip is.
+func dot13Two(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+
+// dot13TwoHalf adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
+// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite, in its upper half if one of the second strip is.
+func dot13TwoHalf(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+
 // dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].
 func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
 

@@ -447,6 +447,9 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		}
 		return ok
 	}
+	if unit.Kind == Truncated13 {
+		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first)[0]
+	}
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
 	for k := 0; k < v.tile; k += unit.Step {
@@ -454,12 +457,6 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		codes := v.codes[(first+base)/32*v.dim*32+base%32:]
 		records := v.records[(first+k)/unit.Step*v.dim*size:]
 		switch unit.Kind {
-		case Truncated13:
-			l.exponentPass(e, pe[k*Rows:], codes, &f.exponent, v.dim, 0)
-			if unit.Step == 32 {
-				l.exponentPass(e, pe[(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32)
-			}
-			ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok
 		case Split:
 			sums := grow(&s.sums, v.dim*Rows)
 			second := k % 32 / 16 * 8
@@ -485,6 +482,39 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 			}
 			ok = l.widePass(acc, records, codes, wide[base%32:], p[base*Rows:], e, v.dim, size, f.exponentBias, unit) && ok
 		}
+	}
+	return ok
+}
+
+// Pairs says whether the level's DotTwo takes less than two calls of Dot.
+func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 }
+
+// DotTwo is Dot for two strips, where Unit.Pairs holds: what is read of V serves both.
+func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) [2]bool {
+	return v.dot13(l, 2, acc, p, pe, s, first)
+}
+
+// dot13 is Dot of n strips, one or two, on a unit with 13 fraction bits.
+func (v *Values) dot13(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) (ok [2]bool) {
+	f, size, unit := v.format, v.recordSize(), v.unit
+	sums := v.dim * Rows
+	e := grow(&s.e, n*sums)
+	ok = [2]bool{true, n == 2}
+	for k := 0; k < v.tile; k += unit.Step {
+		codes := v.codes[(first+k)/32*v.dim*32+(first+k)%32:]
+		records := v.records[(first+k)/unit.Step*v.dim*size:]
+		for i := range n {
+			l.exponentPass(e[i*sums:][:sums], pe[i][k*Rows:], codes, &f.exponent, v.dim, 0)
+			if unit.Step == 32 {
+				l.exponentPass(e[i*sums:][:sums], pe[i][(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32)
+			}
+		}
+		if n == 1 {
+			ok[0] = l.dotPass(acc[0], records, codes, &f.value, p[0][k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok[0]
+			continue
+		}
+		first, second := l.dotPassTwo(acc, records, codes, &f.value, [2][]float32{p[0][k*Rows:], p[1][k*Rows:]}, e, v.dim, size, f.exponentBias, unit.Half)
+		ok[0], ok[1] = ok[0] && first, ok[1] && second
 	}
 	return ok
 }

@@ -5576,455 +5576,2964 @@ channel:
 	RET
 
 // func dot13(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
-// Requires: AVX, AVX512F
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI
 TEXT ·dot13(SB), NOSPLIT, $0-76
 	MOVQ         acc+0(FP), AX
 	MOVQ         records+8(FP), CX
 	MOVQ         codes+16(FP), DX
 	MOVQ         values+24(FP), BX
-	MOVQ         p+32(FP), SI
-	MOVQ         e+40(FP), DI
-	MOVQ         channels+48(FP), R8
-	KXORW        K1, K1, K1
+	MOVQ         channels+48(FP), SI
+	MOVQ         p+32(FP), DI
+	MOVQ         e+40(FP), R8
+	MOVQ         $0x8888888888888888, R9
+	KMOVQ        R9, K1
+	VPBROADCASTD dot13Constants<>+16(SB), Z0
+	KXORW        K2, K2, K2
 	MOVL         bias+64(FP), R9
-	VPBROADCASTD R9, Z0
+	VPBROADCASTB R9, Z1
 
 channel:
-	MOVBQZX      (CX), R11
-	MOVQ         R11, R12
-	MOVQ         R11, R10
-	SHLQ         $0x08, R11
-	SHLQ         $0x05, R12
-	SHLQ         $0x06, R10
-	ADDQ         AX, R11
-	ADDQ         DX, R12
-	ADDQ         DI, R10
-	LEAQ         4(CX), R9
-	VMOVUPS      (R11), Z1
-	VPMOVZXBD    (R10), Z2
-	VPSUBD       Z0, Z2, Z2
-	VPSLLD       $0x01, Z1, Z3
-	VPSRLD       $0x18, Z3, Z3
-	VPMAXSD      Z3, Z2, Z2
-	VPMAXSD.BCST dot13Constants<>+16(SB), Z2, Z2
-	VPSLLD       $0x17, Z2, Z2
-	VPADDD.BCST  dot13Constants<>+0(SB), Z2, Z4
-	VPBROADCASTD dot13Constants<>+4(SB), Z3
-	VPSUBD       Z2, Z3, Z3
-	VMULPS       Z3, Z1, Z1
-	VCVTTPS2DQ   Z1, Z1
-	VPADDD       Z1, Z4, Z1
-	VMOVDQA32    Z4, Z2
-	VMOVUPS      64(R11), Z3
-	VPMOVZXBD    16(R10), Z5
-	VPSUBD       Z0, Z5, Z5
-	VPSLLD       $0x01, Z3, Z6
-	VPSRLD       $0x18, Z6, Z6
-	VPMAXSD      Z6, Z5, Z5
-	VPMAXSD.BCST dot13Constants<>+16(SB), Z5, Z5
-	VPSLLD       $0x17, Z5, Z5
-	VPADDD.BCST  dot13Constants<>+0(SB), Z5, Z7
-	VPBROADCASTD dot13Constants<>+4(SB), Z6
-	VPSUBD       Z5, Z6, Z6
-	VMULPS       Z6, Z3, Z3
-	VCVTTPS2DQ   Z3, Z3
-	VPADDD       Z3, Z7, Z3
-	VMOVDQA32    Z7, Z5
-	VMOVUPS      128(R11), Z6
-	VPMOVZXBD    32(R10), Z8
-	VPSUBD       Z0, Z8, Z8
-	VPSLLD       $0x01, Z6, Z9
-	VPSRLD       $0x18, Z9, Z9
-	VPMAXSD      Z9, Z8, Z8
-	VPMAXSD.BCST dot13Constants<>+16(SB), Z8, Z8
-	VPSLLD       $0x17, Z8, Z8
-	VPADDD.BCST  dot13Constants<>+0(SB), Z8, Z10
-	VPBROADCASTD dot13Constants<>+4(SB), Z9
-	VPSUBD       Z8, Z9, Z9
-	VMULPS       Z9, Z6, Z6
-	VCVTTPS2DQ   Z6, Z6
-	VPADDD       Z6, Z10, Z6
-	VMOVDQA32    Z10, Z8
-	VMOVUPS      192(R11), Z9
-	VPMOVZXBD    48(R10), Z11
-	VPSUBD       Z0, Z11, Z11
-	VPSLLD       $0x01, Z9, Z12
-	VPSRLD       $0x18, Z12, Z12
-	VPMAXSD      Z12, Z11, Z11
-	VPMAXSD.BCST dot13Constants<>+16(SB), Z11, Z11
-	VPSLLD       $0x17, Z11, Z11
-	VPADDD.BCST  dot13Constants<>+0(SB), Z11, Z13
-	VPBROADCASTD dot13Constants<>+4(SB), Z12
-	VPSUBD       Z11, Z12, Z12
-	VMULPS       Z12, Z9, Z9
-	VCVTTPS2DQ   Z9, Z9
-	VPADDD       Z9, Z13, Z9
-	VMOVDQA32    Z13, Z11
-	MOVBQZX      1(CX), R10
-	TESTQ        R10, R10
-	JZ           positiveEnd
+	MOVBQZX       (CX), R11
+	MOVQ          R11, R12
+	SHLQ          $0x05, R12
+	MOVQ          R11, R9
+	SHLQ          $0x06, R9
+	VMOVDQU8      (R8)(R9*1), Z2
+	VPSUBUSB      Z1, Z2, Z2
+	VPMAXUB       Z0, Z2, Z2
+	SHLQ          $0x08, R11
+	ADDQ          AX, R11
+	ADDQ          DX, R12
+	LEAQ          4(CX), R9
+	VMOVDQU32     dot13Constants<>+20(SB), Z3
+	VPERMB.Z      Z2, Z3, K1, Z5
+	VPSRLD        $0x01, Z5, Z5
+	VMOVUPS       (R11), Z3
+	VPANDD.BCST   dot13Constants<>+8(SB), Z3, Z4
+	VPMAXSD       Z4, Z5, Z5
+	VPADDD.BCST   dot13Constants<>+0(SB), Z5, Z5
+	VPMOVD2M      Z3, K3
+	VADDPS.RD_SAE Z3, Z5, Z4
+	VADDPS.RU_SAE Z3, Z5, K3, Z4
+	VMOVDQU32     dot13Constants<>+84(SB), Z3
+	VPERMB.Z      Z2, Z3, K1, Z7
+	VPSRLD        $0x01, Z7, Z7
+	VMOVUPS       64(R11), Z3
+	VPANDD.BCST   dot13Constants<>+8(SB), Z3, Z6
+	VPMAXSD       Z6, Z7, Z7
+	VPADDD.BCST   dot13Constants<>+0(SB), Z7, Z7
+	VPMOVD2M      Z3, K3
+	VADDPS.RD_SAE Z3, Z7, Z6
+	VADDPS.RU_SAE Z3, Z7, K3, Z6
+	VMOVDQU32     dot13Constants<>+148(SB), Z3
+	VPERMB.Z      Z2, Z3, K1, Z9
+	VPSRLD        $0x01, Z9, Z9
+	VMOVUPS       128(R11), Z3
+	VPANDD.BCST   dot13Constants<>+8(SB), Z3, Z8
+	VPMAXSD       Z8, Z9, Z9
+	VPADDD.BCST   dot13Constants<>+0(SB), Z9, Z9
+	VPMOVD2M      Z3, K3
+	VADDPS.RD_SAE Z3, Z9, Z8
+	VADDPS.RU_SAE Z3, Z9, K3, Z8
+	VMOVDQU32     dot13Constants<>+212(SB), Z3
+	VPERMB.Z      Z2, Z3, K1, Z10
+	VPSRLD        $0x01, Z10, Z10
+	VMOVUPS       192(R11), Z2
+	VPANDD.BCST   dot13Constants<>+8(SB), Z2, Z3
+	VPMAXSD       Z3, Z10, Z10
+	VPADDD.BCST   dot13Constants<>+0(SB), Z10, Z10
+	VPMOVD2M      Z2, K3
+	VADDPS.RD_SAE Z2, Z10, Z3
+	VADDPS.RU_SAE Z2, Z10, K3, Z3
+	VMOVDQA32     Z5, Z2
+	VMOVDQA32     Z7, Z11
+	VMOVDQA32     Z9, Z12
+	VMOVDQA32     Z10, Z13
+	MOVBQZX       1(CX), R10
+	SUBQ          $0x04, R10
+	JL            positiveTwo
 
 positive:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z14
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z9
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z14
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z11
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	MOVBQZX            4(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            5(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	MOVBQZX            6(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            7(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	ADDQ               $0x08, R9
+	SUBQ               $0x04, R10
+	JGE                positive
+
+positiveTwo:
+	TESTQ              $0x00000002, R10
+	JZ                 positiveOne
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
+	ADDQ               $0x04, R9
+
+positiveOne:
+	TESTQ              $0x00000001, R10
+	JZ                 positiveEnd
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z14
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z14
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z13
 	ADDQ               $0x02, R9
-	DECQ               R10
-	JNZ                positive
 
 positiveEnd:
 	MOVBQZX            (R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z12
+	VBROADCASTSS       (BX)(R13*4), Z14
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R10*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z12, Z9
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RD_SAE Z15, Z14, Z3
 	MOVBQZX            1(R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z12
+	VBROADCASTSS       (BX)(R13*4), Z14
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R10*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z11
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
 	ADDQ               $0x02, R9
 	MOVBQZX            2(CX), R10
-	TESTQ              R10, R10
-	JZ                 negativeEnd
+	SUBQ               $0x04, R10
+	JL                 negativeTwo
 
 negative:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z14
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z1
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z3
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z6
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z9
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z12
+	VBROADCASTSS       (BX)(R14*4), Z14
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z2
-	VMOVUPS            64(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z5
-	VMOVUPS            128(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z8
-	VMOVUPS            192(SI)(R13*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z12, Z11
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	MOVBQZX            4(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            5(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	MOVBQZX            6(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            7(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	ADDQ               $0x08, R9
+	SUBQ               $0x04, R10
+	JGE                negative
+
+negativeTwo:
+	TESTQ              $0x00000002, R10
+	JZ                 negativeOne
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z14
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R13*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
+	ADDQ               $0x04, R9
+
+negativeOne:
+	TESTQ              $0x00000001, R10
+	JZ                 negativeEnd
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z14
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z4
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z6
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z8
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z3
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R12
+	VBROADCASTSS       (BX)(R12*4), Z14
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z2
+	VMOVUPS            64(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z11
+	VMOVUPS            128(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z12
+	VMOVUPS            192(DI)(R10*1), Z15
+	VFMADD231PS.RU_SAE Z15, Z14, Z13
 	ADDQ               $0x02, R9
-	DECQ               R10
-	JNZ                negative
 
 negativeEnd:
-	VSUBPS      Z4, Z1, Z1
-	VSUBPS      Z4, Z2, Z2
-	VADDPS      Z2, Z1, Z1
-	VPANDD.BCST dot13Constants<>+8(SB), Z1, Z1
-	VMOVUPS     Z1, (R11)
-	VSUBPS      Z7, Z3, Z3
-	VSUBPS      Z7, Z5, Z5
-	VADDPS      Z5, Z3, Z3
-	VPANDD.BCST dot13Constants<>+8(SB), Z3, Z3
-	VMOVUPS     Z3, 64(R11)
-	VSUBPS      Z10, Z6, Z6
-	VSUBPS      Z10, Z8, Z8
-	VADDPS      Z8, Z6, Z6
-	VPANDD.BCST dot13Constants<>+8(SB), Z6, Z6
-	VMOVUPS     Z6, 128(R11)
-	VSUBPS      Z13, Z9, Z9
-	VSUBPS      Z13, Z11, Z11
-	VADDPS      Z11, Z9, Z9
-	VPANDD.BCST dot13Constants<>+8(SB), Z9, Z9
-	VMOVUPS     Z9, 192(R11)
+	VSUBPS      Z5, Z4, Z4
+	VSUBPS      Z5, Z2, Z2
+	VADDPS      Z2, Z4, Z4
+	VPANDD.BCST dot13Constants<>+4(SB), Z4, Z4
+	VMOVUPS     Z4, (R11)
+	VSUBPS      Z7, Z6, Z6
+	VSUBPS      Z7, Z11, Z11
+	VADDPS      Z11, Z6, Z6
+	VPANDD.BCST dot13Constants<>+4(SB), Z6, Z6
+	VMOVUPS     Z6, 64(R11)
+	VSUBPS      Z9, Z8, Z8
+	VSUBPS      Z9, Z12, Z12
+	VADDPS      Z12, Z8, Z8
+	VPANDD.BCST dot13Constants<>+4(SB), Z8, Z8
+	VMOVUPS     Z8, 128(R11)
+	VSUBPS      Z10, Z3, Z3
+	VSUBPS      Z10, Z13, Z13
+	VADDPS      Z13, Z3, Z3
+	VPANDD.BCST dot13Constants<>+4(SB), Z3, Z3
+	VMOVUPS     Z3, 192(R11)
 	ADDQ        stride+56(FP), CX
-	DECQ        R8
+	DECQ        SI
 	JNZ         channel
-	KMOVW       K1, AX
+	KMOVW       K2, AX
 	MOVL        AX, ret+72(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13Constants<>+0(SB)/4, $0x05400000
-DATA dot13Constants<>+4(SB)/4, $0x85800000
-DATA dot13Constants<>+8(SB)/4, $0xfffffc00
-DATA dot13Constants<>+12(SB)/4, $0x00000071
-DATA dot13Constants<>+16(SB)/4, $0x0000001f
-GLOBL dot13Constants<>(SB), RODATA|NOPTR, $20
+DATA dot13Constants<>+4(SB)/4, $0xfffffc00
+DATA dot13Constants<>+8(SB)/4, $0x7f800000
+DATA dot13Constants<>+12(SB)/4, $0x38800000
+DATA dot13Constants<>+16(SB)/4, $0x1f1f1f1f
+DATA dot13Constants<>+20(SB)/4, $0x00000000
+DATA dot13Constants<>+24(SB)/4, $0x01000000
+DATA dot13Constants<>+28(SB)/4, $0x02000000
+DATA dot13Constants<>+32(SB)/4, $0x03000000
+DATA dot13Constants<>+36(SB)/4, $0x04000000
+DATA dot13Constants<>+40(SB)/4, $0x05000000
+DATA dot13Constants<>+44(SB)/4, $0x06000000
+DATA dot13Constants<>+48(SB)/4, $0x07000000
+DATA dot13Constants<>+52(SB)/4, $0x08000000
+DATA dot13Constants<>+56(SB)/4, $0x09000000
+DATA dot13Constants<>+60(SB)/4, $0x0a000000
+DATA dot13Constants<>+64(SB)/4, $0x0b000000
+DATA dot13Constants<>+68(SB)/4, $0x0c000000
+DATA dot13Constants<>+72(SB)/4, $0x0d000000
+DATA dot13Constants<>+76(SB)/4, $0x0e000000
+DATA dot13Constants<>+80(SB)/4, $0x0f000000
+DATA dot13Constants<>+84(SB)/4, $0x10000000
+DATA dot13Constants<>+88(SB)/4, $0x11000000
+DATA dot13Constants<>+92(SB)/4, $0x12000000
+DATA dot13Constants<>+96(SB)/4, $0x13000000
+DATA dot13Constants<>+100(SB)/4, $0x14000000
+DATA dot13Constants<>+104(SB)/4, $0x15000000
+DATA dot13Constants<>+108(SB)/4, $0x16000000
+DATA dot13Constants<>+112(SB)/4, $0x17000000
+DATA dot13Constants<>+116(SB)/4, $0x18000000
+DATA dot13Constants<>+120(SB)/4, $0x19000000
+DATA dot13Constants<>+124(SB)/4, $0x1a000000
+DATA dot13Constants<>+128(SB)/4, $0x1b000000
+DATA dot13Constants<>+132(SB)/4, $0x1c000000
+DATA dot13Constants<>+136(SB)/4, $0x1d000000
+DATA dot13Constants<>+140(SB)/4, $0x1e000000
+DATA dot13Constants<>+144(SB)/4, $0x1f000000
+DATA dot13Constants<>+148(SB)/4, $0x20000000
+DATA dot13Constants<>+152(SB)/4, $0x21000000
+DATA dot13Constants<>+156(SB)/4, $0x22000000
+DATA dot13Constants<>+160(SB)/4, $0x23000000
+DATA dot13Constants<>+164(SB)/4, $0x24000000
+DATA dot13Constants<>+168(SB)/4, $0x25000000
+DATA dot13Constants<>+172(SB)/4, $0x26000000
+DATA dot13Constants<>+176(SB)/4, $0x27000000
+DATA dot13Constants<>+180(SB)/4, $0x28000000
+DATA dot13Constants<>+184(SB)/4, $0x29000000
+DATA dot13Constants<>+188(SB)/4, $0x2a000000
+DATA dot13Constants<>+192(SB)/4, $0x2b000000
+DATA dot13Constants<>+196(SB)/4, $0x2c000000
+DATA dot13Constants<>+200(SB)/4, $0x2d000000
+DATA dot13Constants<>+204(SB)/4, $0x2e000000
+DATA dot13Constants<>+208(SB)/4, $0x2f000000
+DATA dot13Constants<>+212(SB)/4, $0x30000000
+DATA dot13Constants<>+216(SB)/4, $0x31000000
+DATA dot13Constants<>+220(SB)/4, $0x32000000
+DATA dot13Constants<>+224(SB)/4, $0x33000000
+DATA dot13Constants<>+228(SB)/4, $0x34000000
+DATA dot13Constants<>+232(SB)/4, $0x35000000
+DATA dot13Constants<>+236(SB)/4, $0x36000000
+DATA dot13Constants<>+240(SB)/4, $0x37000000
+DATA dot13Constants<>+244(SB)/4, $0x38000000
+DATA dot13Constants<>+248(SB)/4, $0x39000000
+DATA dot13Constants<>+252(SB)/4, $0x3a000000
+DATA dot13Constants<>+256(SB)/4, $0x3b000000
+DATA dot13Constants<>+260(SB)/4, $0x3c000000
+DATA dot13Constants<>+264(SB)/4, $0x3d000000
+DATA dot13Constants<>+268(SB)/4, $0x3e000000
+DATA dot13Constants<>+272(SB)/4, $0x3f000000
+GLOBL dot13Constants<>(SB), RODATA|NOPTR, $276
 
 // func dot13Half(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
-// Requires: AVX, AVX512DQ, AVX512F
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI
 TEXT ·dot13Half(SB), NOSPLIT, $0-76
 	MOVQ         acc+0(FP), AX
 	MOVQ         records+8(FP), CX
 	MOVQ         codes+16(FP), DX
 	MOVQ         values+24(FP), BX
-	MOVQ         p+32(FP), SI
-	MOVQ         e+40(FP), DI
-	MOVQ         channels+48(FP), R8
-	VPXORD       Z0, Z0, Z0
-	KXORW        K1, K1, K1
+	MOVQ         channels+48(FP), SI
+	MOVQ         p+32(FP), DI
+	MOVQ         e+40(FP), R8
+	MOVQ         $0x8888888888888888, R9
+	KMOVQ        R9, K1
+	VPBROADCASTD dot13HalfConstants<>+16(SB), Z0
+	VPXORD       Z1, Z1, Z1
+	KXORW        K2, K2, K2
 	MOVL         bias+64(FP), R9
-	VPBROADCASTD R9, Z1
+	VPBROADCASTB R9, Z2
 
 channel:
-	MOVBQZX      (CX), R11
-	MOVQ         R11, R12
-	MOVQ         R11, R10
-	SHLQ         $0x08, R11
-	SHLQ         $0x05, R12
-	SHLQ         $0x06, R10
-	ADDQ         AX, R11
-	ADDQ         DX, R12
-	ADDQ         DI, R10
-	LEAQ         4(CX), R9
-	VMOVUPS      (R11), Z2
-	VPMOVZXBD    (R10), Z3
-	VPSUBD       Z1, Z3, Z3
-	VPSLLD       $0x01, Z2, Z4
-	VPSRLD       $0x18, Z4, Z4
-	VPTESTMD     Z4, Z4, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z4, K2, Z4
-	VPMAXSD      Z4, Z3, Z3
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z3, Z3
-	VPSLLD       $0x17, Z3, Z3
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z3, Z5
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z4
-	VPSUBD       Z3, Z4, Z4
-	VMULPS       Z4, Z2, Z2
-	VCVTTPS2DQ   Z2, Z2
-	VPADDD       Z2, Z5, Z2
-	VMOVDQA32    Z5, Z3
-	VMOVUPS      64(R11), Z4
-	VPMOVZXBD    16(R10), Z6
-	VPSUBD       Z1, Z6, Z6
-	VPSLLD       $0x01, Z4, Z7
-	VPSRLD       $0x18, Z7, Z7
-	VPTESTMD     Z7, Z7, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z7, K2, Z7
-	VPMAXSD      Z7, Z6, Z6
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z6, Z6
-	VPSLLD       $0x17, Z6, Z6
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z6, Z8
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z7
-	VPSUBD       Z6, Z7, Z7
-	VMULPS       Z7, Z4, Z4
-	VCVTTPS2DQ   Z4, Z4
-	VPADDD       Z4, Z8, Z4
-	VMOVDQA32    Z8, Z6
-	VMOVUPS      128(R11), Z7
-	VPMOVZXBD    32(R10), Z9
-	VPSUBD       Z1, Z9, Z9
-	VPSLLD       $0x01, Z7, Z10
-	VPSRLD       $0x18, Z10, Z10
-	VPTESTMD     Z10, Z10, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z10, K2, Z10
-	VPMAXSD      Z10, Z9, Z9
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z9, Z9
-	VPSLLD       $0x17, Z9, Z9
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z9, Z11
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z10
-	VPSUBD       Z9, Z10, Z10
-	VMULPS       Z10, Z7, Z7
-	VCVTTPS2DQ   Z7, Z7
-	VPADDD       Z7, Z11, Z7
-	VMOVDQA32    Z11, Z9
-	VMOVUPS      192(R11), Z10
-	VPMOVZXBD    48(R10), Z12
-	VPSUBD       Z1, Z12, Z12
-	VPSLLD       $0x01, Z10, Z13
-	VPSRLD       $0x18, Z13, Z13
-	VPTESTMD     Z13, Z13, K2
-	VPMAXSD.BCST dot13HalfConstants<>+12(SB), Z13, K2, Z13
-	VPMAXSD      Z13, Z12, Z12
-	VPMAXSD.BCST dot13HalfConstants<>+16(SB), Z12, Z12
-	VPSLLD       $0x17, Z12, Z12
-	VPADDD.BCST  dot13HalfConstants<>+0(SB), Z12, Z14
-	VPBROADCASTD dot13HalfConstants<>+4(SB), Z13
-	VPSUBD       Z12, Z13, Z13
-	VMULPS       Z13, Z10, Z10
-	VCVTTPS2DQ   Z10, Z10
-	VPADDD       Z10, Z14, Z10
-	VMOVDQA32    Z14, Z12
-	MOVBQZX      1(CX), R10
-	TESTQ        R10, R10
-	JZ           positiveEnd
+	MOVBQZX       (CX), R11
+	MOVQ          R11, R12
+	SHLQ          $0x05, R12
+	MOVQ          R11, R9
+	SHLQ          $0x06, R9
+	VMOVDQU8      (R8)(R9*1), Z3
+	VPSUBUSB      Z2, Z3, Z3
+	VPMAXUB       Z0, Z3, Z3
+	SHLQ          $0x08, R11
+	ADDQ          AX, R11
+	ADDQ          DX, R12
+	LEAQ          4(CX), R9
+	VMOVDQU32     dot13HalfConstants<>+20(SB), Z4
+	VPERMB.Z      Z3, Z4, K1, Z6
+	VPSRLD        $0x01, Z6, Z6
+	VMOVUPS       (R11), Z4
+	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z4, Z5
+	VPTESTMD      Z5, Z5, K3
+	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z5, K3, Z5
+	VPMAXSD       Z5, Z6, Z6
+	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z6, Z6
+	VPMOVD2M      Z4, K3
+	VADDPS.RD_SAE Z4, Z6, Z5
+	VADDPS.RU_SAE Z4, Z6, K3, Z5
+	VMOVDQU32     dot13HalfConstants<>+84(SB), Z4
+	VPERMB.Z      Z3, Z4, K1, Z8
+	VPSRLD        $0x01, Z8, Z8
+	VMOVUPS       64(R11), Z4
+	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z4, Z7
+	VPTESTMD      Z7, Z7, K3
+	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z7, K3, Z7
+	VPMAXSD       Z7, Z8, Z8
+	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z8, Z8
+	VPMOVD2M      Z4, K3
+	VADDPS.RD_SAE Z4, Z8, Z7
+	VADDPS.RU_SAE Z4, Z8, K3, Z7
+	VMOVDQU32     dot13HalfConstants<>+148(SB), Z4
+	VPERMB.Z      Z3, Z4, K1, Z10
+	VPSRLD        $0x01, Z10, Z10
+	VMOVUPS       128(R11), Z4
+	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z4, Z9
+	VPTESTMD      Z9, Z9, K3
+	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z9, K3, Z9
+	VPMAXSD       Z9, Z10, Z10
+	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z10, Z10
+	VPMOVD2M      Z4, K3
+	VADDPS.RD_SAE Z4, Z10, Z9
+	VADDPS.RU_SAE Z4, Z10, K3, Z9
+	VMOVDQU32     dot13HalfConstants<>+212(SB), Z4
+	VPERMB.Z      Z3, Z4, K1, Z11
+	VPSRLD        $0x01, Z11, Z11
+	VMOVUPS       192(R11), Z3
+	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z3, Z4
+	VPTESTMD      Z4, Z4, K3
+	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z4, K3, Z4
+	VPMAXSD       Z4, Z11, Z11
+	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z11, Z11
+	VPMOVD2M      Z3, K3
+	VADDPS.RD_SAE Z3, Z11, Z4
+	VADDPS.RU_SAE Z3, Z11, K3, Z4
+	VMOVDQA32     Z6, Z3
+	VMOVDQA32     Z8, Z12
+	VMOVDQA32     Z10, Z13
+	VMOVDQA32     Z11, Z14
+	MOVBQZX       1(CX), R10
+	SUBQ          $0x04, R10
+	JL            positiveTwo
 
 positive:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z13
+	VBROADCASTSS       (BX)(R14*4), Z15
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z2
-	VMOVUPS            64(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z4
-	VMOVUPS            128(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z7
-	VMOVUPS            192(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z10
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z13
+	VBROADCASTSS       (BX)(R14*4), Z15
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z3
-	VMOVUPS            64(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z6
-	VMOVUPS            128(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z9
-	VMOVUPS            192(SI)(R13*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z12
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	MOVBQZX            4(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            5(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	MOVBQZX            6(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            7(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	ADDQ               $0x08, R9
+	SUBQ               $0x04, R10
+	JGE                positive
+
+positiveTwo:
+	TESTQ              $0x00000002, R10
+	JZ                 positiveOne
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
+	ADDQ               $0x04, R9
+
+positiveOne:
+	TESTQ              $0x00000001, R10
+	JZ                 positiveEnd
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z15
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z15
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z14
 	ADDQ               $0x02, R9
-	DECQ               R10
-	JNZ                positive
 
 positiveEnd:
 	MOVBQZX            (R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z13
+	VBROADCASTSS       (BX)(R13*4), Z15
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z2
-	VMOVUPS            64(SI)(R10*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z4
-	VMOVUPS            128(SI)(R10*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z7
-	VMOVUPS            192(SI)(R10*1), Z15
-	VFMADD231PS.RD_SAE Z15, Z13, Z10
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RD_SAE Z16, Z15, Z4
 	MOVBQZX            1(R9), R10
 	MOVBQZX            (R12)(R10*1), R13
-	VBROADCASTSS       (BX)(R13*4), Z13
+	VBROADCASTSS       (BX)(R13*4), Z15
 	SHLQ               $0x08, R10
-	VMOVUPS            (SI)(R10*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z3
-	VMOVUPS            64(SI)(R10*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z6
-	VMOVUPS            128(SI)(R10*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z9
-	VMOVUPS            192(SI)(R10*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z12
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
 	ADDQ               $0x02, R9
 	MOVBQZX            2(CX), R10
-	TESTQ              R10, R10
-	JZ                 negativeEnd
+	SUBQ               $0x04, R10
+	JL                 negativeTwo
 
 negative:
 	MOVBQZX            (R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z13
+	VBROADCASTSS       (BX)(R14*4), Z15
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z2
-	VMOVUPS            64(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z4
-	VMOVUPS            128(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z7
-	VMOVUPS            192(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z10
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
 	MOVBQZX            1(R9), R13
 	MOVBQZX            (R12)(R13*1), R14
-	VBROADCASTSS       (BX)(R14*4), Z13
+	VBROADCASTSS       (BX)(R14*4), Z15
 	SHLQ               $0x08, R13
-	VMOVUPS            (SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z3
-	VMOVUPS            64(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z6
-	VMOVUPS            128(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z9
-	VMOVUPS            192(SI)(R13*1), Z15
-	VFMADD231PS.RU_SAE Z15, Z13, Z12
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	MOVBQZX            4(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            5(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	MOVBQZX            6(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            7(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	ADDQ               $0x08, R9
+	SUBQ               $0x04, R10
+	JGE                negative
+
+negativeTwo:
+	TESTQ              $0x00000002, R10
+	JZ                 negativeOne
+	MOVBQZX            (R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            1(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	MOVBQZX            2(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            3(R9), R13
+	MOVBQZX            (R12)(R13*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z15
+	SHLQ               $0x08, R13
+	VMOVUPS            (DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R13*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
+	ADDQ               $0x04, R9
+
+negativeOne:
+	TESTQ              $0x00000001, R10
+	JZ                 negativeEnd
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R12)(R10*1), R13
+	VBROADCASTSS       (BX)(R13*4), Z15
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z5
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z7
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z9
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z4
+	MOVBQZX            1(R9), R10
+	MOVBQZX            (R12)(R10*1), R12
+	VBROADCASTSS       (BX)(R12*4), Z15
+	SHLQ               $0x08, R10
+	VMOVUPS            (DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z3
+	VMOVUPS            64(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z12
+	VMOVUPS            128(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z13
+	VMOVUPS            192(DI)(R10*1), Z16
+	VFMADD231PS.RU_SAE Z16, Z15, Z14
 	ADDQ               $0x02, R9
-	DECQ               R10
-	JNZ                negative
 
 negativeEnd:
-	VSUBPS      Z5, Z2, Z2
-	VSUBPS      Z5, Z3, Z3
-	VADDPS      Z3, Z2, Z2
-	VCVTPS2PH   $0x00, Z2, Y2
-	VCVTPH2PS   Y2, Z2
-	VADDPS      Z0, Z2, Z2
-	VFPCLASSPSZ $0x18, Z2, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z2, (R11)
-	VSUBPS      Z8, Z4, Z4
-	VSUBPS      Z8, Z6, Z6
-	VADDPS      Z6, Z4, Z4
-	VCVTPS2PH   $0x00, Z4, Y2
-	VCVTPH2PS   Y2, Z4
-	VADDPS      Z0, Z4, Z4
-	VFPCLASSPSZ $0x18, Z4, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z4, 64(R11)
-	VSUBPS      Z11, Z7, Z7
-	VSUBPS      Z11, Z9, Z9
-	VADDPS      Z9, Z7, Z7
-	VCVTPS2PH   $0x00, Z7, Y2
-	VCVTPH2PS   Y2, Z7
-	VADDPS      Z0, Z7, Z7
-	VFPCLASSPSZ $0x18, Z7, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z7, 128(R11)
-	VSUBPS      Z14, Z10, Z10
-	VSUBPS      Z14, Z12, Z12
-	VADDPS      Z12, Z10, Z10
-	VCVTPS2PH   $0x00, Z10, Y2
-	VCVTPH2PS   Y2, Z10
-	VADDPS      Z0, Z10, Z10
-	VFPCLASSPSZ $0x18, Z10, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z10, 192(R11)
+	VSUBPS      Z6, Z5, Z5
+	VSUBPS      Z6, Z3, Z3
+	VADDPS      Z3, Z5, Z5
+	VCVTPS2PH   $0x00, Z5, Y3
+	VCVTPH2PS   Y3, Z5
+	VADDPS      Z1, Z5, Z5
+	VFPCLASSPSZ $0x18, Z5, K3
+	KORW        K3, K2, K2
+	VMOVUPS     Z5, (R11)
+	VSUBPS      Z8, Z7, Z7
+	VSUBPS      Z8, Z12, Z12
+	VADDPS      Z12, Z7, Z7
+	VCVTPS2PH   $0x00, Z7, Y3
+	VCVTPH2PS   Y3, Z7
+	VADDPS      Z1, Z7, Z7
+	VFPCLASSPSZ $0x18, Z7, K3
+	KORW        K3, K2, K2
+	VMOVUPS     Z7, 64(R11)
+	VSUBPS      Z10, Z9, Z9
+	VSUBPS      Z10, Z13, Z13
+	VADDPS      Z13, Z9, Z9
+	VCVTPS2PH   $0x00, Z9, Y3
+	VCVTPH2PS   Y3, Z9
+	VADDPS      Z1, Z9, Z9
+	VFPCLASSPSZ $0x18, Z9, K3
+	KORW        K3, K2, K2
+	VMOVUPS     Z9, 128(R11)
+	VSUBPS      Z11, Z4, Z4
+	VSUBPS      Z11, Z14, Z14
+	VADDPS      Z14, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y3
+	VCVTPH2PS   Y3, Z4
+	VADDPS      Z1, Z4, Z4
+	VFPCLASSPSZ $0x18, Z4, K3
+	KORW        K3, K2, K2
+	VMOVUPS     Z4, 192(R11)
 	ADDQ        stride+56(FP), CX
-	DECQ        R8
+	DECQ        SI
 	JNZ         channel
-	KMOVW       K1, AX
+	KMOVW       K2, AX
 	MOVL        AX, ret+72(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13HalfConstants<>+0(SB)/4, $0x05400000
-DATA dot13HalfConstants<>+4(SB)/4, $0x85800000
-DATA dot13HalfConstants<>+8(SB)/4, $0xfffffc00
-DATA dot13HalfConstants<>+12(SB)/4, $0x00000071
-DATA dot13HalfConstants<>+16(SB)/4, $0x0000001f
-GLOBL dot13HalfConstants<>(SB), RODATA|NOPTR, $20
+DATA dot13HalfConstants<>+4(SB)/4, $0xfffffc00
+DATA dot13HalfConstants<>+8(SB)/4, $0x7f800000
+DATA dot13HalfConstants<>+12(SB)/4, $0x38800000
+DATA dot13HalfConstants<>+16(SB)/4, $0x1f1f1f1f
+DATA dot13HalfConstants<>+20(SB)/4, $0x00000000
+DATA dot13HalfConstants<>+24(SB)/4, $0x01000000
+DATA dot13HalfConstants<>+28(SB)/4, $0x02000000
+DATA dot13HalfConstants<>+32(SB)/4, $0x03000000
+DATA dot13HalfConstants<>+36(SB)/4, $0x04000000
+DATA dot13HalfConstants<>+40(SB)/4, $0x05000000
+DATA dot13HalfConstants<>+44(SB)/4, $0x06000000
+DATA dot13HalfConstants<>+48(SB)/4, $0x07000000
+DATA dot13HalfConstants<>+52(SB)/4, $0x08000000
+DATA dot13HalfConstants<>+56(SB)/4, $0x09000000
+DATA dot13HalfConstants<>+60(SB)/4, $0x0a000000
+DATA dot13HalfConstants<>+64(SB)/4, $0x0b000000
+DATA dot13HalfConstants<>+68(SB)/4, $0x0c000000
+DATA dot13HalfConstants<>+72(SB)/4, $0x0d000000
+DATA dot13HalfConstants<>+76(SB)/4, $0x0e000000
+DATA dot13HalfConstants<>+80(SB)/4, $0x0f000000
+DATA dot13HalfConstants<>+84(SB)/4, $0x10000000
+DATA dot13HalfConstants<>+88(SB)/4, $0x11000000
+DATA dot13HalfConstants<>+92(SB)/4, $0x12000000
+DATA dot13HalfConstants<>+96(SB)/4, $0x13000000
+DATA dot13HalfConstants<>+100(SB)/4, $0x14000000
+DATA dot13HalfConstants<>+104(SB)/4, $0x15000000
+DATA dot13HalfConstants<>+108(SB)/4, $0x16000000
+DATA dot13HalfConstants<>+112(SB)/4, $0x17000000
+DATA dot13HalfConstants<>+116(SB)/4, $0x18000000
+DATA dot13HalfConstants<>+120(SB)/4, $0x19000000
+DATA dot13HalfConstants<>+124(SB)/4, $0x1a000000
+DATA dot13HalfConstants<>+128(SB)/4, $0x1b000000
+DATA dot13HalfConstants<>+132(SB)/4, $0x1c000000
+DATA dot13HalfConstants<>+136(SB)/4, $0x1d000000
+DATA dot13HalfConstants<>+140(SB)/4, $0x1e000000
+DATA dot13HalfConstants<>+144(SB)/4, $0x1f000000
+DATA dot13HalfConstants<>+148(SB)/4, $0x20000000
+DATA dot13HalfConstants<>+152(SB)/4, $0x21000000
+DATA dot13HalfConstants<>+156(SB)/4, $0x22000000
+DATA dot13HalfConstants<>+160(SB)/4, $0x23000000
+DATA dot13HalfConstants<>+164(SB)/4, $0x24000000
+DATA dot13HalfConstants<>+168(SB)/4, $0x25000000
+DATA dot13HalfConstants<>+172(SB)/4, $0x26000000
+DATA dot13HalfConstants<>+176(SB)/4, $0x27000000
+DATA dot13HalfConstants<>+180(SB)/4, $0x28000000
+DATA dot13HalfConstants<>+184(SB)/4, $0x29000000
+DATA dot13HalfConstants<>+188(SB)/4, $0x2a000000
+DATA dot13HalfConstants<>+192(SB)/4, $0x2b000000
+DATA dot13HalfConstants<>+196(SB)/4, $0x2c000000
+DATA dot13HalfConstants<>+200(SB)/4, $0x2d000000
+DATA dot13HalfConstants<>+204(SB)/4, $0x2e000000
+DATA dot13HalfConstants<>+208(SB)/4, $0x2f000000
+DATA dot13HalfConstants<>+212(SB)/4, $0x30000000
+DATA dot13HalfConstants<>+216(SB)/4, $0x31000000
+DATA dot13HalfConstants<>+220(SB)/4, $0x32000000
+DATA dot13HalfConstants<>+224(SB)/4, $0x33000000
+DATA dot13HalfConstants<>+228(SB)/4, $0x34000000
+DATA dot13HalfConstants<>+232(SB)/4, $0x35000000
+DATA dot13HalfConstants<>+236(SB)/4, $0x36000000
+DATA dot13HalfConstants<>+240(SB)/4, $0x37000000
+DATA dot13HalfConstants<>+244(SB)/4, $0x38000000
+DATA dot13HalfConstants<>+248(SB)/4, $0x39000000
+DATA dot13HalfConstants<>+252(SB)/4, $0x3a000000
+DATA dot13HalfConstants<>+256(SB)/4, $0x3b000000
+DATA dot13HalfConstants<>+260(SB)/4, $0x3c000000
+DATA dot13HalfConstants<>+264(SB)/4, $0x3d000000
+DATA dot13HalfConstants<>+268(SB)/4, $0x3e000000
+DATA dot13HalfConstants<>+272(SB)/4, $0x3f000000
+GLOBL dot13HalfConstants<>(SB), RODATA|NOPTR, $276
+
+// func dot13Two(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI
+TEXT ·dot13Two(SB), NOSPLIT, $8-100
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), BX
+	MOVQ         channels+48(FP), SI
+	MOVQ         p+32(FP), DI
+	MOVQ         e+40(FP), R8
+	MOVQ         p2+72(FP), R9
+	MOVQ         e2+80(FP), R10
+	MOVQ         $0x8888888888888888, R11
+	KMOVQ        R11, K1
+	VPBROADCASTD dot13TwoConstants<>+16(SB), Z0
+	KXORW        K2, K2, K2
+	KXORW        K3, K3, K3
+	MOVL         bias+88(FP), R11
+	VPBROADCASTB R11, Z1
+
+channel:
+	MOVBQZX       (CX), R13
+	MOVQ          R13, R14
+	SHLQ          $0x05, R14
+	MOVQ          R13, R11
+	SHLQ          $0x06, R11
+	VMOVDQU8      (R8)(R11*1), Z2
+	VPSUBUSB      Z1, Z2, Z2
+	VPMAXUB       Z0, Z2, Z2
+	MOVQ          R13, R11
+	SHLQ          $0x06, R11
+	VMOVDQU8      (R10)(R11*1), Z3
+	VPSUBUSB      Z1, Z3, Z3
+	VPMAXUB       Z0, Z3, Z3
+	SHLQ          $0x08, R13
+	ADDQ          AX, R13
+	ADDQ          DX, R14
+	LEAQ          4(CX), R11
+	VMOVDQU32     dot13TwoConstants<>+20(SB), Z4
+	VPERMB.Z      Z2, Z4, K1, Z6
+	VPSRLD        $0x01, Z6, Z6
+	VMOVUPS       (R13), Z4
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z4, Z5
+	VPMAXSD       Z5, Z6, Z6
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z6, Z6
+	VPMOVD2M      Z4, K4
+	VADDPS.RD_SAE Z4, Z6, Z5
+	VADDPS.RU_SAE Z4, Z6, K4, Z5
+	VMOVDQU32     dot13TwoConstants<>+84(SB), Z4
+	VPERMB.Z      Z2, Z4, K1, Z8
+	VPSRLD        $0x01, Z8, Z8
+	VMOVUPS       64(R13), Z4
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z4, Z7
+	VPMAXSD       Z7, Z8, Z8
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z8, Z8
+	VPMOVD2M      Z4, K4
+	VADDPS.RD_SAE Z4, Z8, Z7
+	VADDPS.RU_SAE Z4, Z8, K4, Z7
+	VMOVDQU32     dot13TwoConstants<>+148(SB), Z4
+	VPERMB.Z      Z2, Z4, K1, Z10
+	VPSRLD        $0x01, Z10, Z10
+	VMOVUPS       128(R13), Z4
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z4, Z9
+	VPMAXSD       Z9, Z10, Z10
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z10, Z10
+	VPMOVD2M      Z4, K4
+	VADDPS.RD_SAE Z4, Z10, Z9
+	VADDPS.RU_SAE Z4, Z10, K4, Z9
+	VMOVDQU32     dot13TwoConstants<>+212(SB), Z4
+	VPERMB.Z      Z2, Z4, K1, Z11
+	VPSRLD        $0x01, Z11, Z11
+	VMOVUPS       192(R13), Z2
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z2, Z4
+	VPMAXSD       Z4, Z11, Z11
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z11, Z11
+	VPMOVD2M      Z2, K4
+	VADDPS.RD_SAE Z2, Z11, Z4
+	VADDPS.RU_SAE Z2, Z11, K4, Z4
+	MOVQ          R13, R12
+	SUBQ          AX, R12
+	ADDQ          acc2+64(FP), R12
+	VMOVDQU32     dot13TwoConstants<>+20(SB), Z2
+	VPERMB.Z      Z3, Z2, K1, Z13
+	VPSRLD        $0x01, Z13, Z13
+	VMOVUPS       (R12), Z2
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z2, Z12
+	VPMAXSD       Z12, Z13, Z13
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z13, Z13
+	VPMOVD2M      Z2, K4
+	VADDPS.RD_SAE Z2, Z13, Z12
+	VADDPS.RU_SAE Z2, Z13, K4, Z12
+	VMOVDQU32     dot13TwoConstants<>+84(SB), Z2
+	VPERMB.Z      Z3, Z2, K1, Z15
+	VPSRLD        $0x01, Z15, Z15
+	VMOVUPS       64(R12), Z2
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z2, Z14
+	VPMAXSD       Z14, Z15, Z15
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z15, Z15
+	VPMOVD2M      Z2, K4
+	VADDPS.RD_SAE Z2, Z15, Z14
+	VADDPS.RU_SAE Z2, Z15, K4, Z14
+	VMOVDQU32     dot13TwoConstants<>+148(SB), Z2
+	VPERMB.Z      Z3, Z2, K1, Z17
+	VPSRLD        $0x01, Z17, Z17
+	VMOVUPS       128(R12), Z2
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z2, Z16
+	VPMAXSD       Z16, Z17, Z17
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z17, Z17
+	VPMOVD2M      Z2, K4
+	VADDPS.RD_SAE Z2, Z17, Z16
+	VADDPS.RU_SAE Z2, Z17, K4, Z16
+	VMOVDQU32     dot13TwoConstants<>+212(SB), Z2
+	VPERMB.Z      Z3, Z2, K1, Z18
+	VPSRLD        $0x01, Z18, Z18
+	VMOVUPS       192(R12), Z2
+	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z2, Z3
+	VPMAXSD       Z3, Z18, Z18
+	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z18, Z18
+	VPMOVD2M      Z2, K4
+	VADDPS.RD_SAE Z2, Z18, Z3
+	VADDPS.RU_SAE Z2, Z18, K4, Z3
+	MOVBQZX       1(CX), R12
+	SUBQ          $0x04, R12
+	JL            positiveTwo
+
+positive:
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            4(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            5(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            6(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            7(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	ADDQ               $0x08, R11
+	SUBQ               $0x04, R12
+	JGE                positive
+
+positiveTwo:
+	TESTQ              $0x00000002, R12
+	JZ                 positiveOne
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	ADDQ               $0x04, R11
+
+positiveOne:
+	TESTQ              $0x00000001, R12
+	JZ                 positiveEnd
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	ADDQ               $0x02, R11
+
+positiveEnd:
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RD_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	ADDQ               $0x02, R11
+	MOVBQZX            2(CX), R12
+	SUBQ               $0x04, R12
+	JL                 negativeTwo
+
+negative:
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            4(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            5(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            6(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            7(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	ADDQ               $0x08, R11
+	SUBQ               $0x04, R12
+	JGE                negative
+
+negativeTwo:
+	TESTQ              $0x00000002, R12
+	JZ                 negativeOne
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z2
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R15*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	ADDQ               $0x04, R11
+
+negativeOne:
+	TESTQ              $0x00000001, R12
+	JZ                 negativeEnd
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z2
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z5
+	VMOVUPS            64(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z7
+	VMOVUPS            128(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z9
+	VMOVUPS            192(DI)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z4
+	VMOVUPS            (R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z12
+	VMOVUPS            64(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z14
+	VMOVUPS            128(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z16
+	VMOVUPS            192(R9)(R12*1), Z19
+	VFMADD231PS.RU_SAE Z19, Z2, Z3
+	ADDQ               $0x02, R11
+
+negativeEnd:
+	VSUBPS      Z6, Z5, Z5
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z5, Z5
+	VMOVUPS     Z5, (R13)
+	VSUBPS      Z8, Z7, Z7
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z7, Z7
+	VMOVUPS     Z7, 64(R13)
+	VSUBPS      Z10, Z9, Z9
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z9, Z9
+	VMOVUPS     Z9, 128(R13)
+	VSUBPS      Z11, Z4, Z4
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z4, Z4
+	VMOVUPS     Z4, 192(R13)
+	MOVQ        R13, R11
+	SUBQ        AX, R11
+	ADDQ        acc2+64(FP), R11
+	VSUBPS      Z13, Z12, Z12
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z12, Z12
+	VMOVUPS     Z12, (R11)
+	VSUBPS      Z15, Z14, Z14
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z14, Z14
+	VMOVUPS     Z14, 64(R11)
+	VSUBPS      Z17, Z16, Z16
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z16, Z16
+	VMOVUPS     Z16, 128(R11)
+	VSUBPS      Z18, Z3, Z3
+	VPANDD.BCST dot13TwoConstants<>+4(SB), Z3, Z3
+	VMOVUPS     Z3, 192(R11)
+	ADDQ        stride+56(FP), CX
+	DECQ        SI
+	JNZ         channel
+	KUNPCKWD    K2, K3, K2
+	KMOVD       K2, AX
+	MOVL        AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dot13TwoConstants<>+0(SB)/4, $0x05400000
+DATA dot13TwoConstants<>+4(SB)/4, $0xfffffc00
+DATA dot13TwoConstants<>+8(SB)/4, $0x7f800000
+DATA dot13TwoConstants<>+12(SB)/4, $0x38800000
+DATA dot13TwoConstants<>+16(SB)/4, $0x1f1f1f1f
+DATA dot13TwoConstants<>+20(SB)/4, $0x00000000
+DATA dot13TwoConstants<>+24(SB)/4, $0x01000000
+DATA dot13TwoConstants<>+28(SB)/4, $0x02000000
+DATA dot13TwoConstants<>+32(SB)/4, $0x03000000
+DATA dot13TwoConstants<>+36(SB)/4, $0x04000000
+DATA dot13TwoConstants<>+40(SB)/4, $0x05000000
+DATA dot13TwoConstants<>+44(SB)/4, $0x06000000
+DATA dot13TwoConstants<>+48(SB)/4, $0x07000000
+DATA dot13TwoConstants<>+52(SB)/4, $0x08000000
+DATA dot13TwoConstants<>+56(SB)/4, $0x09000000
+DATA dot13TwoConstants<>+60(SB)/4, $0x0a000000
+DATA dot13TwoConstants<>+64(SB)/4, $0x0b000000
+DATA dot13TwoConstants<>+68(SB)/4, $0x0c000000
+DATA dot13TwoConstants<>+72(SB)/4, $0x0d000000
+DATA dot13TwoConstants<>+76(SB)/4, $0x0e000000
+DATA dot13TwoConstants<>+80(SB)/4, $0x0f000000
+DATA dot13TwoConstants<>+84(SB)/4, $0x10000000
+DATA dot13TwoConstants<>+88(SB)/4, $0x11000000
+DATA dot13TwoConstants<>+92(SB)/4, $0x12000000
+DATA dot13TwoConstants<>+96(SB)/4, $0x13000000
+DATA dot13TwoConstants<>+100(SB)/4, $0x14000000
+DATA dot13TwoConstants<>+104(SB)/4, $0x15000000
+DATA dot13TwoConstants<>+108(SB)/4, $0x16000000
+DATA dot13TwoConstants<>+112(SB)/4, $0x17000000
+DATA dot13TwoConstants<>+116(SB)/4, $0x18000000
+DATA dot13TwoConstants<>+120(SB)/4, $0x19000000
+DATA dot13TwoConstants<>+124(SB)/4, $0x1a000000
+DATA dot13TwoConstants<>+128(SB)/4, $0x1b000000
+DATA dot13TwoConstants<>+132(SB)/4, $0x1c000000
+DATA dot13TwoConstants<>+136(SB)/4, $0x1d000000
+DATA dot13TwoConstants<>+140(SB)/4, $0x1e000000
+DATA dot13TwoConstants<>+144(SB)/4, $0x1f000000
+DATA dot13TwoConstants<>+148(SB)/4, $0x20000000
+DATA dot13TwoConstants<>+152(SB)/4, $0x21000000
+DATA dot13TwoConstants<>+156(SB)/4, $0x22000000
+DATA dot13TwoConstants<>+160(SB)/4, $0x23000000
+DATA dot13TwoConstants<>+164(SB)/4, $0x24000000
+DATA dot13TwoConstants<>+168(SB)/4, $0x25000000
+DATA dot13TwoConstants<>+172(SB)/4, $0x26000000
+DATA dot13TwoConstants<>+176(SB)/4, $0x27000000
+DATA dot13TwoConstants<>+180(SB)/4, $0x28000000
+DATA dot13TwoConstants<>+184(SB)/4, $0x29000000
+DATA dot13TwoConstants<>+188(SB)/4, $0x2a000000
+DATA dot13TwoConstants<>+192(SB)/4, $0x2b000000
+DATA dot13TwoConstants<>+196(SB)/4, $0x2c000000
+DATA dot13TwoConstants<>+200(SB)/4, $0x2d000000
+DATA dot13TwoConstants<>+204(SB)/4, $0x2e000000
+DATA dot13TwoConstants<>+208(SB)/4, $0x2f000000
+DATA dot13TwoConstants<>+212(SB)/4, $0x30000000
+DATA dot13TwoConstants<>+216(SB)/4, $0x31000000
+DATA dot13TwoConstants<>+220(SB)/4, $0x32000000
+DATA dot13TwoConstants<>+224(SB)/4, $0x33000000
+DATA dot13TwoConstants<>+228(SB)/4, $0x34000000
+DATA dot13TwoConstants<>+232(SB)/4, $0x35000000
+DATA dot13TwoConstants<>+236(SB)/4, $0x36000000
+DATA dot13TwoConstants<>+240(SB)/4, $0x37000000
+DATA dot13TwoConstants<>+244(SB)/4, $0x38000000
+DATA dot13TwoConstants<>+248(SB)/4, $0x39000000
+DATA dot13TwoConstants<>+252(SB)/4, $0x3a000000
+DATA dot13TwoConstants<>+256(SB)/4, $0x3b000000
+DATA dot13TwoConstants<>+260(SB)/4, $0x3c000000
+DATA dot13TwoConstants<>+264(SB)/4, $0x3d000000
+DATA dot13TwoConstants<>+268(SB)/4, $0x3e000000
+DATA dot13TwoConstants<>+272(SB)/4, $0x3f000000
+GLOBL dot13TwoConstants<>(SB), RODATA|NOPTR, $276
+
+// func dot13TwoHalf(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI
+TEXT ·dot13TwoHalf(SB), NOSPLIT, $8-100
+	MOVQ         acc+0(FP), AX
+	MOVQ         records+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         values+24(FP), BX
+	MOVQ         channels+48(FP), SI
+	MOVQ         p+32(FP), DI
+	MOVQ         e+40(FP), R8
+	MOVQ         p2+72(FP), R9
+	MOVQ         e2+80(FP), R10
+	MOVQ         $0x8888888888888888, R11
+	KMOVQ        R11, K1
+	VPBROADCASTD dot13TwoHalfConstants<>+16(SB), Z0
+	VPXORD       Z1, Z1, Z1
+	KXORW        K2, K2, K2
+	KXORW        K3, K3, K3
+	MOVL         bias+88(FP), R11
+	VPBROADCASTB R11, Z2
+
+channel:
+	MOVBQZX       (CX), R13
+	MOVQ          R13, R14
+	SHLQ          $0x05, R14
+	MOVQ          R13, R11
+	SHLQ          $0x06, R11
+	VMOVDQU8      (R8)(R11*1), Z3
+	VPSUBUSB      Z2, Z3, Z3
+	VPMAXUB       Z0, Z3, Z3
+	MOVQ          R13, R11
+	SHLQ          $0x06, R11
+	VMOVDQU8      (R10)(R11*1), Z4
+	VPSUBUSB      Z2, Z4, Z4
+	VPMAXUB       Z0, Z4, Z4
+	SHLQ          $0x08, R13
+	ADDQ          AX, R13
+	ADDQ          DX, R14
+	LEAQ          4(CX), R11
+	VMOVDQU32     dot13TwoHalfConstants<>+20(SB), Z5
+	VPERMB.Z      Z3, Z5, K1, Z7
+	VPSRLD        $0x01, Z7, Z7
+	VMOVUPS       (R13), Z5
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z5, Z6
+	VPTESTMD      Z6, Z6, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z6, K4, Z6
+	VPMAXSD       Z6, Z7, Z7
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z7, Z7
+	VPMOVD2M      Z5, K4
+	VADDPS.RD_SAE Z5, Z7, Z6
+	VADDPS.RU_SAE Z5, Z7, K4, Z6
+	VMOVDQU32     dot13TwoHalfConstants<>+84(SB), Z5
+	VPERMB.Z      Z3, Z5, K1, Z9
+	VPSRLD        $0x01, Z9, Z9
+	VMOVUPS       64(R13), Z5
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z5, Z8
+	VPTESTMD      Z8, Z8, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z8, K4, Z8
+	VPMAXSD       Z8, Z9, Z9
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z9, Z9
+	VPMOVD2M      Z5, K4
+	VADDPS.RD_SAE Z5, Z9, Z8
+	VADDPS.RU_SAE Z5, Z9, K4, Z8
+	VMOVDQU32     dot13TwoHalfConstants<>+148(SB), Z5
+	VPERMB.Z      Z3, Z5, K1, Z11
+	VPSRLD        $0x01, Z11, Z11
+	VMOVUPS       128(R13), Z5
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z5, Z10
+	VPTESTMD      Z10, Z10, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z10, K4, Z10
+	VPMAXSD       Z10, Z11, Z11
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z11, Z11
+	VPMOVD2M      Z5, K4
+	VADDPS.RD_SAE Z5, Z11, Z10
+	VADDPS.RU_SAE Z5, Z11, K4, Z10
+	VMOVDQU32     dot13TwoHalfConstants<>+212(SB), Z5
+	VPERMB.Z      Z3, Z5, K1, Z12
+	VPSRLD        $0x01, Z12, Z12
+	VMOVUPS       192(R13), Z3
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z3, Z5
+	VPTESTMD      Z5, Z5, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z5, K4, Z5
+	VPMAXSD       Z5, Z12, Z12
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z12, Z12
+	VPMOVD2M      Z3, K4
+	VADDPS.RD_SAE Z3, Z12, Z5
+	VADDPS.RU_SAE Z3, Z12, K4, Z5
+	MOVQ          R13, R12
+	SUBQ          AX, R12
+	ADDQ          acc2+64(FP), R12
+	VMOVDQU32     dot13TwoHalfConstants<>+20(SB), Z3
+	VPERMB.Z      Z4, Z3, K1, Z14
+	VPSRLD        $0x01, Z14, Z14
+	VMOVUPS       (R12), Z3
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z3, Z13
+	VPTESTMD      Z13, Z13, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z13, K4, Z13
+	VPMAXSD       Z13, Z14, Z14
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z14, Z14
+	VPMOVD2M      Z3, K4
+	VADDPS.RD_SAE Z3, Z14, Z13
+	VADDPS.RU_SAE Z3, Z14, K4, Z13
+	VMOVDQU32     dot13TwoHalfConstants<>+84(SB), Z3
+	VPERMB.Z      Z4, Z3, K1, Z16
+	VPSRLD        $0x01, Z16, Z16
+	VMOVUPS       64(R12), Z3
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z3, Z15
+	VPTESTMD      Z15, Z15, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z15, K4, Z15
+	VPMAXSD       Z15, Z16, Z16
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z16, Z16
+	VPMOVD2M      Z3, K4
+	VADDPS.RD_SAE Z3, Z16, Z15
+	VADDPS.RU_SAE Z3, Z16, K4, Z15
+	VMOVDQU32     dot13TwoHalfConstants<>+148(SB), Z3
+	VPERMB.Z      Z4, Z3, K1, Z18
+	VPSRLD        $0x01, Z18, Z18
+	VMOVUPS       128(R12), Z3
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z3, Z17
+	VPTESTMD      Z17, Z17, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z17, K4, Z17
+	VPMAXSD       Z17, Z18, Z18
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z18, Z18
+	VPMOVD2M      Z3, K4
+	VADDPS.RD_SAE Z3, Z18, Z17
+	VADDPS.RU_SAE Z3, Z18, K4, Z17
+	VMOVDQU32     dot13TwoHalfConstants<>+212(SB), Z3
+	VPERMB.Z      Z4, Z3, K1, Z19
+	VPSRLD        $0x01, Z19, Z19
+	VMOVUPS       192(R12), Z3
+	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z3, Z4
+	VPTESTMD      Z4, Z4, K4
+	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z4, K4, Z4
+	VPMAXSD       Z4, Z19, Z19
+	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z19, Z19
+	VPMOVD2M      Z3, K4
+	VADDPS.RD_SAE Z3, Z19, Z4
+	VADDPS.RU_SAE Z3, Z19, K4, Z4
+	MOVBQZX       1(CX), R12
+	SUBQ          $0x04, R12
+	JL            positiveTwo
+
+positive:
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            4(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            5(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            6(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            7(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	ADDQ               $0x08, R11
+	SUBQ               $0x04, R12
+	JGE                positive
+
+positiveTwo:
+	TESTQ              $0x00000002, R12
+	JZ                 positiveOne
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	ADDQ               $0x04, R11
+
+positiveOne:
+	TESTQ              $0x00000001, R12
+	JZ                 positiveEnd
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	ADDQ               $0x02, R11
+
+positiveEnd:
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RD_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	ADDQ               $0x02, R11
+	MOVBQZX            2(CX), R12
+	SUBQ               $0x04, R12
+	JL                 negativeTwo
+
+negative:
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            4(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            5(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            6(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            7(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	ADDQ               $0x08, R11
+	SUBQ               $0x04, R12
+	JGE                negative
+
+negativeTwo:
+	TESTQ              $0x00000002, R12
+	JZ                 negativeOne
+	MOVBQZX            (R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            2(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            3(R11), R15
+	MOVBQZX            (R14)(R15*1), BP
+	VBROADCASTSS       (BX)(BP*4), Z3
+	SHLQ               $0x08, R15
+	VMOVUPS            (DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R15*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	ADDQ               $0x04, R11
+
+negativeOne:
+	TESTQ              $0x00000001, R12
+	JZ                 negativeEnd
+	MOVBQZX            (R11), R12
+	MOVBQZX            (R14)(R12*1), R15
+	VBROADCASTSS       (BX)(R15*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	MOVBQZX            1(R11), R12
+	MOVBQZX            (R14)(R12*1), R14
+	VBROADCASTSS       (BX)(R14*4), Z3
+	SHLQ               $0x08, R12
+	VMOVUPS            (DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z6
+	VMOVUPS            64(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z8
+	VMOVUPS            128(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z10
+	VMOVUPS            192(DI)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z5
+	VMOVUPS            (R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z13
+	VMOVUPS            64(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z15
+	VMOVUPS            128(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z17
+	VMOVUPS            192(R9)(R12*1), Z20
+	VFMADD231PS.RU_SAE Z20, Z3, Z4
+	ADDQ               $0x02, R11
+
+negativeEnd:
+	VSUBPS      Z7, Z6, Z6
+	VCVTPS2PH   $0x00, Z6, Y3
+	VCVTPH2PS   Y3, Z6
+	VADDPS      Z1, Z6, Z6
+	VFPCLASSPSZ $0x18, Z6, K4
+	KORW        K4, K2, K2
+	VMOVUPS     Z6, (R13)
+	VSUBPS      Z9, Z8, Z8
+	VCVTPS2PH   $0x00, Z8, Y3
+	VCVTPH2PS   Y3, Z8
+	VADDPS      Z1, Z8, Z8
+	VFPCLASSPSZ $0x18, Z8, K4
+	KORW        K4, K2, K2
+	VMOVUPS     Z8, 64(R13)
+	VSUBPS      Z11, Z10, Z10
+	VCVTPS2PH   $0x00, Z10, Y3
+	VCVTPH2PS   Y3, Z10
+	VADDPS      Z1, Z10, Z10
+	VFPCLASSPSZ $0x18, Z10, K4
+	KORW        K4, K2, K2
+	VMOVUPS     Z10, 128(R13)
+	VSUBPS      Z12, Z5, Z5
+	VCVTPS2PH   $0x00, Z5, Y3
+	VCVTPH2PS   Y3, Z5
+	VADDPS      Z1, Z5, Z5
+	VFPCLASSPSZ $0x18, Z5, K4
+	KORW        K4, K2, K2
+	VMOVUPS     Z5, 192(R13)
+	MOVQ        R13, R11
+	SUBQ        AX, R11
+	ADDQ        acc2+64(FP), R11
+	VSUBPS      Z14, Z13, Z13
+	VCVTPS2PH   $0x00, Z13, Y3
+	VCVTPH2PS   Y3, Z13
+	VADDPS      Z1, Z13, Z13
+	VFPCLASSPSZ $0x18, Z13, K4
+	KORW        K4, K3, K3
+	VMOVUPS     Z13, (R11)
+	VSUBPS      Z16, Z15, Z15
+	VCVTPS2PH   $0x00, Z15, Y3
+	VCVTPH2PS   Y3, Z15
+	VADDPS      Z1, Z15, Z15
+	VFPCLASSPSZ $0x18, Z15, K4
+	KORW        K4, K3, K3
+	VMOVUPS     Z15, 64(R11)
+	VSUBPS      Z18, Z17, Z17
+	VCVTPS2PH   $0x00, Z17, Y3
+	VCVTPH2PS   Y3, Z17
+	VADDPS      Z1, Z17, Z17
+	VFPCLASSPSZ $0x18, Z17, K4
+	KORW        K4, K3, K3
+	VMOVUPS     Z17, 128(R11)
+	VSUBPS      Z19, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y3
+	VCVTPH2PS   Y3, Z4
+	VADDPS      Z1, Z4, Z4
+	VFPCLASSPSZ $0x18, Z4, K4
+	KORW        K4, K3, K3
+	VMOVUPS     Z4, 192(R11)
+	ADDQ        stride+56(FP), CX
+	DECQ        SI
+	JNZ         channel
+	KUNPCKWD    K2, K3, K2
+	KMOVD       K2, AX
+	MOVL        AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dot13TwoHalfConstants<>+0(SB)/4, $0x05400000
+DATA dot13TwoHalfConstants<>+4(SB)/4, $0xfffffc00
+DATA dot13TwoHalfConstants<>+8(SB)/4, $0x7f800000
+DATA dot13TwoHalfConstants<>+12(SB)/4, $0x38800000
+DATA dot13TwoHalfConstants<>+16(SB)/4, $0x1f1f1f1f
+DATA dot13TwoHalfConstants<>+20(SB)/4, $0x00000000
+DATA dot13TwoHalfConstants<>+24(SB)/4, $0x01000000
+DATA dot13TwoHalfConstants<>+28(SB)/4, $0x02000000
+DATA dot13TwoHalfConstants<>+32(SB)/4, $0x03000000
+DATA dot13TwoHalfConstants<>+36(SB)/4, $0x04000000
+DATA dot13TwoHalfConstants<>+40(SB)/4, $0x05000000
+DATA dot13TwoHalfConstants<>+44(SB)/4, $0x06000000
+DATA dot13TwoHalfConstants<>+48(SB)/4, $0x07000000
+DATA dot13TwoHalfConstants<>+52(SB)/4, $0x08000000
+DATA dot13TwoHalfConstants<>+56(SB)/4, $0x09000000
+DATA dot13TwoHalfConstants<>+60(SB)/4, $0x0a000000
+DATA dot13TwoHalfConstants<>+64(SB)/4, $0x0b000000
+DATA dot13TwoHalfConstants<>+68(SB)/4, $0x0c000000
+DATA dot13TwoHalfConstants<>+72(SB)/4, $0x0d000000
+DATA dot13TwoHalfConstants<>+76(SB)/4, $0x0e000000
+DATA dot13TwoHalfConstants<>+80(SB)/4, $0x0f000000
+DATA dot13TwoHalfConstants<>+84(SB)/4, $0x10000000
+DATA dot13TwoHalfConstants<>+88(SB)/4, $0x11000000
+DATA dot13TwoHalfConstants<>+92(SB)/4, $0x12000000
+DATA dot13TwoHalfConstants<>+96(SB)/4, $0x13000000
+DATA dot13TwoHalfConstants<>+100(SB)/4, $0x14000000
+DATA dot13TwoHalfConstants<>+104(SB)/4, $0x15000000
+DATA dot13TwoHalfConstants<>+108(SB)/4, $0x16000000
+DATA dot13TwoHalfConstants<>+112(SB)/4, $0x17000000
+DATA dot13TwoHalfConstants<>+116(SB)/4, $0x18000000
+DATA dot13TwoHalfConstants<>+120(SB)/4, $0x19000000
+DATA dot13TwoHalfConstants<>+124(SB)/4, $0x1a000000
+DATA dot13TwoHalfConstants<>+128(SB)/4, $0x1b000000
+DATA dot13TwoHalfConstants<>+132(SB)/4, $0x1c000000
+DATA dot13TwoHalfConstants<>+136(SB)/4, $0x1d000000
+DATA dot13TwoHalfConstants<>+140(SB)/4, $0x1e000000
+DATA dot13TwoHalfConstants<>+144(SB)/4, $0x1f000000
+DATA dot13TwoHalfConstants<>+148(SB)/4, $0x20000000
+DATA dot13TwoHalfConstants<>+152(SB)/4, $0x21000000
+DATA dot13TwoHalfConstants<>+156(SB)/4, $0x22000000
+DATA dot13TwoHalfConstants<>+160(SB)/4, $0x23000000
+DATA dot13TwoHalfConstants<>+164(SB)/4, $0x24000000
+DATA dot13TwoHalfConstants<>+168(SB)/4, $0x25000000
+DATA dot13TwoHalfConstants<>+172(SB)/4, $0x26000000
+DATA dot13TwoHalfConstants<>+176(SB)/4, $0x27000000
+DATA dot13TwoHalfConstants<>+180(SB)/4, $0x28000000
+DATA dot13TwoHalfConstants<>+184(SB)/4, $0x29000000
+DATA dot13TwoHalfConstants<>+188(SB)/4, $0x2a000000
+DATA dot13TwoHalfConstants<>+192(SB)/4, $0x2b000000
+DATA dot13TwoHalfConstants<>+196(SB)/4, $0x2c000000
+DATA dot13TwoHalfConstants<>+200(SB)/4, $0x2d000000
+DATA dot13TwoHalfConstants<>+204(SB)/4, $0x2e000000
+DATA dot13TwoHalfConstants<>+208(SB)/4, $0x2f000000
+DATA dot13TwoHalfConstants<>+212(SB)/4, $0x30000000
+DATA dot13TwoHalfConstants<>+216(SB)/4, $0x31000000
+DATA dot13TwoHalfConstants<>+220(SB)/4, $0x32000000
+DATA dot13TwoHalfConstants<>+224(SB)/4, $0x33000000
+DATA dot13TwoHalfConstants<>+228(SB)/4, $0x34000000
+DATA dot13TwoHalfConstants<>+232(SB)/4, $0x35000000
+DATA dot13TwoHalfConstants<>+236(SB)/4, $0x36000000
+DATA dot13TwoHalfConstants<>+240(SB)/4, $0x37000000
+DATA dot13TwoHalfConstants<>+244(SB)/4, $0x38000000
+DATA dot13TwoHalfConstants<>+248(SB)/4, $0x39000000
+DATA dot13TwoHalfConstants<>+252(SB)/4, $0x3a000000
+DATA dot13TwoHalfConstants<>+256(SB)/4, $0x3b000000
+DATA dot13TwoHalfConstants<>+260(SB)/4, $0x3c000000
+DATA dot13TwoHalfConstants<>+264(SB)/4, $0x3d000000
+DATA dot13TwoHalfConstants<>+268(SB)/4, $0x3e000000
+DATA dot13TwoHalfConstants<>+272(SB)/4, $0x3f000000
+GLOBL dot13TwoHalfConstants<>(SB), RODATA|NOPTR, $276
 
 // func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
 // Requires: AVX, AVX512F

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -164,20 +165,60 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 	if c.v.Odd(0) != nil {
 		t.Fatal("codes are not finite")
 	}
+	overflow := slices.ContainsFunc(want, func(w float32) bool { return w-w != 0 })
 	got := make([]float32, c.dim*Rows)
-	if !c.v.Dot(l, got, c.p, c.pe, &c.s, 0) {
-		for _, w := range want {
-			if w-w != 0 {
-				return // overflow: the caller runs the portable code
-			}
-		}
+	// Where sums overflow, the caller runs the portable code.
+	if c.v.Dot(l, got, c.p, c.pe, &c.s, 0) {
+		c.equal(t, l, "", got, want, false)
+	} else if !overflow {
 		t.Fatalf("%s %s: overflow reported, but there is none", l, c.u.Instruction)
 	}
+	if !c.v.unit.Pairs(l) {
+		return
+	}
+	// A strip beside another, whose rows are the same in reverse, and beside one of zeros.
+	got = make([]float32, c.dim*Rows)
+	other, p, pe := make([]float32, c.dim*Rows), slices.Clone(c.p), slices.Clone(c.pe)
+	for k := range c.tile {
+		slices.Reverse(p[k*Rows:][:Rows])
+		slices.Reverse(pe[k*Rows:][:Rows])
+	}
+	ok := c.v.DotTwo(l, [2][]float32{got, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
+	if ok[0] != ok[1] || !ok[0] && !overflow {
+		t.Fatalf("%s %s: of two strips, overflow %v", l, c.u.Instruction, ok)
+	}
+	if ok[0] {
+		c.equal(t, l, "first strip", got, want, false)
+		c.equal(t, l, "second strip", other, want, true)
+	}
+	clear(p)
+	clear(pe)
+	clear(other)
+	for i := range 2 {
+		clear(got)
+		acc, ps, pes := [2][]float32{other, other}, [2][]float32{p, p}, [2][]uint8{pe, pe}
+		acc[i], ps[i], pes[i] = got, c.p, c.pe
+		if z := c.v.DotTwo(l, acc, ps, pes, &c.s, 0); z[i] != ok[0] || !z[1-i] {
+			t.Fatalf("%s %s: strip %d beside zeros, overflow %v", l, c.u.Instruction, i, z)
+		}
+		if slices.ContainsFunc(other, func(x float32) bool { return math.Float32bits(x) != 0 }) {
+			t.Fatalf("%s %s: zeros are not", l, c.u.Instruction)
+		}
+	}
+}
+
+// equal compares results [channel][Rows] with wanted ones [row][channel], whose rows may come
+// in reverse.
+func (c *dotCase) equal(t testing.TB, l Level, what string, got, want []float32, reverse bool) {
+	t.Helper()
 	for r := range Rows {
 		for ch := range c.dim {
 			w, g := want[r*c.dim+ch], got[ch*Rows+r]
+			if reverse {
+				g = got[ch*Rows+Rows-1-r]
+			}
 			if math.Float32bits(w) != math.Float32bits(g) {
-				t.Fatalf("%s %s row %d channel %d: %x, want %x", l, c.u.Instruction, r, ch, g, w)
+				t.Fatalf("%s %s %s row %d channel %d: %x, want %x", l, c.u.Instruction, what, r, ch, g, w)
 			}
 		}
 	}
@@ -268,6 +309,18 @@ func BenchmarkDot(b *testing.B) {
 					c.v.Dot(l, acc, c.p, c.pe, &c.s, 0)
 				}
 				b.ReportMetric(float64(b.N)*Rows*dim*float64(c.tile)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+				if !c.v.unit.Pairs(l) {
+					return
+				}
+				b.Run("two strips", func(b *testing.B) {
+					other, p, pe := slices.Clone(acc), slices.Clone(c.p), slices.Clone(c.pe)
+					for b.Loop() {
+						clear(acc)
+						clear(other)
+						c.v.DotTwo(l, [2][]float32{acc, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
+					}
+					b.ReportMetric(2*float64(b.N)*Rows*dim*float64(c.tile)/b.Elapsed().Seconds()/1e9, "GMAC/s")
+				})
 			})
 		}
 	}

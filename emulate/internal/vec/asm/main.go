@@ -46,8 +46,10 @@ func main() {
 	widen()
 	addSums("addSums", false)
 	addSums("addSumsHalf", true)
-	dot13("dot13", false)
-	dot13("dot13Half", true)
+	dot13("dot13", false, 1)
+	dot13("dot13Half", true, 1)
+	dot13("dot13Two", false, 2)
+	dot13("dot13TwoHalf", true, 2)
 	dotInteger()
 	addTile()
 	rescale()
@@ -614,74 +616,90 @@ func exponents(name string, n, run, stride int) {
 // that rule, for finite numbers.
 const truncateFP22 = 0xffffffff - 0x3ff // 0x3ff is format.FP22Dropped
 
-// dot13 is the second pass of the dot-add with 13 fraction bits.
+// dot13 is the second pass of the dot-add with 13 fraction bits, of one strip or of two.
 //
 // With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
 // last place: a fused multiply-add onto M rounded down truncates a positive
 // product as the unit does, one rounded up a negative product, and all sums are
 // exact. The sign is that of V's element, since P is not negative; the records
-// list a channel's positive elements before its negative ones, two at a time
-// for two independent chains of additions.
-func dot13(name string, half bool) {
-	TEXT(name, NOSPLIT, "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32")
-	Doc(name+" adds one step's products to acc[channel][row]; see Values for records and",
-		"exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.")
-	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
-	p, e, channels := load("p"), load("e"), load("channels")
-	c := newConstants(name + "Constants")
-	toMagic := c.u32(10<<23 | 1<<22)
-	toScale := c.u32((127 + 13 + 127) << 23 & 0xffffffff)
-	fp22 := c.u32(truncateFP22)
-	zero := ZMM()
-	if half {
-		VPXORD(zero, zero, zero)
+// list a channel's positive elements before its negative ones, two at a time.
+// Eight chains of additions keep the multiply-adds busy: those of two strips, which share
+// the elements, or two chains for each output of one.
+func dot13(name string, half bool, strips int) {
+	signature := "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32"
+	doc := " adds one step's products to acc[channel][row]; see Values for records and"
+	const stride = 56 // where the argument is
+	if strips == 2 {
+		signature = "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, acc2, p2 *float32, e2 *uint8, bias uint32) uint32"
+		doc = " adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and"
 	}
-	lowest := c.u32(127 - 14)
-	least := c.u32(31)
-	bad := K()
-	KXORW(bad, bad, bad)
+	TEXT(name, NOSPLIT, signature)
+	Doc(name+doc,
+		"exponents for e, whose values are bias too large. The result is not zero if a sum is infinite"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
+	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
+	channels := load("channels")
+	p, e := []Register{load("p")}, []Register{load("e")}
+	if strips == 2 {
+		p, e = append(p, load("p2")), append(e, load("e2"))
+	}
+	d := newDot13(name, half)
+	bad := make([]Register, strips)
+	for i := range bad {
+		bad[i] = K()
+		KXORW(bad[i], bad[i], bad[i])
+	}
 	bias := ZMM()
-	VPBROADCASTD(Load(Param("bias"), GP32()), bias)
+	VPBROADCASTB(Load(Param("bias"), GP32()), bias)
 	Label("channel")
-	list, pairs, ap, cp, ep := GP64(), GP64(), GP64(), GP64(), GP64()
+	list, pairs, ap, cp := GP64(), GP64(), GP64(), GP64()
 	MOVBQZX(Mem{Base: records}, ap)
 	MOVQ(ap, cp)
-	MOVQ(ap, ep)
-	SHLQ(Imm(8), ap)
 	SHLQ(Imm(5), cp)
-	SHLQ(Imm(6), ep)
+	// Without an index register of its own, e is found before ap is scaled.
+	at2 := func(s int) Register {
+		if s == 0 {
+			return ap
+		}
+		to := GP64()
+		MOVQ(ap, to)
+		SUBQ(acc, to)
+		ADDQ(NewParamAddr("acc2", 64), to)
+		return to
+	}
+	var sums []VecVirtual
+	var magic []VecVirtual
+	exponents := make([]VecVirtual, strips)
+	for s := range exponents {
+		row := GP64()
+		MOVQ(ap, row)
+		SHLQ(Imm(6), row)
+		exponents[s] = ZMM()
+		VMOVDQU8(Mem{Base: e[s], Index: row, Scale: 1}, exponents[s])
+		VPSUBUSB(bias, exponents[s], exponents[s])
+		VPMAXUB(d.least, exponents[s], exponents[s])
+	}
+	SHLQ(Imm(8), ap)
 	ADDQ(acc, ap)
 	ADDQ(codes, cp)
-	ADDQ(e, ep)
 	LEAQ(Mem{Base: records, Disp: 4}, list)
-	var magic, a, b [vecs]VecVirtual
-	for i := range a {
-		x, max, ec, scale := ZMM(), ZMM(), ZMM(), ZMM()
-		magic[i], a[i], b[i] = ZMM(), ZMM(), ZMM()
-		VMOVUPS(at(ap, 0, i), x)
-		VPMOVZXBD(Mem{Base: ep, Disp: 16 * i}, max)
-		VPSUBD(bias, max, max)
-		VPSLLD(Imm(1), x, ec)
-		VPSRLD(Imm(24), ec, ec)
-		if half {
-			// An FP16 subnormal has the smallest exponent; zero has none.
-			k := K()
-			VPTESTMD(ec, ec, k)
-			VPMAXSD_BCST(lowest, ec, k, ec)
+	for s := range strips {
+		from := at2(s)
+		for i := range vecs {
+			m, a := d.begin(i, exponents[s], at(from, 0, i))
+			magic, sums = append(magic, m), append(sums, a)
 		}
-		VPMAXSD(ec, max, max)
-		VPMAXSD_BCST(least, max, max) // where all terms are zero
-		VPSLLD(Imm(23), max, max)
-		VPADDD_BCST(toMagic, max, magic[i])
-		VPBROADCASTD(toScale, scale)
-		VPSUBD(max, scale, scale)
-		VMULPS(scale, x, x)
-		VCVTTPS2DQ(x, x)
-		VPADDD(x, magic[i], a[i])
-		VMOVDQA32(magic[i], b[i])
+	}
+	second := sums // where every other element goes
+	if strips == 1 {
+		second = nil
+		for _, m := range magic {
+			b := ZMM()
+			VMOVDQA32(m, b)
+			second = append(second, b)
+		}
 	}
 	fma := VFMADD231PS_RD_SAE
-	element := func(k int, to [vecs]VecVirtual) {
+	element := func(k int, to []VecVirtual) {
 		key, code, v := GP64(), GP64(), ZMM()
 		MOVBQZX(Mem{Base: list, Disp: k}, key)
 		MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
@@ -689,47 +707,148 @@ func dot13(name string, half bool) {
 		SHLQ(Imm(8), key)
 		for i := range to {
 			x := ZMM()
-			VMOVUPS(Mem{Base: p, Index: key, Scale: 1, Disp: 64 * i}, x)
+			VMOVUPS(Mem{Base: p[i/vecs], Index: key, Scale: 1, Disp: 64 * (i % vecs)}, x)
 			fma(x, v, to[i])
 		}
 	}
+	// Blocks of four pairs, of two and of one: channels with equal numbers of pairs stand
+	// together, so their branches go the same way, which those of a loop by pairs, with an
+	// end to be foreseen each time, do not.
+	block := func(n int) {
+		for i := range n {
+			element(2*i, sums)
+			element(2*i+1, second)
+		}
+		ADDQ(Imm(uint64(2*n)), list)
+	}
 	loop := func(label string, count int) {
 		MOVBQZX(Mem{Base: records, Disp: count}, pairs)
-		TESTQ(pairs, pairs)
-		JZ(LabelRef(label + "End"))
+		SUBQ(Imm(4), pairs)
+		JL(LabelRef(label + "Two"))
 		Label(label)
-		element(0, a)
-		element(1, b)
-		ADDQ(Imm(2), list)
-		DECQ(pairs)
-		JNZ(LabelRef(label))
+		block(4)
+		SUBQ(Imm(4), pairs)
+		JGE(LabelRef(label))
+		Label(label + "Two")
+		// Less than four are left, and four have been taken off.
+		TESTQ(U32(2), pairs)
+		JZ(LabelRef(label + "One"))
+		block(2)
+		Label(label + "One")
+		TESTQ(U32(1), pairs)
+		JZ(LabelRef(label + "End"))
+		block(1)
 		Label(label + "End")
 	}
 	loop("positive", 1)
-	element(0, a)
+	element(0, sums)
 	fma = VFMADD231PS_RU_SAE
-	element(1, b)
+	element(1, second)
 	ADDQ(Imm(2), list)
 	loop("negative", 2)
-	for i := range a {
-		VSUBPS(magic[i], a[i], a[i])
-		VSUBPS(magic[i], b[i], b[i])
-		VADDPS(b[i], a[i], a[i])
-		if half {
-			h := YMM()
-			VCVTPS2PH(Imm(0), a[i], h)
-			VCVTPH2PS(h, a[i])
-			VADDPS(zero, a[i], a[i]) // -0, of a sum that rounds to zero, becomes +0
-			raise(bad, classInf, a[i])
-		} else {
-			VPANDD_BCST(fp22, a[i], a[i])
+	for s := range strips {
+		to := at2(s)
+		for i := range vecs {
+			a, m := sums[s*vecs+i], magic[s*vecs+i]
+			VSUBPS(m, a, a)
+			if strips == 1 {
+				VSUBPS(m, second[i], second[i])
+				VADDPS(second[i], a, a)
+			}
+			d.end(a, bad[s])
+			VMOVUPS(a, at(to, 0, i))
 		}
-		VMOVUPS(a[i], at(ap, 0, i))
 	}
-	ADDQ(NewParamAddr("stride", 56), records)
+	ADDQ(NewParamAddr("stride", stride), records)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
-	retMask(bad)
+	if strips == 2 {
+		KUNPCKWD(bad[0], bad[1], bad[0])
+		r := GP32()
+		KMOVD(bad[0], r)
+		Store(r, ReturnIndex(0))
+		VZEROUPPER()
+		RET()
+		return
+	}
+	retMask(bad[0])
+}
+
+// dot13Unit is what dot13 does with an output before and after a step.
+type dot13Unit struct {
+	half                            bool
+	toMagic, fp22, exponent, lowest Mem
+	least, zero                     VecVirtual
+	high                            Register // the highest byte of each 32-bit lane
+	spread                          [vecs]Mem
+}
+
+func newDot13(name string, half bool) *dot13Unit {
+	c := newConstants(name + "Constants")
+	d := &dot13Unit{
+		half:     half,
+		toMagic:  c.u32(10<<23 | 1<<22),
+		fp22:     c.u32(truncateFP22),
+		exponent: c.u32(0xff << 23),
+		lowest:   c.u32((127 - 14) << 23),
+		least:    ZMM(),
+		high:     K(),
+	}
+	least := c.u32(31 * 0x01010101) // where all terms are zero
+	r := GP64()
+	MOVQ(U64(0x8888888888888888), r)
+	KMOVQ(r, d.high)
+	for i := range d.spread {
+		d.spread[i] = c.mem.Offset(c.n)
+		for j := range 16 {
+			DATA(c.n, U32(uint32(16*i+j)<<24))
+			c.n += 4
+		}
+	}
+	VPBROADCASTD(least, d.least)
+	if half {
+		d.zero = ZMM()
+		VPXORD(d.zero, d.zero, d.zero)
+	}
+	return d
+}
+
+// begin returns M of the i-th vector of a strip, whose largest sums of exponents are the
+// bytes of e, and M plus what has been added up, truncated like a product.
+func (d *dot13Unit) begin(i int, e VecVirtual, from Mem) (magic, a VecVirtual) {
+	x, exponent, spread := ZMM(), ZMM(), ZMM()
+	magic, a = ZMM(), ZMM()
+	negative := K()
+	VMOVDQU32(d.spread[i], spread)
+	VPERMB_Z(e, spread, d.high, magic)
+	VPSRLD(Imm(1), magic, magic)
+	VMOVUPS(from, x)
+	VPANDD_BCST(d.exponent, x, exponent)
+	if d.half {
+		// An FP16 subnormal has the smallest exponent; zero has none.
+		k := K()
+		VPTESTMD(exponent, exponent, k)
+		VPMAXSD_BCST(d.lowest, exponent, k, exponent)
+	}
+	VPMAXSD(exponent, magic, magic)
+	VPADDD_BCST(d.toMagic, magic, magic)
+	VPMOVD2M(x, negative)
+	VADDPS_RD_SAE(x, magic, a)
+	VADDPS_RU_SAE(x, magic, negative, a)
+	return magic, a
+}
+
+// end rounds a sum to what the unit keeps.
+func (d *dot13Unit) end(a VecVirtual, bad Register) {
+	if !d.half {
+		VPANDD_BCST(d.fp22, a, a)
+		return
+	}
+	h := YMM()
+	VCVTPS2PH(Imm(0), a, h)
+	VCVTPH2PS(h, a)
+	VADDPS(d.zero, a, a) // -0, of a sum that rounds to zero, becomes +0
+	raise(bad, classInf, a)
 }
 
 // dotWide is dot13 in FP64, for a unit that keeps f fraction bits: M = 1.5 * 2^(E+52-f)
