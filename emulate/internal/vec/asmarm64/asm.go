@@ -195,11 +195,23 @@ func (a *asm) raise(bad, x, exponent, t v) {
 	a.op("orr.16b", bad, bad, t)
 }
 
-// raiseSubnormal sets bits in bad for lanes of x that are subnormal.
-func (a *asm) raiseSubnormal(bad, x, exponent, t, u v) {
-	a.op("and.16b", t, x, exponent)
-	a.op1("cmeq0.4s", t, t)
+// smallest is twice the bits of 2^-126. A result of so much may have been less before it was
+// rounded, which an operation that flushes must know (package format).
+const smallest = 2 * 0x00800000
+
+// raiseSmallest sets bits in bad for lanes of x that are 2^-126 or its negative. least
+// holds smallest.
+func (a *asm) raiseSmallest(bad, x, least, t v) {
+	a.shift("shl.4s", t, x, 1)
+	a.op("cmeq.4s", t, t, least)
+	a.op("orr.16b", bad, bad, t)
+}
+
+// raiseTiny sets bits in bad for lanes of x that are subnormal, 2^-126 or its negative.
+// least holds smallest.
+func (a *asm) raiseTiny(bad, x, least, t, u v) {
 	a.shift("shl.4s", u, x, 1)
+	a.op("cmhs.4s", t, least, u)
 	a.op("and.16b", t, t, u)
 	a.op("orr.16b", bad, bad, t)
 }

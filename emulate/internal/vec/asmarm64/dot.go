@@ -264,12 +264,13 @@ func addTile(a *asm) {
 	a.function("addTile", 0, "o *float32, tile *float32, rescale *float32, channels int", "uint32",
 		"addTile is that of amd64.")
 	a.load("o", "tile", "rescale", "channels")
-	const factors, x, t, exponent, zero, bad, s = v(0), v(16), v(18), v(24), v(25), v(26), v(20)
+	const factors, x, t, exponent, zero, bad, least, s = v(0), v(16), v(18), v(24), v(25), v(26), v(27), v(20)
 	const vecs = rows / 4
 	for i := v(0); i < vecs; i += 2 {
 		a.pairAt(factors+i, "R2", int(16*i))
 	}
 	a.splat(exponent, 0x7f800000)
+	a.splat(least, smallest)
 	a.clear(zero, bad)
 	a.loop("channel", "R3", 1, func() {
 		for i := v(0); i < vecs; i += 2 {
@@ -277,6 +278,7 @@ func addTile(a *asm) {
 			a.pairAt(s, "R1", int(16*i))
 			for j := range v(2) {
 				a.op("fmla.4s", s+j, x+j, factors+i+j)
+				a.raiseSmallest(bad, s+j, least, t)
 				a.flush(s+j, exponent, t)
 				a.raise(bad, s+j, exponent, t)
 			}

@@ -27,6 +27,7 @@ var encodings = []struct {
 	{"smin.4s", -1, 0x4ea36c41},
 	{"cmgt.4s", -1, 0x4ea33441},
 	{"cmhi.4s", -1, 0x6ea33441},
+	{"cmhs.4s", -1, 0x6ea33c41},
 	{"mul.4s", -1, 0x4ea39c41},
 	{"mla.4s", -1, 0x4ea39441},
 	{"ushl.16b", -1, 0x6e234441},

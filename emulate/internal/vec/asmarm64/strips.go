@@ -118,10 +118,11 @@ func dequantize(a *asm) {
 		"dequantize is that of amd64.")
 	a.load("s", "top", "keys", "qscale", "kscale", "delta", "limit")
 	const top, qs, limit, masked, exponent, bad = v(0), v(4), v(5), v(6), v(7), v(8)
-	const x, scale, d, live, now, t, u = v(16), v(17), v(18), v(19), v(20), v(21), v(22)
+	const x, scale, d, live, now, t, u, least = v(16), v(17), v(18), v(19), v(20), v(21), v(22), v(23)
 	a.do("FMOVS masked+%d(FP), F%d", a.offset["masked"], masked)
 	a.do("VDUP V%d.S[0], V%[1]d.S4", masked)
 	a.splat(exponent, 0x7f800000)
+	a.splat(least, smallest)
 	a.clear(bad)
 	a.do("MOVD $%d, R7", rows/4)
 	a.loop("vector", "R7", 1, func() {
@@ -148,8 +149,8 @@ func dequantize(a *asm) {
 				a.op("cmgt.4s", live, limit, live)
 				a.clear(now)
 				a.raise(now, d, exponent, t)
-				a.raiseSubnormal(now, d, exponent, t, u)
-				a.raiseSubnormal(now, scale, exponent, t, u)
+				a.raiseTiny(now, d, least, t, u)
+				a.raiseTiny(now, scale, least, t, u)
 				a.op("and.16b", now, now, live)
 				a.op("orr.16b", bad, bad, now)
 				a.op("bsl.16b", live, d, masked)
@@ -302,19 +303,21 @@ func softmax(a *asm) {
 	field("R6", 9) // KScale
 	a.at(max, "R3", 0)
 	for j := range v(threads) {
-		const q, top, t, u = v(1), v(2), v(3), v(4)
+		const q, top, t, u, least = v(1), v(2), v(3), v(4), v(5)
+		a.splat(least, smallest)
 		a.at(q, "R5", 0)
 		a.broadcast(scale, "R6", int(4*j))
 		a.op("fmul.4s", scale, scale, q)
-		a.raiseSubnormal(bad, scale, exponent, t, u)
+		a.raiseTiny(bad, scale, least, t, u)
 		constant(t, 0)
 		a.op("fmul.4s", scale, scale, t)
-		a.raiseSubnormal(bad, scale, exponent, t, u)
+		a.raiseTiny(bad, scale, least, t, u)
 		a.to(scale, "R20", int(16*j))
 		constant(x, 1)
 		a.op1("fneg.4s", x, x)
 		a.at(top, "R4", int(row32*j))
 		a.op("fmla.4s", x, top, scale)
+		a.raiseSmallest(bad, x, least, t)
 		a.flush(x, exponent, t)
 		a.raiseTop(max, x, t)
 	}
@@ -361,6 +364,8 @@ func softmax(a *asm) {
 			}
 			a.at(x, "R7", row32*j)
 			a.op("fmla.4s", sum, x, factor)
+			a.splat(1, smallest)
+			a.raiseSmallest(bad, sum, 1, x)
 			a.flush(sum, exponent, x)
 			a.to(sum, "R7", row32*j)
 		}
@@ -380,9 +385,9 @@ func meanDots(a *asm) {
 	a.function("meanDots", 0, "out *float32, x *float32, mean *float32, q *float32, groups int, dim int", "uint32",
 		"meanDots is that of amd64 for 4*groups keys.")
 	a.load("out", "x", "mean", "q", "groups", "dim")
-	const acc, mean, q, exponent, bad = v(0), v(1), v(2), v(3), v(4)
+	const acc, mean, q, least, bad = v(0), v(1), v(2), v(3), v(4)
 	const z, s, k, t, u = v(8), v(12), v(16), v(20), v(21)
-	a.splat(exponent, 0x7f800000)
+	a.splat(least, smallest)
 	a.clear(bad)
 	a.do("LSL $2, R5, R6")
 	a.loop("group", "R4", 1, func() {
@@ -409,9 +414,9 @@ func meanDots(a *asm) {
 			a.op("zip1.2d", k+2, s+1, s+3)
 			a.op("zip2.2d", k+3, s+1, s+3)
 			for i := range v(4) {
-				a.raiseSubnormal(bad, k+i, exponent, t, u)
+				a.raiseTiny(bad, k+i, least, t, u)
 				a.lane("fmla.4s", acc, k+i, q, int(i))
-				a.raiseSubnormal(bad, acc, exponent, t, u)
+				a.raiseTiny(bad, acc, least, t, u)
 			}
 		})
 		a.do("FMOVQ.P F%d, 16(R0)", acc)
