@@ -34,6 +34,7 @@ type kind int
 
 const (
 	ordinary kind = iota // of moderate size
+	below                // products of two are subnormal
 	odd                  // now and then those at the ends of the format
 	tiny                 // products of two are about 2^-126, where flushing begins
 )
@@ -50,6 +51,8 @@ func draw(r *rand.Rand, n int, k kind) []float32 {
 		switch {
 		case k == odd && r.IntN(40) == 0:
 			x[i] = ends[r.IntN(len(ends))]
+		case k == below:
+			x[i] = float32(math.Copysign((1+0.3*r.Float64())*0x1p-64, r.NormFloat64()))
 		case k == tiny:
 			x[i] = []float32{0x1.fffffep-64, -0x1.fffffep-64, 0x1.fffffcp-64, 0x1p-63, 0x1.000002p-63, 0x1p-62, 0}[r.IntN(7)]
 		}
@@ -117,14 +120,14 @@ func TestToFloat(t *testing.T) {
 func TestDequantize(t *testing.T) {
 	const masked = -5e6
 	forLevels(t, 60, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		keys, k := 8*(1+r.IntN(6)), kind(round%3)
+		keys, k := 8*(1+r.IntN(6)), kind(round%4)
 		s, top := make([]float32, keys*rows), make([]float32, 4*rows)
 		for i := range top {
 			top[i] = masked
 		}
 		qScale := [rows]float32(draw(r, rows, k))
 		kScale, delta := draw(r, keys, k), draw(r, keys, k)
-		if k == tiny {
+		if k == tiny || k == below {
 			clear(delta)
 		}
 		var limit [rows]int32
@@ -156,10 +159,10 @@ func TestDequantize(t *testing.T) {
 
 func TestAddTile(t *testing.T) {
 	forLevels(t, 200, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		channels, k := 1+r.IntN(3), kind(round%3)
+		channels, k := 1+r.IntN(3), kind(round%4)
 		o, tile := draw(r, channels*rows, k), draw(r, channels*rows, k)
 		factors := [rows]float32(draw(r, rows, k))
-		if k == tiny {
+		if k == tiny || k == below {
 			clear(tile) // so that products stand alone
 		}
 		want := make([]float32, len(o))
@@ -167,7 +170,7 @@ func TestAddTile(t *testing.T) {
 			want[i] = format.FMAFtz(o[i], factors[i%rows], tile[i])
 		}
 		if !l.AddTile(o, tile, &factors, channels) {
-			if k == ordinary {
+			if k <= below {
 				t.Error("gave up")
 			}
 			return
@@ -179,7 +182,7 @@ func TestAddTile(t *testing.T) {
 
 func TestRescale(t *testing.T) {
 	forLevels(t, 200, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		channels, k := 1+r.IntN(3), kind(round%3)
+		channels, k := 1+r.IntN(3), kind(round%4)
 		o := draw(r, channels*rows, k)
 		factors := [rows]float32(draw(r, rows, k))
 		want := make([]float32, len(o))
@@ -202,14 +205,19 @@ func TestFinish(t *testing.T) {
 		if l.Narrow() {
 			t.Skip("has no such kernel")
 		}
-		channels, k, dtype := 1+r.IntN(3), kind(round%3), dtypes[round/3%3]
+		channels, k, dtype := 1+r.IntN(3), kind(round%4), dtypes[round/4%3]
 		o := draw(r, channels*rows, k)
 		inverse := [rows]float32(draw(r, rows, k))
 		scale, mean := draw(r, channels, k), draw(r, channels, k)
-		if k == tiny {
+		if k == tiny || k == below {
+			// Either product.
 			clear(mean)
-			for i := range scale {
-				scale[i] = 1
+			one := scale
+			if round%8 < 4 {
+				one = inverse[:]
+			}
+			for i := range one {
+				one[i] = 1
 			}
 		}
 		for i := range scale {
@@ -223,7 +231,7 @@ func TestFinish(t *testing.T) {
 			want[i] = dtype.Round(format.FMAFtz(format.MulFtz(o[i], inverse[i%rows]), scale[c], mean[c]))
 		}
 		if !l.Finish(dtype, o, &inverse, scale, mean) {
-			if k == ordinary {
+			if k <= below {
 				t.Error("gave up")
 			}
 			return
@@ -234,7 +242,7 @@ func TestFinish(t *testing.T) {
 
 func TestMeanDots(t *testing.T) {
 	forLevels(t, 60, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		dim, keys, k := 4*(1+r.IntN(20)), 16*(1+r.IntN(4)), kind(round%3)
+		dim, keys, k := 4*(1+r.IntN(20)), 16*(1+r.IntN(4)), kind(round%4)
 		x, mean, q := draw(r, keys*dim, k), draw(r, dim, k), draw(r, dim, k)
 		out, want := make([]float32, keys), make([]float32, keys)
 		finite := true
@@ -295,8 +303,8 @@ func newSoftmaxCase(r *rand.Rand, blocks int, f vec.Format, k kind) *softmaxCase
 	for i := range rows {
 		c.qScale[i], c.m[i] = 0.1*(0.1+r.Float32()), float32(20*r.NormFloat64())
 	}
-	if k != ordinary {
-		c.m, c.qScale = [rows]float32(draw(r, rows, odd)), [rows]float32(draw(r, rows, k))
+	if k == odd {
+		c.m, c.qScale = [rows]float32(draw(r, rows, odd)), [rows]float32(draw(r, rows, odd))
 	}
 	for i := range rows {
 		// D is a sum of weights, M a maximum that is never subnormal or NaN.
@@ -310,6 +318,18 @@ func newSoftmaxCase(r *rand.Rand, blocks int, f vec.Format, k kind) *softmaxCase
 	c.a = vec.SoftmaxArgs{
 		P: &c.p[0], PE: &c.pe[0], S: &c.s[0], Blocks: blocks, Top: &c.top[0], M: &c.m[0], D: &c.d[0], Rescale: &c.rescale[0],
 		QScale: &c.qScale[0], KScale: &c.kScale[0], Table: mufu.Ex2Coefficients(), Scale: 0.125 * math.Log2E, Offset: f.Limit - 0.01, Format: f,
+	}
+	if k == tiny {
+		// A maximum that rises by 63 or so, and weights of zero: what there was is all.
+		for i := range c.s {
+			c.s[i] = -3e7
+		}
+		for i := range rows {
+			c.m[i] = 0
+			for j := range 4 {
+				c.top[j*rows+i] = (float32(61+r.IntN(4)) + r.Float32() + c.a.Offset) / (c.qScale[i] * c.kScale[j] * c.a.Scale)
+			}
+		}
 	}
 	return c
 }
@@ -364,7 +384,7 @@ func (c *softmaxCase) check(t *testing.T, l vec.Level, round func(float32) float
 
 func TestSoftmax(t *testing.T) {
 	forLevels(t, 80, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		w, k := weights[round%4], kind(round/4%3)
+		w, k := weights[round%4], kind(round/4%4)
 		newSoftmaxCase(r, 1+r.IntN(3), w.format, k).check(t, l, w.round, w.floor, k)
 	})
 }
