@@ -5,10 +5,8 @@ import (
 	"math"
 
 	"github.com/sageacc/sageacc/internal/strictmath"
+	"github.com/sageacc/sageacc/reference/internal/simd"
 )
-
-// real is the arithmetic that the algorithm is instantiated for.
-type real interface{ float32 | float64 }
 
 // task is one checked call with its defaults filled in.
 type task struct {
@@ -18,27 +16,34 @@ type task struct {
 	lo, rows, nk, d int
 }
 
-// scratch is the memory of the algorithm in one arithmetic.
-type scratch[T real] struct {
+// scratch is the memory of the algorithm in one arithmetic. Stride is d rounded up to
+// whole panels, width the block's keys.
+type scratch[T simd.Real] struct {
 	q      []T       // [rows, d], FP64 only: Q widened
 	block  []float32 // [block, d], a block of K, then of V, where they are read
-	kT     []T       // [d, block], the key block transposed
-	v      []T       // [block, d], FP64 only: the block's V widened
-	scores []T       // [RowBlock, block], scores and then weights
-	pv     []T       // [RowBlock, d], the block's weighted values
+	k      []T       // [d, width] in panels, the key block transposed
+	v      []T       // [block, stride] in panels, the block's V
+	scores []T       // [RowBlock, width], scores and then weights
+	pv     []T       // [RowBlock, stride], the block's weighted values
 	decay  []T       // [RowBlock], by what the block scales the running sums
-	acc    []T       // [rows, d], running weighted values
+	acc    []T       // [rows, stride], running weighted values
 	max    []T       // [rows], running maximum of the scores
 	sum    []T       // [rows], running sum of the weights
+	odd    []odd[T]  // of the block's V, what is not finite
 	hidden []bool    // [RowBlock, block], of rows that do not see a run of keys
 	seen   []bool    // [rows], which of them see a key
 	bias   []float32 // [block]
-	one    [1]T      // the argument of an exponential
+}
+
+// odd is an element of V, of a key of the block.
+type odd[T simd.Real] struct {
+	key, channel int
+	value        T
 }
 
 // grow returns s with length n, reallocated only where its capacity is short.
 // Its contents are unspecified.
-func grow[T real](s []T, n int) []T {
+func grow[T simd.Real](s []T, n int) []T {
 	if cap(s) < n {
 		return make([]T, n)
 	}
@@ -61,13 +66,14 @@ func (t *task) holes() bool {
 
 // attend runs the online softmax for t. Key blocks are the outer loop so that a
 // block is transposed, widened and checked once for all rows.
-func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T], out, lse []float64) error {
+func attend[T simd.Real](ctx context.Context, t *task, w *scratch[T], r simd.Kernels[T], out, lse []float64) error {
 	if t.rows == 0 {
 		return ctx.Err()
 	}
-	d := t.d
+	d, panel := t.d, simd.Panel[T]()
+	stride := simd.Ceil(d, panel)
 	negInf := T(math.Inf(-1))
-	w.acc = grow(w.acc, t.rows*d)
+	w.acc = grow(w.acc, t.rows*stride)
 	w.max = grow(w.max, t.rows)
 	w.sum = grow(w.sum, t.rows)
 	clear(w.acc)
@@ -81,8 +87,8 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 	}
 	block := min(t.KeyBlock, t.nk)
 	tile := min(t.RowBlock, t.rows)
-	w.scores = grow(w.scores, tile*block)
-	w.pv = grow(w.pv, tile*d)
+	w.scores = grow(w.scores, tile*simd.Ceil(block, max(panel, simd.Lanes)))
+	w.pv = grow(w.pv, tile*stride)
 	w.decay = grow(w.decay, tile)
 	var q []T
 	q, w.q = view(t.q, w.q)
@@ -99,18 +105,15 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 			}
 		}
 		n := min(block, t.nk-k0)
-		var finiteK bool
-		w.kT, finiteK = transpose(w.kT, w.rows(t.k, t.readK, k0, n, d), n, d)
-		var v []T
-		v, w.v = view(w.rows(t.v, t.readV, k0, n, d), w.v)
-		finiteV := allFinite(v)
+		w.packKeys(w.rows(t.k, t.readK, k0, n, d), n, d)
+		w.packValues(w.rows(t.v, t.readV, k0, n, d), n, d)
 
 		for r0 := first; r0 < t.rows; r0 += tile {
 			m := min(tile, t.rows-r0)
 			w.tile(t, tileArgs[T]{
-				q: q[r0*d : (r0+m)*d], v: v,
+				q:  q[r0*d : (r0+m)*d],
 				r0: r0, m: m, k0: k0, n: n,
-				strictK: !finiteK, strictV: !finiteV,
+				width: simd.Ceil(n, max(panel, simd.Lanes)), stride: stride,
 			}, r)
 		}
 	}
@@ -124,7 +127,7 @@ func attend[T real](ctx context.Context, t *task, w *scratch[T], r arithmetic[T]
 			}
 			continue
 		}
-		for c, a := range w.acc[i*d : (i+1)*d] {
+		for c, a := range w.acc[i*stride:][:d] {
 			o[c] = float64(a / w.sum[i])
 		}
 		if lse != nil {
@@ -146,27 +149,23 @@ func (w *scratch[T]) rows(x []float32, read Rows, lo, n, d int) []float32 {
 }
 
 // tileArgs is one tile: m rows from row r0 of the call against n keys from k0.
-type tileArgs[T real] struct {
-	q, v             []T
-	r0, m, k0, n     int
-	strictK, strictV bool // K or V holds a NaN or an infinity
+type tileArgs[T simd.Real] struct {
+	q             []T
+	r0, m, k0, n  int
+	width, stride int // between rows of scores, and of weighted values
 }
 
 // tile folds one tile into the running maxima, sums and weighted values.
-func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
+func (w *scratch[T]) tile(t *task, a tileArgs[T], r simd.Kernels[T]) {
 	d, n := t.d, a.n
-	s := w.scores[:a.m*n]
-	if a.strictK {
-		strictProduct(a.m, n, d, a.q, w.kT, s, nil)
-	} else {
-		r.product(a.m, n, d, a.q, w.kT, s)
-	}
+	s := w.scores[:a.m*a.width]
+	r.Product(a.m, n, d, a.q, d, w.k, s, a.width)
 
 	visible := func(i int) int {
 		if !t.Causal {
 			return n
 		}
-		return min(n, t.lo+a.r0+i+1+t.Align-a.k0)
+		return min(n, max(0, t.lo+a.r0+i+1+t.Align-a.k0))
 	}
 	scale := T(t.Scale)
 	sees := func(i, l int) bool { return l < visible(i) }
@@ -175,14 +174,13 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 		sees = func(i, l int) bool { return !w.hidden[i*n+l] }
 	}
 	for i := range a.m {
-		row := s[i*n : (i+1)*n]
-		seen := max(0, visible(i))
+		row := s[i*a.width : (i+1)*a.width]
+		seen := visible(i)
 		if t.holes() {
-			w.prepare(t, &a, i, seen, row)
+			w.prepare(t, &a, i, seen, row[:n])
 			seen, scale = n, 1
 		}
-		clear(row[seen:])
-		w.decay[i] = w.weigh(a.r0+i, row[:seen], scale, r.exp)
+		w.decay[i] = w.weigh(a.r0+i, row, seen, scale, r)
 		if t.holes() {
 			for j, h := range w.hidden[i*n : (i+1)*n] {
 				if h {
@@ -192,19 +190,15 @@ func (w *scratch[T]) tile(t *task, a tileArgs[T], r arithmetic[T]) {
 		}
 	}
 
-	pv := w.pv[:a.m*d]
-	if a.strictV {
-		strictProduct(a.m, d, n, s, a.v, pv, sees)
-	} else {
-		r.product(a.m, d, n, s, a.v, pv)
-	}
+	r.Product(a.m, d, n, s, a.width, w.v, w.pv, a.stride)
 	for i := range a.m {
-		decay := w.decay[i]
-		acc := w.acc[(a.r0+i)*d : (a.r0+i+1)*d]
-		for c, x := range pv[i*d : (i+1)*d] {
-			// The conversion rounds the product, so that no compiler fuses it.
-			acc[c] = T(acc[c]*decay) + x
+		pv := w.pv[i*a.stride : (i+1)*a.stride]
+		for _, o := range w.odd {
+			if sees(i, o.key) {
+				pv[o.channel] = r.FMA(s[i*a.width+o.key], o.value, pv[o.channel])
+			}
 		}
+		r.Join(w.acc[(a.r0+i)*a.stride:][:a.stride], pv, w.decay[i])
 	}
 }
 
@@ -251,44 +245,59 @@ func (w *scratch[T]) prepare(t *task, a *tileArgs[T], i, seen int, row []T) {
 	}
 }
 
-// weigh turns the raw scores of row r in place into weights against the new
-// running maximum, adds them to the running sum, and returns the factor that
-// the row's earlier weights shrink by.
-func (w *scratch[T]) weigh(r int, row []T, scale T, exp func([]T, T)) (decay T) {
+// weigh turns the first seen raw scores of row r in place into weights against the
+// new running maximum and the others into 0, adds the weights to the running sum, and
+// returns the factor that the row's earlier weights shrink by.
+func (w *scratch[T]) weigh(r int, row []T, seen int, scale T, k simd.Kernels[T]) (decay T) {
+	negInf := T(math.Inf(-1))
+	part := row[:simd.Ceil(seen, simd.Lanes)]
+	clear(row[len(part):])
 	old := w.max[r]
 	top := old
-	for j, x := range row {
-		x *= scale
-		row[j] = x
-		// A NaN is taken as the maximum, and then stays: nothing compares
-		// greater than it.
-		if x > top || x != x {
-			top = x
+	if seen > 0 {
+		// What fills the last lanes must not count: here a copy, below no weight.
+		fill(part[seen:], part[0])
+		if m := k.Max(part, scale); m > old || m != m {
+			top = m
 		}
 	}
-	if top == T(math.Inf(-1)) {
+	switch {
+	case top == negInf:
 		// Subtracting the maximum would give NaN and spoil finite scores of
 		// later blocks. If there are none, the sum stays 0 and 0/0 gives the
 		// NaN in the end.
-		clear(row)
+		clear(part)
 		return 1
+	case top != top:
+		fill(part[:seen], top)
+		clear(part[seen:])
+		w.max[r], w.sum[r] = top, top
+		return top
 	}
-	w.one[0] = old
-	exp(w.one[:], top)
-	decay = w.one[0]
-	exp(row, top)
 	var sum T
-	for _, e := range row {
-		sum += e
+	if seen > 0 {
+		fill(part[seen:], negInf)
+		sum = k.Weigh(part, top)
+	}
+	decay = 1
+	if top != old {
+		decay = k.Exp(old - top)
 	}
 	w.max[r] = top
-	w.sum[r] = T(w.sum[r]*decay) + sum
+	w.sum[r] = k.FMA(w.sum[r], decay, sum)
 	return decay
+}
+
+// fill sets all of s to x.
+func fill[T simd.Real](s []T, x T) {
+	for i := range s {
+		s[i] = x
+	}
 }
 
 // view returns x in the arithmetic T: x itself, or a widened copy in buf, which
 // is grown as needed and returned for reuse.
-func view[T real](x []float32, buf []T) (values, reuse []T) {
+func view[T simd.Real](x []float32, buf []T) (values, reuse []T) {
 	if same, ok := any(x).([]T); ok {
 		return same, buf
 	}
@@ -299,29 +308,54 @@ func view[T real](x []float32, buf []T) (values, reuse []T) {
 	return buf, buf
 }
 
-// transpose writes the n×d matrix k as d×n into dst, grown as needed, and says
-// whether all its elements are finite.
-func transpose[T real](dst []T, k []float32, n, d int) (kT []T, finite bool) {
-	dst = grow(dst, n*d)
-	// x-x is 0 for a finite x and NaN otherwise; NaN survives the sum.
-	var probe float32
-	for j := range n {
-		for c, x := range k[j*d : (j+1)*d] {
-			dst[c*n+j] = T(x)
-			probe += x - x
+// packKeys writes the n×d matrix k as d×n, in panels, to w.k.
+func (w *scratch[T]) packKeys(k []float32, n, d int) {
+	panel := simd.Panel[T]()
+	w.k = grow(w.k, simd.Ceil(n, panel)*d)
+	for j := 0; j < n; j += panel {
+		dst := w.k[j*d : (j+panel)*d]
+		if n-j < panel {
+			clear(dst)
+		}
+		for l := range min(panel, n-j) {
+			for c, x := range k[(j+l)*d:][:d] {
+				dst[c*panel+l] = T(x)
+			}
 		}
 	}
-	return dst, probe == 0
 }
 
-// allFinite reports whether x holds neither NaN nor infinity.
-func allFinite[T real](x []T) bool {
-	var probe T
-	for _, f := range x {
-		probe += f - f
+// packValues writes the n×d matrix v in panels to w.v, with zeros for what is not
+// finite: that is in w.odd, so that a key that is hidden, and whose weight is 0, takes
+// no part.
+func (w *scratch[T]) packValues(v []float32, n, d int) {
+	panel := simd.Panel[T]()
+	w.v = grow(w.v, simd.Ceil(d, panel)*n)
+	w.odd = w.odd[:0]
+	// x-x is 0 for a finite x and NaN otherwise; NaN survives the sum.
+	var probe float32
+	for c := 0; c < d; c += panel {
+		width := min(panel, d-c)
+		for j := range n {
+			row := w.v[c*n+j*panel:][:panel]
+			for l, x := range v[j*d+c:][:width] {
+				row[l] = T(x)
+				probe += x - x
+			}
+			clear(row[width:])
+		}
 	}
-	return probe == 0
+	if probe == 0 {
+		return
+	}
+	for i, x := range v[:n*d] {
+		if x-x != 0 {
+			key, c := i/d, i%d
+			w.odd = append(w.odd, odd[T]{key, c, T(x)})
+			w.v[c/panel*panel*n+key*panel+c%panel] = 0
+		}
+	}
 }
 
 // logOf is the float64 logarithm, rounded to T.
-func logOf[T real](x T) T { return T(strictmath.Log(float64(x))) }
+func logOf[T simd.Real](x T) T { return T(strictmath.Log(float64(x))) }

@@ -19,20 +19,17 @@
 // where in memory the slices lie. This holds because
 //
 //   - key blocks begin at multiples of KeyBlock, whatever rows are asked for;
-//   - every matrix product has the form C = A·B with neither factor transposed,
-//     and each element of C is updated by one multiplication and one addition per
-//     step, each rounded, in increasing order of the inner index. So does gonum
-//     for this form, in its serial and in its parallel path alike, and so do the
-//     vector kernels of internal/simd, which the tests hold to it. (The form A·Bᵀ
-//     goes through a dot product in gonum whose order of summation changes with
-//     the alignment of its argument and with the size of the tile.) K is
-//     transposed into the workspace for it;
-//   - the exponentials and logarithms are fixed sequences of float64 operations:
-//     the float32 exponential in internal/simd, the same in Go and in vector
-//     instructions, the others in internal/strictmath;
-//   - gonum's Go implementation is called directly, so that registering
-//     another BLAS with blas32.Use changes nothing.
+//   - each element of a matrix product is one chain of fused multiply-adds, x·y + z rounded
+//     once, from 0 in increasing order of the inner index: a score over the channels, a
+//     weighted value over the keys of a block. In vectors, keys or channels lie in the
+//     lanes, so that no sum crosses them;
+//   - the sum of a block's weights is the one exception, and fixed too: sixteen sums of the
+//     keys whose index is the same modulo 16, in order, of which then the second half is added
+//     to the first until one is left;
+//   - exponentials are fixed sequences of multiply-adds, hyperbolic tangents and logarithms of
+//     float64 operations (internal/strictmath).
 //
-// Where compilers may fuse x*y+z in gonum's loops, which is everywhere but on amd64,
-// the products are computed by loops of our own with explicit roundings.
+// The definition is in Go: package internal/simd has every loop in it, with multiply-adds that
+// round once on any machine, and again in the vector instructions of AVX-512, AVX2 and NEON,
+// which tests hold to the bits of the former.
 package reference

@@ -5,6 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"math"
+
+	"github.com/sageacc/sageacc/reference/internal/simd"
+)
+
+// The fastest loops that this machine has. Their results are those of the portable ones.
+var (
+	single = simd.Single()[0]
+	double = simd.Double()[0]
 )
 
 // MaxHeadDim is the largest head dimension that [Attention] accepts.
@@ -26,12 +34,12 @@ var ErrShape = errors.New("reference: bad shape")
 type Precision uint8
 
 const (
-	// FP32 rounds every operation to float32. The exponential and the
-	// logarithm are computed in float64, to 2^-46 or better, and rounded once.
+	// FP32 rounds every operation to float32. The exponential is within 0.9 units in the
+	// last place, and 0 below -87; the logarithm is computed in float64 and rounded once.
 	FP32 Precision = iota
 	// FP64 converts the inputs, exactly, to float64 and rounds every operation
 	// to float64. The exponential and the logarithm are within 0.9 units in the
-	// last place.
+	// last place; the exponential is 0 below -708.
 	FP64
 )
 
@@ -116,13 +124,19 @@ type Rows func(lo, hi int, dst []float32)
 // scores. In FP32 mode out and lse hold float32 values, widened. ws may be nil,
 // then the scratch memory is allocated for this call.
 //
-// Rounding, in the unit roundoff u of the precision: a score is a sum of d
-// products in order of the channel, followed by one multiplication by the scale;
-// the weights are exp(score - maximum); weights and weighted values are summed
-// in order of the key within a block, and the block's sums are then added to the
-// running ones. A sum over the keys thus carries a relative error, against the
-// sum of its absolute terms, of at most (KeyBlock + 2·⌈nk/KeyBlock⌉)·u to first
-// order.
+// Rounding, in the unit roundoff u of the precision (2^-24, 2^-53): a score is a chain of d
+// fused multiply-adds in order of the channel, followed by one multiplication by the scale; the
+// weights are exp(score - maximum). Within a block, weighted values are a chain of
+// fused multiply-adds in order of the key, and weights are summed as the package says. A block's
+// sums are joined to the running ones by one multiply-add, running·exp(old maximum - new
+// maximum) + block, where an exponential of 0 is exactly 1. Last is the division.
+//
+// So a score differs from the exact one by at most (d+1)·u·|scale|·Σ|q·k|, and, to first
+// order, each term of a row's two sums over n keys by a factor within 1 ± (KeyBlock +
+// 3·⌈n/KeyBlock⌉ + 2 + m - s)·u of the exponential of its score s less the row's maximum m.
+// Weights below e^-87 (FP64: e^-708) of the maximum's are 0. With the default blocks that is
+// an error of a relative 2e-5 at most for n = 10,000 and scores near the maximum; what is
+// measured is 2e-7 to 7e-7, for roundings cancel.
 //
 // Non-finite inputs follow IEEE 754: a NaN in a row of Q, in a visible row of K,
 // or in a visible row of V makes the outputs that depend on it NaN, also where

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"math"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -15,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/reference"
+	"github.com/sageacc/sageacc/reference/internal/simd"
 )
 
 // tolerance returns how far a result of the precision may be from exact for
@@ -213,7 +215,7 @@ func TestBitsPinned(t *testing.T) {
 		return x
 	}
 	q, k, v := draw(rows*d), draw(nk*d), draw(nk*d)
-	want := map[reference.Precision]uint64{reference.FP32: 0x16f3514b94885c1f, reference.FP64: 0xb2085a5906b023ec}
+	want := map[reference.Precision]uint64{reference.FP32: 0xedd9c6114c12ce5b, reference.FP64: 0xf184409366594051}
 	bothPrecisions(t, func(t *testing.T, p reference.Precision) {
 		out, lse := attention(t, reference.Params{Precision: p, Scale: 0.2}, q, k, v, 0, rows, nk, d)
 		h := fnv.New64a()
@@ -225,38 +227,110 @@ func TestBitsPinned(t *testing.T) {
 	})
 }
 
-// TestFP32Definition repeats the float32 arithmetic operation by operation, in
-// the order that the package documents.
-func TestFP32Definition(t *testing.T) {
-	const rows, nk, d, block = 70, 450, 37, 192
+// TestErrorBound holds results to the bound that Attention states, in both precisions
+// against exact enough arithmetic, and to the much smaller error that they have.
+func TestErrorBound(t *testing.T) {
+	const rows, nk, d, block = 20, 1000, 64, 192
 	q, k, v := gaussian(1, rows*d), gaussian(2, nk*d), gaussian(3, nk*d)
-	got, gotLSE := attention(t, reference.Params{Scale: 0.2, KeyBlock: block}, q, k, v, 0, rows, nk, d)
-	exp := func(x float32) float32 { return float32(math.Exp(float64(x))) }
+	for i := range q {
+		q[i] *= 3 // scores of up to about 10
+	}
+	got, _ := attention(t, reference.Params{Scale: 0.125}, q, k, v, 0, rows, nk, d)
+	exact, _ := attention(t, reference.Params{Scale: 0.125, Precision: reference.FP64}, q, k, v, 0, rows, nk, d)
+	want, _ := naive(q, k, v, 0, rows, nk, d, false, 0.125)
+	var worst, abs, sum float64
+	const u = 0x1p-24
 	for i := range rows {
-		top, sum, acc := float32(math.Inf(-1)), float32(0), make([]float32, d)
+		s, size, top := make([]float64, nk), make([]float64, nk), math.Inf(-1)
+		for j := range nk {
+			for c := range d {
+				x := float64(q[i*d+c]) * float64(k[j*d+c]) / 8
+				s[j] += x
+				size[j] += math.Abs(x)
+			}
+			top = max(top, s[j])
+		}
+		var total float64
+		for j := range nk {
+			total += math.Exp(s[j] - top)
+		}
+		for c := range d {
+			o := want[i*d+c]
+			bound := math.Abs(o) * u
+			for j := range nk {
+				e := (block + 3*math.Ceil(nk/float64(block)) + 2 + top - s[j] + (d+1)*size[j]) * u
+				bound += math.Exp(s[j]-top) / total * e * (math.Abs(float64(v[j*d+c])) + math.Abs(o))
+			}
+			diff := math.Abs(got[i*d+c] - o)
+			worst = max(worst, diff/bound)
+			abs, sum = abs+diff, sum+math.Abs(o)
+			if e := math.Abs(exact[i*d+c] - o); !(e <= bound*0x1p-29) {
+				t.Errorf("FP64: out[%d,%d] is off by %v, bound %v", i, c, e, bound*0x1p-29)
+			}
+		}
+	}
+	t.Logf("error at most %.4f of the bound, relative L1 %.2g", worst, abs/sum)
+	if !(worst < 1) || !(abs/sum < 1e-6) {
+		t.Errorf("error is %v of the bound, relative L1 %v", worst, abs/sum)
+	}
+}
+
+// exactFMA is x·y + z in math/big, rounded once.
+func exactFMA[T simd.Real](x, y, z T) T {
+	f := func(x T) *big.Float { return new(big.Float).SetPrec(2000).SetFloat64(float64(x)) }
+	p := f(x)
+	p.Add(p.Mul(p, f(y)), f(z))
+	if _, ok := any(z).(float32); ok {
+		r, _ := p.Float32()
+		return T(r)
+	}
+	r, _ := p.Float64()
+	return T(r)
+}
+
+// TestDefinition repeats the arithmetic operation by operation, in the order that
+// the package documents, with multiply-adds by math/big.
+func TestDefinition(t *testing.T) {
+	testDefinition(t, reference.FP32, simd.Single())
+	testDefinition(t, reference.FP64, simd.Double())
+}
+
+func testDefinition[T simd.Real](t *testing.T, precision reference.Precision, levels []simd.Kernels[T]) {
+	const rows, nk, d, block = 3, 450, 37, 192
+	exp := levels[len(levels)-1].Exp // its error has a test of its own
+	q, k, v := gaussian(1, rows*d), gaussian(2, nk*d), gaussian(3, nk*d)
+	got, gotLSE := attention(t, reference.Params{Precision: precision, Scale: 0.2, KeyBlock: block}, q, k, v, 0, rows, nk, d)
+	for i := range rows {
+		top, sum, acc := T(math.Inf(-1)), T(0), make([]T, d)
 		for k0 := 0; k0 < nk; k0 += block {
 			n := min(block, nk-k0)
-			s, old := make([]float32, n), top
+			s, old := make([]T, n), top
 			for j := range n {
 				for c := range d {
-					s[j] += float32(q[i*d+c] * k[(k0+j)*d+c])
+					s[j] = exactFMA(T(q[i*d+c]), T(k[(k0+j)*d+c]), s[j])
 				}
-				s[j] *= float32(0.2)
+				scale := 0.2
+				s[j] *= T(scale)
 				top = max(top, s[j])
 			}
-			var blockSum float32
-			pv := make([]float32, d)
+			var sums [16]T
+			pv := make([]T, d)
 			for j := range n {
 				w := exp(s[j] - top)
-				blockSum += w
+				sums[j%16] += w
 				for c := range d {
-					pv[c] += float32(w * v[(k0+j)*d+c])
+					pv[c] = exactFMA(w, T(v[(k0+j)*d+c]), pv[c])
+				}
+			}
+			for h := 8; h > 0; h /= 2 {
+				for j := range h {
+					sums[j] += sums[j+h]
 				}
 			}
 			decay := exp(old - top)
-			sum = float32(sum*decay) + blockSum
+			sum = exactFMA(sum, decay, sums[0])
 			for c := range d {
-				acc[c] = float32(acc[c]*decay) + pv[c]
+				acc[c] = exactFMA(acc[c], decay, pv[c])
 			}
 		}
 		for c := range d {
@@ -264,7 +338,7 @@ func TestFP32Definition(t *testing.T) {
 				t.Fatalf("out[%d,%d] = %v, want %v", i, c, got[i*d+c], want)
 			}
 		}
-		if want := float64(top + float32(math.Log(float64(sum)))); gotLSE[i] != want {
+		if want := float64(top + T(math.Log(float64(sum)))); math.Abs(gotLSE[i]-want) > 1e-15*math.Abs(want) {
 			t.Fatalf("lse[%d] = %v, want %v", i, gotLSE[i], want)
 		}
 	}
@@ -393,7 +467,7 @@ func TestCancel(t *testing.T) {
 func TestWorkspaceDoesNotAllocate(t *testing.T) {
 	const n, d = 260, 200
 	q, k, v, out := gaussian(1, n*d), gaussian(2, n*d), gaussian(3, n*d), make([]float64, n*d)
-	v[0] = float32(math.Inf(1)) // takes the strict product as well
+	v[0] = float32(math.Inf(1)) // is set aside
 	bothPrecisions(t, func(t *testing.T, p reference.Precision) {
 		var ws reference.Workspace
 		call := func() {

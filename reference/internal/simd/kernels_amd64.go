@@ -2,64 +2,97 @@
 
 package simd
 
-import "golang.org/x/sys/cpu"
+import (
+	"math"
 
-var (
-	wide   = cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ
-	narrow = cpu.X86.HasAVX2
+	"golang.org/x/sys/cpu"
 )
 
-// product computes the leading rows and, of those, columns that the kernels can;
-// it returns their numbers.
-func product(m, n, k int, a, b, c []float32) (rows, cols int) {
-	if !narrow {
-		return 0, 0
-	}
-	if wide {
-		return productBy(m, n, k, a, b, c, true)
-	}
-	return productBy(m, n, k, a, b, c, false)
+// set are the kernels of one instruction set for one type.
+type set[T Real] struct {
+	name string
+	// product computes rows rows of C at a time, of width columns from the start of a
+	// panel; narrow, where it is not nil, half as many columns, and row one row at a time.
+	product, narrow, row func(c, a, b *T, depth, lda, ldc, groups int)
+	rows, width          int
+	max                  func(x *T, scale T, groups int) (T, uint64)
+	weigh                func(x *T, top T, groups int, table *T) T
+	join                 func(acc, x *T, decay T, panels int)
 }
 
-func productBy(m, n, k int, a, b, c []float32, wide bool) (rows, cols int) {
-	rows, cols = m&^3, n&^15
-	if rows == 0 || cols == 0 {
-		return 0, 0
+func singles() (list []Kernels[float32]) {
+	if cpu.X86.HasAVX512F {
+		list = append(list, vector(set[float32]{
+			name: "avx512", product: sproduct512, narrow: sproduct512Narrow, row: sproduct512Row, rows: 8, width: 32,
+			max: smax512, weigh: sweigh512, join: sjoin512,
+		}, single, exp32, fma32))
 	}
-	_, _, _ = a[m*k-1], b[k*n-1], c[m*n-1]
-	for i := 0; i < rows; i += 4 {
-		if !wide {
-			product256(&c[i*n], &a[i*k], &b[0], k, 4*k, 4*n, 4*n, cols/16)
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+		list = append(list, vector(set[float32]{
+			name: "avx2", product: sproduct256, row: sproduct256Row, rows: 6, width: 16,
+			max: smax256, weigh: sweigh256, join: sjoin256,
+		}, single, exp32, fma32))
+	}
+	return list
+}
+
+func doubles() (list []Kernels[float64]) {
+	if cpu.X86.HasAVX512F {
+		list = append(list, vector(set[float64]{
+			name: "avx512", product: dproduct512, narrow: dproduct512Narrow, row: dproduct512Row, rows: 8, width: 16,
+			max: dmax512, weigh: dweigh512, join: djoin512,
+		}, double, exp64, fma64))
+	}
+	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
+		list = append(list, vector(set[float64]{
+			name: "avx2", product: dproduct256, row: dproduct256Row, rows: 6, width: 8,
+			max: dmax256, weigh: dweigh256, join: djoin256,
+		}, double, exp64, fma64))
+	}
+	return list
+}
+
+// vector wraps kernels, which take pointers, in functions that take slices.
+func vector[T Real](s set[T], table []T, exp func(T) T, fma func(x, y, z T) T) Kernels[T] {
+	panel := Panel[T]()
+	return Kernels[T]{
+		Name: s.name, Exp: exp, FMA: fma,
+		Product: s.wholeProduct,
+		Max: func(x []T, scale T) T {
+			top, nan := s.max(&x[0], scale, len(x)/Lanes)
+			if nan != 0 {
+				return T(math.NaN())
+			}
+			return top
+		},
+		Weigh: func(x []T, top T) T { return s.weigh(&x[0], top, len(x)/Lanes, &table[0]) },
+		Join: func(acc, x []T, decay T) {
+			_ = acc[len(x)-1]
+			s.join(&acc[0], &x[0], decay, len(x)/panel)
+		},
+	}
+}
+
+// wholeProduct is Kernels.Product.
+func (s *set[T]) wholeProduct(m, n, k int, a []T, lda int, b, c []T, ldc int) {
+	panel := Panel[T]()
+	size := 128 / panel // of an element, in bytes
+	_, _, _ = a[(m-1)*lda+k-1], b[Ceil(n, panel)*k-1], c[(m-1)*ldc+Ceil(n, panel)-1]
+	for j := 0; j < n; j += s.width {
+		bp := &b[j/panel*panel*k+j%panel]
+		kernel := s.product
+		if s.narrow != nil && n-j <= s.width/2 {
+			kernel = s.narrow
+		}
+		if m < s.rows {
+			s.row(&c[j], &a[0], bp, k, lda*size, ldc*size, m)
 			continue
 		}
-		if cols >= 64 {
-			product512(&c[i*n], &a[i*k], &b[0], k, 4*k, 4*n, 4*n, cols/64)
+		kernel(&c[j], &a[0], bp, k, lda*size, ldc*size, m/s.rows)
+		if m%s.rows != 0 {
+			// The last rows, some of them once more: the same values.
+			i := m - s.rows
+			kernel(&c[i*ldc+j], &a[i*lda], bp, k, lda*size, ldc*size, 1)
 		}
-		if j := cols &^ 63; j < cols {
-			product512Narrow(&c[i*n+j], &a[i*k], &b[j], k, 4*k, 4*n, 4*n, cols%64/16)
-		}
 	}
-	return rows, cols
-}
-
-func exponential(x []float32, top float32) int {
-	if wide {
-		return exponentialBy(x, top, true)
-	}
-	if narrow {
-		return exponentialBy(x, top, false)
-	}
-	return 0
-}
-
-func exponentialBy(x []float32, top float32, wide bool) int {
-	n := len(x) &^ 15
-	switch {
-	case n == 0:
-	case wide:
-		exponential512(&x[0], top, n/16)
-	default:
-		exponential256(&x[0], top, n/8)
-	}
-	return n
 }

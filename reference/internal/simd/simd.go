@@ -1,95 +1,117 @@
 // Package simd holds the inner loops of package reference, in Go and in vector
-// instructions. Both perform the same operations in the same order, each
-// rounded, so the results do not depend on the machine.
+// instructions. Both perform the same operations in the same order, each rounded
+// once, so the results do not depend on the machine.
 //
 // The vector kernels are generated: see folder asm.
 package simd
 
 import (
 	"math"
-
-	"gonum.org/v1/gonum/blas"
-	"gonum.org/v1/gonum/blas/gonum"
+	"unsafe"
 )
 
 //go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
 
-// Product computes C = A·B for A [m, k], B [k, n] and C [m, n], row-major without
-// gaps and B finite: every element by k products and sums in order of the inner
-// index.
-func Product(m, n, k int, a, b, c []float32) {
-	rows, cols := 0, 0
-	if k > 0 {
-		rows, cols = product(m, n, k, a, b, c)
-	}
-	// What the kernels left over.
-	if cols < n {
-		gonumProduct(rows, n-cols, k, a, k, b[cols:], n, c[cols:], n)
-	}
-	if rows < m {
-		gonumProduct(m-rows, n, k, a[rows*k:], k, b, n, c[rows*n:], n)
-	}
+// Real is the element type of the loops.
+type Real interface{ float32 | float64 }
+
+// Lanes is the number of partial sums of a row, and what the length of a row must
+// divide by.
+const Lanes = 16
+
+// Panel is the number of elements of T in a row of a panel: 128 bytes.
+//
+// A matrix in panels holds its columns from one multiple of Panel to the next together,
+// row by row, and zeros for what the last panel has too many. A panel of 128 rows fits
+// the first-level cache, and the loops run through it without strides.
+func Panel[T Real]() int {
+	var x T
+	return 128 / int(unsafe.Sizeof(x))
 }
 
-// Tiles up to this size stay below four of gonum's 64×64 blocks, at which it
-// takes its serial path: the same bits, without its goroutines and without the
-// memory they take.
-const (
-	serialRows = 64
-	serialCols = 192
-)
+// Ceil returns n rounded up to a multiple of step.
+func Ceil(n, step int) int { return (n + step - 1) / step * step }
 
-func gonumProduct(m, n, k int, a []float32, lda int, b []float32, ldb int, c []float32, ldc int) {
-	for i := 0; i < m; i += serialRows {
-		for j := 0; j < n; j += serialCols {
-			gonum.Implementation{}.Sgemm(blas.NoTrans, blas.NoTrans,
-				min(serialRows, m-i), min(serialCols, n-j), k,
-				1, a[i*lda:], lda, b[j:], ldb, 0, c[i*ldc+j:], ldc)
-		}
-	}
+// Kernels are the loops for one type on one instruction set.
+type Kernels[T Real] struct {
+	// Name is "avx512", "avx2" or "portable".
+	Name string
+	// Product computes the first n columns of C = A·B for A [m, k], B [k, n] in panels
+	// and C [m, n]: every element by k fused multiply-adds, from 0, in order of the inner
+	// index. Rows of A and C begin lda and ldc elements apart; ldc is at least n rounded up
+	// to whole panels, and what C holds there beyond n is unspecified. No dimension is 0.
+	Product func(m, n, k int, a []T, lda int, b, c []T, ldc int)
+	// Max multiplies x by scale and returns the largest element, a NaN if there is one. The
+	// length divides by Lanes and is not 0.
+	Max func(x []T, scale T) T
+	// Weigh replaces every x by Exp(x - top), the difference rounded, and returns the
+	// sum: Lanes sums, of the elements whose index is the same modulo Lanes, in order of the
+	// index, of which the second half is then added to the first until one is left. The
+	// length divides by Lanes and is not 0.
+	Weigh func(x []T, top T) T
+	// Join replaces acc by acc·decay + x, fused. The length is whole panels.
+	Join func(acc, x []T, decay T)
+	// Exp is the exponential of an argument of at most 0, and of NaN, NaN.
+	Exp func(x T) T
+	// FMA returns x·y + z, rounded once.
+	FMA func(x, y, z T) T
 }
 
-// ExpSlice replaces each x by Exp(x - top), the difference rounded.
-func ExpSlice(x []float32, top float32) {
-	for i := exponential(x, top); i < len(x); i++ {
-		x[i] = Exp(x[i] - top)
-	}
+// Single and Double return the kernels that this machine can run, the fastest first and
+// the portable ones, which are the definition, last.
+func Single() []Kernels[float32] {
+	return append(singles(), portable(exp32, fma32, axpy32))
 }
 
-// reciprocals of the factorials from 0 to 11.
-var reciprocals = func() (c [12]float64) {
-	f := 1.0
-	for i := range c {
-		if i > 0 {
-			f *= float64(i)
-		}
-		c[i] = 1 / f
-	}
-	return c
-}()
+// Double is Single for float64.
+func Double() []Kernels[float64] {
+	return append(doubles(), portable(exp64, fma64, axpy64))
+}
 
-// Exp is the exponential in float64, rounded to float32: x is reduced to r with
-// |r| <= ln(2)/2, ln(2) in two parts (Cody and Waite), where the Taylor
-// polynomial of degree 11 is within 2^-46. The conversions keep compilers from
-// fusing products and sums.
-func Exp(x float32) float32 {
-	z := float64(x)
-	switch {
-	case z != z:
-		return x
-	case z < -110:
-		z = -110 // 0 in float32
-	case z > 100:
-		z = 100 // +Inf
+// portable builds the loops from their steps.
+func portable[T Real](exp func(T) T, fma func(x, y, z T) T, axpy func(dst []T, x T, b []T)) Kernels[T] {
+	panel := Panel[T]()
+	return Kernels[T]{
+		Name: "portable", Exp: exp, FMA: fma,
+		Product: func(m, n, k int, a []T, lda int, b, c []T, ldc int) {
+			for j := 0; j < n; j += panel {
+				for i := range m {
+					row := c[i*ldc+j:][:min(panel, n-j)]
+					clear(row)
+					for l, x := range a[i*lda:][:k] {
+						axpy(row, x, b[j*k+l*panel:][:len(row)])
+					}
+				}
+			}
+		},
+		Max: func(x []T, scale T) T {
+			top := T(math.Inf(-1))
+			for i := range x {
+				x[i] *= scale
+				// A NaN stays: nothing compares greater than it.
+				if x[i] > top || x[i] != x[i] {
+					top = x[i]
+				}
+			}
+			return top
+		},
+		Weigh: func(x []T, top T) T {
+			var sums [Lanes]T
+			for i := range x {
+				x[i] = exp(x[i] - top)
+				sums[i%Lanes] += x[i]
+			}
+			for h := Lanes / 2; h > 0; h /= 2 {
+				for i := range h {
+					sums[i] += sums[i+h]
+				}
+			}
+			return sums[0]
+		},
+		Join: func(acc, x []T, decay T) {
+			for i, y := range x {
+				acc[i] = fma(acc[i], decay, y)
+			}
+		},
 	}
-	const magic = 0x1.8p52 // rounds to an integer, which its low bits hold
-	t := float64(z*math.Log2E) + magic
-	n := t - magic
-	r := z - float64(n*0x1.62e42feep-1)
-	r -= float64(n * 0x1.a39ef35793c76p-33)
-	p := reciprocals[11]
-	for i := 10; i >= 0; i-- {
-		p = float64(p*r) + reciprocals[i]
-	}
-	return float32(math.Float64frombits(math.Float64bits(p) + math.Float64bits(t)<<52))
 }

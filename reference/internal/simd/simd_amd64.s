@@ -4,40 +4,19 @@
 
 #include "textflag.h"
 
-DATA expConstants<>+0(SB)/8, $0xc05b800000000000
-DATA expConstants<>+8(SB)/8, $0x4059000000000000
-DATA expConstants<>+16(SB)/8, $0x3ff71547652b82fe
-DATA expConstants<>+24(SB)/8, $0x4338000000000000
-DATA expConstants<>+32(SB)/8, $0x3fe62e42fee00000
-DATA expConstants<>+40(SB)/8, $0x3dea39ef35793c76
-DATA expConstants<>+48(SB)/8, $0x3ff0000000000000
-DATA expConstants<>+56(SB)/8, $0x3ff0000000000000
-DATA expConstants<>+64(SB)/8, $0x3fe0000000000000
-DATA expConstants<>+72(SB)/8, $0x3fc5555555555555
-DATA expConstants<>+80(SB)/8, $0x3fa5555555555555
-DATA expConstants<>+88(SB)/8, $0x3f81111111111111
-DATA expConstants<>+96(SB)/8, $0x3f56c16c16c16c17
-DATA expConstants<>+104(SB)/8, $0x3f2a01a01a01a01a
-DATA expConstants<>+112(SB)/8, $0x3efa01a01a01a01a
-DATA expConstants<>+120(SB)/8, $0x3ec71de3a556c734
-DATA expConstants<>+128(SB)/8, $0x3e927e4fb7789f5c
-DATA expConstants<>+136(SB)/8, $0x3e5ae64567f544e4
-GLOBL expConstants<>(SB), RODATA|NOPTR, $144
-
-// func product512(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
+// func sproduct512(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
 // Requires: AVX, AVX512F
-TEXT ·product512(SB), NOSPLIT, $0-64
+TEXT ·sproduct512(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 	MOVQ a+8(FP), CX
 	MOVQ b+16(FP), DX
 	MOVQ depth+24(FP), BX
 	MOVQ lda+32(FP), SI
-	MOVQ ldb+40(FP), DI
-	MOVQ ldc+48(FP), R8
-	MOVQ panels+56(FP), R9
-	LEAQ (SI)(SI*2), R10
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
 
-panel:
+group:
 	VPXORD Z0, Z0, Z0
 	VPXORD Z1, Z1, Z1
 	VPXORD Z2, Z2, Z2
@@ -54,279 +33,320 @@ panel:
 	VPXORD Z13, Z13, Z13
 	VPXORD Z14, Z14, Z14
 	VPXORD Z15, Z15, Z15
-	MOVQ   CX, R11
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
 	MOVQ   DX, R12
 	MOVQ   BX, R13
 
 step:
 	VMOVUPS      (R12), Z16
 	VMOVUPS      64(R12), Z17
-	VMOVUPS      128(R12), Z18
-	VMOVUPS      192(R12), Z19
-	VBROADCASTSS (R11), Z20
-	VMULPS       Z16, Z20, Z21
-	VADDPS       Z21, Z0, Z0
-	VMULPS       Z17, Z20, Z21
-	VADDPS       Z21, Z1, Z1
-	VMULPS       Z18, Z20, Z21
-	VADDPS       Z21, Z2, Z2
-	VMULPS       Z19, Z20, Z20
-	VADDPS       Z20, Z3, Z3
-	VBROADCASTSS (R11)(SI*1), Z20
-	VMULPS       Z16, Z20, Z21
-	VADDPS       Z21, Z4, Z4
-	VMULPS       Z17, Z20, Z21
-	VADDPS       Z21, Z5, Z5
-	VMULPS       Z18, Z20, Z21
-	VADDPS       Z21, Z6, Z6
-	VMULPS       Z19, Z20, Z20
-	VADDPS       Z20, Z7, Z7
-	VBROADCASTSS (R11)(SI*2), Z20
-	VMULPS       Z16, Z20, Z21
-	VADDPS       Z21, Z8, Z8
-	VMULPS       Z17, Z20, Z21
-	VADDPS       Z21, Z9, Z9
-	VMULPS       Z18, Z20, Z21
-	VADDPS       Z21, Z10, Z10
-	VMULPS       Z19, Z20, Z20
-	VADDPS       Z20, Z11, Z11
-	VBROADCASTSS (R11)(R10*1), Z20
-	VMULPS       Z16, Z20, Z16
-	VADDPS       Z16, Z12, Z12
-	VMULPS       Z17, Z20, Z16
-	VADDPS       Z16, Z13, Z13
-	VMULPS       Z18, Z20, Z16
-	VADDPS       Z16, Z14, Z14
-	VMULPS       Z19, Z20, Z16
-	VADDPS       Z16, Z15, Z15
+	VBROADCASTSS (R10), Z18
+	VFMADD231PS  Z16, Z18, Z0
+	VFMADD231PS  Z17, Z18, Z1
+	VBROADCASTSS (R10)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z2
+	VFMADD231PS  Z17, Z18, Z3
+	VBROADCASTSS (R10)(SI*2), Z18
+	VFMADD231PS  Z16, Z18, Z4
+	VFMADD231PS  Z17, Z18, Z5
+	VBROADCASTSS (R10)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z6
+	VFMADD231PS  Z17, Z18, Z7
+	VBROADCASTSS (R11), Z18
+	VFMADD231PS  Z16, Z18, Z8
+	VFMADD231PS  Z17, Z18, Z9
+	VBROADCASTSS (R11)(SI*1), Z18
+	VFMADD231PS  Z16, Z18, Z10
+	VFMADD231PS  Z17, Z18, Z11
+	VBROADCASTSS (R11)(SI*2), Z18
+	VFMADD231PS  Z16, Z18, Z12
+	VFMADD231PS  Z17, Z18, Z13
+	VBROADCASTSS (R11)(R9*1), Z18
+	VFMADD231PS  Z16, Z18, Z14
+	VFMADD231PS  Z17, Z18, Z15
+	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	ADDQ         DI, R12
+	ADDQ         $0x00000080, R12
 	DECQ         R13
 	JNZ          step
-	MOVQ         AX, R11
-	VMOVUPS      Z0, (R11)
-	VMOVUPS      Z1, 64(R11)
-	VMOVUPS      Z2, 128(R11)
-	VMOVUPS      Z3, 192(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z4, (R11)
-	VMOVUPS      Z5, 64(R11)
-	VMOVUPS      Z6, 128(R11)
-	VMOVUPS      Z7, 192(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z8, (R11)
-	VMOVUPS      Z9, 64(R11)
-	VMOVUPS      Z10, 128(R11)
-	VMOVUPS      Z11, 192(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z12, (R11)
-	VMOVUPS      Z13, 64(R11)
-	VMOVUPS      Z14, 128(R11)
-	VMOVUPS      Z15, 192(R11)
-	ADDQ         R8, R11
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x00000100, DX
-	DECQ         R9
-	JNZ          panel
-	VZEROUPPER
-	RET
-
-// func product512Narrow(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
-// Requires: AVX, AVX512F
-TEXT ·product512Narrow(SB), NOSPLIT, $0-64
-	MOVQ c+0(FP), AX
-	MOVQ a+8(FP), CX
-	MOVQ b+16(FP), DX
-	MOVQ depth+24(FP), BX
-	MOVQ lda+32(FP), SI
-	MOVQ ldb+40(FP), DI
-	MOVQ ldc+48(FP), R8
-	MOVQ panels+56(FP), R9
-	LEAQ (SI)(SI*2), R10
-
-panel:
-	VPXORD Z0, Z0, Z0
-	VPXORD Z1, Z1, Z1
-	VPXORD Z2, Z2, Z2
-	VPXORD Z3, Z3, Z3
-	MOVQ   CX, R11
-	MOVQ   DX, R12
-	MOVQ   BX, R13
-
-step:
-	VMOVUPS      (R12), Z4
-	VBROADCASTSS (R11), Z5
-	VMULPS       Z4, Z5, Z5
-	VADDPS       Z5, Z0, Z0
-	VBROADCASTSS (R11)(SI*1), Z5
-	VMULPS       Z4, Z5, Z5
-	VADDPS       Z5, Z1, Z1
-	VBROADCASTSS (R11)(SI*2), Z5
-	VMULPS       Z4, Z5, Z5
-	VADDPS       Z5, Z2, Z2
-	VBROADCASTSS (R11)(R10*1), Z5
-	VMULPS       Z4, Z5, Z4
-	VADDPS       Z4, Z3, Z3
-	ADDQ         $0x04, R11
-	ADDQ         DI, R12
-	DECQ         R13
-	JNZ          step
-	MOVQ         AX, R11
-	VMOVUPS      Z0, (R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z1, (R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z2, (R11)
-	ADDQ         R8, R11
-	VMOVUPS      Z3, (R11)
-	ADDQ         R8, R11
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, DX
-	DECQ         R9
-	JNZ          panel
-	VZEROUPPER
-	RET
-
-// func exponential512(x *float32, top float32, groups int)
-// Requires: AVX, AVX512F
-TEXT ·exponential512(SB), NOSPLIT, $0-24
-	MOVQ         x+0(FP), AX
-	MOVQ         groups+16(FP), CX
-	VBROADCASTSS top+8(FP), Z0
-
-group:
-	VMOVUPS      (AX), Y1
-	VSUBPS       Y0, Y1, Y1
-	VCVTPS2PD    Y1, Z1
-	VBROADCASTSD expConstants<>+0(SB), Z2
-	VMAXPD       Z1, Z2, Z1
-	VBROADCASTSD expConstants<>+8(SB), Z2
-	VMINPD       Z1, Z2, Z1
-	VBROADCASTSD expConstants<>+16(SB), Z2
-	VMULPD       Z2, Z1, Z2
-	VBROADCASTSD expConstants<>+24(SB), Z3
-	VADDPD       Z3, Z2, Z2
-	VSUBPD       Z3, Z2, Z3
-	VBROADCASTSD expConstants<>+32(SB), Z4
-	VMULPD       Z4, Z3, Z4
-	VSUBPD       Z4, Z1, Z1
-	VBROADCASTSD expConstants<>+40(SB), Z4
-	VMULPD       Z4, Z3, Z4
-	VSUBPD       Z4, Z1, Z1
-	VBROADCASTSD expConstants<>+136(SB), Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+128(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+120(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+112(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+104(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+96(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+88(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+80(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+72(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+64(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+56(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+48(SB), Z1
-	VADDPD       Z1, Z3, Z3
-	VPSLLQ       $0x34, Z2, Z2
-	VPADDQ       Z2, Z3, Z3
-	VCVTPD2PS    Z3, Y1
-	VMOVUPS      Y1, (AX)
-	VMOVUPS      32(AX), Y1
-	VSUBPS       Y0, Y1, Y1
-	VCVTPS2PD    Y1, Z1
-	VBROADCASTSD expConstants<>+0(SB), Z2
-	VMAXPD       Z1, Z2, Z1
-	VBROADCASTSD expConstants<>+8(SB), Z2
-	VMINPD       Z1, Z2, Z1
-	VBROADCASTSD expConstants<>+16(SB), Z2
-	VMULPD       Z2, Z1, Z2
-	VBROADCASTSD expConstants<>+24(SB), Z3
-	VADDPD       Z3, Z2, Z2
-	VSUBPD       Z3, Z2, Z3
-	VBROADCASTSD expConstants<>+32(SB), Z4
-	VMULPD       Z4, Z3, Z4
-	VSUBPD       Z4, Z1, Z1
-	VBROADCASTSD expConstants<>+40(SB), Z4
-	VMULPD       Z4, Z3, Z4
-	VSUBPD       Z4, Z1, Z1
-	VBROADCASTSD expConstants<>+136(SB), Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+128(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+120(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+112(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+104(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+96(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+88(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+80(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+72(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+64(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+56(SB), Z4
-	VADDPD       Z4, Z3, Z3
-	VMULPD       Z1, Z3, Z3
-	VBROADCASTSD expConstants<>+48(SB), Z1
-	VADDPD       Z1, Z3, Z3
-	VPSLLQ       $0x34, Z2, Z2
-	VPADDQ       Z2, Z3, Z3
-	VCVTPD2PS    Z3, Y1
-	VMOVUPS      Y1, 32(AX)
-	ADDQ         $0x00000040, AX
-	DECQ         CX
+	VMOVUPS      Z0, (AX)
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z2, (AX)
+	VMOVUPS      Z3, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z4, (AX)
+	VMOVUPS      Z5, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z6, (AX)
+	VMOVUPS      Z7, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z8, (AX)
+	VMOVUPS      Z9, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z10, (AX)
+	VMOVUPS      Z11, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z12, (AX)
+	VMOVUPS      Z13, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z14, (AX)
+	VMOVUPS      Z15, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
 	JNZ          group
 	VZEROUPPER
 	RET
 
-// func product256(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
-// Requires: AVX
-TEXT ·product256(SB), NOSPLIT, $0-64
+// func sproduct512Row(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·sproduct512Row(SB), NOSPLIT, $0-56
 	MOVQ c+0(FP), AX
 	MOVQ a+8(FP), CX
 	MOVQ b+16(FP), DX
 	MOVQ depth+24(FP), BX
 	MOVQ lda+32(FP), SI
-	MOVQ ldb+40(FP), DI
-	MOVQ ldc+48(FP), R8
-	MOVQ panels+56(FP), R9
-	LEAQ (SI)(SI*2), R10
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+
+group:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   CX, R9
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+
+step:
+	VMOVUPS      (R10), Z2
+	VMOVUPS      64(R10), Z3
+	VBROADCASTSS (R9), Z4
+	VFMADD231PS  Z2, Z4, Z0
+	VFMADD231PS  Z3, Z4, Z1
+	ADDQ         $0x04, R9
+	ADDQ         $0x00000080, R10
+	DECQ         R11
+	JNZ          step
+	VMOVUPS      Z0, (AX)
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func sproduct512Narrow(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·sproduct512Narrow(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
+
+group:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
+	MOVQ   DX, R12
+	MOVQ   BX, R13
+
+step:
+	VMOVUPS      (R12), Z8
+	VBROADCASTSS (R10), Z9
+	VFMADD231PS  Z8, Z9, Z0
+	VBROADCASTSS (R10)(SI*1), Z9
+	VFMADD231PS  Z8, Z9, Z1
+	VBROADCASTSS (R10)(SI*2), Z9
+	VFMADD231PS  Z8, Z9, Z2
+	VBROADCASTSS (R10)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z3
+	VBROADCASTSS (R11), Z9
+	VFMADD231PS  Z8, Z9, Z4
+	VBROADCASTSS (R11)(SI*1), Z9
+	VFMADD231PS  Z8, Z9, Z5
+	VBROADCASTSS (R11)(SI*2), Z9
+	VFMADD231PS  Z8, Z9, Z6
+	VBROADCASTSS (R11)(R9*1), Z9
+	VFMADD231PS  Z8, Z9, Z7
+	ADDQ         $0x04, R10
+	ADDQ         $0x04, R11
+	ADDQ         $0x00000080, R12
+	DECQ         R13
+	JNZ          step
+	VMOVUPS      Z0, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z1, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z2, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z3, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z4, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z5, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z6, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Z7, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func smax512(x *float32, scale float32, groups int) (top float32, nan uint64)
+// Requires: AVX, AVX512F
+TEXT ·smax512(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VBROADCASTSS scale+8(FP), Z0
+	VMOVUPS      (AX), Z1
+	VMULPS       Z0, Z1, Z1
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS    (AX), Z2
+	VMULPS     Z0, Z2, Z2
+	VMOVUPS    Z2, (AX)
+	VMAXPS     Z2, Z1, Z1
+	VCMPPS     $0x03, Z2, Z2, K2
+	KORW       K2, K1, K1
+	ADDQ       $0x00000040, AX
+	DECQ       CX
+	JNZ        group
+	KMOVW      K1, AX
+	MOVQ       AX, nan+32(FP)
+	VSHUFF64X2 $0x4e, Z1, Z1, Z0
+	VMAXPS     Z0, Z1, Z1
+	VSHUFF64X2 $0xb1, Z1, Z1, Z0
+	VMAXPS     Z0, Z1, Z1
+	VPERMILPD  $0x55, Z1, Z0
+	VMAXPS     Z0, Z1, Z1
+	VPERMILPS  $0xb1, Z1, Z0
+	VMAXPS     Z0, Z1, Z1
+	VMOVSS     X1, top+24(FP)
+	VZEROUPPER
+	RET
+
+// func sweigh512(x *float32, top float32, groups int, table *float32) float32
+// Requires: AVX, AVX512F
+TEXT ·sweigh512(SB), NOSPLIT, $0-36
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	MOVQ         table+24(FP), DX
+	VBROADCASTSS top+8(FP), Z0
+	VBROADCASTSS (DX), Z1
+	VBROADCASTSS 32(DX), Z2
+	VBROADCASTSS 64(DX), Z3
+	VBROADCASTSS 96(DX), Z4
+	VBROADCASTSS 128(DX), Z5
+	VBROADCASTSS 160(DX), Z6
+	VBROADCASTSS 192(DX), Z7
+	VBROADCASTSS 224(DX), Z8
+	VBROADCASTSS 256(DX), Z9
+	VBROADCASTSS 288(DX), Z10
+	VBROADCASTSS 320(DX), Z11
+	VPXORD       Z12, Z12, Z12
+
+group:
+	VMOVUPS      (AX), Z13
+	VSUBPS       Z0, Z13, Z13
+	VCMPPS       $0x05, Z1, Z13, K1
+	VMOVUPS      Z3, Z14
+	VFMADD231PS  Z2, Z13, Z14
+	VSUBPS       Z3, Z14, Z15
+	VFNMADD231PS Z4, Z15, Z13
+	VFNMADD231PS Z5, Z15, Z13
+	VMOVUPS      Z6, Z15
+	VFMADD213PS  Z7, Z13, Z15
+	VFMADD213PS  Z8, Z13, Z15
+	VFMADD213PS  Z9, Z13, Z15
+	VFMADD213PS  Z10, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VFMADD213PS  Z11, Z13, Z15
+	VPSLLD       $0x17, Z14, Z14
+	VPADDD       Z14, Z15, Z15
+	VMOVAPS.Z    Z15, K1, Z15
+	VMOVUPS      Z15, (AX)
+	VADDPS       Z15, Z12, Z12
+	ADDQ         $0x00000040, AX
+	DECQ         CX
+	JNZ          group
+	VSHUFF64X2   $0x4e, Z12, Z12, Z0
+	VADDPS       Z0, Z12, Z12
+	VSHUFF64X2   $0xb1, Z12, Z12, Z0
+	VADDPS       Z0, Z12, Z12
+	VPERMILPD    $0x55, Z12, Z0
+	VADDPS       Z0, Z12, Z12
+	VPERMILPS    $0xb1, Z12, Z0
+	VADDPS       Z0, Z12, Z12
+	VMOVSS       X12, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func sjoin512(acc *float32, x *float32, decay float32, panels int)
+// Requires: AVX, AVX512F
+TEXT ·sjoin512(SB), NOSPLIT, $0-32
+	MOVQ         acc+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         panels+24(FP), DX
+	VBROADCASTSS decay+16(FP), Z0
 
 panel:
+	VMOVUPS     (AX), Z1
+	VFMADD213PS (CX), Z0, Z1
+	VMOVUPS     Z1, (AX)
+	VMOVUPS     64(AX), Z1
+	VFMADD213PS 64(CX), Z0, Z1
+	VMOVUPS     Z1, 64(AX)
+	ADDQ        $0x00000080, AX
+	ADDQ        $0x00000080, CX
+	DECQ        DX
+	JNZ         panel
+	VZEROUPPER
+	RET
+
+// func sproduct256(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+// Requires: AVX, FMA3
+TEXT ·sproduct256(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
+
+group:
 	VXORPS Y0, Y0, Y0
 	VXORPS Y1, Y1, Y1
 	VXORPS Y2, Y2, Y2
@@ -335,179 +355,949 @@ panel:
 	VXORPS Y5, Y5, Y5
 	VXORPS Y6, Y6, Y6
 	VXORPS Y7, Y7, Y7
-	MOVQ   CX, R11
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
 	MOVQ   DX, R12
 	MOVQ   BX, R13
 
 step:
-	VMOVUPS      (R12), Y8
-	VMOVUPS      32(R12), Y9
-	VBROADCASTSS (R11), Y10
-	VMULPS       Y8, Y10, Y11
-	VADDPS       Y11, Y0, Y0
-	VMULPS       Y9, Y10, Y10
-	VADDPS       Y10, Y1, Y1
-	VBROADCASTSS (R11)(SI*1), Y10
-	VMULPS       Y8, Y10, Y11
-	VADDPS       Y11, Y2, Y2
-	VMULPS       Y9, Y10, Y10
-	VADDPS       Y10, Y3, Y3
-	VBROADCASTSS (R11)(SI*2), Y10
-	VMULPS       Y8, Y10, Y11
-	VADDPS       Y11, Y4, Y4
-	VMULPS       Y9, Y10, Y10
-	VADDPS       Y10, Y5, Y5
-	VBROADCASTSS (R11)(R10*1), Y10
-	VMULPS       Y8, Y10, Y8
-	VADDPS       Y8, Y6, Y6
-	VMULPS       Y9, Y10, Y8
-	VADDPS       Y8, Y7, Y7
+	VMOVUPS      (R12), Y12
+	VMOVUPS      32(R12), Y13
+	VBROADCASTSS (R10), Y14
+	VFMADD231PS  Y12, Y14, Y0
+	VFMADD231PS  Y13, Y14, Y1
+	VBROADCASTSS (R10)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y2
+	VFMADD231PS  Y13, Y14, Y3
+	VBROADCASTSS (R10)(SI*2), Y14
+	VFMADD231PS  Y12, Y14, Y4
+	VFMADD231PS  Y13, Y14, Y5
+	VBROADCASTSS (R10)(R9*1), Y14
+	VFMADD231PS  Y12, Y14, Y6
+	VFMADD231PS  Y13, Y14, Y7
+	VBROADCASTSS (R11), Y14
+	VFMADD231PS  Y12, Y14, Y8
+	VFMADD231PS  Y13, Y14, Y9
+	VBROADCASTSS (R11)(SI*1), Y14
+	VFMADD231PS  Y12, Y14, Y10
+	VFMADD231PS  Y13, Y14, Y11
+	ADDQ         $0x04, R10
 	ADDQ         $0x04, R11
-	ADDQ         DI, R12
+	ADDQ         $0x00000080, R12
 	DECQ         R13
 	JNZ          step
-	MOVQ         AX, R11
-	VMOVUPS      Y0, (R11)
-	VMOVUPS      Y1, 32(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Y2, (R11)
-	VMOVUPS      Y3, 32(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Y4, (R11)
-	VMOVUPS      Y5, 32(R11)
-	ADDQ         R8, R11
-	VMOVUPS      Y6, (R11)
-	VMOVUPS      Y7, 32(R11)
-	ADDQ         R8, R11
-	ADDQ         $0x00000040, AX
-	ADDQ         $0x00000040, DX
-	DECQ         R9
-	JNZ          panel
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      Y3, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Y4, (AX)
+	VMOVUPS      Y5, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Y6, (AX)
+	VMOVUPS      Y7, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Y8, (AX)
+	VMOVUPS      Y9, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPS      Y10, (AX)
+	VMOVUPS      Y11, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
 	VZEROUPPER
 	RET
 
-// func exponential256(x *float32, top float32, groups int)
-// Requires: AVX, AVX2
-TEXT ·exponential256(SB), NOSPLIT, $0-24
-	MOVQ         x+0(FP), AX
-	MOVQ         groups+16(FP), CX
-	VBROADCASTSS top+8(FP), Y0
+// func sproduct256Row(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+// Requires: AVX, FMA3
+TEXT ·sproduct256Row(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
 
 group:
-	VMOVUPS      (AX), X1
-	VSUBPS       X0, X1, X1
-	VCVTPS2PD    X1, Y1
-	VBROADCASTSD expConstants<>+0(SB), Y2
-	VMAXPD       Y1, Y2, Y1
-	VBROADCASTSD expConstants<>+8(SB), Y2
-	VMINPD       Y1, Y2, Y1
-	VBROADCASTSD expConstants<>+16(SB), Y2
-	VMULPD       Y2, Y1, Y2
-	VBROADCASTSD expConstants<>+24(SB), Y3
-	VADDPD       Y3, Y2, Y2
-	VSUBPD       Y3, Y2, Y3
-	VBROADCASTSD expConstants<>+32(SB), Y4
-	VMULPD       Y4, Y3, Y4
-	VSUBPD       Y4, Y1, Y1
-	VBROADCASTSD expConstants<>+40(SB), Y4
-	VMULPD       Y4, Y3, Y4
-	VSUBPD       Y4, Y1, Y1
-	VBROADCASTSD expConstants<>+136(SB), Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+128(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+120(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+112(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+104(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+96(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+88(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+80(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+72(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+64(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+56(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+48(SB), Y1
-	VADDPD       Y1, Y3, Y3
-	VPSLLQ       $0x34, Y2, Y2
-	VPADDQ       Y2, Y3, Y3
-	VCVTPD2PSY   Y3, X1
-	VMOVUPS      X1, (AX)
-	VMOVUPS      16(AX), X1
-	VSUBPS       X0, X1, X1
-	VCVTPS2PD    X1, Y1
-	VBROADCASTSD expConstants<>+0(SB), Y2
-	VMAXPD       Y1, Y2, Y1
-	VBROADCASTSD expConstants<>+8(SB), Y2
-	VMINPD       Y1, Y2, Y1
-	VBROADCASTSD expConstants<>+16(SB), Y2
-	VMULPD       Y2, Y1, Y2
-	VBROADCASTSD expConstants<>+24(SB), Y3
-	VADDPD       Y3, Y2, Y2
-	VSUBPD       Y3, Y2, Y3
-	VBROADCASTSD expConstants<>+32(SB), Y4
-	VMULPD       Y4, Y3, Y4
-	VSUBPD       Y4, Y1, Y1
-	VBROADCASTSD expConstants<>+40(SB), Y4
-	VMULPD       Y4, Y3, Y4
-	VSUBPD       Y4, Y1, Y1
-	VBROADCASTSD expConstants<>+136(SB), Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+128(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+120(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+112(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+104(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+96(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+88(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+80(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+72(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+64(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+56(SB), Y4
-	VADDPD       Y4, Y3, Y3
-	VMULPD       Y1, Y3, Y3
-	VBROADCASTSD expConstants<>+48(SB), Y1
-	VADDPD       Y1, Y3, Y3
-	VPSLLQ       $0x34, Y2, Y2
-	VPADDQ       Y2, Y3, Y3
-	VCVTPD2PSY   Y3, X1
-	VMOVUPS      X1, 16(AX)
-	ADDQ         $0x00000020, AX
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   CX, R9
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+
+step:
+	VMOVUPS      (R10), Y2
+	VMOVUPS      32(R10), Y3
+	VBROADCASTSS (R9), Y4
+	VFMADD231PS  Y2, Y4, Y0
+	VFMADD231PS  Y3, Y4, Y1
+	ADDQ         $0x04, R9
+	ADDQ         $0x00000080, R10
+	DECQ         R11
+	JNZ          step
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func smax256(x *float32, scale float32, groups int) (top float32, nan uint64)
+// Requires: AVX
+TEXT ·smax256(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VBROADCASTSS scale+8(FP), Y0
+	VMOVUPS      (AX), Y1
+	VMULPS       Y0, Y1, Y1
+	VMOVUPS      32(AX), Y2
+	VMULPS       Y0, Y2, Y2
+	VXORPS       Y3, Y3, Y3
+
+group:
+	VMOVUPS      (AX), Y4
+	VMULPS       Y0, Y4, Y4
+	VMOVUPS      Y4, (AX)
+	VMAXPS       Y4, Y1, Y1
+	VCMPPS       $0x03, Y4, Y4, Y4
+	VORPS        Y4, Y3, Y3
+	VMOVUPS      32(AX), Y4
+	VMULPS       Y0, Y4, Y4
+	VMOVUPS      Y4, 32(AX)
+	VMAXPS       Y4, Y2, Y2
+	VCMPPS       $0x03, Y4, Y4, Y4
+	VORPS        Y4, Y3, Y3
+	ADDQ         $0x00000040, AX
 	DECQ         CX
 	JNZ          group
+	VMOVMSKPS    Y3, AX
+	MOVQ         AX, nan+32(FP)
+	VMAXPS       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPD    $0x01, X1, X0
+	VMAXPS       X0, X1, X1
+	VPERMILPS    $0x01, X1, X0
+	VMAXPS       X0, X1, X1
+	VMOVSS       X1, top+24(FP)
+	VZEROUPPER
+	RET
+
+// func sweigh256(x *float32, top float32, groups int, table *float32) float32
+// Requires: AVX, AVX2, FMA3
+TEXT ·sweigh256(SB), NOSPLIT, $0-36
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	MOVQ         table+24(FP), DX
+	VBROADCASTSS top+8(FP), Y0
+	VBROADCASTSS (DX), Y1
+	VBROADCASTSS 32(DX), Y2
+	VBROADCASTSS 64(DX), Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+
+group:
+	VMOVUPS      (AX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VCMPPS       $0x05, Y1, Y6, Y7
+	VMOVUPS      Y3, Y8
+	VFMADD231PS  Y2, Y6, Y8
+	VSUBPS       Y3, Y8, Y9
+	VFNMADD231PS 96(DX), Y9, Y6
+	VFNMADD231PS 128(DX), Y9, Y6
+	VMOVUPS      160(DX), Y9
+	VFMADD213PS  192(DX), Y6, Y9
+	VFMADD213PS  224(DX), Y6, Y9
+	VFMADD213PS  256(DX), Y6, Y9
+	VFMADD213PS  288(DX), Y6, Y9
+	VFMADD213PS  320(DX), Y6, Y9
+	VFMADD213PS  320(DX), Y6, Y9
+	VPSLLD       $0x17, Y8, Y8
+	VPADDD       Y8, Y9, Y9
+	VANDPS       Y7, Y9, Y9
+	VMOVUPS      Y9, (AX)
+	VADDPS       Y9, Y4, Y4
+	VMOVUPS      32(AX), Y6
+	VSUBPS       Y0, Y6, Y6
+	VCMPPS       $0x05, Y1, Y6, Y7
+	VMOVUPS      Y3, Y8
+	VFMADD231PS  Y2, Y6, Y8
+	VSUBPS       Y3, Y8, Y9
+	VFNMADD231PS 96(DX), Y9, Y6
+	VFNMADD231PS 128(DX), Y9, Y6
+	VMOVUPS      160(DX), Y9
+	VFMADD213PS  192(DX), Y6, Y9
+	VFMADD213PS  224(DX), Y6, Y9
+	VFMADD213PS  256(DX), Y6, Y9
+	VFMADD213PS  288(DX), Y6, Y9
+	VFMADD213PS  320(DX), Y6, Y9
+	VFMADD213PS  320(DX), Y6, Y9
+	VPSLLD       $0x17, Y8, Y8
+	VPADDD       Y8, Y9, Y9
+	VANDPS       Y7, Y9, Y9
+	VMOVUPS      Y9, 32(AX)
+	VADDPS       Y9, Y5, Y5
+	ADDQ         $0x00000040, AX
+	DECQ         CX
+	JNZ          group
+	VADDPS       Y5, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X0
+	VADDPS       X0, X4, X4
+	VPERMILPD    $0x01, X4, X0
+	VADDPS       X0, X4, X4
+	VPERMILPS    $0x01, X4, X0
+	VADDPS       X0, X4, X4
+	VMOVSS       X4, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func sjoin256(acc *float32, x *float32, decay float32, panels int)
+// Requires: AVX, FMA3
+TEXT ·sjoin256(SB), NOSPLIT, $0-32
+	MOVQ         acc+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         panels+24(FP), DX
+	VBROADCASTSS decay+16(FP), Y0
+
+panel:
+	VMOVUPS     (AX), Y1
+	VFMADD213PS (CX), Y0, Y1
+	VMOVUPS     Y1, (AX)
+	VMOVUPS     32(AX), Y1
+	VFMADD213PS 32(CX), Y0, Y1
+	VMOVUPS     Y1, 32(AX)
+	VMOVUPS     64(AX), Y1
+	VFMADD213PS 64(CX), Y0, Y1
+	VMOVUPS     Y1, 64(AX)
+	VMOVUPS     96(AX), Y1
+	VFMADD213PS 96(CX), Y0, Y1
+	VMOVUPS     Y1, 96(AX)
+	ADDQ        $0x00000080, AX
+	ADDQ        $0x00000080, CX
+	DECQ        DX
+	JNZ         panel
+	VZEROUPPER
+	RET
+
+// func dproduct512(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·dproduct512(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
+
+group:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	VPXORD Z8, Z8, Z8
+	VPXORD Z9, Z9, Z9
+	VPXORD Z10, Z10, Z10
+	VPXORD Z11, Z11, Z11
+	VPXORD Z12, Z12, Z12
+	VPXORD Z13, Z13, Z13
+	VPXORD Z14, Z14, Z14
+	VPXORD Z15, Z15, Z15
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
+	MOVQ   DX, R12
+	MOVQ   BX, R13
+
+step:
+	VMOVUPD      (R12), Z16
+	VMOVUPD      64(R12), Z17
+	VBROADCASTSD (R10), Z18
+	VFMADD231PD  Z16, Z18, Z0
+	VFMADD231PD  Z17, Z18, Z1
+	VBROADCASTSD (R10)(SI*1), Z18
+	VFMADD231PD  Z16, Z18, Z2
+	VFMADD231PD  Z17, Z18, Z3
+	VBROADCASTSD (R10)(SI*2), Z18
+	VFMADD231PD  Z16, Z18, Z4
+	VFMADD231PD  Z17, Z18, Z5
+	VBROADCASTSD (R10)(R9*1), Z18
+	VFMADD231PD  Z16, Z18, Z6
+	VFMADD231PD  Z17, Z18, Z7
+	VBROADCASTSD (R11), Z18
+	VFMADD231PD  Z16, Z18, Z8
+	VFMADD231PD  Z17, Z18, Z9
+	VBROADCASTSD (R11)(SI*1), Z18
+	VFMADD231PD  Z16, Z18, Z10
+	VFMADD231PD  Z17, Z18, Z11
+	VBROADCASTSD (R11)(SI*2), Z18
+	VFMADD231PD  Z16, Z18, Z12
+	VFMADD231PD  Z17, Z18, Z13
+	VBROADCASTSD (R11)(R9*1), Z18
+	VFMADD231PD  Z16, Z18, Z14
+	VFMADD231PD  Z17, Z18, Z15
+	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	ADDQ         $0x00000080, R12
+	DECQ         R13
+	JNZ          step
+	VMOVUPD      Z0, (AX)
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z2, (AX)
+	VMOVUPD      Z3, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z4, (AX)
+	VMOVUPD      Z5, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z6, (AX)
+	VMOVUPD      Z7, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z8, (AX)
+	VMOVUPD      Z9, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z10, (AX)
+	VMOVUPD      Z11, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z12, (AX)
+	VMOVUPD      Z13, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z14, (AX)
+	VMOVUPD      Z15, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func dproduct512Row(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·dproduct512Row(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+
+group:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	MOVQ   CX, R9
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+
+step:
+	VMOVUPD      (R10), Z2
+	VMOVUPD      64(R10), Z3
+	VBROADCASTSD (R9), Z4
+	VFMADD231PD  Z2, Z4, Z0
+	VFMADD231PD  Z3, Z4, Z1
+	ADDQ         $0x08, R9
+	ADDQ         $0x00000080, R10
+	DECQ         R11
+	JNZ          step
+	VMOVUPD      Z0, (AX)
+	VMOVUPD      Z1, 64(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func dproduct512Narrow(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+// Requires: AVX, AVX512F
+TEXT ·dproduct512Narrow(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
+
+group:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
+	MOVQ   DX, R12
+	MOVQ   BX, R13
+
+step:
+	VMOVUPD      (R12), Z8
+	VBROADCASTSD (R10), Z9
+	VFMADD231PD  Z8, Z9, Z0
+	VBROADCASTSD (R10)(SI*1), Z9
+	VFMADD231PD  Z8, Z9, Z1
+	VBROADCASTSD (R10)(SI*2), Z9
+	VFMADD231PD  Z8, Z9, Z2
+	VBROADCASTSD (R10)(R9*1), Z9
+	VFMADD231PD  Z8, Z9, Z3
+	VBROADCASTSD (R11), Z9
+	VFMADD231PD  Z8, Z9, Z4
+	VBROADCASTSD (R11)(SI*1), Z9
+	VFMADD231PD  Z8, Z9, Z5
+	VBROADCASTSD (R11)(SI*2), Z9
+	VFMADD231PD  Z8, Z9, Z6
+	VBROADCASTSD (R11)(R9*1), Z9
+	VFMADD231PD  Z8, Z9, Z7
+	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	ADDQ         $0x00000080, R12
+	DECQ         R13
+	JNZ          step
+	VMOVUPD      Z0, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z1, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z2, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z3, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z4, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z5, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z6, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Z7, (AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func dmax512(x *float64, scale float64, groups int) (top float64, nan uint64)
+// Requires: AVX, AVX512F
+TEXT ·dmax512(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VBROADCASTSD scale+8(FP), Z0
+	VMOVUPD      (AX), Z1
+	VMULPD       Z0, Z1, Z1
+	VMOVUPD      64(AX), Z2
+	VMULPD       Z0, Z2, Z2
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPD    (AX), Z3
+	VMULPD     Z0, Z3, Z3
+	VMOVUPD    Z3, (AX)
+	VMAXPD     Z3, Z1, Z1
+	VCMPPD     $0x03, Z3, Z3, K2
+	KORW       K2, K1, K1
+	VMOVUPD    64(AX), Z3
+	VMULPD     Z0, Z3, Z3
+	VMOVUPD    Z3, 64(AX)
+	VMAXPD     Z3, Z2, Z2
+	VCMPPD     $0x03, Z3, Z3, K2
+	KORW       K2, K1, K1
+	ADDQ       $0x00000080, AX
+	DECQ       CX
+	JNZ        group
+	KMOVW      K1, AX
+	MOVQ       AX, nan+32(FP)
+	VMAXPD     Z2, Z1, Z1
+	VSHUFF64X2 $0x4e, Z1, Z1, Z0
+	VMAXPD     Z0, Z1, Z1
+	VSHUFF64X2 $0xb1, Z1, Z1, Z0
+	VMAXPD     Z0, Z1, Z1
+	VPERMILPD  $0x55, Z1, Z0
+	VMAXPD     Z0, Z1, Z1
+	VMOVSD     X1, top+24(FP)
+	VZEROUPPER
+	RET
+
+// func dweigh512(x *float64, top float64, groups int, table *float64) float64
+// Requires: AVX, AVX512F
+TEXT ·dweigh512(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	MOVQ         table+24(FP), DX
+	VBROADCASTSD top+8(FP), Z0
+	VBROADCASTSD (DX), Z1
+	VBROADCASTSD 32(DX), Z2
+	VBROADCASTSD 64(DX), Z3
+	VBROADCASTSD 96(DX), Z4
+	VBROADCASTSD 128(DX), Z5
+	VBROADCASTSD 160(DX), Z6
+	VBROADCASTSD 192(DX), Z7
+	VBROADCASTSD 224(DX), Z8
+	VBROADCASTSD 256(DX), Z9
+	VBROADCASTSD 288(DX), Z10
+	VBROADCASTSD 320(DX), Z11
+	VBROADCASTSD 352(DX), Z12
+	VBROADCASTSD 384(DX), Z13
+	VBROADCASTSD 416(DX), Z14
+	VBROADCASTSD 448(DX), Z15
+	VBROADCASTSD 480(DX), Z16
+	VPXORD       Z17, Z17, Z17
+	VPXORD       Z18, Z18, Z18
+
+group:
+	VMOVUPD      (AX), Z19
+	VSUBPD       Z0, Z19, Z19
+	VCMPPD       $0x05, Z1, Z19, K1
+	VMOVUPD      Z3, Z20
+	VFMADD231PD  Z2, Z19, Z20
+	VSUBPD       Z3, Z20, Z21
+	VFNMADD231PD Z4, Z21, Z19
+	VFNMADD231PD Z5, Z21, Z19
+	VMOVUPD      Z6, Z21
+	VFMADD213PD  Z7, Z19, Z21
+	VFMADD213PD  Z8, Z19, Z21
+	VFMADD213PD  Z9, Z19, Z21
+	VFMADD213PD  Z10, Z19, Z21
+	VFMADD213PD  Z11, Z19, Z21
+	VFMADD213PD  Z12, Z19, Z21
+	VFMADD213PD  Z13, Z19, Z21
+	VFMADD213PD  Z14, Z19, Z21
+	VFMADD213PD  Z15, Z19, Z21
+	VFMADD213PD  Z16, Z19, Z21
+	VFMADD213PD  Z16, Z19, Z21
+	VPSLLQ       $0x34, Z20, Z20
+	VPADDQ       Z20, Z21, Z21
+	VMOVAPD.Z    Z21, K1, Z21
+	VMOVUPD      Z21, (AX)
+	VADDPD       Z21, Z17, Z17
+	VMOVUPD      64(AX), Z19
+	VSUBPD       Z0, Z19, Z19
+	VCMPPD       $0x05, Z1, Z19, K1
+	VMOVUPD      Z3, Z20
+	VFMADD231PD  Z2, Z19, Z20
+	VSUBPD       Z3, Z20, Z21
+	VFNMADD231PD Z4, Z21, Z19
+	VFNMADD231PD Z5, Z21, Z19
+	VMOVUPD      Z6, Z21
+	VFMADD213PD  Z7, Z19, Z21
+	VFMADD213PD  Z8, Z19, Z21
+	VFMADD213PD  Z9, Z19, Z21
+	VFMADD213PD  Z10, Z19, Z21
+	VFMADD213PD  Z11, Z19, Z21
+	VFMADD213PD  Z12, Z19, Z21
+	VFMADD213PD  Z13, Z19, Z21
+	VFMADD213PD  Z14, Z19, Z21
+	VFMADD213PD  Z15, Z19, Z21
+	VFMADD213PD  Z16, Z19, Z21
+	VFMADD213PD  Z16, Z19, Z21
+	VPSLLQ       $0x34, Z20, Z20
+	VPADDQ       Z20, Z21, Z21
+	VMOVAPD.Z    Z21, K1, Z21
+	VMOVUPD      Z21, 64(AX)
+	VADDPD       Z21, Z18, Z18
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          group
+	VADDPD       Z18, Z17, Z17
+	VSHUFF64X2   $0x4e, Z17, Z17, Z0
+	VADDPD       Z0, Z17, Z17
+	VSHUFF64X2   $0xb1, Z17, Z17, Z0
+	VADDPD       Z0, Z17, Z17
+	VPERMILPD    $0x55, Z17, Z0
+	VADDPD       Z0, Z17, Z17
+	VMOVSD       X17, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func djoin512(acc *float64, x *float64, decay float64, panels int)
+// Requires: AVX, AVX512F
+TEXT ·djoin512(SB), NOSPLIT, $0-32
+	MOVQ         acc+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         panels+24(FP), DX
+	VBROADCASTSD decay+16(FP), Z0
+
+panel:
+	VMOVUPD     (AX), Z1
+	VFMADD213PD (CX), Z0, Z1
+	VMOVUPD     Z1, (AX)
+	VMOVUPD     64(AX), Z1
+	VFMADD213PD 64(CX), Z0, Z1
+	VMOVUPD     Z1, 64(AX)
+	ADDQ        $0x00000080, AX
+	ADDQ        $0x00000080, CX
+	DECQ        DX
+	JNZ         panel
+	VZEROUPPER
+	RET
+
+// func dproduct256(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+// Requires: AVX, FMA3
+TEXT ·dproduct256(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+	LEAQ (SI)(SI*2), R9
+
+group:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	VXORPS Y2, Y2, Y2
+	VXORPS Y3, Y3, Y3
+	VXORPS Y4, Y4, Y4
+	VXORPS Y5, Y5, Y5
+	VXORPS Y6, Y6, Y6
+	VXORPS Y7, Y7, Y7
+	VXORPS Y8, Y8, Y8
+	VXORPS Y9, Y9, Y9
+	VXORPS Y10, Y10, Y10
+	VXORPS Y11, Y11, Y11
+	MOVQ   CX, R10
+	LEAQ   (CX)(SI*4), R11
+	MOVQ   DX, R12
+	MOVQ   BX, R13
+
+step:
+	VMOVUPD      (R12), Y12
+	VMOVUPD      32(R12), Y13
+	VBROADCASTSD (R10), Y14
+	VFMADD231PD  Y12, Y14, Y0
+	VFMADD231PD  Y13, Y14, Y1
+	VBROADCASTSD (R10)(SI*1), Y14
+	VFMADD231PD  Y12, Y14, Y2
+	VFMADD231PD  Y13, Y14, Y3
+	VBROADCASTSD (R10)(SI*2), Y14
+	VFMADD231PD  Y12, Y14, Y4
+	VFMADD231PD  Y13, Y14, Y5
+	VBROADCASTSD (R10)(R9*1), Y14
+	VFMADD231PD  Y12, Y14, Y6
+	VFMADD231PD  Y13, Y14, Y7
+	VBROADCASTSD (R11), Y14
+	VFMADD231PD  Y12, Y14, Y8
+	VFMADD231PD  Y13, Y14, Y9
+	VBROADCASTSD (R11)(SI*1), Y14
+	VFMADD231PD  Y12, Y14, Y10
+	VFMADD231PD  Y13, Y14, Y11
+	ADDQ         $0x08, R10
+	ADDQ         $0x08, R11
+	ADDQ         $0x00000080, R12
+	DECQ         R13
+	JNZ          step
+	VMOVUPD      Y0, (AX)
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Y2, (AX)
+	VMOVUPD      Y3, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Y4, (AX)
+	VMOVUPD      Y5, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Y6, (AX)
+	VMOVUPD      Y7, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Y8, (AX)
+	VMOVUPD      Y9, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	VMOVUPD      Y10, (AX)
+	VMOVUPD      Y11, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func dproduct256Row(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+// Requires: AVX, FMA3
+TEXT ·dproduct256Row(SB), NOSPLIT, $0-56
+	MOVQ c+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ b+16(FP), DX
+	MOVQ depth+24(FP), BX
+	MOVQ lda+32(FP), SI
+	MOVQ ldc+40(FP), DI
+	MOVQ groups+48(FP), R8
+
+group:
+	VXORPS Y0, Y0, Y0
+	VXORPS Y1, Y1, Y1
+	MOVQ   CX, R9
+	MOVQ   DX, R10
+	MOVQ   BX, R11
+
+step:
+	VMOVUPD      (R10), Y2
+	VMOVUPD      32(R10), Y3
+	VBROADCASTSD (R9), Y4
+	VFMADD231PD  Y2, Y4, Y0
+	VFMADD231PD  Y3, Y4, Y1
+	ADDQ         $0x08, R9
+	ADDQ         $0x00000080, R10
+	DECQ         R11
+	JNZ          step
+	VMOVUPD      Y0, (AX)
+	VMOVUPD      Y1, 32(AX)
+	ADDQ         DI, AX
+	ADDQ         SI, CX
+	DECQ         R8
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func dmax256(x *float64, scale float64, groups int) (top float64, nan uint64)
+// Requires: AVX
+TEXT ·dmax256(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VBROADCASTSD scale+8(FP), Y0
+	VMOVUPD      (AX), Y1
+	VMULPD       Y0, Y1, Y1
+	VMOVUPD      32(AX), Y2
+	VMULPD       Y0, Y2, Y2
+	VMOVUPD      64(AX), Y3
+	VMULPD       Y0, Y3, Y3
+	VMOVUPD      96(AX), Y4
+	VMULPD       Y0, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+
+group:
+	VMOVUPD      (AX), Y6
+	VMULPD       Y0, Y6, Y6
+	VMOVUPD      Y6, (AX)
+	VMAXPD       Y6, Y1, Y1
+	VCMPPD       $0x03, Y6, Y6, Y6
+	VORPD        Y6, Y5, Y5
+	VMOVUPD      32(AX), Y6
+	VMULPD       Y0, Y6, Y6
+	VMOVUPD      Y6, 32(AX)
+	VMAXPD       Y6, Y2, Y2
+	VCMPPD       $0x03, Y6, Y6, Y6
+	VORPD        Y6, Y5, Y5
+	VMOVUPD      64(AX), Y6
+	VMULPD       Y0, Y6, Y6
+	VMOVUPD      Y6, 64(AX)
+	VMAXPD       Y6, Y3, Y3
+	VCMPPD       $0x03, Y6, Y6, Y6
+	VORPD        Y6, Y5, Y5
+	VMOVUPD      96(AX), Y6
+	VMULPD       Y0, Y6, Y6
+	VMOVUPD      Y6, 96(AX)
+	VMAXPD       Y6, Y4, Y4
+	VCMPPD       $0x03, Y6, Y6, Y6
+	VORPD        Y6, Y5, Y5
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          group
+	VMOVMSKPD    Y5, AX
+	MOVQ         AX, nan+32(FP)
+	VMAXPD       Y3, Y1, Y1
+	VMAXPD       Y4, Y2, Y2
+	VMAXPD       Y2, Y1, Y1
+	VEXTRACTF128 $0x01, Y1, X0
+	VMAXPD       X0, X1, X1
+	VPERMILPD    $0x01, X1, X0
+	VMAXPD       X0, X1, X1
+	VMOVSD       X1, top+24(FP)
+	VZEROUPPER
+	RET
+
+// func dweigh256(x *float64, top float64, groups int, table *float64) float64
+// Requires: AVX, AVX2, FMA3
+TEXT ·dweigh256(SB), NOSPLIT, $0-40
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	MOVQ         table+24(FP), DX
+	VBROADCASTSD top+8(FP), Y0
+	VBROADCASTSD (DX), Y1
+	VBROADCASTSD 32(DX), Y2
+	VBROADCASTSD 64(DX), Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+	VXORPS       Y7, Y7, Y7
+
+group:
+	VMOVUPD      (AX), Y8
+	VSUBPD       Y0, Y8, Y8
+	VCMPPD       $0x05, Y1, Y8, Y9
+	VMOVUPD      Y3, Y10
+	VFMADD231PD  Y2, Y8, Y10
+	VSUBPD       Y3, Y10, Y11
+	VFNMADD231PD 96(DX), Y11, Y8
+	VFNMADD231PD 128(DX), Y11, Y8
+	VMOVUPD      160(DX), Y11
+	VFMADD213PD  192(DX), Y8, Y11
+	VFMADD213PD  224(DX), Y8, Y11
+	VFMADD213PD  256(DX), Y8, Y11
+	VFMADD213PD  288(DX), Y8, Y11
+	VFMADD213PD  320(DX), Y8, Y11
+	VFMADD213PD  352(DX), Y8, Y11
+	VFMADD213PD  384(DX), Y8, Y11
+	VFMADD213PD  416(DX), Y8, Y11
+	VFMADD213PD  448(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VPSLLQ       $0x34, Y10, Y10
+	VPADDQ       Y10, Y11, Y11
+	VANDPD       Y9, Y11, Y11
+	VMOVUPD      Y11, (AX)
+	VADDPD       Y11, Y4, Y4
+	VMOVUPD      32(AX), Y8
+	VSUBPD       Y0, Y8, Y8
+	VCMPPD       $0x05, Y1, Y8, Y9
+	VMOVUPD      Y3, Y10
+	VFMADD231PD  Y2, Y8, Y10
+	VSUBPD       Y3, Y10, Y11
+	VFNMADD231PD 96(DX), Y11, Y8
+	VFNMADD231PD 128(DX), Y11, Y8
+	VMOVUPD      160(DX), Y11
+	VFMADD213PD  192(DX), Y8, Y11
+	VFMADD213PD  224(DX), Y8, Y11
+	VFMADD213PD  256(DX), Y8, Y11
+	VFMADD213PD  288(DX), Y8, Y11
+	VFMADD213PD  320(DX), Y8, Y11
+	VFMADD213PD  352(DX), Y8, Y11
+	VFMADD213PD  384(DX), Y8, Y11
+	VFMADD213PD  416(DX), Y8, Y11
+	VFMADD213PD  448(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VPSLLQ       $0x34, Y10, Y10
+	VPADDQ       Y10, Y11, Y11
+	VANDPD       Y9, Y11, Y11
+	VMOVUPD      Y11, 32(AX)
+	VADDPD       Y11, Y5, Y5
+	VMOVUPD      64(AX), Y8
+	VSUBPD       Y0, Y8, Y8
+	VCMPPD       $0x05, Y1, Y8, Y9
+	VMOVUPD      Y3, Y10
+	VFMADD231PD  Y2, Y8, Y10
+	VSUBPD       Y3, Y10, Y11
+	VFNMADD231PD 96(DX), Y11, Y8
+	VFNMADD231PD 128(DX), Y11, Y8
+	VMOVUPD      160(DX), Y11
+	VFMADD213PD  192(DX), Y8, Y11
+	VFMADD213PD  224(DX), Y8, Y11
+	VFMADD213PD  256(DX), Y8, Y11
+	VFMADD213PD  288(DX), Y8, Y11
+	VFMADD213PD  320(DX), Y8, Y11
+	VFMADD213PD  352(DX), Y8, Y11
+	VFMADD213PD  384(DX), Y8, Y11
+	VFMADD213PD  416(DX), Y8, Y11
+	VFMADD213PD  448(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VPSLLQ       $0x34, Y10, Y10
+	VPADDQ       Y10, Y11, Y11
+	VANDPD       Y9, Y11, Y11
+	VMOVUPD      Y11, 64(AX)
+	VADDPD       Y11, Y6, Y6
+	VMOVUPD      96(AX), Y8
+	VSUBPD       Y0, Y8, Y8
+	VCMPPD       $0x05, Y1, Y8, Y9
+	VMOVUPD      Y3, Y10
+	VFMADD231PD  Y2, Y8, Y10
+	VSUBPD       Y3, Y10, Y11
+	VFNMADD231PD 96(DX), Y11, Y8
+	VFNMADD231PD 128(DX), Y11, Y8
+	VMOVUPD      160(DX), Y11
+	VFMADD213PD  192(DX), Y8, Y11
+	VFMADD213PD  224(DX), Y8, Y11
+	VFMADD213PD  256(DX), Y8, Y11
+	VFMADD213PD  288(DX), Y8, Y11
+	VFMADD213PD  320(DX), Y8, Y11
+	VFMADD213PD  352(DX), Y8, Y11
+	VFMADD213PD  384(DX), Y8, Y11
+	VFMADD213PD  416(DX), Y8, Y11
+	VFMADD213PD  448(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VFMADD213PD  480(DX), Y8, Y11
+	VPSLLQ       $0x34, Y10, Y10
+	VPADDQ       Y10, Y11, Y11
+	VANDPD       Y9, Y11, Y11
+	VMOVUPD      Y11, 96(AX)
+	VADDPD       Y11, Y7, Y7
+	ADDQ         $0x00000080, AX
+	DECQ         CX
+	JNZ          group
+	VADDPD       Y6, Y4, Y4
+	VADDPD       Y7, Y5, Y5
+	VADDPD       Y5, Y4, Y4
+	VEXTRACTF128 $0x01, Y4, X0
+	VADDPD       X0, X4, X4
+	VPERMILPD    $0x01, X4, X0
+	VADDPD       X0, X4, X4
+	VMOVSD       X4, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func djoin256(acc *float64, x *float64, decay float64, panels int)
+// Requires: AVX, FMA3
+TEXT ·djoin256(SB), NOSPLIT, $0-32
+	MOVQ         acc+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         panels+24(FP), DX
+	VBROADCASTSD decay+16(FP), Y0
+
+panel:
+	VMOVUPD     (AX), Y1
+	VFMADD213PD (CX), Y0, Y1
+	VMOVUPD     Y1, (AX)
+	VMOVUPD     32(AX), Y1
+	VFMADD213PD 32(CX), Y0, Y1
+	VMOVUPD     Y1, 32(AX)
+	VMOVUPD     64(AX), Y1
+	VFMADD213PD 64(CX), Y0, Y1
+	VMOVUPD     Y1, 64(AX)
+	VMOVUPD     96(AX), Y1
+	VFMADD213PD 96(CX), Y0, Y1
+	VMOVUPD     Y1, 96(AX)
+	ADDQ        $0x00000080, AX
+	ADDQ        $0x00000080, CX
+	DECQ        DX
+	JNZ         panel
 	VZEROUPPER
 	RET

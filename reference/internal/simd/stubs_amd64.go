@@ -4,17 +4,68 @@
 
 package simd
 
-// product512 computes 4 rows of C = A·B for panels of columns; the strides are in bytes.
-func product512(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
+// sproduct512 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func sproduct512(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
 
-// product512Narrow computes 4 rows of C = A·B for panels of columns; the strides are in bytes.
-func product512Narrow(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
+// sproduct512Row computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func sproduct512Row(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
 
-// exponential512 replaces each x by Exp(x - top), two vectors of float64 at a time.
-func exponential512(x *float32, top float32, groups int)
+// sproduct512Narrow computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func sproduct512Narrow(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
 
-// product256 computes 4 rows of C = A·B for panels of columns; the strides are in bytes.
-func product256(c *float32, a *float32, b *float32, depth int, lda int, ldb int, ldc int, panels int)
+// smax512 multiplies 16 elements a group by scale and returns the largest; nan is not 0 if there is a NaN.
+func smax512(x *float32, scale float32, groups int) (top float32, nan uint64)
 
-// exponential256 replaces each x by Exp(x - top), two vectors of float64 at a time.
-func exponential256(x *float32, top float32, groups int)
+// sweigh512 replaces 16 elements a group by the exponential of their difference to top, and returns the sum.
+func sweigh512(x *float32, top float32, groups int, table *float32) float32
+
+// sjoin512 computes acc = acc·decay + x, fused, for panels of 128 bytes.
+func sjoin512(acc *float32, x *float32, decay float32, panels int)
+
+// sproduct256 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func sproduct256(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+
+// sproduct256Row computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func sproduct256Row(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
+
+// smax256 multiplies 16 elements a group by scale and returns the largest; nan is not 0 if there is a NaN.
+func smax256(x *float32, scale float32, groups int) (top float32, nan uint64)
+
+// sweigh256 replaces 16 elements a group by the exponential of their difference to top, and returns the sum.
+func sweigh256(x *float32, top float32, groups int, table *float32) float32
+
+// sjoin256 computes acc = acc·decay + x, fused, for panels of 128 bytes.
+func sjoin256(acc *float32, x *float32, decay float32, panels int)
+
+// dproduct512 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func dproduct512(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+
+// dproduct512Row computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func dproduct512Row(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+
+// dproduct512Narrow computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func dproduct512Narrow(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+
+// dmax512 multiplies 16 elements a group by scale and returns the largest; nan is not 0 if there is a NaN.
+func dmax512(x *float64, scale float64, groups int) (top float64, nan uint64)
+
+// dweigh512 replaces 16 elements a group by the exponential of their difference to top, and returns the sum.
+func dweigh512(x *float64, top float64, groups int, table *float64) float64
+
+// djoin512 computes acc = acc·decay + x, fused, for panels of 128 bytes.
+func djoin512(acc *float64, x *float64, decay float64, panels int)
+
+// dproduct256 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func dproduct256(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+
+// dproduct256Row computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
+func dproduct256Row(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
+
+// dmax256 multiplies 16 elements a group by scale and returns the largest; nan is not 0 if there is a NaN.
+func dmax256(x *float64, scale float64, groups int) (top float64, nan uint64)
+
+// dweigh256 replaces 16 elements a group by the exponential of their difference to top, and returns the sum.
+func dweigh256(x *float64, top float64, groups int, table *float64) float64
+
+// djoin256 computes acc = acc·decay + x, fused, for panels of 128 bytes.
+func djoin256(acc *float64, x *float64, decay float64, panels int)

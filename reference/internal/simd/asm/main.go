@@ -2,80 +2,132 @@
 package main
 
 import (
-	"math"
-
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
 )
+
+// lanes is how many elements the kernels of a row take at a time, and the number of
+// their partial sums.
+const lanes = 16
+
+// panel is the width of a panel in bytes.
+const panel = 128
+
+// constant is the size of a constant of the exponential: one vector of AVX2.
+const constant = 32
 
 // isa is a vector width.
 type isa struct {
 	suffix string
 	bytes  int
 	vector func() VecVirtual
-	half   func(VecVirtual) Register
+	rows   int // of C that a kernel holds in registers
+}
+
+// kind is an element type and what its kernels are made of.
+type kind struct {
+	prefix, name string // as in BLAS; of the Go type
+	size         int
+	coefficients int    // of the exponential's polynomial, before the two that are 1
+	shift        uint64 // from an integer to the exponent
+
+	broadcast, move, max, add, sub, mul, fma231, fma213, fnma231 func(...Op)
+	compare, and, or, shiftLeft, addInt, moveMask                func(...Op)
+	moveZero                                                     func(mxyz, k, mxyz1 Op)
+	permute                                                      func(...Op) // within 128 bits
+	scalarMove                                                   func(...Op)
+}
+
+func kinds() []kind {
+	return []kind{
+		{
+			prefix: "s", name: "float32", size: 4, coefficients: 5, shift: 23,
+			broadcast: VBROADCASTSS, move: VMOVUPS, max: VMAXPS, add: VADDPS, sub: VSUBPS, mul: VMULPS,
+			fma231: VFMADD231PS, fma213: VFMADD213PS, fnma231: VFNMADD231PS,
+			compare: VCMPPS, and: func(o ...Op) { VANDPS(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPS(o[0], o[1], o[2]) },
+			shiftLeft: VPSLLD, addInt: VPADDD, moveMask: func(o ...Op) { VMOVMSKPS(o[0], o[1]) },
+			moveZero: VMOVAPS_Z, permute: VPERMILPS, scalarMove: VMOVSS,
+		},
+		{
+			prefix: "d", name: "float64", size: 8, coefficients: 10, shift: 52,
+			broadcast: VBROADCASTSD, move: VMOVUPD, max: VMAXPD, add: VADDPD, sub: VSUBPD, mul: VMULPD,
+			fma231: VFMADD231PD, fma213: VFMADD213PD, fnma231: VFNMADD231PD,
+			compare: VCMPPD, and: func(o ...Op) { VANDPD(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPD(o[0], o[1], o[2]) },
+			shiftLeft: VPSLLQ, addInt: VPADDQ, moveMask: func(o ...Op) { VMOVMSKPD(o[0], o[1]) },
+			moveZero: VMOVAPD_Z, permute: VPERMILPD, scalarMove: VMOVSD,
+		},
+	}
 }
 
 func main() {
 	ConstraintExpr("!purego")
-	w := coefficients()
-	for _, i := range []isa{
-		{"512", 64, ZMM, func(v VecVirtual) Register { return v.AsY() }},
-		{"256", 32, YMM, func(v VecVirtual) Register { return v.AsX() }},
-	} {
-		if i.bytes == 64 {
-			product(i, 4)
-			product(i, 1)
-		} else {
-			product(i, 2)
+	for _, k := range kinds() {
+		for _, w := range []isa{{"512", 64, ZMM, 8}, {"256", 32, YMM, 6}} {
+			product(k, w, "", w.rows, 2)
+			product(k, w, "Row", 1, 2)
+			if w.bytes == 64 {
+				product(k, w, "Narrow", w.rows, 1)
+			}
+			largest(k, w)
+			weigh(k, w)
+			join(k, w)
 		}
-		exponential(i, w)
 	}
 	Generate()
 }
 
-// product computes four rows of C by panels of vecs registers: one product and
-// one sum per step, each rounded, in order of the inner index.
-func product(w isa, vecs int) {
-	name := "product" + w.suffix
-	if vecs == 1 {
-		name += "Narrow"
+// zero returns a vector of zeros.
+func (w isa) zero() VecVirtual {
+	z := w.vector()
+	if w.bytes == 64 {
+		VPXORD(z, z, z)
+	} else {
+		VXORPS(z, z, z)
 	}
-	TEXT(name, NOSPLIT, "func(c, a, b *float32, depth, lda, ldb, ldc, panels int)")
-	Doc(name + " computes 4 rows of C = A·B for panels of columns; the strides are in bytes.")
+	return z
+}
+
+// product computes rows of C by vecs registers each, for groups of rows: one fused
+// multiply-add per step, in order of the inner index. Every register of B serves all
+// rows, and every element of A all registers of its row, so that two vectors take
+// 10 loads for 16 multiply-adds.
+func product(k kind, w isa, suffix string, rows, vecs int) {
+	name := k.prefix + "product" + w.suffix + suffix
+	TEXT(name, NOSPLIT, "func(c, a, b *"+k.name+", depth, lda, ldc, groups int)")
+	Doc(name + " computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.")
 	c, a, b := Load(Param("c"), GP64()), Load(Param("a"), GP64()), Load(Param("b"), GP64())
-	depth, lda, ldb, ldc := Load(Param("depth"), GP64()), Load(Param("lda"), GP64()), Load(Param("ldb"), GP64()), Load(Param("ldc"), GP64())
-	panels := Load(Param("panels"), GP64())
+	depth, lda, ldc := Load(Param("depth"), GP64()), Load(Param("lda"), GP64()), Load(Param("ldc"), GP64())
+	groups := Load(Param("groups"), GP64())
 	lda3 := GP64()
-	LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
-	Label("panel")
-	var acc [4][]VecVirtual
+	if rows > 3 {
+		LEAQ(Mem{Base: lda, Index: lda, Scale: 2}, lda3)
+	}
+	Label("group")
+	acc := make([][]VecVirtual, rows)
 	for i := range acc {
 		for range vecs {
-			z := w.vector()
-			if w.bytes == 64 {
-				VPXORD(z, z, z)
-			} else {
-				VXORPS(z, z, z)
-			}
-			acc[i] = append(acc[i], z)
+			acc[i] = append(acc[i], w.zero())
 		}
 	}
-	ap, bp, n := GP64(), GP64(), GP64()
-	MOVQ(a, ap)
+	// Rows 0 to 3 are reached from one register, 4 to 7 from another.
+	base := []GPVirtual{GP64(), GP64()}
+	bp, n := GP64(), GP64()
+	MOVQ(a, base[0])
+	if rows > 4 {
+		LEAQ(Mem{Base: a, Index: lda, Scale: 4}, base[1])
+	}
 	MOVQ(b, bp)
 	MOVQ(depth, n)
 	Label("step")
-	var cols []VecVirtual
-	for j := range vecs {
-		v := w.vector()
-		VMOVUPS(Mem{Base: bp, Disp: j * w.bytes}, v)
-		cols = append(cols, v)
+	cols := make([]VecVirtual, vecs)
+	for j := range cols {
+		cols[j] = w.vector()
+		k.move(Mem{Base: bp, Disp: j * w.bytes}, cols[j])
 	}
 	for i := range acc {
-		m := Mem{Base: ap}
-		switch i {
+		m := Mem{Base: base[i/4]}
+		switch i % 4 {
 		case 1:
 			m.Index, m.Scale = lda, 1
 		case 2:
@@ -84,97 +136,224 @@ func product(w isa, vecs int) {
 			m.Index, m.Scale = lda3, 1
 		}
 		x := w.vector()
-		VBROADCASTSS(m, x)
+		k.broadcast(m, x)
 		for j := range cols {
-			p := w.vector()
-			VMULPS(cols[j], x, p)
-			VADDPS(p, acc[i][j], acc[i][j])
+			k.fma231(cols[j], x, acc[i][j])
 		}
 	}
-	ADDQ(Imm(4), ap)
-	ADDQ(ldb, bp)
+	for i := range (rows + 3) / 4 {
+		ADDQ(Imm(uint64(k.size)), base[i])
+	}
+	ADDQ(U32(panel), bp)
 	DECQ(n)
 	JNZ(LabelRef("step"))
-	cp := GP64()
-	MOVQ(c, cp)
 	for i := range acc {
 		for j := range acc[i] {
-			VMOVUPS(acc[i][j], Mem{Base: cp, Disp: j * w.bytes})
+			k.move(acc[i][j], Mem{Base: c, Disp: j * w.bytes})
 		}
-		ADDQ(ldc, cp)
+		ADDQ(ldc, c)
+		ADDQ(lda, a)
 	}
-	ADDQ(U32(vecs*w.bytes), c)
-	ADDQ(U32(vecs*w.bytes), b)
-	DECQ(panels)
-	JNZ(LabelRef("panel"))
+	DECQ(groups)
+	JNZ(LabelRef("group"))
 	VZEROUPPER()
 	RET()
 }
 
-// coefficients are the constants of exponential, in the order of simd.Exp.
-func coefficients() Mem {
-	m := GLOBL("expConstants", RODATA|NOPTR)
-	for i, x := range []float64{-110, 100, math.Log2E, 0x1.8p52, 0x1.62e42feep-1, 0x1.a39ef35793c76p-33} {
-		DATA(8*i, U64(math.Float64bits(x)))
-	}
-	f := 1.0
-	for i := range 12 {
-		if i > 0 {
-			f *= float64(i)
+// reduce combines vectors that hold the lanes in order: lane i with lane i+8, then i+4,
+// i+2, i+1. The result is in the first element of what it returns.
+func reduce(k kind, w isa, v []VecVirtual, op func(...Op)) Register {
+	for h := len(v) / 2; h > 0; h /= 2 {
+		for i := range h {
+			op(v[i+h], v[i], v[i])
 		}
-		DATA(48+8*i, U64(math.Float64bits(1/f)))
 	}
-	return m
+	if w.bytes == 64 {
+		// In whole registers: the upper 16 have no halves without AVX512VL.
+		z := v[0]
+		step := func(imm uint64, move func(...Op), ops ...Op) {
+			other := ZMM()
+			move(append(append([]Op{Imm(imm)}, ops...), other)...)
+			op(other, z, z)
+		}
+		step(0x4e, VSHUFF64X2, z, z)
+		step(0xb1, VSHUFF64X2, z, z)
+		if k.size == 4 {
+			step(0x55, VPERMILPD, z)
+			step(0xb1, VPERMILPS, z)
+		} else {
+			step(0x55, VPERMILPD, z)
+		}
+		return z.AsX()
+	}
+	x, upper := v[0].AsX(), XMM()
+	VEXTRACTF128(Imm(1), v[0], upper)
+	op(upper, x, x)
+	if k.size == 4 {
+		VPERMILPD(Imm(1), x, upper)
+		op(upper, x, x)
+	}
+	k.permute(Imm(1), x, upper)
+	op(upper, x, x)
+	return x
 }
 
-// exponential is simd.Exp, operation by operation.
-func exponential(w isa, constants Mem) {
-	name := "exponential" + w.suffix
-	TEXT(name, NOSPLIT, "func(x *float32, top float32, groups int)")
-	Doc(name + " replaces each x by Exp(x - top), two vectors of float64 at a time.")
+// largest scales a row and finds its maximum.
+func largest(k kind, w isa) {
+	name := k.prefix + "max" + w.suffix
+	TEXT(name, NOSPLIT, "func(x *"+k.name+", scale "+k.name+", groups int) (top "+k.name+", nan uint64)")
+	Doc(name + " multiplies 16 elements a group by scale and returns the largest; nan is not 0 if there is a NaN.")
 	x, groups := Load(Param("x"), GP64()), Load(Param("groups"), GP64())
-	top := w.vector()
-	VBROADCASTSS(NewParamAddr("top", 8), top)
-	constant := func(i int) VecVirtual {
-		v := w.vector()
-		VBROADCASTSD(constants.Offset(8*i), v)
-		return v
+	scale := w.vector()
+	k.broadcast(NewParamAddr("scale", 8), scale)
+	vecs := lanes * k.size / w.bytes
+	top := make([]VecVirtual, vecs)
+	for i := range top {
+		top[i] = w.vector()
+		k.move(Mem{Base: x, Disp: i * w.bytes}, top[i])
+		k.mul(scale, top[i], top[i])
+	}
+	var unordered Op
+	if w.bytes == 64 {
+		unordered = K()
+		KXORW(unordered, unordered, unordered)
+	} else {
+		unordered = w.zero()
 	}
 	Label("group")
-	for h := range 2 {
-		half := w.half(w.vector())
-		VMOVUPS(Mem{Base: x, Disp: h * w.bytes / 2}, half)
-		t0 := w.half(top)
-		VSUBPS(t0, half, half)
-		z, t, n, r, p := w.vector(), w.vector(), w.vector(), w.vector(), w.vector()
-		VCVTPS2PD(half, z)
-		VMAXPD(z, constant(0), z)
-		VMINPD(z, constant(1), z)
-		VMULPD(constant(2), z, t)
-		magic := constant(3)
-		VADDPD(magic, t, t)
-		VSUBPD(magic, t, n)
-		VMULPD(constant(4), n, r)
-		VSUBPD(r, z, z)
-		VMULPD(constant(5), n, r)
-		VSUBPD(r, z, z)
-		VBROADCASTSD(constants.Offset(48+8*11), p)
-		for i := 10; i >= 0; i-- {
-			VMULPD(z, p, p)
-			VADDPD(constant(6+i), p, p)
-		}
-		VPSLLQ(Imm(52), t, t)
-		VPADDQ(t, p, p)
+	for i := range top {
+		z := w.vector()
+		k.move(Mem{Base: x, Disp: i * w.bytes}, z)
+		k.mul(scale, z, z)
+		k.move(z, Mem{Base: x, Disp: i * w.bytes})
+		k.max(z, top[i], top[i])
 		if w.bytes == 64 {
-			VCVTPD2PS(p, half)
+			m := K()
+			k.compare(Imm(3), z, z, m)
+			KORW(m, unordered, unordered)
 		} else {
-			VCVTPD2PSY(p, half)
+			m := w.vector()
+			k.compare(Imm(3), z, z, m)
+			k.or(m, unordered, unordered)
 		}
-		VMOVUPS(half, Mem{Base: x, Disp: h * w.bytes / 2})
 	}
-	ADDQ(U32(w.bytes), x)
+	ADDQ(U32(lanes*k.size), x)
 	DECQ(groups)
 	JNZ(LabelRef("group"))
+	bits := GP32()
+	if w.bytes == 64 {
+		KMOVW(unordered, bits)
+	} else {
+		k.moveMask(unordered, bits)
+	}
+	wide := GP64()
+	MOVL(bits, wide.As32())
+	Store(wide, ReturnIndex(1))
+	addr, err := ReturnIndex(0).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	k.scalarMove(reduce(k, w, top, k.max), addr.Addr)
+	VZEROUPPER()
+	RET()
+}
+
+// exponential is the exponential of package simd, operation by operation. c are its
+// constants in the order of the package's tables.
+func (k kind) exponential(w isa, z VecVirtual, c []Op) VecVirtual {
+	t, n, p := w.vector(), w.vector(), w.vector()
+	k.move(c[2], t)
+	k.fma231(c[1], z, t)
+	k.sub(c[2], t, n)
+	k.fnma231(c[3], n, z)
+	k.fnma231(c[4], n, z)
+	k.move(c[5], p)
+	for _, x := range append(c[6:5+k.coefficients:5+k.coefficients], c[5+k.coefficients], c[5+k.coefficients]) {
+		k.fma213(x, z, p)
+	}
+	k.shiftLeft(Imm(k.shift), t, t)
+	k.addInt(t, p, p)
+	return p
+}
+
+// weigh turns a row of scores into weights and adds them up, in 16 sums by lane.
+func weigh(k kind, w isa) {
+	name := k.prefix + "weigh" + w.suffix
+	TEXT(name, NOSPLIT, "func(x *"+k.name+", top "+k.name+", groups int, table *"+k.name+") "+k.name)
+	Doc(name + " replaces 16 elements a group by the exponential of their difference to top, and returns the sum.")
+	x, groups, table := Load(Param("x"), GP64()), Load(Param("groups"), GP64()), Load(Param("table"), GP64())
+	top := w.vector()
+	k.broadcast(NewParamAddr("top", 8), top)
+	c := make([]Op, 6+k.coefficients)
+	for i := range c {
+		c[i] = Mem{Base: table, Disp: constant * i}
+		// AVX2 has 16 registers: the rest comes from memory.
+		if w.bytes == 64 || i < 3 {
+			v := w.vector()
+			k.broadcast(c[i], v)
+			c[i] = v
+		}
+	}
+	sum := make([]VecVirtual, lanes*k.size/w.bytes)
+	for i := range sum {
+		sum[i] = w.zero()
+	}
+	Label("group")
+	for i := range sum {
+		m := Mem{Base: x, Disp: i * w.bytes}
+		z := w.vector()
+		k.move(m, z)
+		k.sub(top, z, z)
+		// Not less than the smallest argument: a NaN stays.
+		const notLess = 5
+		var keep Op
+		if w.bytes == 64 {
+			keep = K()
+			k.compare(Imm(notLess), c[0], z, keep)
+		} else {
+			keep = w.vector()
+			k.compare(Imm(notLess), c[0], z, keep)
+		}
+		p := k.exponential(w, z, c)
+		if w.bytes == 64 {
+			k.moveZero(p, keep, p)
+		} else {
+			k.and(keep, p, p)
+		}
+		k.move(p, m)
+		k.add(p, sum[i], sum[i])
+	}
+	ADDQ(U32(lanes*k.size), x)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	addr, err := ReturnIndex(0).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	k.scalarMove(reduce(k, w, sum, k.add), addr.Addr)
+	VZEROUPPER()
+	RET()
+}
+
+// join rescales a row and adds another to it.
+func join(k kind, w isa) {
+	name := k.prefix + "join" + w.suffix
+	TEXT(name, NOSPLIT, "func(acc, x *"+k.name+", decay "+k.name+", panels int)")
+	Doc(name + " computes acc = acc·decay + x, fused, for panels of 128 bytes.")
+	acc, x, panels := Load(Param("acc"), GP64()), Load(Param("x"), GP64()), Load(Param("panels"), GP64())
+	decay := w.vector()
+	k.broadcast(NewParamAddr("decay", 16), decay)
+	Label("panel")
+	for d := 0; d < panel; d += w.bytes {
+		v := w.vector()
+		k.move(Mem{Base: acc, Disp: d}, v)
+		k.fma213(Mem{Base: x, Disp: d}, decay, v)
+		k.move(v, Mem{Base: acc, Disp: d})
+	}
+	ADDQ(U32(panel), acc)
+	ADDQ(U32(panel), x)
+	DECQ(panels)
+	JNZ(LabelRef("panel"))
 	VZEROUPPER()
 	RET()
 }
