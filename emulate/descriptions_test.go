@@ -39,9 +39,11 @@ var invented = map[string][]string{
 	"mask.boolean_value":    {"0", "-10000", "-inf"},
 	"scores.tail_tiles":     {"0", "1", "2", "3", "all"},
 	"maximum.start":         {"-5000000", "-inf", "-10000", "-3.4028235e38"},
+	"p.scale":               {"0", "448", "240", "0.1", "1000"},
 	"exponent.offset":       {"0", "8.807", "-8.807", "15.807", "6.988", "8", "-3.5", "99"},
 	"denominator.start":     {"0", "1"},
 	"pv.level":              {"tile", "all", "16", "32", "64"},
+	"pv.threshold":          {"0", "0.5", "3", "15", "50", "-1"},
 	"unit.fraction_bits":    {"unit", "1", "7", "13", "14", "23", "25", "30"},
 	"unit.step":             {"unit", "1", "2", "4", "8", "16", "32"},
 }
@@ -114,6 +116,8 @@ var groups = [][]string{
 	{"v_codes.format=exact", "v_codes.scale=none", "v_codes.max=0", "p.format=exact", "finish.scale=none"},
 	{"v_codes.format=fp16", "v_codes.scale=none", "v_codes.max=0", "p.format=fp16", "finish.scale=none", "pv.unit.instruction=mma.m16n8k16.f32.f16"},
 	{"v_codes.scale=descale", "v_codes.format=e4m3", "p.format=e4m3", "v_codes.max=448", "operands.descale=tensor"},
+	{"qk_codes.format=e4m3", "qk_codes.granularity=per-tensor", "qk_codes.scale=descale", "qk_codes.round=even", "smoothing.q=none", "smoothing.delta_s=none", "scores.unit.instruction=mma.m16n8k32.f32.e4m3", "operands.descale=head", "scores.product=fp64-descale"},
+	{"p.scale=448", "finish.scale=inverse", "denominator.of=p", "finish.inverse=rcp.approx.ftz"}, {"maximum.start=-inf", "mask.value=-inf", "maximum.unseen=lowest"}, {"mask.tiles=all", "mask.window=left"},
 	{"p.format=exact", "pv.unit.instruction=exact"}, {"v_codes.format=exact", "v_codes.scale=none", "v_codes.max=0", "finish.scale=none"},
 	{"pv.level=all", "pv.join=none"}, {"pv.level=tile", "pv.join=fma"}, {"pv.level=32", "pv.join=twice"},
 	{"pv.level=all", "pv.join=none", "pv.rescale=fp16", "pv.unit.sum_round=fp16-nearest"},
@@ -135,6 +139,8 @@ var groups = [][]string{
 	{"maximum.of=tile-unbounded", "denominator.order=groups16", "denominator.rescale=multiply", "pv.level=32", "pv.join=factor", "denominator.of=codes-but-last", "tiles.order=first-to-last"},
 	{"v_codes.format=int8", "p.format=uint8", "pv.unit.instruction=mma.m16n8k32.s32.u8", "v_codes.scale=reciprocal", "v_codes.max=127"},
 	{"qk_codes.scale=reciprocal", "qk_codes.round=even", "qk_codes.rotate=h64", "smoothing.k=anchor"}, {"qk_codes.rotate=h128-signed"}, {"qk_codes.rotate=h4"}, {"qk_codes.rotate=h128"},
+	{"v_codes.cast=fp16"}, {"mask.block_map=yes"}, {"maximum.of=scaled", "pv.join=twice-but-last", "pv.level=tile"}, {"maximum.of=scaled", "pv.level=32", "pv.join=twice-but-last"},
+	{"pv.threshold=0.5"}, {"maximum.of=scaled", "mask.causal=none", "mask.tiles=all", "pv.threshold=2", "mask.block_map=yes"},
 	{"scores.sm_scale=with-scale", "scores.tail_tiles=0", "mask.additive=log2e", "mask.boolean=value", "mask.tiles=all", "finish.empty=hidden-zero"},
 }
 
@@ -270,7 +276,15 @@ func randomCall(r *rand.Rand, k *Kernel, p *program.Program) (*call, error) {
 			}
 		}
 	}
-	for _, drop := range []func(){func() { h.in.Visible = nil }, func() { h.in.Bias = nil }, func() { h.in.Windowed = false }} {
+	if r.IntN(4) != 0 {
+		density := r.IntN(6)
+		h.in.Listed = func(block, lo, hi int, dst []bool) {
+			for i := range dst[:hi-lo] {
+				dst[i] = (block*5+(lo+i)*3)%7 <= density
+			}
+		}
+	}
+	for _, drop := range []func(){func() { h.in.Listed = nil }, func() { h.in.Visible = nil }, func() { h.in.Bias = nil }, func() { h.in.Windowed = false }} {
 		if bound, err := h.bind(k); err != nil || bound.Supports(h.in) != nil {
 			drop()
 		}

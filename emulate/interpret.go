@@ -59,10 +59,12 @@ type Workspace struct {
 	partLSE []float32 // [parts][BlockQ]
 	visible []bool    // [BlockK]
 	gone    []bool    // [BlockK], keys that an additive mask hides (mask.additive: log2e)
+	list    []bool    // [tiles], those of a block that a block map lists
 	seen    []int     // [BlockQ], keys of the tile that a row sees
 	total   []int     // [BlockQ], of all tiles so far
 	index   []int     // [BlockQ], the query of each row
 	strips  *strips   // of the vector levels
+	lanes   *lanes    // of the interpreter's steps on vectors
 	// window holds the codes in hand of windowOf, where they are streamed.
 	window   *window
 	windowOf *KV
@@ -170,7 +172,7 @@ func (k *Kernel) exactSums() bool { return k.pvUnit == nil && !k.intPV }
 // returns an error only if ctx ends.
 func (k *Kernel) runRows(ctx context.Context, q *Query, ws *Workspace, block, rows int, out, lse []float32) error {
 	d := q.kv.in.Dim
-	k.loadQueryPanel(ws, rows, d)
+	k.loadQueries(ws, rows, d)
 	parts := k.prog.Parts()
 	if parts == 1 {
 		first, last := k.tiles(q, block)
@@ -230,35 +232,145 @@ func (k *Kernel) split(q *Query, ws *Workspace, block, lo, rows int) split {
 func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, rows, first, last, end int) error {
 	kv := q.kv
 	d := kv.in.Dim
+	if k.takesLanes(q, ws) {
+		if done, err := k.runLanes(ctx, q, ws, block, rows, first, last, end); done || err != nil {
+			return err
+		}
+	}
+	if k.scoreUnit != nil {
+		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
+	}
+	k.startRows(ws, rows)
+	clear(ws.o[:rows*d])
+	if k.exactSums() {
+		clear(ws.o64[:rows*d])
+	}
+	listed := k.listed(q, ws, block, first, last)
+	run := 0 // tiles of the list so far
+	idle := idleRow{m: k.start}
+	for i := range last - first {
+		t := k.tileAt(i, first, last)
+		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		at := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
+		final := i == last-first-1
+		if q.in.Listed != nil {
+			if !ws.list[i] {
+				continue
+			}
+			at = place{first: run == 0, tail: k.tail(run, listed), last: run == listed-1}
+			run, final = run+1, run == listed-1
+		} else if k.hidden(q, ws, block, t) {
+			continue
+		}
+		k.scores(ws, kv, t, rows)
+		if k.prog.PV.Threshold != 0 && !at.tail && k.passed(q, ws, t, rows, &idle) {
+			continue
+		}
+		k.softmax(q, ws, t, rows, at)
+		k.multiplyV(ws, kv, t, rows, at, final)
+		if ws.Observer != nil {
+			k.observe(ws, kv, block, t, rows)
+		}
+	}
+	return nil
+}
+
+// listed fills ws.list with which of the tiles [first, last) a block map lists for a block, and
+// returns how many.
+func (k *Kernel) listed(q *Query, ws *Workspace, block, first, last int) (n int) {
+	if q.in.Listed == nil {
+		return 0
+	}
+	ws.list = grow(ws.list, last-first)
+	q.in.Listed(block, first, last, ws.list)
+	for _, in := range ws.list {
+		if in {
+			n++
+		}
+	}
+	return n
+}
+
+// idleRow is a row of a block behind the last query: its scores are zero. It counts where the
+// rows of a block decide together, and has a maximum as the others.
+type idleRow struct{ m float32 }
+
+// passed says whether a tile adds nothing to its block because of PV.Threshold, and does then
+// what is left to do: the maxima and what they rescale. Its scores are there.
+func (k *Kernel) passed(q *Query, ws *Workspace, t, rows int, idle *idleRow) bool {
+	bk := k.tiling.BlockK
+	most := k.start // of what a maximum grows by
+	grows := func(old, top float32) float32 {
+		if d := k.arith.sub(top, old); d > most {
+			most = d
+		}
+		if top > old {
+			return top
+		}
+		return old
+	}
+	tops := ws.factor[:rows] // which softmax sets
+	var scale [threads]float32
+	for r := range rows {
+		s := ws.s[r*bk : r*bk+bk]
+		k.dequantize(q, ws, r, t*bk, s, &scale, false, false)
+		tops[r] = float32(math.NaN())
+		var top [threads]float32
+		for j := range top {
+			top[j] = k.start
+		}
+		for i, x := range s {
+			if j := i & 7 >> 1; x > top[j] {
+				top[j] = x
+			}
+		}
+		for j, x := range top {
+			if x = k.arith.mul(x, scale[j]); x > tops[r] || tops[r] != tops[r] {
+				tops[r] = x
+			}
+		}
+		grows(ws.m[r], tops[r])
+	}
+	if rows < k.tiling.BlockQ {
+		idle.m = grows(idle.m, k.arith.mul(0, scale[0]))
+	}
+	if k.arith.add(most, float32(k.prog.PV.Threshold)) > 0 {
+		return false
+	}
+	d := q.kv.in.Dim
+	for r := range rows {
+		old := ws.m[r]
+		ws.m[r] = grows(old, tops[r])
+		ws.total[r] += bk
+		alpha := k.ex2(k.arith.sub(old, ws.m[r]))
+		for j := range threads {
+			ws.d[r*threads+j] = k.arith.mul(ws.d[r*threads+j], alpha)
+		}
+		for c := range d {
+			ws.o[r*d+c] = k.arith.mul(ws.o[r*d+c], alpha)
+		}
+	}
+	return true
+}
+
+// startRows starts the softmax of the rows.
+func (k *Kernel) startRows(ws *Workspace, rows int) {
 	for r := range rows {
 		ws.m[r], ws.total[r] = k.start, 0
 		for j := range threads {
 			ws.d[r*threads+j] = float32(k.prog.Denominator.Start)
 		}
 	}
-	clear(ws.o[:rows*d])
-	if k.exactSums() {
-		clear(ws.o64[:rows*d])
+}
+
+// tileAt is the i-th of tiles [first, last) in the program's order.
+func (k *Kernel) tileAt(i, first, last int) int {
+	if k.prog.Tiles.Order == "last-to-first" {
+		return last - 1 - i
 	}
-	for i := range last - first {
-		t := first + i
-		if k.prog.Tiles.Order == "last-to-first" {
-			t = last - 1 - i
-		}
-		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if k.hidden(q, ws, block, t) {
-			continue
-		}
-		k.scores(ws, kv, t, rows)
-		k.softmax(q, ws, t, rows, place{first: i == 0, tail: k.tail(t, end), last: t == end-1})
-		k.multiplyV(ws, kv, t, rows, i == 0, i == last-first-1)
-		if ws.Observer != nil {
-			k.observe(ws, kv, block, t, rows)
-		}
-	}
-	return nil
+	return first + i
 }
 
 // hidden says whether a tile is skipped because a boolean mask hides all of it from every
@@ -278,34 +390,33 @@ func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
 	return true
 }
 
-// loadQueryPanel loads the queries of the first product as its unit takes them.
-func (k *Kernel) loadQueryPanel(ws *Workspace, rows, d int) {
-	switch {
-	case k.scoreUnit != nil:
-		k.loadScorePanel(&ws.qPanel, ws, ws.q, rows, d)
-	case k.vectorScores(k.CodeDim(d)):
+// loadQueries lays out the queries of integer scores as vector levels take them.
+func (k *Kernel) loadQueries(ws *Workspace, rows, d int) {
+	if k.vectorScores(k.CodeDim(d)) {
 		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
+}
+
+// scoreLayout says how channels lie in the operands of the first product, which are padded to
+// the unit's depth: a channel from short on lies shift further on.
+func (k *Kernel) scoreLayout(d int) (depth, short, shift int) {
+	const part = 32
+	if k.prog.Scores.HeadDim == "residual32" && d%part != 0 {
+		return (d + part - 1) / part * part, d % part, part - d%part
+	}
+	return (d + k.scoreUnit.K - 1) / k.scoreUnit.K * k.scoreUnit.K, d, 0
 }
 
 // loadScorePanel loads rows of x, padded to the unit's depth, in its order of channels.
 func (k *Kernel) loadScorePanel(p *tensorcore.Panel, ws *Workspace, x []float32, rows, d int) {
 	u := k.scoreUnit
-	short := 0
-	const part = 32
-	if k.prog.Scores.HeadDim == "residual32" {
-		short = d % part
-	}
-	depth := (d + u.K - 1) / u.K * u.K
-	if short != 0 {
-		depth = (d + part - 1) / part * part
-	}
+	depth, short, shift := k.scoreLayout(d)
 	ws.wide = grow(ws.wide, rows*depth)
 	clear(ws.wide)
 	for r := range rows {
 		for c, v := range x[r*d : r*d+d] {
-			if short != 0 && c >= short {
-				c += part - short
+			if c >= short {
+				c += shift
 			}
 			ws.wide[r*depth+c] = encodeOperand(u.A, v)
 		}
@@ -475,23 +586,21 @@ func (k *Kernel) add(q *Query, ws *Workspace, r, lo, keys int) []float32 {
 	return ws.added
 }
 
-// mask masks the scores of a row: those beyond the end, of keys that a causal mask or a
-// window hides, and of a mask that came with the call.
-func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool) {
+// span returns the scores of a row of n from key lo on that neither the end of the keys nor a
+// causal mask or a window masks: those from from to to, each of which is at most n.
+func (k *Kernel) span(q *Query, row, lo, n int, tail bool) (from, to int) {
 	m := &k.prog.Mask
-	keys := q.kv.in.Len
 	if m.Tiles == "tail" && !tail {
 		// No key of these tiles needs a mask.
-		ws.seen[r] = len(s)
-		return
+		return 0, n
 	}
-	from, to := lo, lo+len(s)
+	from, to = lo, lo+n
 	if m.Beyond != "kept" {
-		to = min(to, keys)
+		to = min(to, q.kv.in.Len)
 	}
-	at := ws.index[r] + k.align(q.in.Len, keys)
+	at := row + k.align(q.in.Len, q.kv.in.Len)
 	if q.in.Causal {
-		to = min(to, k.causalEnd(q, ws.index[r]))
+		to = min(to, k.causalEnd(q, row))
 	}
 	if q.in.Windowed {
 		if q.in.Right >= 0 && !q.in.Causal {
@@ -501,22 +610,37 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 			from = max(from, at-q.in.Left)
 		}
 	}
-	from, to = min(from-lo, len(s)), max(to-lo, 0)
-	for i := range from {
-		s[i] = k.masked
+	return min(from-lo, n), max(to-lo, 0)
+}
+
+// maskedScore is what a masked score x becomes, of a key that a row does not see.
+func (k *Kernel) maskedScore(q *Query, x float32, key int) float32 {
+	m := &k.prog.Mask
+	if m.Beyond != "added" || q.in.Causal || key < q.kv.in.Len {
+		return k.masked
 	}
-	add, beyond := m.Beyond == "added" && !q.in.Causal, float32(m.BeyondValue)
+	beyond := float32(m.BeyondValue)
 	if q.in.Bias != nil && m.Additive == "with-scale" {
 		beyond = q.kv.in.DType.Round(beyond)
 	}
-	for i := max(to, 0); i < len(s); i++ {
-		if add && lo+i >= keys {
-			s[i] = k.arith.add(s[i], beyond)
-		} else {
-			s[i] = k.masked
-		}
+	return k.arith.add(x, beyond)
+}
+
+// mask masks the scores of a row: those beyond the end, of keys that a causal mask or a
+// window hides, and of a mask that came with the call.
+func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool) {
+	m := &k.prog.Mask
+	keys := q.kv.in.Len
+	from, to := k.span(q, ws.index[r], lo, len(s), tail)
+	if ws.seen[r] = max(0, to-from); m.Tiles == "tail" && !tail {
+		return
 	}
-	ws.seen[r] = max(0, min(to, len(s))-from)
+	for i := range from {
+		s[i] = k.masked
+	}
+	for i := to; i < len(s); i++ {
+		s[i] = k.maskedScore(q, s[i], lo+i)
+	}
 	n := min(len(s), keys-lo)
 	adds := q.in.Bias != nil && m.Additive == "log2e"
 	for i := range n {
@@ -549,26 +673,46 @@ func (k *Kernel) mask(q *Query, ws *Workspace, r, lo int, s []float32, tail bool
 
 // softmaxRow is the online softmax of one row of a tile.
 func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]float32, at place) {
+	top := k.threadTops(ws, s, k.bounded(at))
+	lower, alpha := k.raise(ws, r, &top, scale, at)
+	twice := k.prog.Exponent.Round == "twice"
+	for i, x := range s {
+		j := i & 7 >> 1
+		s[i] = k.arith.mulAdd(x, scale[j], -lower[j], twice)
+	}
+	k.weights(ws, r, s, alpha, at)
+}
+
+// bounded says whether the maximum of a tile's scores is at least Maximum.Start.
+func (k *Kernel) bounded(at place) bool { return k.prog.Maximum.Of != "tile-unbounded" || at.last }
+
+// raise sets a row's maximum, given those of its threads' scores, its alpha and its factor. It
+// returns what the exponents of its threads are lowered by, the maximum in their unit, and what
+// the denominator is multiplied by.
+func (k *Kernel) raise(ws *Workspace, r int, top, scale *[threads]float32, at place) (lower [threads]float32, alpha float32) {
 	ws.factor[r] = 1
 	if k.ofTile {
-		k.softmaxTileRow(ws, r, s, scale, at)
-		return
+		return k.raiseTile(ws, r, top, scale)
 	}
 	old := ws.m[r]
-	m := k.rowMax(ws, old, s, scale)
+	m := k.rowMax(old, top, scale)
 	ws.m[r] = m
-	shifted := k.prog.Maximum.Of == "shifted"
+	scaled := k.prog.Maximum.Of == "scaled"
+	shifted := scaled || k.prog.Maximum.Of == "shifted"
 	seen := m
 	if k.prog.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
 		seen = 0
 	}
-	// What the exponents are lowered by: the maximum in their unit, and alpha.
-	var alpha float32
-	var lower [threads]float32
+	lowest := k.prog.Maximum.Unseen == "lowest"
+	if lowest {
+		seen = notBelow(m)
+	}
 	if shifted {
 		alpha = k.ex2(k.arith.sub(old, seen))
 		for j := range lower {
-			lower[j] = seen
+			if lower[j] = seen; scaled {
+				lower[j] = k.arith.sub(seen, k.offset)
+			}
 		}
 	} else {
 		alpha = 1 // in the first tile, where there is nothing to rescale
@@ -576,11 +720,17 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 			alpha = k.ex2(k.arith.mul(k.arith.sub(old, seen), scale[0]))
 		}
 		for j := range lower {
-			lower[j] = k.arith.mul(seen, scale[j])
-			if k.offset != 0 {
-				lower[j] = k.arith.mulAdd(seen, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+			by := seen
+			if lowest {
+				by = m
 			}
-			if seen != m {
+			lower[j] = k.arith.mul(by, scale[j])
+			if k.offset != 0 {
+				lower[j] = k.arith.mulAdd(by, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+			}
+			if lowest {
+				lower[j] = notBelow(lower[j])
+			} else if seen != m {
 				lower[j] = 0
 			}
 		}
@@ -592,19 +742,22 @@ func (k *Kernel) softmaxRow(ws *Workspace, r int, s []float32, scale *[threads]f
 	if k.prog.Denominator.Rescale == "none" {
 		alpha = 1
 	}
-	twice := k.prog.Exponent.Round == "twice"
-	for i, x := range s {
-		j := i & 7 >> 1
-		s[i] = k.arith.mulAdd(x, scale[j], -lower[j], twice)
-	}
-	k.weights(ws, r, s, alpha, at)
+	return lower, alpha
 }
 
-// softmaxTileRow is softmaxRow where P is relative to the maximum of its own tile. What the
-// tile adds is rescaled where the maximum of the tiles before is larger, and what they added
-// where its own is.
-func (k *Kernel) softmaxTileRow(ws *Workspace, r int, s []float32, scale *[threads]float32, at place) {
-	top := k.threadTops(ws, s, k.prog.Maximum.Of == "tile" || at.last)
+// notBelow is x, but FP32's lowest finite number at least, which stands for a NaN too (as
+// CUDA's fmaxf has it).
+func notBelow(x float32) float32 {
+	if x >= -math.MaxFloat32 {
+		return x
+	}
+	return -math.MaxFloat32
+}
+
+// raiseTile is raise where P is relative to the maximum of its own tile. What the tile adds is
+// rescaled where the maximum of the tiles before is larger, and what they added where its own
+// is.
+func (k *Kernel) raiseTile(ws *Workspace, r int, top, scale *[threads]float32) (lower [threads]float32, alpha float32) {
 	var m float32
 	for j, x := range top {
 		if x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice"); j == 0 || x > m || m != m {
@@ -616,7 +769,7 @@ func (k *Kernel) softmaxTileRow(ws *Workspace, r int, s []float32, scale *[threa
 		ws.m[r] = m
 	}
 	smaller := k.ex2(-float32(math.Abs(float64(k.arith.sub(old, m)))))
-	alpha := float32(1)
+	alpha = 1
 	switch {
 	case old < m:
 		alpha = smaller
@@ -624,10 +777,7 @@ func (k *Kernel) softmaxTileRow(ws *Workspace, r int, s []float32, scale *[threa
 		ws.factor[r] = smaller
 	}
 	ws.alpha[r] = alpha
-	for i, x := range s {
-		s[i] = k.arith.fma(x, scale[i&7>>1], -m)
-	}
-	k.weights(ws, r, s, alpha, at)
+	return [threads]float32{m, m, m, m}, alpha
 }
 
 // weights makes P of the exponents of a row, its codes, and adds it to the denominator.
@@ -651,15 +801,14 @@ func (k *Kernel) weights(ws *Workspace, r int, s []float32, alpha float32, at pl
 	for _, p := range s {
 		if p-p != 0 {
 			ws.Counts[StageP].add(p)
-		} else if limit > 0 && p > limit {
+		} else if limit > 0 && k.scaledP(p) > limit {
 			ws.Counts[StagePCodes].Saturated++
 		}
 	}
 }
 
-// rowMax returns the new maximum of a row.
-func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]float32) float32 {
-	top := k.threadTops(ws, s, true)
+// rowMax returns the new maximum of a row, given those of its threads' scores.
+func (k *Kernel) rowMax(m float32, top, scale *[threads]float32) float32 {
 	if k.prog.Maximum.Of == "scores" {
 		for _, x := range top {
 			if x > m {
@@ -668,8 +817,14 @@ func (k *Kernel) rowMax(ws *Workspace, m float32, s []float32, scale *[threads]f
 		}
 		return m
 	}
+	scaled := k.prog.Maximum.Of == "scaled"
 	for j, x := range top {
-		if x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice"); x > m {
+		if scaled {
+			x = k.arith.mul(x, scale[j])
+		} else {
+			x = k.arith.mulAdd(x, scale[j], -k.offset, k.prog.Maximum.Round == "twice")
+		}
+		if x > m {
 			m = x
 		}
 	}
@@ -703,11 +858,11 @@ func (k *Kernel) convertP(ws *Workspace, r int, s []float32) {
 	case k.p.exact:
 	case k.p.typed && k.p.kind == quant.E4M3 && !zero:
 		for i := range codes {
-			codes[i] = uint16(format.E4M3FromFloat32(s[k.Stored(i)]))
+			codes[i] = uint16(format.E4M3FromFloat32(k.scaledP(s[k.Stored(i)])))
 		}
 	default:
 		for i := range codes {
-			codes[i] = k.p.encode(s[k.Stored(i)], zero)
+			codes[i] = k.p.encode(k.scaledP(s[k.Stored(i)]), zero)
 		}
 	}
 	if k.byValue() {
@@ -720,6 +875,14 @@ func (k *Kernel) convertP(ws *Workspace, r int, s []float32) {
 			}
 		}
 	}
+}
+
+// scaledP is an element of P as it is converted.
+func (k *Kernel) scaledP(p float32) float32 {
+	if k.pScale == 0 {
+		return p
+	}
+	return k.arith.mul(p, k.pScale)
 }
 
 // decodedP writes what a row's operand stands for, in the order of the keys.
@@ -735,15 +898,31 @@ func (k *Kernel) decodedP(ws *Workspace, r, keys int, dst []float32) {
 
 // sum adds a row's weights to its denominator.
 func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place) {
-	den := &k.prog.Denominator
-	a := k.arith
-	d := ws.d[r*threads : r*threads+threads]
 	weights := s
-	if den.Of == "codes" || den.Of == "codes-but-last" && !at.last {
+	if k.sumsCodes(at) {
 		weights = ws.scratch[:len(s)]
 		k.decodedP(ws, r, len(s), weights)
 	}
-	twice := den.Rescale != "fma" && (den.Rescale != "multiply-but-last" || !at.last)
+	k.addWeights(ws, r, weights, alpha, at)
+}
+
+// sumsCodes says whether the denominator is the sum of what P's codes stand for.
+func (k *Kernel) sumsCodes(at place) bool {
+	of := k.prog.Denominator.Of
+	return of == "codes" || of == "codes-but-last" && !at.last
+}
+
+// rescalesTwice says whether the rescaling of the denominator is rounded by itself.
+func (k *Kernel) rescalesTwice(at place) bool {
+	r := k.prog.Denominator.Rescale
+	return r != "fma" && (r != "multiply-but-last" || !at.last)
+}
+
+func (k *Kernel) addWeights(ws *Workspace, r int, weights []float32, alpha float32, at place) {
+	den := &k.prog.Denominator
+	a := k.arith
+	d := ws.d[r*threads : r*threads+threads]
+	twice := k.rescalesTwice(at)
 	if k.ofTile && twice {
 		for j := range d {
 			d[j] = a.mul(d[j], alpha)
@@ -751,7 +930,7 @@ func (k *Kernel) sum(ws *Workspace, r int, s []float32, alpha float32, at place)
 	}
 	switch den.Order {
 	case "groups16", "pairwise16":
-		for b := 0; b < len(s); b += 16 {
+		for b := 0; b < len(weights); b += 16 {
 			p := weights[b : b+16]
 			for j := range threads {
 				sum := p[2*j] + p[2*j+1]
@@ -861,8 +1040,8 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 	clear(ws.deltaS[n:])
 }
 
-// multiplyV rescales O and adds the tile's PV.
-func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool) {
+// multiplyV rescales O and adds the tile's PV; final says that it is the last one to be run.
+func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, pos place, final bool) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
 	w, at := kv.windowAt(t*bk, ws)
@@ -886,6 +1065,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 		return
 	}
 	tile := ws.tile[:rows*d]
+	twice := k.prog.PV.Join == "twice" || k.prog.PV.Join == "twice-but-last" && !pos.last
 	for lo := 0; lo < bk; lo += k.sumKeys {
 		if k.intPV {
 			k.intTile(ws, tile, rows, d, lo, k.sumKeys)
@@ -898,7 +1078,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 		}
 		ws.Counts[StageTileSums].scan(tile)
 		if k.prog.PV.Join == "memory" {
-			k.joinMemory(ws, tile, rows, d, first, last)
+			k.joinMemory(ws, tile, rows, d, pos.first, final)
 			continue
 		}
 		for r := range rows {
@@ -914,7 +1094,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, first, last bool)
 				continue
 			}
 			for c, x := range tile[r*d : r*d+d] {
-				o[c] = k.arith.mulAdd(o[c], scale, x, k.prog.PV.Join == "twice")
+				o[c] = k.arith.mulAdd(o[c], scale, x, twice)
 			}
 		}
 	}
@@ -1307,6 +1487,8 @@ func (k *Kernel) lse(q *Query, den, m float32) float32 {
 		return a.add(mufu.Lg2(den), m)
 	case "base2-libdevice":
 		return a.add(libm.Log2f(den), m)
+	case "base2-scaled":
+		return a.fma(m, q.scale, mufu.Lg2(den))
 	case "natural-libm":
 		const log2e = float32(math.Log2E)
 		if math.IsInf(float64(m), -1) {
@@ -1339,22 +1521,30 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 	a := k.arith
 	f := &k.prog.Finish
 	to := k.OutputDType(kv.in.DType)
+	// Choices are looked at once for a row.
+	exact, full, memory := f.Inverse == "divide", f.Inverse == "div.full", k.prog.PV.Join == "memory"
+	byFactor, byScale, plusMean, plusMeanLast := f.Scale == "inverse", f.Scale == "output", f.Mean == "fma", f.Mean == "output"
+	half, brain := f.First == "fp16", f.First == "fp32-as-bf16" && to == format.FP32
+	even, zero := f.Round == "even", f.Round == "zero"
+	divisor := mufu.NewDivisor(inverse, a.keep)
+	if !hidden && k.finishVector(kv, &divisor, inverse, o, out) {
+		return
+	}
 	for c, x := range o {
-		switch f.Inverse {
-		case "divide":
+		switch {
+		case exact:
 			x = a.flush(a.flush(x) / a.flush(inverse))
-		case "div.full":
-			if a.keep {
-				x = mufu.DivFullSubnormal(x, inverse)
-			} else {
-				x = mufu.DivFull(x, inverse)
-			}
+		case full:
+			x = divisor.Divide(x)
 		default:
 			factor := inverse
-			if f.Scale == "inverse" {
-				factor = a.mul(inverse, kv.vScale[c])
+			switch {
+			case byFactor:
+				factor = a.mul(inverse, k.unscaled(kv.vScale[c]))
+			case k.pScale != 0:
+				factor = a.mul(inverse, k.unscaled(1))
 			}
-			if k.prog.PV.Join != "memory" { // where it is done
+			if !memory { // where it is done
 				x = a.mul(x, factor)
 			}
 		}
@@ -1362,27 +1552,27 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 			x = 0
 		}
 		switch {
-		case f.Mean == "fma" && f.Scale == "output":
+		case plusMean && byScale:
 			x = a.fma(x, kv.vScale[c], kv.vMean[c])
-		case f.Mean == "fma":
+		case plusMean:
 			x = a.add(x, kv.vMean[c])
-		case f.Scale == "output":
+		case byScale:
 			x = a.mul(x, kv.vScale[c])
 		}
 		switch {
-		case f.First == "fp16":
+		case half:
 			x = format.RoundFP16(x)
-		case f.First == "fp32-as-bf16" && to == format.FP32:
+		case brain:
 			x = format.RoundBF16(x)
 		}
 		y := x
-		switch f.Round {
-		case "even":
+		switch {
+		case even:
 			y = to.Round(x)
-		case "zero":
+		case zero:
 			y = to.RoundTowardZero(x)
 		}
-		if f.Mean == "output" {
+		if plusMeanLast {
 			y = to.Round(y + kv.vMean[c])
 		}
 		if y-y != 0 {
@@ -1393,6 +1583,14 @@ func (k *Kernel) finishRow(kv *KV, ws *Workspace, den, inverse float32, hidden b
 		}
 		out[c] = y
 	}
+}
+
+// unscaled is V's scale without that of P, which its codes have.
+func (k *Kernel) unscaled(vScale float32) float32 {
+	if k.pScale == 0 {
+		return vScale
+	}
+	return mufu.DivApprox(vScale, k.pScale)
 }
 
 func (k *Kernel) observe(ws *Workspace, kv *KV, block, t, rows int) {
@@ -1431,9 +1629,13 @@ const invLog2e = float32(1 / float32(1.44269504))
 
 // NaturalLSE turns a row's log-sum-exp, as the kernel writes it, into the natural one
 // that the kernel's callers return: x is the row of Q, of which the released API needs
-// the product with K's mean.
+// the product with K's mean. Of base2-scaled, which callers return in base 2, it is the FP32
+// product with ln 2.
 func (q *Query) NaturalLSE(lse float32, x []float32) float32 {
-	if !strings.HasPrefix(q.kernel.prog.LSE.Form, "base2") {
+	switch form := q.kernel.prog.LSE.Form; {
+	case form == "base2-scaled":
+		return float32(lse * ln2)
+	case !strings.HasPrefix(form, "base2"):
 		return lse
 	}
 	return NaturalLSE(lse, q.LSECorrection(x), float32(q.sm))

@@ -70,9 +70,11 @@ type plan struct {
 	pvUnit    *tensorcore.Unit // nil for integers and for exact sums
 	onesUnit  *tensorcore.Unit
 	intPV     bool
-	vecUnit   vec.Unit // of the vector kernels, if they have one
-	sumKeys   int      // keys of a sum from zero
+	vecUnit   vec.Unit  // of the vector kernels, if they have one
+	lanes     *lanePlan // of the interpreter's steps on vectors, nil where they do not take it
+	sumKeys   int       // keys of a sum from zero
 	offset    float32
+	pScale    float32 // of P before its conversion, 0 for none
 	start     float32
 	masked    float32
 	ofTile    bool // P is relative to its tile's maximum
@@ -176,6 +178,11 @@ func (k *Kernel) VectorProducts() bool {
 	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
 }
 
+// VectorSteps reports whether a kernel that is Portable has all steps of a tile on vectors at
+// its level, with head dimensions that are even and ordinary numbers given. The kernel must be
+// bound (For).
+func (k *Kernel) VectorSteps() bool { return k.lanes != nil }
+
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).
 func (k *Kernel) Tiling() quant.Tiling { return k.tiling }
 
@@ -256,6 +263,7 @@ func (k *Kernel) compile() error {
 		k.sumKeys = int(p.PV.Level)
 	}
 	k.offset, k.start, k.masked = float32(p.Exponent.Offset), float32(p.Maximum.Start), float32(p.Mask.Value)
+	k.pScale = float32(p.P.Scale)
 	k.arith = arith{p.Operands.Subnormals == "keep"}
 	switch p.Exponent.Exp2 {
 	case "exact":
@@ -267,6 +275,7 @@ func (k *Kernel) compile() error {
 	}
 	k.vecUnit, _ = k.vectorUnit()
 	k.portable = k.whyPortable()
+	k.lanes = k.planLanes()
 	return nil
 }
 
@@ -385,8 +394,17 @@ func (k *Kernel) product(sm, log2e float64) float32 {
 		return float32(float64(float32(sm)) * math.Log2E)
 	case "fp64-1.44269504":
 		return float32(sm * 1.44269504)
+	case "fp64-descale":
+		return k.descaledProduct(sm, 1)
 	}
 	return k.arith.mul(float32(sm), float32(log2e))
+}
+
+// descaledProduct is the product of sm_scale and log2 e with that of the scales of Q and K,
+// of scores.product fp64-descale.
+func (k *Kernel) descaledProduct(sm float64, descales float32) float32 {
+	const log2e = float32(math.Log2E)
+	return k.arith.flush(float32(float64(float64(sm*float64(descales)) * float64(log2e))))
 }
 
 // smScale returns a call's softmax scale, 1/sqrt(dim) for 0.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/internal/parallel"
@@ -101,6 +102,9 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	if in.KMean != nil && len(in.KMean) != in.Dim {
 		return nil, fmt.Errorf("a mean of K with %d channels: want %d", len(in.KMean), in.Dim)
 	}
+	if k.prog.VCodes.Cast == "fp16" {
+		in.V = castFP16(in.V, in.Dim)
+	}
 	kv := &KV{in: in, kernel: k, kScale: 1}
 	kv.stride = (in.Len + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
 	kv.windowKeys = (minWindow + k.tiling.BlockK - 1) / k.tiling.BlockK * k.tiling.BlockK
@@ -115,6 +119,16 @@ func (k *Kernel) Prepare(in KVInput) (*KV, error) {
 	}
 	k.encode(kv)
 	return kv, nil
+}
+
+// castFP16 is rows rounded to FP16.
+func castFP16(src Rows, d int) Rows {
+	return func(lo, hi int, dst []float32) {
+		src(lo, hi, dst)
+		for i, x := range dst[:(hi-lo)*d] {
+			dst[i] = format.RoundFP16(x)
+		}
+	}
 }
 
 // blocks calls f with consecutive runs of rows [lo, hi) of src.
@@ -164,7 +178,7 @@ func (k *Kernel) scanK(kv *KV) {
 	})
 	if !k.integer {
 		if k.prog.QKCodes.Scale == "descale" {
-			kv.kScale = descaleOf(in.DType, in.KDescale, kv.kMax[0])
+			kv.kScale = k.descaleOf(in.DType, in.KDescale, kv.kMax[0])
 		}
 		return
 	}
@@ -221,10 +235,14 @@ func (k *Kernel) MeanOfKeys(dtype format.DType, d int, of ...Run) []float32 {
 	return mean
 }
 
-// Descale returns the scale of E4M3 codes of numbers up to amax: amax / 448, in FP32, 1 for
-// zeros.
-func Descale(amax float32) float32 {
-	if amax == 0 {
+// Descale returns the scale of E4M3 codes of numbers up to amax, in FP32, where it is not
+// given: amax / 448, 1 for zeros, or, with operands.descale head, at least 1e-6 (the quantiser of
+// FlashInfer's tests, test_hopper_fp8_attention.py).
+func (k *Kernel) Descale(amax float32) float32 {
+	switch {
+	case k.prog.Operands.Descale == "head":
+		return max(amax/format.E4M3Max, 1e-6)
+	case amax == 0:
 		return 1
 	}
 	return amax / format.E4M3Max
@@ -232,14 +250,14 @@ func Descale(amax float32) float32 {
 
 // descaleOf returns the scale of a head's E4M3 codes: of codes the given one, 0 for 1, else
 // the given one, 0 for that of its largest magnitude.
-func descaleOf(dtype format.DType, given, amax float32) float32 {
+func (k *Kernel) descaleOf(dtype format.DType, given, amax float32) float32 {
 	switch {
 	case given != 0:
 		return given
 	case dtype == format.FP8:
 		return 1
 	}
-	return Descale(amax)
+	return k.Descale(amax)
 }
 
 // encodeFP8 replaces x by the values of its E4M3 codes, which codes have already.
@@ -280,7 +298,7 @@ func (k *Kernel) scanV(kv *KV) error {
 		if k.prog.VCodes.Scale == "descale" {
 			kv.vScale = make([]float32, in.Dim)
 			for c := range kv.vScale {
-				kv.vScale[c] = descaleOf(in.DType, in.VDescale, amax)
+				kv.vScale[c] = k.descaleOf(in.DType, in.VDescale, amax)
 			}
 		}
 		if k.vSmooth {
@@ -330,10 +348,28 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 			x[i] = k.v.decode(k.v.encode(v, true))
 		}
 	default:
-		for i, v := range x {
-			x[i] = k.v.decode(k.v.encode(v, false))
+		const some = 1024
+		for ; len(x) > 0; x = x[min(some, len(x)):] {
+			part := x[:min(some, len(x))]
+			if k.roundFP16(part) {
+				continue
+			}
+			for i, v := range part {
+				part[i] = k.v.decode(k.v.encode(v, false))
+			}
 		}
 	}
+}
+
+// roundFP16 makes the operands of plain FP16 V of x in place, on vectors. It reports whether it
+// could.
+func (k *Kernel) roundFP16(x []float32) bool {
+	var codes [1024]uint16
+	if k.level.l != vec.AVX512 || !k.v.typed || k.v.kind != quant.FP16 || len(x)%16 != 0 || len(x) > len(codes) || !k.level.l.EncodeFP16(codes[:], x) {
+		return false
+	}
+	k.level.l.DecodeFP16(x, codes[:len(x)])
+	return true
 }
 
 // smoothKeys subtracts K's mean from rows in place, if the kernel smooths K.

@@ -84,7 +84,7 @@ func (k *Kernel) whyPortable() string {
 
 // stripCall says whether the vector kernels take a call's masks.
 func (k *Kernel) stripCall(in *QInput) bool {
-	return in.Visible == nil && in.Bias == nil && !in.Windowed && in.Softcap == 0
+	return in.Visible == nil && in.Bias == nil && in.Listed == nil && !in.Windowed && in.Softcap == 0
 }
 
 // vecUnits are the units that the vector kernels have. Of a unit of the table every

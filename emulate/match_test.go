@@ -48,6 +48,7 @@ func withUnit(t *testing.T, p program.Program, level Level, u tensorcore.Unit) *
 	k.pvUnit = &u
 	k.vecUnit, _ = k.vectorUnit()
 	k.portable = k.whyPortable()
+	k.lanes = k.planLanes()
 	return k
 }
 

@@ -23,15 +23,16 @@ type naive struct {
 	sm float64
 	// frameworkMean is PyTorch's mean of K, whose order of sums is quant's to know.
 	frameworkMean []float32
+	ofV           float32 // V's descale
 }
 
 // knows says whether naive can read a description.
 func knows(p *program.Program) bool {
 	exact := p.QKCodes.Format == "exact" || p.VCodes.Format == "exact" || p.P.Format == "exact" || p.PV.Unit.Instruction == "exact"
 	scores := p.Bits() == 0 && p.Scores.Unit.Instruction == "exact"
-	return !exact && !scores && p.QKCodes.Scale != "descale" && p.VCodes.Scale != "descale" && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
-		(p.QKCodes.Scale == "none" || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even", "reciprocal": "even"}[p.QKCodes.Scale]) &&
-		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Operands.Output == "input" && p.Tiles.Split == "none" &&
+	return !exact && !scores && p.Smoothing.V == "none" && p.P.Round == "even" && p.VCodes.Round == "even" &&
+		(p.Bits() == 0 || p.QKCodes.Round == map[string]string{"paper": "even", "triton": "away", "triton-block": "away", "fused": "even", "reciprocal": "even"}[p.QKCodes.Scale]) &&
+		p.Finish.Inverse != "exact" && p.Exponent.Exp2 != "exact" && p.Tiles.Split == "none" &&
 		p.VCodes.Beyond == "zeros" && p.Denominator.Order != "tile-tree" && p.PV.Join != "memory" && p.Mask.Additive != "with-scale" && p.Mask.Hidden == "run" && p.Scores.Softcap == "none"
 }
 
@@ -117,6 +118,17 @@ func amax(x []float32) (top float32) {
 		top = max(top, float32(math.Abs(float64(v))))
 	}
 	return top
+}
+
+// descale is the scale of the E4M3 codes of numbers up to top.
+func (n *naive) descale(top float32) float32 {
+	if n.p.Operands.Descale == "head" {
+		return max(top/448, 1e-6)
+	}
+	if top == 0 {
+		return 1
+	}
+	return top / 448
 }
 
 // mean is the mean of a channel, rounded to FP32.
@@ -360,6 +372,7 @@ func (n *naive) smoothedK() []float32 {
 // row is a row of the output.
 func (n *naive) row(i int) []float32 {
 	p, h, d := &n.p, n.h, n.h.d
+	n.ofV = n.descale(amax(h.v))
 	shape := p.Tiles.Shapes[0]
 	block := i / shape.Rows
 	lo := block * shape.Rows
@@ -401,6 +414,20 @@ func (n *naive) row(i int) []float32 {
 	if p.Scores.SMScale == "folded" || p.Scores.SMScale == "scores" {
 		scale = 1
 	}
+	if p.QKCodes.Scale == "descale" {
+		ofQ, ofK := n.descale(amax(q)), n.descale(amax(h.k))
+		qRow = slices.Clone(qRow)
+		for j := range qRow {
+			qRow[j] = rounded("e4m3", qRow[j]/ofQ)
+		}
+		for j := range k {
+			k[j] = rounded("e4m3", k[j]/ofK)
+		}
+		both := n.mul(ofQ, ofK)
+		if scale = n.mul(scale, both); p.Scores.Product == "fp64-descale" {
+			scale = n.flush(float32(n.sm * float64(both) * float64(float32(math.Log2E))))
+		}
+	}
 
 	// The tiles that the block looks at.
 	align := 0
@@ -426,21 +453,81 @@ func (n *naive) row(i int) []float32 {
 	for th := range den {
 		den[th] = float32(p.Denominator.Start)
 	}
-	for x := range last - first {
-		t := first + x
-		if p.Tiles.Order == "last-to-first" {
-			t = last - 1 - x
+	tiles := n.tiles(block, first, last)
+	passed := make([]bool, len(tiles))
+	if p.PV.Threshold != 0 {
+		passed = n.passed(k, q, scale, lo, tiles)
+	}
+	for x, t := range tiles {
+		latest := t == last-1
+		if h.in.Listed != nil {
+			latest = x == len(tiles)-1
 		}
 		tail := p.Scores.TailTiles == program.All || p.Smoothing.Q != "none" || t >= last-int(p.Scores.TailTiles)
+		if h.in.Listed != nil && p.Smoothing.Q == "none" && p.Scores.TailTiles != program.All {
+			tail = x >= len(tiles)-int(p.Scores.TailTiles)
+		}
+		if passed[x] && !tail {
+			continue // the maximum has not grown: nothing is rescaled
+		}
 		s, scales := n.scores(k, qRow, qMean, qScale, scale, i, t*shape.Keys, tail)
 		n.masks(s, i, t*shape.Keys, align, tail)
-		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, t == last-1)
+		m = n.tile(s, scales, m, &den, o, t*shape.Keys, x == 0, latest)
 	}
 	sees := false
 	for j := first * shape.Keys; j < min(h.nk, last*shape.Keys); j++ {
 		sees = sees || !n.hidden(i, j) && !n.outside(i, j, align)
 	}
 	return n.finish(den, o, sees)
+}
+
+// tiles are those that a block runs, in their order.
+func (n *naive) tiles(block, first, last int) (out []int) {
+	for t := first; t < last; t++ {
+		in := [1]bool{true}
+		if n.h.in.Listed != nil {
+			n.h.in.Listed(block, t, t+1, in[:])
+		}
+		if in[0] {
+			out = append(out, t)
+		}
+	}
+	if n.p.Tiles.Order == "last-to-first" {
+		slices.Reverse(out)
+	}
+	return out
+}
+
+// passed says which tiles the threshold passes over in the block whose first row is lo: those in
+// which no row comes near its largest score of the tiles before. Rows behind the last have
+// scores of zero.
+func (n *naive) passed(k, q []float32, scale float32, lo int, tiles []int) []bool {
+	d, shape := n.h.d, n.p.Tiles.Shapes[0]
+	largest := make([]float32, shape.Rows)
+	for r := range largest {
+		largest[r] = float32(n.p.Maximum.Start)
+	}
+	out := make([]bool, len(tiles))
+	for x, t := range tiles {
+		out[x] = true
+		for r := range largest {
+			i := min(lo+r, n.h.nq-1)
+			step, row := n.codes(q, d, i, false)
+			if lo+r >= n.h.nq {
+				row = make([]float32, len(row))
+			}
+			s, scales := n.scores(k, row, nil, step, scale, i, t*shape.Keys, false)
+			top := float32(math.Inf(-1))
+			for y := range s {
+				top = max(top, n.mul(s[y], scales[y]))
+			}
+			if n.add(n.add(top, -largest[r]), float32(n.p.PV.Threshold)) > 0 {
+				out[x] = false
+			}
+			largest[r] = max(largest[r], top)
+		}
+	}
+	return out
 }
 
 // scores are the scores of a row with a tile, before the mask, and what each is multiplied
@@ -603,7 +690,9 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 		if p.Maximum.Of == "tile-unbounded" && !last {
 			y = s[x]
 		}
-		if p.Maximum.Of != "scores" {
+		if p.Maximum.Of == "scaled" {
+			y = n.mul(y, scales[x])
+		} else if p.Maximum.Of != "scores" {
 			y = n.mulAdd(y, scales[x], -offset, p.Maximum.Round)
 		}
 		m = max(m, y)
@@ -611,6 +700,10 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	seen := m
 	if p.Maximum.Unseen == "zero" && math.IsInf(float64(m), -1) {
 		seen = 0
+	}
+	lowest := float32(-math.MaxFloat32)
+	if p.Maximum.Unseen == "lowest" {
+		seen = max(seen, lowest)
 	}
 	alpha := n.add(old, -seen)
 	if p.Maximum.Of == "scores" {
@@ -631,25 +724,40 @@ func (n *naive) tile(s, scales []float32, old float32, den *[4]float32, o []floa
 	w := make([]float32, len(s))
 	for x := range s {
 		lower := seen
+		if p.Maximum.Of == "scaled" {
+			lower = n.add(seen, -offset)
+		}
 		if p.Maximum.Of == "scores" {
 			if lower = n.mul(seen, scales[x]); offset != 0 {
 				lower = n.mulAdd(seen, scales[x], -offset, p.Maximum.Round)
 			}
-			if seen != m {
+			if seen != m && p.Maximum.Unseen == "zero" {
 				lower = 0
+			}
+			if p.Maximum.Unseen == "lowest" {
+				if lower = n.mul(m, scales[x]); offset != 0 {
+					lower = n.mulAdd(m, scales[x], -offset, p.Maximum.Round)
+				}
+				if !(lower >= lowest) {
+					lower = lowest
+				}
 			}
 		}
 		w[x] = n.ex2(n.mulAdd(s[x], scales[x], -lower, p.Exponent.Round))
 	}
 	codes := make([]float32, len(w))
 	for x := range w {
-		codes[x] = rounded(p.P.Format, w[x])
+		if y := w[x]; p.P.Scale != 0 {
+			codes[x] = rounded(p.P.Format, n.mul(y, float32(p.P.Scale)))
+		} else {
+			codes[x] = rounded(p.P.Format, y)
+		}
 	}
 	n.denominator(w, codes, alpha, factor, den, last)
 	if p.PV.Rescale == "none" {
 		alpha = 1
 	}
-	n.values(codes, alpha, factor, o, lo)
+	n.values(codes, alpha, factor, o, lo, last)
 	return max(m, old)
 }
 
@@ -745,14 +853,24 @@ func (n *naive) stored(x int) int {
 	return x/16*16 + []int{0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15}[x%16]
 }
 
+// cast is an element of V as it is quantised.
+func (n *naive) cast(x float32) float32 {
+	if n.p.VCodes.Cast != "" {
+		return format.RoundFP16(x)
+	}
+	return x
+}
+
 // vScale is the scale of a channel of V, and the inverse that the fused quantiser uses.
 func (n *naive) vScale(c int) (scale, inverse float32) {
 	var top float32
 	for i := c; i < len(n.h.v); i += n.h.d {
-		top = max(top, amax(n.h.v[i:i+1]))
+		top = max(top, float32(math.Abs(float64(n.cast(n.h.v[i])))))
 	}
 	most := float32(n.p.VCodes.Max)
 	switch n.p.VCodes.Scale {
+	case "descale":
+		return n.ofV, 0
 	case "paper":
 		return top / most, 0
 	case "fused":
@@ -768,10 +886,12 @@ func (n *naive) vScale(c int) (scale, inverse float32) {
 func (n *naive) value(j, c int) float32 {
 	var x float32 // beyond the end
 	if j < n.h.nk {
-		x = n.h.v[j*n.h.d+c]
+		x = n.cast(n.h.v[j*n.h.d+c])
 	}
 	scale, inverse := n.vScale(c)
 	switch n.p.VCodes.Scale {
+	case "descale":
+		x /= scale
 	case "paper":
 		if x /= scale; scale == 0 {
 			x = 0
@@ -783,7 +903,7 @@ func (n *naive) value(j, c int) float32 {
 }
 
 // values adds a tile's product to the output.
-func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, lo int) {
+func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, lo int, last bool) {
 	p := &n.p
 	u, _ := p.PV.Unit.Lookup(p.Arch)
 	level := len(codes)
@@ -813,9 +933,9 @@ func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, 
 				for x := range a {
 					sum += int64(a[x]) * int64(v[x])
 				}
-				o[c] = n.join(o[c], factor, float32(sum), tileFactor)
+				o[c] = n.join(o[c], factor, float32(sum), tileFactor, last)
 			default:
-				o[c] = n.join(o[c], factor, dots(u, 0, a, v), tileFactor)
+				o[c] = n.join(o[c], factor, dots(u, 0, a, v), tileFactor, last)
 			}
 			factor = 1
 		}
@@ -823,9 +943,12 @@ func (n *naive) values(codes []float32, alpha, tileFactor float32, o []float32, 
 }
 
 // join is O after a sum from zero has joined it.
-func (n *naive) join(o, alpha, sum, factor float32) float32 {
+func (n *naive) join(o, alpha, sum, factor float32, last bool) float32 {
 	if n.p.PV.Join == "factor" {
 		return n.fma(sum, factor, n.mul(o, alpha))
+	}
+	if n.p.PV.Join == "twice-but-last" && last {
+		return n.fma(o, alpha, sum)
 	}
 	return n.mulAdd(o, alpha, sum, n.p.PV.Join)
 }
@@ -841,6 +964,10 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 	}
 	empty := d == 0 || d != d
 	out := make([]float32, len(o))
+	to := n.h.dtype
+	if named, ok := map[string]format.DType{"fp16": format.FP16, "bf16": format.BF16, "fp32": format.FP32}[p.Operands.Output]; ok {
+		to = named
+	}
 	for c, x := range o {
 		scale, _ := n.vScale(c)
 		switch {
@@ -857,7 +984,10 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 			if empty && (p.Finish.Empty == "one" || p.Finish.Empty == "zero") {
 				inverse = map[string]float32{"one": 1, "zero": 0}[p.Finish.Empty]
 			}
-			if p.Finish.Scale == "inverse" {
+			if p.P.Scale != 0 {
+				scale = format.MulFtz(scale, mufu.Rcp(float32(p.P.Scale)))
+			}
+			if p.Finish.Scale == "inverse" || p.P.Scale != 0 {
 				inverse = n.mul(inverse, scale)
 			}
 			x = n.mul(x, inverse)
@@ -868,7 +998,7 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 		if p.Finish.Scale == "output" {
 			x = n.mul(x, scale)
 		}
-		if p.Finish.First == "fp32-as-bf16" && n.h.dtype == format.FP32 {
+		if p.Finish.First == "fp32-as-bf16" && to == format.FP32 {
 			x = format.RoundBF16(x)
 		}
 		if p.Finish.First == "fp16" {
@@ -876,9 +1006,9 @@ func (n *naive) finish(den [4]float32, o []float32, sees bool) []float32 {
 		}
 		switch p.Finish.Round {
 		case "even":
-			x = n.h.dtype.Round(x)
+			x = to.Round(x)
 		case "zero":
-			x = n.h.dtype.RoundTowardZero(x)
+			x = to.RoundTowardZero(x)
 		}
 		out[c] = x
 	}

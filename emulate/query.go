@@ -27,6 +27,9 @@ type QInput struct {
 	// scores. The program must take them.
 	Visible func(row, lo, hi int, dst []bool)
 	Bias    func(row, lo, hi int, dst []float32)
+	// Listed, if not nil, is a block map: it writes which of the tiles of keys [lo, hi) a block of
+	// query rows runs. The program must take one.
+	Listed func(block, lo, hi int, dst []bool)
 	// Softcap, if not 0, is a soft cap of the scores, which the program must take.
 	Softcap float64
 	// Group is how many query heads share the kv head, and Member which of them this one is,
@@ -71,8 +74,12 @@ func (k *Kernel) Query(in QInput, kv *KV, ws *Workspace) *Query {
 	descales := float32(1)
 	if k.prog.QKCodes.Scale == "descale" {
 		// The scales of Q and K join the softmax scale.
-		descales = k.arith.mul(descaleOf(kv.in.DType, in.QDescale, q.amax), kv.kScale)
-		q.scale = k.arith.mul(q.scale, descales)
+		descales = k.arith.mul(k.descaleOf(kv.in.DType, in.QDescale, q.amax), kv.kScale)
+		if k.prog.Scores.Product == "fp64-descale" {
+			q.scale = k.descaledProduct(q.sm, descales)
+		} else {
+			q.scale = k.arith.mul(q.scale, descales)
+		}
 	}
 	if in.Softcap != 0 {
 		q.cap = float32(q.sm) / float32(in.Softcap)
@@ -140,10 +147,14 @@ func (k *Kernel) Supports(in QInput) error {
 		return fmt.Errorf("kernel %s takes no boolean mask (mask.boolean: none)", k.prog.Name)
 	case in.Bias != nil && m.Additive == "none":
 		return fmt.Errorf("kernel %s takes no additive mask (mask.additive: none)", k.prog.Name)
+	case in.Listed != nil && m.BlockMap == "":
+		return fmt.Errorf("kernel %s takes no block map (mask.block_map)", k.prog.Name)
 	case in.Softcap != 0 && k.prog.Scores.Softcap == "none":
 		return fmt.Errorf("kernel %s takes no soft cap (scores.softcap: none)", k.prog.Name)
 	case in.Windowed && m.Window == "no":
 		return fmt.Errorf("kernel %s takes no window (mask.window: no)", k.prog.Name)
+	case in.Windowed && m.Window == "left" && in.Right > 0 && !in.Causal:
+		return fmt.Errorf("kernel %s takes no window that bounds the keys after the query (mask.window: left)", k.prog.Name)
 	case in.Causal && m.Causal == "none":
 		return fmt.Errorf("kernel %s takes no causal mask (mask.causal: none)", k.prog.Name)
 	}
@@ -190,7 +201,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 			ws.qScale[r] = 1
 		}
 		if k.prog.QKCodes.Scale == "descale" {
-			encodeFP8(ws.q[:rows*d], q.kv.in.DType, descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
+			encodeFP8(ws.q[:rows*d], q.kv.in.DType, k.descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
 		}
 		return
 	}
@@ -345,6 +356,9 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 	if len(out) < len(pick)*d {
 		return fmt.Errorf("%d rows of %d channels do not fit in %d elements", len(pick), d, len(out))
 	}
+	if k.prog.PV.Threshold != 0 {
+		return k.runWhole(q, ws, block, pick, out)
+	}
 	ws.fit(k, d)
 	first := block * k.tiling.BlockQ
 	rows, cd := k.loadQuery(q, ws, block), k.CodeDim(d)
@@ -356,6 +370,19 @@ func (k *Kernel) RunRows(q *Query, ws *Workspace, block int, pick []int, out []f
 		copy(ws.q[i*d:i*d+d], ws.q[r*d:r*d+d])
 	}
 	return k.runRows(context.Background(), q, ws, block, len(pick), out, nil)
+}
+
+// runWhole is RunRows where the rows of a block decide together.
+func (k *Kernel) runWhole(q *Query, ws *Workspace, block int, pick []int, out []float32) error {
+	d := q.kv.in.Dim
+	all := make([]float32, k.tiling.BlockQ*d)
+	counts := ws.Counts
+	_, err := k.Run(q, ws, block, all, nil)
+	ws.Counts = counts
+	for i, r := range pick {
+		copy(out[i*d:i*d+d], all[r*d:r*d+d])
+	}
+	return err
 }
 
 // tiles returns the tiles of keys [first, last) that a block of query rows looks at.

@@ -23,6 +23,7 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
+	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -126,6 +127,34 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
 	}
+	if k.turnsValues() {
+		k.turn(w, d)
+	}
+}
+
+// turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
+func (k *Kernel) turn(w *window, d int) {
+	const some = 16
+	w.vTurned = grow(w.vTurned, w.keys*d)
+	x := make([]float32, some*d)
+	for lo := 0; lo < w.keys; lo += some {
+		switch {
+		case w.vRaw != nil:
+			copy(x, w.vRaw[lo*d:])
+		case w.vWide != nil && k.v.typed && k.v.kind == quant.FP16:
+			k.level.l.DecodeFP16(x, w.vWide[lo*d:(lo+some)*d])
+		default:
+			for i := range x {
+				x[i] = k.v.decode(w.code(i%d, lo+i/d, d))
+			}
+		}
+		for c := range d {
+			dst := w.vTurned[c*w.keys+lo:][:some]
+			for i := range dst {
+				dst[i] = x[i*d+c]
+			}
+		}
+	}
 }
 
 func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
@@ -204,6 +233,9 @@ func (k *Kernel) fillValues(kv *KV, w *window, counts *Counts) {
 		}
 	}
 	blocks(in.V, w.first, last, d, w.buf, func(lo int, x []float32) {
+		if w.vWide != nil && kv.values.EncodeWideAt(k.level.rows, w.vWide[(lo-w.first)*d:], x) {
+			return
+		}
 		if kv.values.EncodeAt(k.level.rows, w.rows, x) {
 			if w.vWide == nil {
 				w.vCodes.PutRows(lo-w.first, w.rows[:len(x)])

@@ -357,7 +357,7 @@ func (d *Dump) addCall(l *Layer, found extras, p *parts, sequences int) error {
 	for _, x := range []struct {
 		role int
 		add  func(*Layer, *rawTensor) error
-	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, sequences)}, {kDescale, d.descale(&l.KDescale, sequences)}, {vDescale, d.descale(&l.VDescale, sequences)}} {
+	}{{maskRole, d.mask}, {qDescale, d.descale(&l.QDescale, &l.Q, sequences)}, {kDescale, d.descale(&l.KDescale, &l.K, sequences)}, {vDescale, d.descale(&l.VDescale, &l.V, sequences)}, {blockMapRole, d.blockMap}} {
 		t, err := found.of(x.role, l.Name, p[0])
 		if err != nil {
 			return err
@@ -365,8 +365,8 @@ func (d *Dump) addCall(l *Layer, found extras, p *parts, sequences int) error {
 		if t == nil {
 			continue
 		}
-		if x.role == maskRole && sequences > 0 {
-			return fmt.Errorf("%s: tensor %q: packed sequences (cu_seqlens) take no mask", t.file, t.name)
+		if (x.role == maskRole || x.role == blockMapRole) && sequences > 0 {
+			return fmt.Errorf("%s: tensor %q: packed sequences (cu_seqlens) take no %s", t.file, t.name, strings.ReplaceAll(roleNames[x.role][0], "_", " "))
 		}
 		if err := x.add(l, t); err != nil {
 			return err

@@ -15,6 +15,8 @@ type Call struct {
 	CausalAlign string  `json:"causal_align,omitempty"`
 	// Descale names the FP8 tensors that have scales, as in "q k v".
 	Descale string `json:"descale,omitempty"`
+	// BlockMap describes the block map, of which the reference knows nothing.
+	BlockMap *BlockMapCall `json:"block_map,omitempty"`
 	// Packed says which sequence of a packed batch the layer is.
 	Packed *PackedCall `json:"packed,omitempty"`
 }
@@ -33,11 +35,21 @@ type MaskCall struct {
 	Shape [4]int `json:"shape"`
 }
 
+// BlockMapCall describes a block map: [batch, heads, blocks of queries, blocks of keys], and how
+// many blocks are listed.
+type BlockMapCall struct {
+	Shape  [4]int `json:"shape"`
+	Listed int64  `json:"listed"`
+}
+
 // Call describes the layer's call; it is nil where there is nothing to say.
 func (l *Layer) Call() *Call {
 	c := Call{Softcap: l.Softcap, CausalAlign: l.CausalAlign}
 	if l.Mask != nil {
 		c.Mask = &MaskCall{l.Mask.Kind(), l.Mask.Shape}
+	}
+	if m := l.BlockMap; m != nil {
+		c.BlockMap = &BlockMapCall{m.Shape, m.Listed}
 	}
 	if l.Window != nil {
 		c.Window = &[2]int{l.Window.Left, l.Window.Right}
@@ -69,6 +81,11 @@ func (c *Call) Parts() []string {
 	var out []string
 	if m := c.Mask; m != nil {
 		out = append(out, fmt.Sprintf("mask %s %dx%dx%dx%d", m.Kind, m.Shape[0], m.Shape[1], m.Shape[2], m.Shape[3]))
+	}
+	if m := c.BlockMap; m != nil {
+		all := int64(m.Shape[0]) * int64(m.Shape[1]) * int64(m.Shape[2]) * int64(m.Shape[3])
+		out = append(out, fmt.Sprintf("block map %dx%dx%dx%d, %.1f%% listed (the reference is dense)", m.Shape[0], m.Shape[1], m.Shape[2], m.Shape[3],
+			100*float64(m.Listed)/float64(all)))
 	}
 	if w := c.Window; w != nil {
 		out = append(out, "window "+Window{w[0], w[1]}.String())

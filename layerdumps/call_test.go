@@ -68,18 +68,74 @@ func TestCallErrors(t *testing.T) {
 		{name: "two FP8", tensors: with(fp8, zeros("l0.v", "F8_E5M2", 2, 2, 5, 4)), want: `tensor "l0.v": dtype E5M2 differs from that of "l0.q", E4M3`},
 		{name: "a scale of FP16", tensors: with(good, floats("l0.q_descale", []int{1}, 1)), want: `tensor "l0.q_descale": a scale of FP8 codes, and "l0.q" is FP16`},
 		{name: "dtype of a scale", tensors: with(fp8, zeros("l0.k_descale", "F16", 2, 2)), want: `tensor "l0.k_descale": dtype F16 is not FP32`},
-		{name: "shape of a scale", tensors: with(fp8, floats("l0.k_descale", []int{2, 4}, 1, 1, 1, 1, 1, 1, 1, 1)), want: `tensor "l0.k_descale": has shape [2 4]; want [batch, kv heads], [2 2], or one number`},
+		{name: "shape of a scale", tensors: with(fp8, floats("l0.k_descale", []int{2, 4}, 1, 1, 1, 1, 1, 1, 1, 1)), want: `tensor "l0.k_descale": has shape [2 4]; want [batch, kv heads], [2 2], [heads], [2], or one number`},
+		{name: "shape of Q's scale", tensors: with(fp8, floats("l0.q_descale", []int{3}, 1, 1, 1)), want: `tensor "l0.q_descale": has shape [3]; want [batch, kv heads], [2 2], [batch, query heads], [2 4], [heads], [4], or one number`},
 		{name: "no scale", tensors: with(fp8, floats("l0.k_descale", []int{0})), want: `has shape [0]; want`},
 		{name: "scale NaN", tensors: with(fp8, floats("l0.v_descale", []int{2, 2}, 1, 2, nan, 1)), want: `tensor "l0.v_descale": element 2 is NaN, not a positive, finite number`},
 		{name: "scale Inf", tensors: with(fp8, floats("l0.v_descale", nil, inf)), want: `element 0 is +Inf, not`},
 		{name: "scale zero", tensors: with(fp8, floats("l0.q_descale", []int{1}, 0)), want: `element 0 is 0, not`},
 		{name: "scale below", tensors: with(fp8, floats("l0.q_descale", []int{1, 1}, -1)), want: `element 0 is -1, not`},
+		{name: "block map of FP16", tensors: with(good, zeros("l0.block_map", "F16", 1, 2, 1, 1)), want: `tensor "l0.block_map": dtype F16 is not BOOL or U8`},
+		{name: "block map of three dimensions", tensors: with(good, zeros("l0.block_map", "BOOL", 2, 1, 1)), want: `tensor "l0.block_map": has 3 dimensions, [2 1 1]; want [batch, heads, blocks of queries, blocks of keys]`},
+		{name: "heads of a block map", tensors: with(good, zeros("l0.block_map", "BOOL", 1, 1, 1, 1)), want: `tensor "l0.block_map": [1 1 1 1] are no blocks [batch, heads, blocks of queries, blocks of keys] of scores [1 2 3 5]`},
+		{name: "block map without blocks", tensors: with(good, zeros("l0.block_map", "BOOL", 1, 2, 1, 0)), want: `[1 2 1 0] are no blocks`},
+		{name: "block map of more than there is", tensors: with(good, zeros("l0.block_map", "BOOL", 1, 2, 3, 6)), want: `[1 2 3 6] are no blocks`},
+		{name: "a row without blocks", tensors: with(good, safetensors.Tensor{Name: "l0.block_map", DType: "BOOL", Shape: []int{1, 2, 2, 3}, Data: []byte{1, 0, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1}}),
+			want: `tensor "l0.block_map": batch 0, head 1: no block of keys is listed for block 0 of queries, whose output no kernel writes`},
 		{name: "head_dim", tensors: with(good, zeros("l0.q", "F16", 1, 2, 3, 257)), want: `head_dim is 257; the kernels support up to 256`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			path := write(t, t.TempDir(), "a.safetensors", tc.metadata, tc.tensors...)
 			wantError(t, []string{path}, tc.opt, path+": ", tc.want)
 		})
+	}
+}
+
+// TestBlockMap reads a block map, which counts in the digest.
+func TestBlockMap(t *testing.T) {
+	data := []byte{1, 0, 0, 0, 1, 0, 2, 1, 0, 0, 0, 1}
+	digests := map[string]string{}
+	for name, ts := range map[string][]safetensors.Tensor{
+		"bool":  {{Name: "l0.block_map", DType: "BOOL", Shape: []int{1, 2, 2, 3}, Data: bytes.ReplaceAll(data, []byte{2}, []byte{1})}},
+		"u8":    {{Name: "l0.block_map", DType: "U8", Shape: []int{1, 2, 2, 3}, Data: data}},
+		"other": {{Name: "l0.block_map", DType: "U8", Shape: []int{1, 2, 2, 3}, Data: bytes.Repeat([]byte{1}, 12)}},
+		"none":  nil,
+	} {
+		dir := t.TempDir()
+		paths := []string{write(t, dir, "q.safetensors", nil, layer("l0")...)}
+		if ts != nil {
+			paths = append(paths, write(t, dir, "map.safetensors", nil, ts...))
+		}
+		l := &open(t, Options{}, paths...).Layers[0]
+		sum, err := l.Digest(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests[name] = sum
+		if ts == nil || name == "other" {
+			continue
+		}
+		m := l.BlockMap
+		if m == nil || m.Shape != [4]int{1, 2, 2, 3} || m.Listed != 5 || !strings.Contains(l.Source, "map.safetensors") {
+			t.Fatalf("%s: %+v of %s", name, m, l.Source)
+		}
+		got := make([]bool, 2)
+		m.List(0, 1, 0, 0, 2, got)
+		if !got[0] || !got[1] {
+			t.Errorf("%s: head 1, block 0 lists %v", name, got)
+		}
+		if m.List(0, 1, 1, 1, 3, got); got[0] || !got[1] {
+			t.Errorf("%s: head 1, block 1 lists %v from block 1 on", name, got)
+		}
+		if want := "block map 1x2x2x3, 41.7% listed (the reference is dense)"; strings.Join(l.Call().Parts(), ", ") != want {
+			t.Errorf("%s: %q, want %q", name, l.Call().Parts(), want)
+		}
+		if other := l.Reread(); other != nil {
+			t.Errorf("%s: in the other layout the map has no meaning, and %v is read", name, other.Q.Shape())
+		}
+	}
+	if digests["bool"] != digests["u8"] || digests["u8"] == digests["other"] || digests["u8"] == digests["none"] || digests["none"] == digests["other"] {
+		t.Errorf("digests %v", digests)
 	}
 }
 
@@ -206,6 +262,43 @@ func TestFP8(t *testing.T) {
 	}
 }
 
+// TestScales: a scale is of a kv head, of a head of the tensor itself, in one batch entry or in
+// all, or of everything. In the other layout those of heads are of no head.
+func TestScales(t *testing.T) {
+	for _, tc := range []struct {
+		shape  []int
+		values []float32
+		want   []float32 // [batch][query heads]
+		reread bool
+	}{
+		{[]int{2, 2}, []float32{1, 2, 3, 4}, []float32{1, 1, 2, 2, 3, 3, 4, 4}, false},
+		{[]int{2, 4}, []float32{1, 2, 3, 4, 5, 6, 7, 8}, []float32{1, 2, 3, 4, 5, 6, 7, 8}, false},
+		{[]int{4}, []float32{1, 2, 3, 4}, []float32{1, 2, 3, 4, 1, 2, 3, 4}, false},
+		{[]int{1}, []float32{5}, []float32{5, 5, 5, 5, 5, 5, 5, 5}, true},
+		{nil, []float32{5}, []float32{5, 5, 5, 5, 5, 5, 5, 5}, true},
+	} {
+		ts := []safetensors.Tensor{
+			zeros("l.q", "F8_E4M3", 2, 4, 6, 4), zeros("l.k", "F8_E4M3", 2, 2, 6, 4), zeros("l.v", "F8_E4M3", 2, 2, 6, 4),
+			floats("l.q_descale", tc.shape, tc.values...),
+		}
+		l := &open(t, Options{}, write(t, t.TempDir(), "a.safetensors", nil, ts...)).Layers[0]
+		var got []float32
+		for i := range 8 {
+			got = append(got, l.Descale(&l.Q, i/4, i%4))
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%v: %v, want %v", tc.shape, got, tc.want)
+		}
+		other := l.Reread()
+		if (other != nil) != tc.reread {
+			t.Errorf("%v: reread %v", tc.shape, other)
+		}
+		if other != nil && other.Descale(&other.Q, 1, 5) != 5 {
+			t.Errorf("%v: reread, the scale is %v", tc.shape, other.QDescale)
+		}
+	}
+}
+
 // fp8 is the value of a code by its definition (OCP OFP8 1.0).
 func fp8(dtype string, c byte) float32 {
 	fraction, bias := 3, 7
@@ -226,6 +319,52 @@ func fp8(dtype string, c byte) float32 {
 		x = -x
 	}
 	return float32(x)
+}
+
+// FuzzBlockMap: whatever a block map is, a dump opens and every block of queries lists one, or a
+// line says what is wrong.
+func FuzzBlockMap(f *testing.F) {
+	f.Add("BOOL", uint8(1), uint8(2), uint8(2), uint8(3), []byte{1, 0, 1})
+	f.Add("U8", uint8(1), uint8(2), uint8(3), uint8(5), []byte{7})
+	f.Add("U8", uint8(1), uint8(2), uint8(1), uint8(1), []byte{0})
+	f.Add("F16", uint8(0), uint8(2), uint8(4), uint8(1), []byte{})
+	f.Fuzz(func(t *testing.T, dtype string, batch, heads, queries, keys uint8, data []byte) {
+		width := map[string]int{"BOOL": 1, "U8": 1, "F16": 2}[dtype]
+		if width == 0 {
+			return
+		}
+		shape := []int{int(batch % 3), int(heads % 4), int(queries % 6), int(keys % 8)}
+		m := safetensors.Tensor{Name: "l0.block_map", DType: dtype, Shape: shape, Data: make([]byte, width*shape[0]*shape[1]*shape[2]*shape[3])}
+		for i := range m.Data {
+			if len(data) > 0 {
+				m.Data[i] = data[i%len(data)]
+			}
+		}
+		path := filepath.Join(t.TempDir(), "a.safetensors")
+		if err := safetensors.Write(path, nil, append(layer("l0"), m)); err != nil {
+			t.Fatal(err)
+		}
+		d, err := Open([]string{path}, Options{})
+		if err != nil {
+			if strings.ContainsAny(err.Error(), "\n\r") {
+				t.Errorf("error %q is not one line", err)
+			}
+			return
+		}
+		defer d.Close()
+		l := &d.Layers[0]
+		for h := range l.Q.Heads {
+			for q := range l.BlockMap.Shape[2] {
+				listed := make([]bool, l.BlockMap.Shape[3])
+				if l.BlockMap.List(0, h, q, 0, len(listed), listed); !slices.Contains(listed, true) {
+					t.Errorf("head %d, block %d lists nothing", h, q)
+				}
+			}
+		}
+		if err := l.Check(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // FuzzCall: whatever a mask, a scale and metadata are, a dump opens and is read, or says in

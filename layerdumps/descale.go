@@ -8,9 +8,10 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 )
 
-// descale returns a function that takes the scales of one of a layer's FP8 tensors, those
-// of each of its packed sequences, if it has some.
-func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) error {
+// descale returns a function that takes the scales of one of a layer's FP8 tensors, of, those
+// of each of its packed sequences, if it has some: one for each kv head, one for each head of the
+// tensor itself, of every batch entry or of all, or one number.
+func (d *Dump) descale(dst *[]float32, of *Tensor, sequences int) func(*Layer, *rawTensor) error {
 	return func(l *Layer, t *rawTensor) error {
 		bad := func(format string, args ...any) error {
 			return fmt.Errorf("%s: tensor %q: %w", t.file, t.name, fmt.Errorf(format, args...))
@@ -21,14 +22,23 @@ func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) e
 		if t.dtype != "F32" {
 			return bad("dtype %s is not FP32", t.dtype)
 		}
-		n := 1
-		want := []int{max(l.K.Batch, sequences), l.K.Heads}
+		batch, heads := max(l.K.Batch, sequences), of.Heads
+		entries, groups := 1, 1 // that have a scale of their own
 		switch {
-		case slices.Equal(t.shape, want):
-			n = want[0] * want[1]
+		case slices.Equal(t.shape, []int{batch, l.K.Heads}):
+			entries, groups = batch, l.K.Heads
+		case slices.Equal(t.shape, []int{batch, heads}):
+			entries, groups = batch, heads
+		case slices.Equal(t.shape, []int{heads}):
+			groups = heads
 		case len(t.shape) > 2 || slices.ContainsFunc(t.shape, func(n int) bool { return n != 1 }):
-			return bad("has shape %v; want [batch, kv heads], %v, or one number", t.shape, want)
+			want := fmt.Sprintf("[batch, kv heads], %v", []int{batch, l.K.Heads})
+			if heads != l.K.Heads {
+				want += fmt.Sprintf(", [batch, query heads], %v", []int{batch, heads})
+			}
+			return bad("has shape %v; want %s, [heads], %v, or one number", t.shape, want, []int{heads})
 		}
+		n := entries * groups
 		if err := t.ready(); err != nil {
 			return err
 		}
@@ -44,15 +54,19 @@ func (d *Dump) descale(dst *[]float32, sequences int) func(*Layer, *rawTensor) e
 				return bad("element %d is %v, not a positive, finite number", i, x)
 			}
 		}
-		// One number stands for all.
-		*dst = slices.Repeat(given, want[0]*want[1]/n)
+		all := make([]float32, batch*heads)
+		for i := range all {
+			b, h := i/heads, i%heads
+			all[i] = given[b*entries/batch*groups+h*groups/heads]
+		}
+		*dst = all
 		return nil
 	}
 }
 
 // Descale returns the scale of a tensor of the layer, its Q, K or V, for a batch entry and
-// kv head: 1 where none is given.
-func (l *Layer) Descale(t *Tensor, batch, kvHead int) float32 {
+// a head of the tensor: 1 where none is given.
+func (l *Layer) Descale(t *Tensor, batch, head int) float32 {
 	all := l.VDescale
 	switch t {
 	case &l.Q:
@@ -63,5 +77,5 @@ func (l *Layer) Descale(t *Tensor, batch, kvHead int) float32 {
 	if all == nil {
 		return 1
 	}
-	return all[batch*l.K.Heads+kvHead]
+	return all[batch*t.Heads+head]
 }

@@ -9,8 +9,8 @@ import (
 )
 
 // Digest returns the SHA-256, in hexadecimal, of what the layer's tensors are and hold:
-// role, type, dimensions and elements of q, k, v and, if they are there, o, lse, the mask
-// and the scales. Names, files and the layout do not matter. Of a sequence of a packed
+// role, type, dimensions and elements of q, k, v and, if they are there, o, lse, the mask,
+// the block map and the scales. Names, files and the layout do not matter. Of a sequence of a packed
 // batch the whole batch's k counts, which may be smoothed as a whole.
 func (l *Layer) Digest(ctx context.Context) (string, error) {
 	h := sha256.New()
@@ -25,6 +25,11 @@ func (l *Layer) Digest(ctx context.Context) (string, error) {
 	}
 	fmt.Fprintln(h, l.QDescale, l.KDescale, l.VDescale)
 	if m := l.Mask; m != nil {
+		if err := m.digest(ctx, h); err != nil {
+			return "", err
+		}
+	}
+	if m := l.BlockMap; m != nil {
 		if err := m.digest(ctx, h); err != nil {
 			return "", err
 		}

@@ -16,7 +16,8 @@
 // v and o are then [tokens, heads, head_dim], and each sequence with queries is a layer,
 // <layer>.seq0 and so on.
 //
-// A tensor <layer>.mask is a mask of the scores, boolean or to be added.
+// A tensor <layer>.mask is a mask of the scores, boolean or to be added; <layer>.block_map, BOOL
+// or U8, lists the tiles of scores that were computed at all.
 //
 // Tensors <layer>.query, .key, .value and .out, .output or .attn_output stand for
 // those where they complete a layer and have no rival, and tensors called q, k, v and
@@ -86,9 +87,10 @@ type Layer struct {
 	Softcap float64
 	// Mask is the mask that the call was given, nil for none.
 	Mask *Mask
-	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][kv heads]: a
-	// value is its code times the scale, that of Q by the kv head of its query head. They are
-	// nil where there are none: 1.
+	// BlockMap lists the tiles that the call was to run, nil for all.
+	BlockMap *BlockMap
+	// QDescale, KDescale and VDescale are the scales of FP8 tensors, [batch][heads] of the
+	// tensor: a value is its code times the scale. They are nil where there are none: 1.
 	QDescale, KDescale, VDescale []float32
 	// Packed says of which packed batch the layer is a sequence; nil for none.
 	Packed *Packed
@@ -148,6 +150,9 @@ func (l *Layer) Check() error {
 	}
 	if l.Mask != nil && !slices.Contains(files, l.Mask.File) {
 		files = append(files, l.Mask.File)
+	}
+	if l.BlockMap != nil && !slices.Contains(files, l.BlockMap.File) {
+		files = append(files, l.BlockMap.File)
 	}
 	return s.check(files)
 }
@@ -262,7 +267,7 @@ func (s *source) check(files []string) error {
 }
 
 // Reread returns the layer as it is if its tensors are in the other layout, or nil
-// where they do not fit each other then. It shares their memory. It has no LSE.
+// where they do not fit each other then, or have scales of heads. It shares their memory. It has no LSE.
 func (l *Layer) Reread() *Layer {
 	out := *l
 	out.LSE = nil
@@ -271,7 +276,15 @@ func (l *Layer) Reread() *Layer {
 		o := l.O.reread()
 		out.O = &o
 	}
-	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) {
+	for scales, t := range map[*[]float32]*Tensor{&out.QDescale: &out.Q, &out.KDescale: &out.K, &out.VDescale: &out.V} {
+		if s := *scales; s != nil && t.Heads != t.Tokens {
+			if slices.Min(s) != slices.Max(s) {
+				return nil // they say how many heads there are
+			}
+			*scales = slices.Repeat(s[:1], t.Batch*t.Heads)
+		}
+	}
+	if out.check() != nil || out.Mask != nil && !out.Mask.fits(&out) || out.BlockMap != nil && !out.BlockMap.fits(&out) {
 		return nil
 	}
 	return &out

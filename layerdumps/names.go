@@ -16,6 +16,7 @@ const (
 	vDescale
 	cuSeqlensQ
 	cuSeqlensK
+	blockMapRole
 )
 
 // roleNames are the names that tensors of a role have: the first is the last part of
@@ -32,6 +33,7 @@ var roleNames = [...][]string{
 	{"v_descale"},
 	{"cu_seqlens_q"},
 	{"cu_seqlens_k"},
+	{"block_map"},
 }
 
 // roleList names the roles for messages.
@@ -50,8 +52,8 @@ const BareLayer = "attn"
 const placeholder = "{layer}"
 
 // Names say how tensors are called where that is not <layer>.q: by role, q, k, v, o, lse,
-// mask, q_descale, k_descale, v_descale, cu_seqlens_q or cu_seqlens_k, a pattern in which
-// {layer} stands for the layer's name, or which is the whole name of a single layer's
+// mask, q_descale, k_descale, v_descale, cu_seqlens_q, cu_seqlens_k or block_map, a pattern
+// in which {layer} stands for the layer's name, or which is the whole name of a single layer's
 // tensor. Roles without a pattern keep their names.
 type Names map[string]string
 

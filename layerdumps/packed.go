@@ -166,9 +166,9 @@ func (b *bounds) split(l *Layer) ([]Layer, error) {
 				*t = &part
 			}
 		}
-		for _, scale := range []*[]float32{&s.QDescale, &s.KDescale, &s.VDescale} {
+		for scale, heads := range map[*[]float32]int{&s.QDescale: l.Q.Heads, &s.KDescale: l.K.Heads, &s.VDescale: l.V.Heads} {
 			if *scale != nil {
-				*scale = (*scale)[i*l.K.Heads : (i+1)*l.K.Heads]
+				*scale = (*scale)[i*heads : (i+1)*heads]
 			}
 		}
 		out = append(out, s)

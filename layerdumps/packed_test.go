@@ -117,6 +117,7 @@ func TestPackedErrors(t *testing.T) {
 		{"no keys", `tensor "l.cu_seqlens_k": sequence 0 has 2 queries and no keys`, with(good, bound("l.cu_seqlens_k", "I32", 0, 0, 3, 7))},
 		{"four dimensions", `tensor "l.q": has 4 dimensions, [1 2 5 4]; want the 3 of [tokens, heads, head_dim], which cu_seqlens bounds`, with(good, zeros("l.q", "F16", 1, 2, 5, 4))},
 		{"output", `tensor "l.o": [batch, heads, tokens, head_dim] [1 2 4 4] differs from that of "l.q"`, with(good, zeros("l.o", "F16", 4, 2, 4))},
+		{"block map", `tensor "l.block_map": packed sequences (cu_seqlens) take no block map`, with(good, zeros("l.block_map", "BOOL", 1))},
 		{"mask", `tensor "l.mask": packed sequences (cu_seqlens) take no mask`, with(good, zeros("l.mask", "BOOL", 1))},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

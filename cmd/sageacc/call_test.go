@@ -30,7 +30,9 @@ var calls = map[string]struct {
 	"boolean mask":  {nil, []safetensors.Tensor{{Name: "l.mask", DType: "BOOL", Shape: []int{6, 7}, Data: append(make([]byte, 7), []byte(strings.Repeat("\x01\x00\x01\x01\x00", 7))...)}}, "sage-fp16-triton", "mask boolean 1x1x6x7"},
 	"additive mask": {nil, []safetensors.Tensor{ramp("l.mask", 2, 6, 7)}, "sage-fp16-triton", "mask FP16 1x2x6x7"},
 	"window":        {map[string]string{"window": "2,1", "softcap": "5", "causal_align": "bottom-right"}, nil, "fa3", "window 2,1, softcap 5, aligned bottom-right"},
+	"block map":     {nil, []safetensors.Tensor{{Name: "l.block_map", DType: "BOOL", Shape: []int{1, 2, 1, 1}, Data: []byte{1, 1}}}, "sparge-sm90", "block map 1x2x1x1, 100.0% listed (the reference is dense)"},
 	"fp8":           {nil, nil, "fa3-fp8", "to E4M3 by amax/448 of each batch entry and kv head"},
+	"fp8 by head":   {nil, nil, "flashinfer-fp8", "to E4M3 by amax/448, at least 1e-6, of each head of Q, K and V"},
 }
 
 // TestCalls: every command that runs a layer takes what its call was given, and says it.
@@ -38,7 +40,7 @@ func TestCalls(t *testing.T) {
 	for name, c := range calls {
 		t.Run(name, func(t *testing.T) {
 			o := ramp("l.o", 1, 2, 6, 16)
-			o.DType = map[string]string{"fp8": "BF16"}[name] + map[string]string{"boolean mask": "F16", "additive mask": "F16", "window": "F16"}[name]
+			o.DType = map[string]string{"fp8": "BF16", "fp8 by head": "BF16"}[name] + map[string]string{"boolean mask": "F16", "additive mask": "F16", "window": "F16", "block map": "F16"}[name]
 			path := write(t, c.metadata, append([]safetensors.Tensor{ramp("l.q", 1, 2, 6, 16), ramp("l.k", 1, 1, 7, 16), ramp("l.v", 1, 1, 7, 16), o}, c.more...)...)
 			for _, args := range [][]string{
 				{"compare", path, "--kernel", c.kernel},
@@ -49,6 +51,9 @@ func TestCalls(t *testing.T) {
 				code, out, stderr := sage(t, args...)
 				if code != 0 || stderr != "" {
 					t.Fatalf("%v: status %d: %s", args, code, stderr)
+				}
+				if rest := "FP32 arithmetic, block map"; strings.Contains(strings.Join(args, " "), "--attribute") && strings.Contains(out, rest) != (name == "block map") {
+					t.Errorf("%v: attribution and %q:\n%s", args, rest, out)
 				}
 				if args[0] == "compare" && !strings.Contains(out, c.said) {
 					t.Errorf("%v does not say %q:\n%s", args, c.said, out)
@@ -63,7 +68,7 @@ func TestCalls(t *testing.T) {
 				t.Errorf("JSON says %+v and %q, want %q", l.Call, l.Quantised, c.said)
 			}
 			code, out, _ := sage(t, "inspect", path)
-			if code != 0 || name != "fp8" && !strings.Contains(out, c.said) {
+			if code != 0 || !strings.HasPrefix(name, "fp8") && !strings.Contains(out, c.said) {
 				t.Errorf("inspect does not say %q:\n%s", c.said, out)
 			}
 			_, out, _ = sage(t, "inspect", path, "--format", "json")

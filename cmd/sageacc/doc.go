@@ -90,7 +90,7 @@ one row, with every digit of the FP32 values; --tile adds every key of a tile.
 	row        layers.0.attn: batch 0, head 1 (kv head 1), row 200 of 1024; FP16, causal, sm_scale 0.125
 	q scale    0.012487797
 
-	Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~.
+	Softmax, base 2: the row maximum m (of most kernels less P~'s offset), 2^(m_old - m), d of the row's four threads, and the largest P~.
 
 	tile     keys  visible           m    rescale         d0         d1         d2         d3         P~  of key
 	----  -------  -------  ----------  ---------  ---------  ---------  ---------  ---------  ---------  ------

@@ -127,7 +127,7 @@ func newKernelsCheck(e *env) *cobra.Command {
 				}
 				paths := "vector paths"
 				if why := k.Portable(); why != "" {
-					paths = "portable code, step by step (" + why + ")"
+					paths = "the interpreter, step by step (" + why + ")"
 				}
 				if _, err := fmt.Fprintf(e.stdout, "%s: %s on %s: %s; runs in %s\n", texttab.Printable(name), p.Name, p.Arch, p.Shape(), paths); err != nil {
 					return err

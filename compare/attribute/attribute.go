@@ -96,6 +96,10 @@ func exact(p program.Program, steps Steps) program.Program {
 		p.QKCodes = program.QKCodes{Format: "exact", Granularity: "none", Scale: "none", Round: "none", Fold: "none"}
 		p.Scores.Unit = exactUnit
 		p.Scores.TailTiles = program.All
+		if p.Scores.Product == "fp64-descale" {
+			p.Scores.Product = "fp64" // there are no scales
+		}
+		p.PV.Threshold = 0 // of a maximum of integer scores
 		if p.Scores.SMScale == "folded" || p.Scores.SMScale == "with-scale" {
 			p.Scores.SMScale = "exponent"
 		}
@@ -112,7 +116,7 @@ func exact(p program.Program, steps Steps) program.Program {
 	}
 	if steps&V != 0 {
 		p.Smoothing.V = "none"
-		p.VCodes.Format, p.VCodes.Scale, p.VCodes.Max, p.VCodes.Round = "exact", "none", 0, "none"
+		p.VCodes.Format, p.VCodes.Scale, p.VCodes.Max, p.VCodes.Round, p.VCodes.Cast = "exact", "none", 0, "none", ""
 		p.Finish.Scale, p.Finish.Mean = "none", "none"
 	}
 	switch {

@@ -254,6 +254,7 @@ var silent = map[string]bool{"operands.output": true, "log_sum_exp.form": true}
 
 // numbers are what is tried of choices that are numbers.
 var numbers = map[string][]string{
+	"pv.threshold":              {"0.25", "0.5", "1", "2", "3", "4", "5", "6", "8", "10", "12", "15", "20", "25", "30", "40", "50"},
 	"tiles.shapes.0.rows":       {"16", "32", "48", "64", "96", "128", "192", "256"},
 	"tiles.shapes.0.warp_rows":  {"16", "32", "64"},
 	"tiles.shapes.0.keys":       {"16", "32", "48", "64", "80", "96", "112", "128", "160", "176", "192", "224", "256"},
@@ -262,6 +263,7 @@ var numbers = map[string][]string{
 	"mask.beyond_value":         {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
 	"scores.tail_tiles":         {"1", "all"},
 	"maximum.start":             {"-inf", "-5000000", "-1000000", "-100000", "-10000"},
+	"p.scale":                   {"448", "440", "256", "240", "224", "127"},
 	"scores.unit.fraction_bits": {"unit"},
 	"scores.unit.step":          {"unit"},
 	"pv.unit.fraction_bits":     {"unit"},

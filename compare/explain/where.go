@@ -367,7 +367,7 @@ func (f *finder) findRows() {
 	default:
 		f.say("some-rows", "%d of %d rows, %s", w.MismatchedRows, rowsOfBad, tokens(from, last))
 	}
-	if l.Window != nil || l.Mask != nil {
+	if l.Window != nil || l.Mask != nil || l.BlockMap != nil {
 		return // which keys a row sees is theirs to say
 	}
 	if !l.Causal {

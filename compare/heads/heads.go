@@ -6,7 +6,6 @@ package heads
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"sync"
 
@@ -82,7 +81,7 @@ func (l *Layer) check() error {
 	if l.OutputDType() > format.FP32 {
 		return fmt.Errorf("kernel %s returns the dtype of its inputs (operands.output), which is %s", p.Name, l.OutputDType())
 	}
-	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Softcap: in.Softcap}, {Windowed: in.Windowed}} {
+	for _, part := range []emulate.QInput{{Visible: in.Visible, Bias: in.Bias}, {Listed: in.Listed}, {Softcap: in.Softcap}, {Causal: in.Causal, Windowed: in.Windowed, Left: in.Left, Right: in.Right}} {
 		err := l.Kernel.Supports(part)
 		if err == nil {
 			continue
@@ -90,6 +89,9 @@ func (l *Layer) check() error {
 		tensor := ""
 		if part.Visible != nil || part.Bias != nil {
 			tensor = m.Name
+		}
+		if part.Listed != nil {
+			tensor = l.BlockMap.Name
 		}
 		return &refusal{tensor, err, func(k *emulate.Kernel) bool {
 			if p := k.Program(); m != nil {
@@ -101,6 +103,12 @@ func (l *Layer) check() error {
 			return k.Supports(part) == nil
 		}}
 	}
+	if err := l.checkDescale(&p); err != nil {
+		return err
+	}
+	if err := l.checkBlocks(); err != nil {
+		return err
+	}
 	switch {
 	case m != nil && (l.Causal || l.Window != nil):
 		// PyTorch refuses it, SageAttention passes the mask over.
@@ -109,6 +117,37 @@ func (l *Layer) check() error {
 		return fmt.Errorf("tensor %q: kernel %s takes an additive mask of its inputs' dtype, %s, and this is %s", m.Name, p.Name, l.Q.DType, m.DType)
 	case l.CausalAlign != "" && !strings.HasPrefix(p.Mask.Causal, l.CausalAlign) && (in.Causal || in.Windowed) && l.Q.Tokens != l.K.Tokens:
 		return fmt.Errorf("causal_align is %s, and kernel %s aligns %d queries and %d keys %s (mask.causal)", l.CausalAlign, p.Name, l.Q.Tokens, l.K.Tokens, p.Mask.Causal)
+	}
+	return nil
+}
+
+// checkDescale reports scales of query heads where the kernel takes one for each kv head.
+func (l *Layer) checkDescale(p *program.Program) error {
+	if p.QKCodes.Scale != "descale" || p.Operands.Descale == "head" {
+		return nil
+	}
+	for i, x := range l.QDescale {
+		if x != l.QDescale[i-i%l.Group()] {
+			return &refusal{
+				l.Q.Name, fmt.Errorf("kernel %s takes one scale of Q for each kv head (operands.descale: %s), and here its query heads have different ones", p.Name, p.Operands.Descale),
+				func(k *emulate.Kernel) bool { q := k.Program(); return q.Operands.Descale == "head" },
+			}
+		}
+	}
+	return nil
+}
+
+// checkBlocks reports a block map of other blocks than the kernel's tiles.
+func (l *Layer) checkBlocks() error {
+	m := l.BlockMap
+	if m == nil {
+		return nil
+	}
+	t := l.Kernel.Tiling()
+	want := [4]int{l.Q.Batch, l.Q.Heads, (l.Q.Tokens + t.BlockQ - 1) / t.BlockQ, (l.K.Tokens + t.BlockK - 1) / t.BlockK}
+	if m.Shape != want {
+		return fmt.Errorf("tensor %q: %v are not the blocks of kernel %s, whose tiles are of %d queries and %d keys: want %v",
+			m.Name, m.Shape, l.Kernel.Bound().Name, t.BlockQ, t.BlockK, want)
 	}
 	return nil
 }
@@ -206,20 +245,19 @@ func (l *Layer) packedMean(kvHead int) []float32 {
 // with that of the call, or their values where the kernel takes no scale; others with the
 // scale by which they become FP8 codes, where more than the head decides it, else 0.
 func (l *Layer) input(t *layerdumps.Tensor, stored emulate.Rows, batch, head int, scale string) (emulate.Rows, float32) {
-	kvHead := head * l.K.Heads / t.Heads
 	switch {
 	case scale != "descale":
 		return Values(l.Layer, t, stored, batch, head), 0
 	case t.DType.IsFP8():
-		return stored, l.Descale(t, batch, kvHead)
+		return stored, l.Descale(t, batch, head)
 	}
-	return stored, l.made.of(l, t, batch, kvHead)
+	return stored, l.made.of(l, t, batch, head)
 }
 
 // Values are what the stored rows of a head of the layer's q, k or v stand for: of FP8 the
 // codes times their scale, in FP32. The reference is of these.
 func Values(l *layerdumps.Layer, t *layerdumps.Tensor, stored emulate.Rows, batch, head int) emulate.Rows {
-	scale := l.Descale(t, batch, head*l.K.Heads/t.Heads)
+	scale := l.Descale(t, batch, head)
 	if !t.DType.IsFP8() || scale == 1 {
 		return stored
 	}
@@ -234,13 +272,13 @@ func Values(l *layerdumps.Layer, t *layerdumps.Tensor, stored emulate.Rows, batc
 // made are the scales by which a layer's 16-bit tensors become FP8 codes, found once.
 type made struct {
 	mu    sync.Mutex
-	found map[*layerdumps.Tensor][]float32 // [batch][kv heads]
+	found map[*layerdumps.Tensor][]float32 // [batch][heads of the tensor]
 }
 
-// of returns the scale for a head, or 0 where it is that of the head alone.
-func (m *made) of(l *Layer, t *layerdumps.Tensor, batch, kvHead int) float32 {
-	whole := l.Kernel.Bound().Operands.Descale == "tensor"
-	if !whole && t.Heads == l.K.Heads {
+// of returns the scale for a head of the tensor, or 0 where it is that of the head alone.
+func (m *made) of(l *Layer, t *layerdumps.Tensor, batch, head int) float32 {
+	share := l.Kernel.Bound().Operands.Descale
+	if share == "kv-head" && t.Heads == l.K.Heads || share == "head" && t.Batch == 1 {
 		return 0
 	}
 	m.mu.Lock()
@@ -249,20 +287,29 @@ func (m *made) of(l *Layer, t *layerdumps.Tensor, batch, kvHead int) float32 {
 		if m.found == nil {
 			m.found = make(map[*layerdumps.Tensor][]float32)
 		}
-		m.found[t] = descales(l, t, whole)
+		m.found[t] = descales(l, t, share)
 	}
-	return m.found[t][batch*l.K.Heads+kvHead]
+	return m.found[t][batch*t.Heads+head]
 }
 
-// descales finds the scales of a 16-bit tensor: of the largest magnitude of each batch entry
-// and kv head, or of the whole tensor.
-func descales(l *Layer, t *layerdumps.Tensor, whole bool) []float32 {
-	most := make([]float32, t.Batch*l.K.Heads)
+// descales finds the scales of a 16-bit tensor, of the largest magnitude of what shares one
+// (operands.descale).
+func descales(l *Layer, t *layerdumps.Tensor, share string) []float32 {
+	group := func(b, h int) int {
+		switch share {
+		case "tensor":
+			return 0
+		case "head":
+			return h
+		}
+		return b*l.K.Heads + h*l.K.Heads/t.Heads
+	}
+	most := make([]float32, t.Batch*t.Heads)
 	const run = 256
 	x := make([]float32, min(run, t.Tokens)*t.Dim)
 	for b := range t.Batch {
 		for h := range t.Heads {
-			at := b*l.K.Heads + h*l.K.Heads/t.Heads
+			at := group(b, h)
 			read := l.Read(t, b, h)
 			for lo := 0; lo < t.Tokens; lo += run {
 				part := x[:(min(lo+run, t.Tokens)-lo)*t.Dim]
@@ -271,16 +318,11 @@ func descales(l *Layer, t *layerdumps.Tensor, whole bool) []float32 {
 			}
 		}
 	}
-	if whole {
-		all := slices.Max(most)
-		for i := range most {
-			most[i] = all
-		}
+	scales := make([]float32, len(most))
+	for i := range scales {
+		scales[i] = l.Kernel.Descale(most[group(i/t.Heads, i%t.Heads)])
 	}
-	for i, x := range most {
-		most[i] = emulate.Descale(x)
-	}
-	return most
+	return scales
 }
 
 // Quantised says how a layer's 16-bit tensors become the kernel's FP8 codes, "" where they
@@ -291,6 +333,8 @@ func (l *Layer) Quantised() string {
 		return ""
 	case p.Operands.Descale == "tensor":
 		return "to E4M3 by amax/448 of each whole tensor"
+	case p.Operands.Descale == "head":
+		return "to E4M3 by amax/448, at least 1e-6, of each head of Q, K and V"
 	}
 	return "to E4M3 by amax/448 of each batch entry and kv head"
 }
@@ -305,6 +349,9 @@ func (l *Layer) Query(batch, head int) emulate.QInput {
 	}
 	in.Q, in.QDescale = l.input(&l.Q, l.Read(&l.Q, batch, head), batch, head, l.Kernel.Bound().QKCodes.Scale)
 	in.Visible, in.Bias = mask(l.Layer, batch, head)
+	if m := l.BlockMap; m != nil {
+		in.Listed = func(block, lo, hi int, dst []bool) { m.List(batch, head, block, lo, hi, dst) }
+	}
 	return in
 }
 
@@ -320,7 +367,8 @@ func mask(l *layerdumps.Layer, batch, head int) (visible func(row, lo, hi int, d
 	return nil, func(row, lo, hi int, dst []float32) { m.Bias(batch, head, row, lo, hi, dst) }
 }
 
-// Reference returns what the reference computes of a query head, with a causal mask or a
+// Reference returns what the reference computes of a query head: with the layer's mask, without
+// its block map, as what a sparse kernel leaves out is part of its error, with a causal mask or a
 // window aligned by the key of query 0 (emulate.Kernel.Align).
 func Reference(l *layerdumps.Layer, p reference.Precision, align, batch, head int) reference.Params {
 	b := bounds(l, align)

@@ -1,6 +1,7 @@
 package heads_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math"
 	"math/rand/v2"
@@ -81,6 +82,50 @@ func kernel(t *testing.T, name string, sets ...string) *emulate.Kernel {
 	return k
 }
 
+// scales are those of so many heads of Q.
+func scales(heads int) safetensors.Tensor {
+	x := tensor("l.q_descale", "F32", 2, heads)
+	for i := range 2 * heads {
+		binary.LittleEndian.PutUint32(x.Data[4*i:], math.Float32bits(float32(1+i)))
+	}
+	return x
+}
+
+// listed is a block map of two batch entries and four heads that lists everything.
+func listed(queries, keys int) safetensors.Tensor {
+	return safetensors.Tensor{Name: "l.block_map", DType: "BOOL", Shape: []int{2, 4, queries, keys}, Data: bytes.Repeat([]byte{1}, 8*queries*keys)}
+}
+
+// TestBlockMap: each head runs the tiles that are listed for it, and the reference is of all keys.
+func TestBlockMap(t *testing.T) {
+	ts := []safetensors.Tensor{tensor("l.q", "F16", 2, 4, 70, 64), tensor("l.k", "F16", 2, 2, 300, 64), tensor("l.v", "F16", 2, 2, 300, 64)}
+	k := kernel(t, "sparge-sm90")
+	dense, err := heads.Bind(k, open(t, nil, ts...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Batch entry 1, head 2 lacks tile 1 for its second block of queries.
+	m := listed(2, 3)
+	m.Data[((1*4+2)*2+1)*3+1] = 0
+	sparse, err := heads.Bind(k, open(t, nil, append(ts, m)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, some := output(t, dense), output(t, sparse)
+	from, to := ((1*4+2)*70+64)*64, (1*4+3)*70*64
+	for i := range all {
+		if in := i >= from && i < to; all[i] != some[i] && !in {
+			t.Fatalf("element %d differs", i)
+		}
+	}
+	if slices.Equal(all[from:to], some[from:to]) {
+		t.Error("the tile that is not listed is run")
+	}
+	if r := heads.Reference(sparse.Layer, reference.FP32, 0, 1, 2); r.Visible != nil || r.Bias != nil {
+		t.Error("the reference is not dense")
+	}
+}
+
 // TestRefused: what a kernel does not take is one line that names the tensor and the choice.
 func TestRefused(t *testing.T) {
 	boolean, additive := tensor("l.mask", "BOOL", 40, 50), tensor("l.mask", "F16", 1, 4, 40, 50)
@@ -99,7 +144,7 @@ func TestRefused(t *testing.T) {
 		{"sage-fp16-triton", append(qkv("F16", 64), tensor("l.mask", "F32", 40, 50)), nil, `tensor "l.mask": kernel sage-fp16-triton takes an additive mask of its inputs' dtype, FP16, and this is FP32`},
 		{"sage-fp16-triton", append(qkv("F16", 64), boolean), map[string]string{"causal": "true"}, `tensor "l.mask": no kernel takes a mask together with a causal one or a window`},
 		{"fa3", qkv("F16", 64), map[string]string{"window": "5,0"}, ""},
-		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "5,0"}, "kernel sage-fp16-triton takes no window (mask.window: no); fa2, fa3, fa3-fp8 and fa3-fp8-2level do"},
+		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "5,0"}, "kernel sage-fp16-triton takes no window (mask.window: no); fa2, fa3, fa3-fp8, fa3-fp8-2level, flashinfer-fp8 and flashinfer-fp8-paged do"},
 		{"sage-fp16-triton", qkv("F16", 64), map[string]string{"window": "500,-1"}, ""}, // hides nothing
 		{"sage2-8b-sm90", qkv("F16", 64), map[string]string{"window": "-1,0", "causal_align": "top-left"}, ""},
 		{"fa3", qkv("F16", 64), map[string]string{"softcap": "5"}, ""},
@@ -111,10 +156,22 @@ func TestRefused(t *testing.T) {
 		{"comfy-int8", append(qkv("F16", 256), boolean), nil, ""},
 		{"comfy-int8", append(qkv("F16", 64), tensor("l.mask", "F32", 40, 50)), nil, ""},
 		{"comfy-int8", qkv("F16", 64), map[string]string{"causal": "true"}, `tensor "l.q": kernel comfy-int8 takes no causal mask and no window (mask.causal: none)`},
-		{"sage2-8b-sm90", qkv("F16", 256), nil, `tensor "l.q": head_dim 256: kernel sage2-8b-sm90 supports 1 to 128; comfy-int8, fa2, fa3, fa3-fp8, fa3-fp8-2level and sdpa-efficient do`},
+		{"sage2-8b-sm90", qkv("F16", 256), nil, `tensor "l.q": head_dim 256: kernel sage2-8b-sm90 supports 1 to 128; comfy-int8, fa2, fa3, fa3-fp8, fa3-fp8-2level, flashinfer-fp8, flashinfer-fp8-paged and sdpa-efficient do`},
+		{"sparge-sm90", append(qkv("F16", 64), listed(1, 1)), nil, ""},
+		{"sparge-sm90", qkv("F16", 64), nil, ""}, // all tiles
+		{"sage2-8b-sm90", append(qkv("F16", 64), listed(1, 1)), nil, `tensor "l.block_map": kernel sage2-8b-sm90 takes no block map (mask.block_map); sparge-sm90 does`},
+		{"sparge-sm90", append(qkv("F16", 64), listed(1, 2)), nil, `tensor "l.block_map": [2 4 1 2] are not the blocks of kernel sparge-sm90, whose tiles are of 64 queries and 128 keys: want [2 4 1 1]`},
+		{"sparge-sm90", append(qkv("F16", 64), boolean), nil, `tensor "l.mask": kernel sparge-sm90 takes no boolean mask (mask.boolean: none)`},
+		{"sparge-sm90", qkv("F16", 64), map[string]string{"causal": "true"}, `tensor "l.q": kernel sparge-sm90 takes no causal mask and no window (mask.causal: none); it takes a block map`},
 		{"fa3-fp8", qkv("F8_E4M3", 64), nil, ""},
 		{"fa3-fp8", qkv("F8_E5M2", 64), nil, `tensor "l.q": kernel fa3-fp8 does not take e5m2 inputs (it takes e4m3, fp16, bf16)`},
-		{"fa3", qkv("F8_E4M3", 64), nil, `tensor "l.q": kernel fa3 does not take e4m3 inputs (it takes fp16, bf16); fa3-fp8 and fa3-fp8-2level do`},
+		{"fa3", qkv("F8_E4M3", 64), nil, `tensor "l.q": kernel fa3 does not take e4m3 inputs (it takes fp16, bf16); fa3-fp8, fa3-fp8-2level, flashinfer-fp8 and flashinfer-fp8-paged do`},
+		{"flashinfer-fp8", append(qkv("F8_E4M3", 64), scales(4)), nil, ""},
+		{"fa3-fp8", append(qkv("F8_E4M3", 64), scales(2)), nil, ""},
+		{"fa3-fp8", append(qkv("F8_E4M3", 64), scales(4)), nil, `tensor "l.q": kernel fa3-fp8 takes one scale of Q for each kv head (operands.descale: kv-head), and here its query heads have different ones; flashinfer-fp8 and flashinfer-fp8-paged do`},
+		{"flashinfer-fp8", qkv("F16", 64), map[string]string{"window": "5,0"}, ""},
+		{"flashinfer-fp8", qkv("F16", 64), map[string]string{"window": "5,-1"}, ""},
+		{"flashinfer-fp8", qkv("F16", 64), map[string]string{"window": "5,7"}, "kernel flashinfer-fp8 takes no window that bounds the keys after the query (mask.window: left); fa2, fa3, fa3-fp8 and fa3-fp8-2level do"},
 	} {
 		_, err := heads.Bind(kernel(t, tc.kernel), open(t, tc.metadata, tc.ts...))
 		if got := ""; err != nil && tc.want != "" {
@@ -181,23 +238,30 @@ func TestQuantised(t *testing.T) {
 	}
 	l := open(t, nil, wide...)
 	outs := make(map[string][]uint32)
-	for _, of := range []string{"kv-head", "tensor"} {
-		k := kernel(t, "fa3-fp8", "operands.descale="+of)
+	for _, of := range []string{"kv-head", "tensor", "head"} {
+		name := "fa3-fp8"
+		if of == "head" {
+			name = "flashinfer-fp8"
+		}
+		k := kernel(t, name, "operands.descale="+of)
 		v, err := heads.Bind(k, l)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var ts []safetensors.Tensor
 		for i, x := range []*layerdumps.Tensor{&l.Q, &l.K, &l.V} {
-			most := make([]float32, 4)
+			most := make([]float32, 8)
 			rows := make([]float32, x.Tokens*x.Dim)
 			each := func(f func(group int)) {
 				for b := range x.Batch {
 					for h := range x.Heads {
 						x.Rows(b, h, 0, x.Tokens, rows)
 						group := b*2 + h*2/x.Heads
-						if of == "tensor" {
+						switch of {
+						case "tensor":
 							group = 0
+						case "head":
+							group = h // in all batch entries
 						}
 						f(group)
 					}
@@ -214,7 +278,11 @@ func TestQuantised(t *testing.T) {
 					codes = append(codes, byte(format.E4M3FromFloat32(f/(most[g]/448))))
 				}
 			})
-			for g := range most {
+			shape := []int{2, 2}
+			if of == "head" {
+				shape = []int{x.Heads}
+			}
+			for g := range max(4*len(shape)-4, shape[0]) {
 				if of == "tensor" {
 					g = 0
 				}
@@ -222,7 +290,7 @@ func TestQuantised(t *testing.T) {
 			}
 			s := x.Shape()
 			ts = append(ts, safetensors.Tensor{Name: wide[i].Name, DType: "F8_E4M3", Shape: s[:], Data: codes},
-				safetensors.Tensor{Name: wide[i].Name + "_descale", DType: "F32", Shape: []int{2, 2}, Data: scales})
+				safetensors.Tensor{Name: wide[i].Name + "_descale", DType: "F32", Shape: shape, Data: scales})
 		}
 		narrow, err := heads.Bind(k, open(t, nil, ts...))
 		if err != nil {
@@ -232,7 +300,7 @@ func TestQuantised(t *testing.T) {
 		if !slices.Equal(outs[of], output(t, narrow)) {
 			t.Errorf("%s: the FP8 dump gives another output", of)
 		}
-		if narrow.Quantised() != "" || !strings.Contains(v.Quantised(), map[string]string{"kv-head": "kv head", "tensor": "whole tensor"}[of]) {
+		if narrow.Quantised() != "" || !strings.Contains(v.Quantised(), map[string]string{"kv-head": "kv head", "tensor": "whole tensor", "head": "each head of Q, K and V"}[of]) {
 			t.Errorf("%s: said to be %q and %q", of, v.Quantised(), narrow.Quantised())
 		}
 	}

@@ -117,6 +117,7 @@ func TestKernels(t *testing.T) {
 		"fa2":                         {Kernel: "fa2"},
 		"sdpa-efficient":              {Kernel: "sdpa-efficient"},
 		"fa3-fp8":                     {Kernel: "fa3-fp8"},
+		"flashinfer-fp8":              {Kernel: "flashinfer-fp8"},
 		"comfy-int8":                  {Kernel: "comfy-int8"},
 		"comfy-int8 --arch sm_120":    {Kernel: "comfy-int8", Arch: "sm_120"},
 		"sage2-8b-sm90 --smooth none": {Kernel: "sage2-8b-sm90", Smooth: "none"},

@@ -206,7 +206,7 @@ func definitions() []definition {
 		}},
 		{"methods", "Kernels of the paper and of the field", "each as it is released; paper: the method of tables 4 and 17 that is sage2-4b", kernels(
 			"fa2", "sdpa-efficient", "fa3", "sage-fp16-cuda", "sage-fp16-triton", "sage2-8b-sm90", "sageattn@sm_89", "sageattn@sm_120",
-			"sage2-4b", "fa3-fp8-2level", "fa3-fp8")},
+			"sage2-4b", "fa3-fp8-2level", "fa3-fp8", "flashinfer-fp8")},
 		{"gpus", "sageattn() by GPU", "what sageattn() of SageAttention d1a57a5 runs on each", kernels(
 			"sageattn@sm_80", "sageattn@sm_86", "sageattn@sm_89", "sageattn@sm_90", "sageattn@sm_120")},
 	}

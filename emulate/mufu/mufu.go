@@ -152,13 +152,7 @@ func Lg2(x float32) float32 {
 
 // DivFull is div.full.ftz.f32, the general division in Triton: a times Rcp(b),
 // both scaled by 1/4 where |b| exceeds 2^126, whose reciprocal would be flushed.
-func DivFull(a, b float32) float32 {
-	if math.Float32bits(b)&^signBit > 0x7e800000 && b == b {
-		a = format.MulFtz(a, 0.25)
-		b = format.MulFtz(b, 0.25)
-	}
-	return format.MulFtz(a, Rcp(b))
-}
+func DivFull(a, b float32) float32 { return NewDivisor(b, false).Divide(a) }
 
 // DivApprox is div.approx.ftz.f32, the general division of CUDA C++ under
 // --use_fast_math: a times Rcp(b).
@@ -168,13 +162,40 @@ func DivApprox(a, b float32) float32 {
 
 // DivFullSubnormal is div.full.f32, which keeps subnormal numbers: a times Rcp(b), both
 // scaled by 1/4 where |b| exceeds 2^126 and by 2^24 where it is below 2^-126.
-func DivFullSubnormal(a, b float32) float32 {
+func DivFullSubnormal(a, b float32) float32 { return NewDivisor(b, true).Divide(a) }
+
+// A Divisor is one of DivFull or, if it keeps subnormal numbers, DivFullSubnormal, whose
+// reciprocal is found once.
+type Divisor struct {
+	scale, reciprocal float32
+	keep              bool
+}
+
+// NewDivisor returns the divisor b.
+func NewDivisor(b float32, keep bool) Divisor {
+	d := Divisor{scale: 1, keep: keep}
 	m := math.Abs(float64(b))
 	switch {
 	case m > 0x1p126:
-		a, b = float32(a*0.25), float32(b*0.25)
-	case m < 0x1p-126:
-		a, b = float32(a*0x1p24), float32(b*0x1p24)
+		d.scale = 0.25
+	case keep && m < 0x1p-126:
+		d.scale = 0x1p24
 	}
-	return float32(a * Rcp(b))
+	if keep {
+		d.reciprocal = Rcp(float32(b * d.scale))
+	} else {
+		d.reciprocal = Rcp(format.MulFtz(b, d.scale))
+	}
+	return d
+}
+
+// Factor returns what Divide multiplies by, and whether that is all that it does.
+func (d Divisor) Factor() (float32, bool) { return d.reciprocal, d.scale == 1 }
+
+// Divide returns a divided by the divisor.
+func (d Divisor) Divide(a float32) float32 {
+	if d.keep {
+		return float32(float32(a*d.scale) * d.reciprocal)
+	}
+	return format.MulFtz(format.MulFtz(a, d.scale), d.reciprocal)
 }

@@ -197,6 +197,9 @@ func (p *Program) SetAccum(name string) error {
 		}
 		return fmt.Errorf("the accumulator %s does not exist for kernel %s: its integers accumulate in int32", name, p.Name)
 	}
+	if p.PV.Join == "twice-but-last" && name == p.Accum() {
+		return nil // which joins as no named accumulator does
+	}
 	t := p.VCodes.Format
 	half := name == "fp32+fp16" || name == "fp16"
 	if t == "int8" {

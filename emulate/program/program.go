@@ -71,8 +71,10 @@ type Operands struct {
 	// (--use_fast_math, .ftz) or kept.
 	Subnormals string `yaml:"subnormals" json:"subnormals" choices:"flush keep"`
 	// Descale is what shares a scale where 16-bit inputs become FP8 codes, amax/448: a batch
-	// entry and kv head (and the query heads that share it), or a whole tensor.
-	Descale string `yaml:"descale" json:"descale" choices:"none kv-head tensor"`
+	// entry and kv head (and the query heads that share it), or a whole tensor; or, with head, a
+	// head of the tensor itself in all batch entries, and the scale is at least 1e-6. Only with
+	// head may the query heads of a kv head have different scales.
+	Descale string `yaml:"descale" json:"descale" choices:"none kv-head tensor head"`
 	// Packed says whether the kernel takes packed sequences, [tokens, heads, head_dim] with
 	// the bounds of each.
 	Packed string `yaml:"packed" json:"packed" choices:"no yes"`
@@ -136,6 +138,9 @@ type VCodes struct {
 	// the rows of the tile before (zeros in the first), which a masked weight multiplies: it
 	// matters where they are not finite.
 	Beyond string `yaml:"beyond" json:"beyond" choices:"zeros previous-tile"`
+	// Cast, where it stands, is what V is rounded to before its scale is found; the scale and the
+	// codes are of that.
+	Cast string `yaml:"cast,omitempty" json:"cast,omitempty" choices:"fp16"`
 }
 
 // Tiles is the order in which a block of query rows meets the keys.
@@ -197,8 +202,9 @@ type Mask struct {
 	// Shift shows no key of the next tile. With shifted the mask acts in all, and Shift moves
 	// the end too.
 	Tiles string `yaml:"tiles" json:"tiles" choices:"all tail shifted"`
-	// Window says whether the kernel takes a window, aligned like a causal mask.
-	Window string `yaml:"window" json:"window" choices:"no yes"`
+	// Window says whether the kernel takes a window, aligned like a causal mask, or with left
+	// one that bounds the keys before the query alone (causal or not).
+	Window string `yaml:"window" json:"window" choices:"no yes left"`
 	// Beyond says what becomes of the keys between the end and the end of a tile:
 	// masked, kept with scores of zero, or, in calls without a causal mask, BeyondValue
 	// is added to their scores (and masked in those with one).
@@ -219,6 +225,11 @@ type Mask struct {
 	// scores as the exponent takes them, where an element that is not finite hides the key: its
 	// score becomes Value.
 	Additive string `yaml:"additive" json:"additive" choices:"none scaled with-scale log2e"`
+	// BlockMap, where it stands, says that the kernel takes a block map, [batch, heads, tiles of
+	// query rows, tiles of keys]: a block of query rows runs the tiles that are listed for it, in
+	// the order of the program, and no others; the first and the last tile, and those of the tail,
+	// are then the listed ones. Without a map every tile is listed.
+	BlockMap string `yaml:"block_map,omitempty" json:"block_map,omitempty" choices:"yes"`
 }
 
 // Unit is a matrix instruction, and how it differs from what the architecture has.
@@ -248,8 +259,10 @@ type Scores struct {
 	// between them; or, with-scale, to integer scores as one factor with the scales of Q and K.
 	SMScale string `yaml:"sm_scale" json:"sm_scale" choices:"exponent folded scores with-scale"`
 	// Product is how sm_scale * log2 e is rounded: the FP32 product of both in FP32; the
-	// FP64 product of the FP32 scale, rounded; or that of the FP64 scale with 1.44269504.
-	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504"`
+	// FP64 product of the FP32 scale, rounded; that of the FP64 scale with 1.44269504; or, with
+	// fp64-descale, the FP64 product of the FP32 product of the scales of Q and K, the FP64 scale
+	// and FP32's log2 e, in that order. In the others the scales of FP8 join it in FP32.
+	Product string `yaml:"product" json:"product" choices:"fp32 fp64 fp64-1.44269504 fp64-descale"`
 	// HeadDim is the order in which the unit takes the channels: natural, or in parts of
 	// 32, the short one first.
 	HeadDim string `yaml:"head_dim" json:"head_dim" choices:"natural residual32"`
@@ -262,17 +275,19 @@ type Scores struct {
 type Maximum struct {
 	Start Number `yaml:"start" json:"start"`
 	// Of says what it is the maximum of: shifted, of scores times scale less the
-	// offset of P, per thread; or scores, before their scale. With tile it is the same as shifted,
+	// offset of P, per thread; scaled, of the rounded scores times scale, where the offset is then
+	// subtracted from the maximum, rounded, in the exponent of P alone; or scores, before their scale. With tile it is the same as shifted,
 	// but P is relative to the maximum of its own tile, and what the tile adds to d and O is
 	// multiplied by 2^(the tile's maximum - m) where that is below m; tile-unbounded is tile without
 	// Start as the least score of a thread, but in the last tile that a block looks at.
-	Of string `yaml:"of" json:"of" choices:"shifted scores tile tile-unbounded"`
+	Of string `yaml:"of" json:"of" choices:"shifted scaled scores tile tile-unbounded"`
 	// Round is how score * scale - offset is rounded: once (fma), or product and
 	// difference each (twice).
 	Round string `yaml:"round" json:"round" choices:"fma twice"`
 	// Unseen is what a maximum of -inf counts as, in a row that has seen no key: itself, or
-	// zero.
-	Unseen string `yaml:"unseen" json:"unseen" choices:"itself zero"`
+	// zero; with lowest the maximum, and what the exponents are lowered by, are FP32's lowest
+	// finite number at least.
+	Unseen string `yaml:"unseen" json:"unseen" choices:"itself zero lowest"`
 }
 
 // Exponent is p = 2^(s*scale - m).
@@ -313,7 +328,11 @@ type Denominator struct {
 type P struct {
 	// Format is that of the operand: V's, or uint8 beside an int8 V.
 	Format string `yaml:"format" json:"format" choices:"e4m3 e5m2 int8 uint8 fp16 bf16 input exact"`
-	Round  string `yaml:"round" json:"round" choices:"none even zero"`
+	// Scale, where it stands, is what P is multiplied by, in FP32, before its conversion. The
+	// denominator sums P without it; V's scale, or 1 where V has none, is divided by it, with
+	// div.approx.ftz, and multiplies the inverse.
+	Scale Number `yaml:"scale,omitempty" json:"scale,omitempty"`
+	Round string `yaml:"round" json:"round" choices:"none even zero"`
 }
 
 // PV is the second product, and how it joins the output.
@@ -323,14 +342,19 @@ type PV struct {
 	// over all keys on O itself, tile, or a number that divides the tile.
 	Level Level `yaml:"level" json:"level"`
 	// Join is how a sum from zero joins: O*alpha + sum in one rounding (fma) or two
-	// (twice); memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
+	// (twice); twice-but-last, in one in the last tile that a block looks at, in two in the others; memory, where O lives in memory: the sum in the first tile, O*alpha + sum in one
 	// rounding in others, and in the last sum/d + (alpha/d)*O, the inverse and each product
 	// rounded; factor, O*alpha rounded, and then the sum times the tile's factor (maximum.of: tile)
 	// added in one rounding; none where there is one chain.
-	Join string `yaml:"join" json:"join" choices:"none fma twice memory factor"`
+	Join string `yaml:"join" json:"join" choices:"none fma twice twice-but-last memory factor"`
 	// Rescale is how O is multiplied by alpha: in FP32, in FP16 with alpha rounded to
 	// FP16, or not at all.
 	Rescale string `yaml:"rescale" json:"rescale" choices:"fp32 fp16 none"`
+	// Threshold, where it stands, is above 0: a tile that is not of the tail adds nothing to d and
+	// O, which are rescaled all the same, where no row of the block has in it a maximum more than
+	// the maximum before less Threshold, in base 2. Rows behind the last query count, with scores
+	// of zero.
+	Threshold Number `yaml:"threshold,omitempty" json:"threshold,omitempty"`
 }
 
 // Finish makes the output of O.
@@ -355,10 +379,11 @@ type Finish struct {
 
 // LSE is the log-sum-exp that the kernel writes.
 type LSE struct {
-	// Form is lg2(d) + m in base 2, with lg2.approx.ftz, or, base2-libdevice, Triton's log2f; the
+	// Form is lg2(d) + m in base 2, with lg2.approx.ftz, or, base2-libdevice, Triton's log2f;
+	// base2-scaled, fma(m, scale, lg2(d)) of a maximum of scores, which callers get in base 2; the
 	// natural fma(m, sm_scale, lg2(d) * ln 2); natural-offset, fma(m, scale * ln 2, lg2(d *
 	// 2^-offset) * ln 2); or natural-libm, m / log2 e + logf(d).
-	Form string `yaml:"form" json:"form" choices:"none base2 base2-libdevice natural natural-offset natural-libm"`
+	Form string `yaml:"form" json:"form" choices:"none base2 base2-libdevice base2-scaled natural natural-offset natural-libm"`
 }
 
 // Number is an FP32 number; its text form is the shortest that gives it back, -inf and
@@ -408,7 +433,11 @@ func (p Program) At(c Case) (Program, error) {
 		return p, fmt.Errorf("kernel %s does not take %s inputs (it takes %s)", p.Name, c.DType, p.Operands.DTypes)
 	}
 	if p.Mask.Causal == "none" && (c.Causal || c.Window) {
-		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); it may take them as a mask tensor", p.Name)
+		instead := "it may take them as a mask tensor"
+		if p.Mask.BlockMap != "" {
+			instead = "it takes a block map"
+		}
+		return p, fmt.Errorf("kernel %s takes no causal mask and no window (mask.causal: none); %s", p.Name, instead)
 	}
 	s, _, split := p.choose(c)
 	if s == nil {

@@ -47,6 +47,9 @@ func (p *Program) validateTogether(bad report) {
 	if d := p.Operands.Descale; (d == "none") == (qk.Scale == "descale" || v.Scale == "descale") {
 		bad("operands.descale", "%s: the scales are %s and %s (qk_codes.scale, v_codes.scale)", d, qk.Scale, v.Scale)
 	}
+	if p.Scores.Product == "fp64-descale" && (qk.Scale != "descale" || p.Scores.SMScale != "exponent") {
+		bad("scores.product", "fp64-descale: wants qk_codes.scale descale and scores.sm_scale exponent, not %s and %s", qk.Scale, p.Scores.SMScale)
+	}
 	if m := &p.Mask; m.Tiles == "tail" {
 		if m.Window != "no" {
 			bad("mask.window", "%s: a window acts in all tiles, and mask.tiles is tail", m.Window)

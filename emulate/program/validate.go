@@ -120,11 +120,17 @@ func (p *Program) validateCodes(bad report) {
 	case v.Format != "exact" && v.Round == "none":
 		bad("v_codes.round", "%s V is rounded", v.Format)
 	}
+	if v.Cast != "" && plain {
+		bad("v_codes.cast", "%s: %s V has no scale to be cast for", v.Cast, v.Format)
+	}
 	if v.Beyond != "zeros" && !plain {
 		bad("v_codes.beyond", "%s: quantised V has zeros beyond the end", v.Beyond)
 	}
 	if p.P.Format != v.Format && p.P.Format != "exact" && v.Format != "exact" && (p.P.Format != "uint8" || v.Format != "int8") {
 		bad("p.format", "%s: V's is %s, and a matrix unit takes two operands of one format", p.P.Format, v.Format)
+	}
+	if p.P.Scale != 0 {
+		p.validatePScale(bad)
 	}
 	if p.P.Format != "exact" && p.P.Round == "none" {
 		bad("p.round", "none: %s P is rounded", p.P.Format)
@@ -137,6 +143,21 @@ func (p *Program) validateCodes(bad report) {
 	}
 	if p.Finish.Mean == "fma" && p.Finish.Scale == "inverse" {
 		bad("finish.mean", "fma joins the scale of V with its mean: want finish.scale output")
+	}
+}
+
+// validatePScale checks what goes with a scale of P.
+func (p *Program) validatePScale(bad report) {
+	x, f := float64(p.P.Scale), &p.Finish
+	switch {
+	case !(x >= minPScale && x <= maxPScale):
+		bad("p.scale", "%s: want %v to %v", p.P.Scale, minPScale, maxPScale)
+	case p.P.Format != "e4m3" && p.P.Format != "e5m2":
+		bad("p.scale", "%s: P is %s; want e4m3 or e5m2", p.P.Scale, p.P.Format)
+	case p.Denominator.Of != "p":
+		bad("p.scale", "%s: denominator.of is %s, with the scale; want p", p.P.Scale, p.Denominator.Of)
+	case f.Scale == "output", f.Inverse == "divide", f.Inverse == "div.full", p.PV.Join == "memory", p.Tiles.Split != "none":
+		bad("p.scale", "%s: the inverse of d undoes it: want finish.scale inverse or none, finish.inverse rcp.approx.ftz or exact, another pv.join than memory, and tiles.split none", p.P.Scale)
 	}
 }
 
@@ -225,6 +246,8 @@ const (
 	maxShift  = 1 << 20
 	maxOffset = 100
 	maxSplit  = 128
+	minPScale = 1e-6
+	maxPScale = 1e6
 )
 
 func (p *Program) validateSoftmax(bad report) {
@@ -240,6 +263,9 @@ func (p *Program) validateSoftmax(bad report) {
 	if integer := p.Bits() != 0; p.Mask.Additive == "with-scale" && (!integer || p.Scores.TailTiles != All) ||
 		p.Mask.Boolean == "add" && integer && p.Scores.TailTiles != All {
 		bad("mask", "what is added with the scale needs integer scores and scores.tail_tiles all")
+	}
+	if p.LSE.Form == "base2-scaled" && p.Maximum.Of != "scores" {
+		bad("log_sum_exp.form", "base2-scaled: the maximum is scaled already (maximum.of: %s)", p.Maximum.Of)
 	}
 	if p.Maximum.Of == "scores" && p.Scores.SMScale != "exponent" {
 		bad("maximum.of", "scores: the softmax scale stands in the exponent")
@@ -266,6 +292,29 @@ func (p *Program) validateSoftmax(bad report) {
 		bad("pv.join", "memory: wants pv.level tile, finish.inverse exact, and no scale and mean of V")
 	case p.PV.Rescale == "fp16" && !one:
 		bad("pv.rescale", "fp16: a sum from zero joins an FP32 output")
+	}
+	p.validateListed(bad)
+}
+
+// validateListed checks what goes with a block map, and with what its kernels do.
+func (p *Program) validateListed(bad report) {
+	ordered := p.Tiles.Order == "first-to-last" && p.Tiles.Split == "none"
+	switch t := p.PV.Threshold; {
+	case p.Mask.BlockMap != "" && (!ordered || p.Mask.Hidden == "skip"):
+		bad("mask.block_map", "%s: wants tiles.order first-to-last, tiles.split none and mask.hidden run", p.Mask.BlockMap)
+	case p.PV.Join == "twice-but-last" && !ordered:
+		bad("pv.join", "twice-but-last: wants tiles.order first-to-last and tiles.split none")
+	case p.Maximum.Of == "scaled" && (p.Maximum.Round != "fma" || p.Maximum.Unseen != "itself"):
+		bad("maximum.of", "scaled: wants maximum.round fma, as nothing joins the product, and maximum.unseen itself")
+	case t == 0:
+	case !(t > 0) || math.IsInf(float64(t), 0):
+		bad("pv.threshold", "%s: want a number above 0, or none at all", t)
+	case p.Maximum.Of != "scaled" || p.Bits() == 0 || p.QKCodes.Granularity == "per-token" || p.Scores.SMScale != "exponent":
+		bad("pv.threshold", "%s: wants maximum.of scaled, integer codes with scales of threads or wider and scores.sm_scale exponent", t)
+	case !ordered || p.Scores.Softcap != "none" || p.Mask.Boolean != "none" || p.Mask.Additive != "none" || p.Mask.Window != "no" || p.Mask.Causal != "none":
+		bad("pv.threshold", "%s: wants tiles.order first-to-last, tiles.split none, no mask but a block map and no soft cap", t)
+	case p.OneChain() || p.Denominator.Of == "ones" || p.PV.Join == "memory" || p.PV.Rescale != "fp32" || p.Denominator.Rescale == "none":
+		bad("pv.threshold", "%s: wants sums from zero that join an O in registers, and d and O rescaled", t)
 	}
 }
 

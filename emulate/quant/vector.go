@@ -109,25 +109,45 @@ func (v *Values) EncodeAt(level Level, codes []uint8, x []float32) bool {
 	return level.l.Encode(v.dtype == E5M2, v.style != Fused, codes, x, mean, factor)
 }
 
+// EncodeWideAt is Encode of rows of x to FP16 without a mean. It returns false, and writes
+// nothing of use, of other values, for which Encode is.
+func (v *Values) EncodeWideAt(level Level, codes []uint16, x []float32) bool {
+	if level.l.Narrow() || v.TowardZero || v.dtype != FP16 || v.Mean != nil || len(x)%16 != 0 || len(codes) < len(x) {
+		return false
+	}
+	return level.l.EncodeFP16(codes, x)
+}
+
 // QuantizeAt is Quantize.
 func (s *Scale) QuantizeAt(level Level, codes []int8, x []float32) {
 	x = x[:min(len(x), len(codes))]
 	n := len(x) &^ 15
-	if level.l.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) || s.style == TritonBlock {
+	if level.l.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) {
 		n = 0
+	}
+	inverse := s.inverse
+	switch s.style {
+	case Triton:
+		inverse = mufu.Rcp(s.Step)
+	case TritonBlock:
+		// As Triton, where no product of an ordinary number is subnormal and no code wraps around.
+		inverse = mufu.Rcp(s.Step)
+		if !(s.Step >= 0x1p-100 && s.Step <= 0x1p126) || n > 0 && !(level.l.AbsMax(0, x[:n])*inverse <= 127) {
+			n = 0
+		}
 	}
 	if n > 0 {
 		limit, least := int8(127), int8(-128)
-		if s.bits == 4 && s.style != Triton {
+		if s.bits == 4 && s.style != Triton && s.style != TritonBlock {
 			limit, least = 7, -7
 		}
 		switch s.style {
 		case Paper:
 			level.l.Quantize(vec.DivideEven, codes, x[:n], s.Step, limit, least)
-		case Triton:
-			level.l.Quantize(vec.MultiplyAway, codes, x[:n], mufu.Rcp(s.Step), limit, least)
+		case Triton, TritonBlock:
+			level.l.Quantize(vec.MultiplyAway, codes, x[:n], inverse, limit, least)
 		case Fused, Reciprocal:
-			level.l.Quantize(vec.MultiplyEven, codes, x[:n], s.inverse, limit, least)
+			level.l.Quantize(vec.MultiplyEven, codes, x[:n], inverse, limit, least)
 		}
 	}
 	s.Quantize(codes[n:], x[n:])

@@ -152,10 +152,10 @@ func TestGroupsAtLevels(t *testing.T) {
 					t.Fatalf("%s: AbsMax of %d is %g, want %g", level, n, got, want)
 				}
 				amax := AbsMax(0, x)
-				for _, style := range []Style{Paper, Triton, Fused} {
+				for _, style := range []Style{Paper, Triton, Fused, TritonBlock} {
 					for _, bits := range []int{4, 8} {
 						for own := StyleRounding; own <= TowardZero; own++ {
-							for _, m := range []float32{amax, amax / 3, 127, 7, 0, float32(math.Inf(1))} {
+							for _, m := range []float32{amax, amax / 3, 127, 7, 0, 1e-30, 1e-37, float32(math.Inf(1))} {
 								s := NewScale(style, bits, m).Rounded(own)
 								got, want := make([]int8, n), make([]int8, n)
 								s.QuantizeAt(level, got, x)
@@ -294,6 +294,49 @@ func TestLengths(t *testing.T) {
 		got := slices.Clone(x)
 		if SubtractMeanAt(level, Paper, got, nil, format.FP32); !slices.Equal(got, x) {
 			t.Errorf("%s: a mean of no channels was subtracted", level)
+		}
+	}
+}
+
+// FP16 codes of V are the same at every level, and what is no ordinary number is left to
+// Encode.
+func TestWideCodesAtLevels(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 9))
+	const d = 32
+	for _, level := range Levels() {
+		took := 0
+		for range 300 {
+			v := NewValues(Paper, FP16, 0, false, 4, d)
+			x := hardRows(r, 4, d, true)
+			for i := range x {
+				if math.Abs(float64(x[i])) > 65504 && r.IntN(40) != 0 {
+					x[i] = 65504
+				}
+			}
+			got, want := make([]uint16, 4*d), make([]uint16, 4*d)
+			if !v.EncodeWideAt(level, got, x) {
+				continue
+			}
+			took++
+			for i := range 4 {
+				v.Encode(want[i*d:(i+1)*d], x[i*d:(i+1)*d])
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("%s: %v: %v, want %v", level, x, got, want)
+			}
+		}
+		if level.l.Narrow() && took > 0 || !level.l.Narrow() && took < 20 {
+			t.Errorf("%s: %d of 300 runs", level, took)
+		}
+		other := NewValues(Paper, E4M3, 448, false, 4, d)
+		less := NewValues(Paper, FP16, 0, false, 4, d)
+		less.Mean = make([]float32, d)
+		truncated := NewValues(Paper, FP16, 0, false, 4, d)
+		truncated.TowardZero = true
+		for _, v := range []*Values{other, less, truncated} {
+			if v.EncodeWideAt(level, make([]uint16, d), make([]float32, d)) {
+				t.Errorf("%s: codes of %s with a mean, truncated %v", level, v.dtype, v.TowardZero)
+			}
 		}
 	}
 }

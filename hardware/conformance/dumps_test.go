@@ -18,7 +18,7 @@ func (c *Case) kind() string {
 	for _, x := range []struct {
 		is   bool
 		name string
-	}{{c.Mask != "", "mask"}, {c.Window != nil, "window"}, {c.Softcap != 0, "softcap"}, {c.Causal, "causal"}} {
+	}{{c.Mask != "", "mask"}, {c.BlockMap != "", "blocks"}, {c.Window != nil, "window"}, {c.Softcap != 0, "softcap"}, {c.Causal, "causal"}} {
 		if x.is {
 			kind += " " + x.name
 		}
@@ -32,6 +32,9 @@ func (c *Case) asDump(t *testing.T) (*layerdumps.Dump, *emulate.Kernel) {
 	names := layerdumps.Names{"o": c.Expect}
 	if c.Mask != "" {
 		names["mask"] = c.Mask
+	}
+	if c.BlockMap != "" {
+		names["block_map"] = c.BlockMap
 	}
 	align := c.CausalAlign
 	opt := layerdumps.Options{Causal: &c.Causal, SMScale: c.SMScale, CausalAlign: &align, Softcap: &c.Softcap, Names: names}
@@ -94,8 +97,8 @@ func TestRecordingsAreDumps(t *testing.T) {
 	}
 	for _, kind := range []string{
 		"sage-fp16-triton mask", "sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 causal", "fa3-fp8 window",
-		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window",
-		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask",
+		"fa3-fp8 softcap", "fa3-fp8-2level", "fa2 window", "flashinfer-fp8", "flashinfer-fp8 window", "flashinfer-fp8 window causal", "flashinfer-fp8-paged causal",
+		"sage-fp16-triton-varlen", "sage-fp16-triton-varlen causal", "comfy-int8", "comfy-int8 mask", "sparge-sm90 blocks",
 	} {
 		if ran[kind] == 0 {
 			t.Errorf("no recording of %s (there are %v)", kind, ran)
@@ -115,6 +118,9 @@ func TestWrongDump(t *testing.T) {
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window = nil }},
 		{"fa3 window", func(l *layerdumps.Layer) { l.Window.Left++ }},
 		{"fa3 softcap", func(l *layerdumps.Layer) { l.Softcap = 0 }},
+		{"flashinfer-fp8", func(l *layerdumps.Layer) { l.QDescale = nil }},
+		{"flashinfer-fp8 window", func(l *layerdumps.Layer) { l.Window.Left++ }},
+		{"sparge-sm90 blocks", func(l *layerdumps.Layer) { l.BlockMap = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.QDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.KDescale = nil }},
 		{"fa3-fp8", func(l *layerdumps.Layer) { l.VDescale = nil }},
@@ -152,7 +158,7 @@ func TestReferenceOfRecordings(t *testing.T) {
 	near := make(map[string]bool)
 	for _, c := range cases {
 		// Its masks are in units of log 2 (docs/dumps.md).
-		if kind := c.kind(); c.Op != "attention" || near[kind] || kind == c.Kernel && c.Kernel != "fa3-fp8" || strings.HasPrefix(c.Kernel, "sage") {
+		if kind := c.kind(); c.Op != "attention" || near[kind] || kind == c.Kernel && c.Kernel != "fa3-fp8" && c.Kernel != "flashinfer-fp8" || strings.HasPrefix(c.Kernel, "sage") {
 			continue
 		}
 		d, k := c.asDump(t)
@@ -170,7 +176,7 @@ func TestReferenceOfRecordings(t *testing.T) {
 		}
 		near[c.kind()] = res.Layers[0].ActualVsReference.CosSim > 0.995
 	}
-	for _, kind := range []string{"sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 window", "fa3-fp8 softcap", "fa2 causal"} {
+	for _, kind := range []string{"sdpa-efficient mask", "fa3 window", "fa3 softcap", "fa3 softcap causal", "fa3-fp8", "fa3-fp8 window", "fa3-fp8 softcap", "fa2 causal", "flashinfer-fp8", "flashinfer-fp8 window"} {
 		if !near[kind] {
 			t.Errorf("no output of %s is near the reference", kind)
 		}

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"regexp"
+	"slices"
 	"testing"
 )
 
@@ -37,7 +38,16 @@ func TestWrongFieldKernel(t *testing.T) {
 			// With a mask, d is rescaled as without: always by a product of its own, or but in the last tile.
 			"tiles.shapes.4.set=" + masked + ", denominator.rescale=multiply", "tiles.shapes.2.set=" + masked + ", denominator.rescale=multiply-but-last",
 		},
-		"fa3-fp8-2level": {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
+		"sparge-sm90": {
+			"denominator.rescale=fma", "denominator.rescale=multiply", "pv.join=fma", "pv.join=twice", "pv.threshold=1000", "exponent.offset=8", "v_codes.max=448",
+			"scores.tail_tiles=all", "denominator.order=pairwise16", "qk_codes.scale=fused", "smoothing.k=none",
+		},
+		"flashinfer-fp8": {
+			"p.scale=240", "scores.product=fp64", "maximum.unseen=itself", "denominator.rescale=multiply", "denominator.combine=01+23", "pv.level=tile;pv.join=twice",
+			"tiles.order=first-to-last", "exponent.round=twice", "mask.causal=top-left", "finish.scale=output;p.scale=0", "log_sum_exp.form=natural-offset", "tiles.shapes.1.keys=128",
+		},
+		"flashinfer-fp8-paged": {"tiles.shapes.1.keys=192", "tiles.shapes.2.keys=128", "p.scale=256", "p.round=zero"},
+		"fa3-fp8-2level":       {"pv.join=fma", "pv.level=all;pv.join=none", "tiles.order=first-to-last"},
 	} {
 		var own []Case
 		for _, dir := range []string{field, packed} {
@@ -58,7 +68,7 @@ func TestWrongFieldKernel(t *testing.T) {
 			wrong := make([]Case, len(own))
 			for i, c := range own {
 				c.CausalAlign = "" // which would undo it
-				c.Set = regexp.MustCompile(";").Split(set, -1)
+				c.Set = append(slices.Clone(c.Set), regexp.MustCompile(";").Split(set, -1)...)
 				wrong[i] = c
 			}
 			rep, err := Run(t.Context(), wrong, 2, nil)

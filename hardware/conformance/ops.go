@@ -198,9 +198,10 @@ type problem struct {
 	mean    *tensor
 	dtype   format.DType
 	file    string
-	// Descales of FP8 inputs, [batch][kv heads].
+	// Descales of FP8 inputs, [batch][kv heads], that of Q perhaps [batch][query heads].
 	qDescale, kDescale, vDescale *tensor
 	mask                         *tensor // boolean or additive, [1 or batch][1 or heads][1 or queries][keys]
+	blocks                       *tensor // [batch][heads][tiles of rows][tiles of keys]
 }
 
 // rows reads one head of a [b,h,n,d] tensor, zero-padded to dim channels.
@@ -261,7 +262,11 @@ func (c *Case) problem(f file) (*problem, error) {
 	}
 	if p.dtype == format.FP8 {
 		for name, t := range map[string]**tensor{"q_descale": &p.qDescale, "k_descale": &p.kDescale, "v_descale": &p.vDescale} {
-			if *t, err = f.tensor(name, p.k.Shape[0], p.k.Shape[1]); err != nil {
+			heads := p.k.Shape[1]
+			if x := f.find(name); name == "q_descale" && x != nil && len(x.Shape) == 2 && x.Shape[1] != heads {
+				heads = p.q.Shape[1] // one for each query head
+			}
+			if *t, err = f.tensor(name, p.k.Shape[0], heads); err != nil {
 				return nil, err
 			}
 			if (*t).DType != "F32" {
@@ -280,6 +285,14 @@ func (c *Case) problem(f file) (*problem, error) {
 		}
 		if p.mask.DType != "BOOL" && p.mask.DType != p.q.DType {
 			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected BOOL or %s", f.Name, c.Mask, p.mask.DType, p.q.DType)
+		}
+	}
+	if c.BlockMap != "" {
+		if p.blocks, err = f.tensor(c.BlockMap, p.q.Shape[0], p.q.Shape[1], -1, -1); err != nil {
+			return nil, err
+		}
+		if p.blocks.DType != "BOOL" {
+			return nil, fmt.Errorf("%s: tensor %q has dtype %s, expected BOOL", f.Name, c.BlockMap, p.blocks.DType)
 		}
 	}
 	if c.Window != nil && len(c.Window) != 2 {
@@ -320,7 +333,16 @@ func (c *Case) query(p *problem, k *emulate.Kernel, batch, head int) emulate.QIn
 		Group: group, Member: head % group,
 	}
 	if p.qDescale != nil {
-		in.QDescale = valueAt(p.qDescale, batch*p.k.Shape[1]+head/group)
+		heads := p.qDescale.Shape[1]
+		in.QDescale = valueAt(p.qDescale, batch*heads+head*heads/p.q.Shape[1])
+	}
+	if m := p.blocks; m != nil {
+		in.Listed = func(block, lo, hi int, dst []bool) {
+			row := ((batch*m.Shape[1]+head)*m.Shape[2] + block) * m.Shape[3]
+			for i := range hi - lo {
+				dst[i] = bitsAt(m, row+lo+i) != 0
+			}
+		}
 	}
 	if p.mask == nil {
 		return in
@@ -378,6 +400,12 @@ func (c *Case) kernel(p *problem) (*emulate.Kernel, error) {
 		Queries: p.q.Shape[2], Keys: p.k.Shape[2],
 	}); err != nil {
 		return nil, fmt.Errorf("%s: tensor %q: %w", p.file, p.q.Name, err)
+	}
+	if m, q := p.blocks, k.Bound(); m != nil && q.Mask.BlockMap != "" {
+		t := k.Tiling()
+		if rows, keys := (p.q.Shape[2]+t.BlockQ-1)/t.BlockQ, (p.k.Shape[2]+t.BlockK-1)/t.BlockK; m.Shape[2] != rows || m.Shape[3] != keys {
+			return nil, fmt.Errorf("%s: tensor %q has %dx%d blocks, and kernel %s has %dx%d tiles", p.file, m.Name, m.Shape[2], m.Shape[3], c.Kernel, rows, keys)
+		}
 	}
 	return k, nil
 }

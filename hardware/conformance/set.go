@@ -52,8 +52,10 @@ type Case struct {
 	Window       []int   `json:"window,omitempty"`
 	Softcap      float64 `json:"softcap,omitempty"`
 	Mask         string  `json:"mask,omitempty"`
-	SMs          int     `json:"sms,omitempty"`
-	NumSplits    int     `json:"num_splits,omitempty"`
+	// BlockMap is the name of a block map, BOOL [batch, heads, tiles of rows, tiles of keys].
+	BlockMap  string `json:"block_map,omitempty"`
+	SMs       int    `json:"sms,omitempty"`
+	NumSplits int    `json:"num_splits,omitempty"`
 	// Unstable says that the kernel itself does not return the same each time.
 	Unstable bool `json:"unstable,omitempty"`
 	// LSE names the tensor of the natural log-sum-exp that came with the output.

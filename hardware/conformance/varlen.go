@@ -76,8 +76,8 @@ func (c *Case) varlen(f file) (*varlen, error) {
 		return nil, fmt.Errorf("%s: q, k and v have different dtypes", f.Name)
 	case p.k.Shape[1] == 0 || p.q.Shape[1]%p.k.Shape[1] != 0:
 		return nil, fmt.Errorf("%s: %d query heads do not divide into %d kv heads", f.Name, p.q.Shape[1], p.k.Shape[1])
-	case c.Mask != "" || c.Window != nil || c.Softcap != 0:
-		return nil, fmt.Errorf("%s: packed sequences with a mask, a window or a soft cap", f.Name)
+	case c.Mask != "" || c.BlockMap != "" || c.Window != nil || c.Softcap != 0:
+		return nil, fmt.Errorf("%s: packed sequences with a mask, a block map, a window or a soft cap", f.Name)
 	}
 	if p.queries, err = f.bounds("cu_seqlens_q", p.q.Shape[0]); err != nil {
 		return nil, err

@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Tuple
 import ml_dtypes
 import numpy as np
 
-FORMS = ("plain", "masked", "packed", "fp8", "wide")
+FORMS = ("plain", "masked", "packed", "fp8", "wide", "fp8-head", "blocks")
 F16, BF16, E4M3 = np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16), np.dtype(ml_dtypes.float8_e4m3fn)
 F32 = np.dtype(np.float32)
 SHORT = {F16: "f16", BF16: "bf16", E4M3: "e4m3", F32: "f32"}
@@ -23,8 +23,13 @@ MAX_TOKENS = 1100
 HEAD_DIMS = (40, 64, 64, 64, 72, 80, 96, 112, 128, 128, 128)
 # FP8 kernels take multiples of 16.
 HEAD_DIMS_FP8 = (64, 64, 80, 96, 112, 128, 128)
+# Those that FlashInfer's FP8 kernels have.
+HEAD_DIMS_FP8_HEAD = (64, 64, 128, 128, 256)
 # Of kernels that take more than 128, FP32 too, masks of either kind, and up to 1,399 keys.
 HEAD_DIMS_WIDE = (9, 30, 64, 100, 128, 130, 160, 200, 256, 256)
+# SpargeAttn's: at least 128 queries.
+HEAD_DIMS_BLOCKS = (64, 64, 128)
+EDGES_BLOCKS = (128, 129, 160, 191, 192, 193, 255, 256, 257, 320, 384)
 # (query heads, kv heads)
 HEADS = ((1, 1), (1, 1), (2, 2), (2, 1), (4, 2), (3, 1))
 # Both sides of every block and warp that a kernel here has.
@@ -39,7 +44,9 @@ class Inputs:
 
     tensors holds q, k and v, [batch, heads, tokens, head_dim] or, packed, [tokens, heads,
     head_dim] with cu_seqlens_q and cu_seqlens_k; masks as mask/NAME, broadcastable to
-    [batch, heads, queries, keys]; FP8's q_descale, k_descale, v_descale [batch, kv heads].
+    [batch, heads, queries, keys]; block maps as map/NAME, [batch, heads, blocks of 64 queries,
+    blocks of 128 keys]; FP8's q_descale, k_descale, v_descale [batch, kv heads], of
+    the form fp8-head [batch, heads of the tensor].
     """
 
     name: str
@@ -54,6 +61,8 @@ class Inputs:
     window: Tuple[int, int]
     softcap: float
     splits: int
+    # A tile of keys may be left out where its scores are that far below, in base 2.
+    threshold: float
     seed: Tuple[int, ...] = field(repr=False, default=())
 
     @property
@@ -81,12 +90,18 @@ class Inputs:
         """The names of the masks' tensors."""
         return [n for n in self.tensors if n.startswith("mask/")]
 
+    @property
+    def maps(self) -> List[str]:
+        """The names of the block maps' tensors."""
+        return [n for n in self.tensors if n.startswith("map/")]
+
 
 def draw(seed: int, form: str, number: int) -> Inputs:
     """The input of that number: the same on every machine."""
-    key = (seed, FORMS.index(form), number)
+    # Of the last two forms each was the sixth when its sets were recorded.
+    key = (seed, min(FORMS.index(form), 5), number)
     g = np.random.default_rng(key)
-    d = int(g.choice({"fp8": HEAD_DIMS_FP8, "wide": HEAD_DIMS_WIDE}.get(form, HEAD_DIMS)))
+    d = int(g.choice({"fp8": HEAD_DIMS_FP8, "wide": HEAD_DIMS_WIDE, "fp8-head": HEAD_DIMS_FP8_HEAD, "blocks": HEAD_DIMS_BLOCKS}.get(form, HEAD_DIMS)))
     hq, hk = HEADS[g.integers(len(HEADS))]
     b = 1 + int(g.random() < 0.15)
     dtype = (F16, BF16)[g.integers(2)] if form != "wide" else (F16, BF16, F32)[g.integers(3)]
@@ -97,8 +112,10 @@ def draw(seed: int, form: str, number: int) -> Inputs:
         b, nq, nk = 1, sum(packing[0]), sum(packing[1])
     else:
         limit = 333 if masked else MAX_TOKENS
-        nq = _tokens(g, limit)
-        nk = nq if g.random() < 0.65 else _tokens(g, limit)
+        nq = _tokens(g, limit) if form != "blocks" else int(g.choice(EDGES_BLOCKS) if g.random() < 0.6 else g.integers(128, 400))
+        nk = nq if g.random() < (0.2 if form == "blocks" else 0.65) else _tokens(g, limit)
+        if form == "blocks" and g.random() < 0.6:
+            nk = int(g.integers(300, MAX_TOKENS))  # several tiles before the last
         if form == "wide" and not masked and g.random() < 0.25:
             nq, nk = min(nq, 150), int(g.integers(1025, 1400))  # where tiles become larger
     if b * hq * max(nq, nk) * d > SEVERAL:
@@ -106,16 +123,21 @@ def draw(seed: int, form: str, number: int) -> Inputs:
     if hq * max(nq, nk) * d > 2 * SEVERAL:
         hq = 1
     kinds = [k for k in KINDS if k not in ("big-v", "very-tiny") or dtype != F16]
-    if form == "fp8":
+    if form in FP8_FORMS:
         kinds = [k for k in kinds if not k.endswith(("-nan", "-inf"))]
     # Half of them plain noise: the others are one each.
     kind = "gauss" if g.random() < 0.4 else kinds[g.integers(len(kinds))]
     with np.errstate(over="ignore", invalid="ignore"):
         values = KINDS[kind](g, *(g.standard_normal((b, h, n, d)).astype(np.float32) for h, n in ((hq, nq), (hk, nk), (hk, nk))))
-        tensors = _fp8(values) if form == "fp8" else {n: x.astype(dtype) for n, x in zip("qkv", values)}
+        if form == "blocks" and g.random() < 0.7:
+            values = _apart(g, *values)
+        tensors = FP8_FORMS[form](g, values) if form in FP8_FORMS else {n: x.astype(dtype) for n, x in zip("qkv", values)}
         if masked:
             for name in g.choice(list(MASKS), 2, replace=False):
                 tensors["mask/" + name] = _mask(name, g, (b, hq, nq, nk), dtype)
+        if form == "blocks":
+            for name in g.choice(list(MAPS), 2, replace=False):
+                tensors["map/" + name] = _map(name, g, (b, hq, -(-nq // 64), -(-nk // 128)))
     if packing:
         tensors = {n: np.ascontiguousarray(x[0].swapaxes(0, 1)) for n, x in tensors.items()}
         integer = (np.int32, np.int64)[g.integers(2)]
@@ -133,6 +155,7 @@ def draw(seed: int, form: str, number: int) -> Inputs:
         window=(int(g.integers(nk + 1)), int(g.integers(nk + 1))),
         softcap=float(g.choice([0.0, 0.0, 5.0, 20.0])),
         splits=int(g.choice([1, 1, 2, 3])),
+        threshold=float(g.choice([50, 50, 6, 2, 0.5, 0.25])),
         seed=key,
     )
 
@@ -212,7 +235,16 @@ KINDS = {
 }
 
 
-def _fp8(values: Triple) -> Dict[str, np.ndarray]:
+def _apart(g: np.random.Generator, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> Triple:
+    """Adds a direction to Q, and so much of it to the keys of a tile that its scores lie above or
+    below those of others by up to forty: a threshold may leave out a tile that shows in the output."""
+    d = q.shape[-1]
+    away = (g.standard_normal(d) * math.sqrt(math.exp(g.random() * math.log(20)) / math.sqrt(d))).astype(np.float32)
+    steps = g.integers(-1, 2, -(-k.shape[2] // 128)) if g.random() < 0.7 else np.linspace(-1, 1, -(-k.shape[2] // 128))
+    return q + away, k + np.repeat(steps, 128)[: k.shape[2], None].astype(np.float32) * away, v
+
+
+def _fp8(g: np.random.Generator, values: Triple) -> Dict[str, np.ndarray]:
     """E4M3 with a scale for each (batch, kv head), which the query heads of a group share."""
     hk = values[1].shape[1]
     out = {}
@@ -224,6 +256,20 @@ def _fp8(values: Triple) -> Dict[str, np.ndarray]:
         out[name + "_descale"] = scale.astype(np.float32)
     return out
 
+
+def _fp8_head(g: np.random.Generator, values: Triple) -> Dict[str, np.ndarray]:
+    """E4M3 with a scale for each head of each tensor: of its largest magnitude, or one that knows nothing of it."""
+    out = {}
+    for name, x in zip("qkv", values):
+        scale = np.maximum(np.abs(x).max((2, 3)) / np.float32(448), np.float32(1e-6))
+        if g.random() < 0.3:
+            scale = np.full_like(scale, g.choice([1.0, 0.01, 3.7]))
+        out[name] = np.clip(x / scale[..., None, None], -448, 448).astype(np.float32).astype(E4M3)
+        out[name + "_descale"] = scale.astype(np.float32)
+    return out
+
+
+FP8_FORMS = {"fp8": _fp8, "fp8-head": _fp8_head}
 
 MASKS = ("half", "few", "keys", "rows", "tiles", "late", "band", "padded", "none", "add", "add-inf", "add-rows", "add-lowest", "add-million", "add-large", "alibi")
 
@@ -275,6 +321,27 @@ def _bias(name: str, g: np.random.Generator, shape: Tuple[int, int, int, int]) -
         low = -65504 if name == "add-lowest" else -1e6
         m = np.where(g.random(m.shape) < 0.5, low, 0.0)
         m[:, :, ::9] = low
+    return m
+
+
+MAPS = ("all", "half", "few", "dense", "one", "diagonal", "early", "columns")
+
+
+def _map(name: str, g: np.random.Generator, shape: Tuple[int, int, int, int]) -> np.ndarray:
+    """A block map, with at least one block in every row: one without has no output."""
+    rows, columns = np.arange(shape[2])[:, None], np.arange(shape[3])[None]
+    density = {"all": 1.0, "half": 0.5, "few": 0.15, "dense": 0.85}.get(name, 0.5)
+    m = g.random(shape) < density
+    if name == "one":
+        m[:] = False
+    if name == "diagonal":  # those of a causal mask
+        m[:] = columns * 128 <= rows * 64 + 63
+    if name == "early":  # the last block is never listed, unless it is the only one
+        m[..., -1] = False
+    if name == "columns":  # the same in every row
+        m[:] = m[:, :, :1]
+    empty = ~m.any(-1)
+    m[empty, g.integers(max(1, shape[3] - (name == "early")), size=int(empty.sum()))] = True
     return m
 
 

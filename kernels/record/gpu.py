@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import types
 from typing import Any, Callable, Dict, Optional, Tuple
 
 import ml_dtypes
@@ -61,12 +62,13 @@ class Gpu:
         self.multiprocessors = torch.cuda.get_device_properties(0).multi_processor_count
         self.captured: Dict[str, Any] = {}
         self._sage: Any = None
+        self._sparge: Any = None
         self._clear: Any = None
 
     def metadata(self) -> Dict[str, str]:
         """What the files of the set say of their origin."""
         versions = [f"CUDA {self.torch.version.cuda}"]
-        for package in ("torch", "triton", "sageattention", "flash_attn_3", "comfy_kitchen"):
+        for package in ("torch", "triton", "sageattention", "flash_attn_3", "comfy_kitchen", "flashinfer-python", "spas_sage_attn"):
             try:
                 versions.append(f"{package} {importlib.metadata.version(package)}")
             except importlib.metadata.PackageNotFoundError:
@@ -112,7 +114,7 @@ class Gpu:
         q, k = (t.nn.functional.pad(y, (0, padding)) if padding else y for y in (q, k))
         mean = k.mean(dim=2, keepdim=True)
         out = {"quant/k_mean": self.array(mean[..., : x.head_dim])}
-        if x.lse:
+        if x.lse and x.form != "blocks":
             group = q.size(1) // k.size(1)
             wide = t.repeat_interleave(mean, group, dim=1) if group > 1 else mean
             out["quant/lse_correction"] = self.array(t.matmul(q, wide.transpose(2, 3)).squeeze(-1).float())
@@ -130,6 +132,21 @@ class Gpu:
                     setattr(module, name, self._cleared(getattr(module, name)))
             self._sage = core
         return self._sage
+
+    def sparge(self) -> Any:
+        """spas_sage_attn.core, watched."""
+        if self._sparge is None:
+            core = importlib.import_module("spas_sage_attn.core")
+            core.get_vanilla_qk_quant = self._watched(core.get_vanilla_qk_quant, ("q_int8", "q_scale", "k_int8", "k_scale"))
+            quantise = core.fused.scale_fuse_quant_cuda
+
+            def values(v: Any, codes: Any, scale: Any, *args: Any) -> Any:
+                self.captured.update(v_fp8=codes, v_scale=scale)
+                return quantise(v, codes, scale, *args)
+
+            core.fused = types.SimpleNamespace(transpose_pad_permute_cuda=core.fused.transpose_pad_permute_cuda, scale_fuse_quant_cuda=values)
+            self._sparge = core
+        return self._sparge
 
     def _watched(self, f: Callable[..., Any], results: Tuple[str, ...]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

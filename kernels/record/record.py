@@ -78,7 +78,8 @@ def call_name(row: Row, f: Fields) -> str:
     for key in ("causal_align", "window", "softcap", "num_splits"):
         if key in f:
             first.append(key.replace("_", "-") + "=" + ("_".join(map(str, f[key])) if key == "window" else str(f[key])))
-    rest = ["" if f.get("smooth_k", True) else "no-smooth-k", f.get("mask", "").removeprefix("mask/")]
+    first += f.get("set", [])
+    rest = ["" if f.get("smooth_k", True) else "no-smooth-k", f.get("mask", "").removeprefix("mask/"), f.get("block_map", "").removeprefix("map/")]
     return "/".join([",".join(first), row.name, *filter(None, rest)])
 
 
@@ -118,7 +119,7 @@ class Recording:
             return
         for tensor in QUANTISED:
             if tensor in result:
-                fields = row.fields({"smooth_k": f["smooth_k"], "sm_scale": f["sm_scale"], "tensor": tensor})
+                fields = row.fields({"smooth_k": f.get("smooth_k", True), "sm_scale": f["sm_scale"], "tensor": tensor})
                 self.put(f"quant/{row.name}/{tensor}", result[tensor], {"op": "quantize", **fields})
 
     def means(self, row: Row, arrays: Mapping[str, np.ndarray]) -> None:
@@ -160,7 +161,7 @@ class Recorder:
                     self.gpu.prepare(byte)
                     result = row.run(self.gpu, x, f)
                     self.gpu.finish()
-                    if row.kernel.startswith("sage") and x.form != "packed":
+                    if row.kernel.startswith(("sage", "sparge")) and x.form != "packed":
                         rec.means(row, self.gpu.means(x))
                 except Skip as err:
                     self.skipped[f"{row.name}: {err}"] += 1

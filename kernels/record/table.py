@@ -276,6 +276,92 @@ def run_fa3(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
     return out if lse is None else {**out, "lse": gpu.array(lse)}
 
 
+# --- FlashInfer (flashinfer-ai/flashinfer, package flashinfer)
+
+
+def flashinfer_missing(gpu: Any) -> str:
+    """Its FP8 kernels are for sm_90 alone."""
+    if gpu.capability != 90:
+        return f"it needs sm_90, this is {gpu.arch}"
+    try:
+        importlib.import_module("flashinfer")
+    except Exception as err:  # whatever goes wrong in someone else's import
+        return f"import flashinfer: {type(err).__name__}: {err}"
+    return ""
+
+
+def flashinfer_calls(x: Inputs) -> List[Fields]:
+    """Dense and causal, with an output of FP16, and with a bound of the keys before the query."""
+    if x.form != "fp8-head":
+        return []
+    calls: List[Fields] = [{"causal": c, **aligned(x)} for c in (False, True)]
+    calls.append({"causal": x.lse, "set": ["operands.output=fp16"], **aligned(x)})
+    # With more queries than keys a window may leave a tile of queries no tile of keys: by its source the paged kernel
+    # then loads one that nothing takes, and may wait forever.
+    if x.queries <= x.keys and x.window[0] < x.keys - 1:
+        calls += [{"causal": c, "window": [x.window[0], -1], **aligned(x)} for c in (False, True)]
+    return calls
+
+
+PAGE = 16
+
+
+def flashinfer_single(gpu: Any, q: Any, k: Any, v: Any, scales: List[Any], f: Fields, dtype: Any) -> Any:
+    """A call without a window, of one request."""
+    call = importlib.import_module("flashinfer").single_prefill_with_kv_cache
+    return call(q, k, v, *scales, o_dtype=dtype, causal=f["causal"], sm_scale=f["sm_scale"], backend="fa3", return_lse=True)
+
+
+def flashinfer_batch(gpu: Any, q: Any, k: Any, v: Any, scales: List[Any], f: Fields, dtype: Any, paged: bool) -> Any:
+    """A batch of one request, with its keys in a row or in pages, in the reverse order."""
+    module, (nq, nk) = importlib.import_module("flashinfer"), (q.shape[0], k.shape[0])
+
+    def integers(*x: int) -> Any:
+        return gpu.tensor(np.array(x, np.int32))
+
+    workspace = gpu.torch.zeros(128 << 20, dtype=gpu.torch.uint8, device="cuda")
+    options = {"causal": f["causal"], "sm_scale": f["sm_scale"], "window_left": f.get("window", [-1])[0]}
+    options.update(q_data_type=q.dtype, kv_data_type=k.dtype, o_data_type=dtype)
+    heads = (q.shape[1], k.shape[1], q.shape[2])
+    if not paged:
+        wrapper = module.BatchPrefillWithRaggedKVCacheWrapper(workspace, "NHD", backend="fa3")
+        wrapper.plan(integers(0, nq), integers(0, nk), *heads, heads[2], **options)
+        return wrapper.run(q, k, v, *scales, return_lse=True)
+    wrapper = module.BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend="fa3")
+    pages = -(-nk // PAGE)
+    wrapper.plan(
+        integers(0, nq), integers(0, pages), integers(*reversed(range(pages))), integers((nk - 1) % PAGE + 1), *heads, PAGE, **options
+    )
+    caches = []
+    for x in (k, v):
+        rows = np.zeros((pages * PAGE, *heads[1:]), E4M3)
+        rows[:nk] = gpu.array(x)
+        caches.append(gpu.tensor(rows.reshape(pages, PAGE, *heads[1:])[::-1].copy()))
+    return wrapper.run(q, tuple(caches), *scales, return_lse=True)
+
+
+def run_flashinfer(paged: bool) -> Callable[[Any, Inputs, Fields], Dict[str, np.ndarray]]:
+    """FP8 prefill, a batch entry at a time. The log-sum-exp is in base 2, as FlashInfer returns it."""
+
+    def run(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
+        dtype = gpu.torch.float16 if "set" in f else gpu.torch.bfloat16
+        outputs, sums = [], []
+        for b in range(x.tensors["q"].shape[0]):
+            q, k, v = (gpu.tensor(np.ascontiguousarray(x.tensors[n][b].swapaxes(0, 1))) for n in "qkv")
+            scales = [gpu.tensor(x.tensors[n + "_descale"][b]) for n in "qkv"]
+            if paged or "window" in f:
+                o, lse = flashinfer_batch(gpu, q, k, v, scales, f, dtype, paged)
+            else:
+                o, lse = flashinfer_single(gpu, q, k, v, scales, f, dtype)
+            outputs.append(gpu.array(o).swapaxes(0, 1))
+            if lse is not None:
+                sums.append(gpu.array(lse).swapaxes(0, 1))
+        out = {"o": np.stack(outputs)}
+        return {**out, "lse": np.stack(sums)} if sums else out
+
+    return run
+
+
 # --- comfy-kitchen (Comfy-Org/comfy-kitchen, package comfy_kitchen)
 
 
@@ -302,6 +388,37 @@ def run_comfy(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
     mask = gpu.tensor(x.tensors[f["mask"]]) if "mask" in f else None
     o = importlib.import_module("comfy_kitchen.sage_attention").int8_attention(q, k, v, scale=f["sm_scale"], attn_mask=mask)
     return {"o": gpu.array(o)}
+
+
+# --- SpargeAttn (thu-ml/SpargeAttn, package spas_sage_attn)
+
+
+def sparge_missing(gpu: Any) -> str:
+    """Whether the package runs here, with the tiles that the block maps of these inputs have."""
+    if gpu.capability != 90:
+        return f"it needs sm_90, this is {gpu.arch}"
+    try:
+        gpu.sparge()
+    except Exception as err:  # whatever goes wrong in someone else's import
+        return f"import spas_sage_attn.core: {type(err).__name__}: {err}"
+    return ""
+
+
+def sparge_calls(x: Inputs) -> List[Fields]:
+    """Each block map, also with another threshold."""
+    if x.form != "blocks":
+        return []
+    calls: List[Fields] = [{"causal": False, "block_map": m, "sm_scale": x.sm_scale} for m in x.maps]
+    return calls if x.threshold == 50 else calls + [{**c, "set": [f"pv.threshold={x.threshold:g}"]} for c in calls]
+
+
+def run_sparge(gpu: Any, x: Inputs, f: Fields) -> Dict[str, np.ndarray]:
+    """block_sparse_sage2_attn_cuda."""
+    q, k, v, m = (gpu.tensor(x.tensors[n]) for n in ("q", "k", "v", f["block_map"]))
+    gpu.captured.clear()
+    options = {"pvthreshd": x.threshold} if "set" in f else {}
+    o = gpu.sparge().block_sparse_sage2_attn_cuda(q, k, v, mask_id=m, scale=f["sm_scale"], tensor_layout="HND", **options)
+    return {"o": gpu.array(o), **{n: gpu.array(t) for n, t in gpu.captured.items()}}
 
 
 GRANULARITIES = ("per-thread", "per-warp")
@@ -354,7 +471,10 @@ TABLE: Tuple[Row, ...] = (
     Row("fa3", (), fa3_missing(vllm=False), fa3_calls, run_fa3),
     Row("fa3-fp8", (), fa3_missing(vllm=False), fa3_fp8_calls, run_fa3),
     Row("fa3-fp8-2level", (), fa3_missing(vllm=True), fa3_fp8_calls, run_fa3),
+    Row("flashinfer-fp8", (), flashinfer_missing, flashinfer_calls, run_flashinfer(paged=False)),
+    Row("flashinfer-fp8-paged", (), flashinfer_missing, flashinfer_calls, run_flashinfer(paged=True)),
     Row("comfy-int8", (), comfy_missing, comfy_calls, run_comfy),
+    Row("sparge-sm90", (), sparge_missing, sparge_calls, run_sparge),
 )
 
 

@@ -69,7 +69,9 @@ class Emulator:
         self.program, self.folder, self.broken = program, folder, broken
         self.captured = {}
         aten = types.SimpleNamespace(_flash_attention_forward=self.flash, _efficient_attention_forward=self.efficient)
-        self.torch = types.SimpleNamespace(ops=types.SimpleNamespace(aten=aten))
+        self.torch = types.SimpleNamespace(
+            ops=types.SimpleNamespace(aten=aten), float16="fp16", bfloat16="bf16", uint8=np.uint8, zeros=lambda n, dtype, device: np.zeros(1, dtype)
+        )
 
     def metadata(self):
         return {"layout": "HND", "device": "emulator", "kernels": "sageacc"}
@@ -177,6 +179,16 @@ class Emulator:
         monkeypatch.setitem(sys.modules, "comfy_kitchen", types.SimpleNamespace(sage_attention=module))
         monkeypatch.setitem(sys.modules, "comfy_kitchen.sage_attention", module)
 
+    def sparge(self):
+        """spas_sage_attn.core."""
+
+        def block_sparse(q, k, v, mask_id=None, scale=None, tensor_layout="HND", pvthreshd=50):
+            assert tensor_layout == "HND" and mask_id.any(-1).all() and q.shape[2] >= 128
+            flags = ["--set", f"pv.threshold={pvthreshd:g}"]
+            return self.emulate("sparge-sm90", {"q": q, "k": k, "v": v, "block_map": mask_id}, flags, lse=False, sm_scale=scale)["x.o"]
+
+        return types.SimpleNamespace(block_sparse_sage2_attn_cuda=block_sparse)
+
     def install_fa3(self, monkeypatch, vllm):
         """flash_attn_interface, Dao's or vLLM's."""
 
@@ -198,6 +210,59 @@ class Emulator:
         monkeypatch.setitem(sys.modules, "flash_attn_interface", types.SimpleNamespace(flash_attn_func=fork if vllm else dao))
 
 
+    def install_flashinfer(self, monkeypatch):
+        """flashinfer. Its log-sum-exp is in base 2, and the emulator's of a dump is not: there is none."""
+        emulator = self
+
+        def prefill(kernel, q, k, v, scales, causal, sm_scale, o_dtype, window_left=-1):
+            extra = {n + "_descale": s for n, s in zip("qkv", scales)}
+            window = {} if window_left < 0 else {"window": f"{window_left},-1"}
+            flags = ["--set", "operands.output=" + o_dtype]
+            o, _ = emulator.first(kernel, q[None], k[None], v[None], flags, extra, causal=str(causal).lower(), sm_scale=sm_scale, **window)
+            return o[0], None
+
+        def single(q, k, v, sq, sk, sv, o_dtype, causal, sm_scale, backend, return_lse):
+            assert backend == "fa3" and return_lse
+            return prefill("flashinfer-fp8", q, k, v, (sq, sk, sv), causal, sm_scale, o_dtype)
+
+        class Wrapper:
+            def __init__(self, workspace, layout, backend):
+                assert (layout, backend) == ("NHD", "fa3")
+
+            def run(self, q, kv, *scales, return_lse):
+                k, v = kv
+                o = self.options
+                assert return_lse and o["q_data_type"] == o["kv_data_type"] == q.dtype
+                return prefill(self.kernel, q, k, v, scales, o["causal"], o["sm_scale"], o["o_data_type"], o["window_left"])
+
+        class Ragged(Wrapper):
+            kernel = "flashinfer-fp8"
+
+            def plan(self, qo, kv, heads, kv_heads, dim, dim_v, **options):
+                assert qo[0] == kv[0] == 0 and dim == dim_v
+                self.options, self.lengths = options, (qo[1], kv[1])
+
+            def run(self, q, k, v, *scales, return_lse):
+                assert self.lengths == (len(q), len(k))
+                return super().run(q, (k, v), *scales, return_lse=return_lse)
+
+        class Paged(Wrapper):
+            kernel = "flashinfer-fp8-paged"
+
+            def plan(self, qo, kv, pages, last, heads, kv_heads, dim, page, **options):
+                assert qo[0] == kv[0] == 0 and kv[1] == len(pages)
+                self.options, self.pages, self.keys = options, pages, (len(pages) - 1) * page + last[0]
+
+            def run(self, q, caches, *scales, return_lse):
+                keys = [c[self.pages].reshape(-1, *c.shape[2:])[: self.keys] for c in caches]
+                return super().run(q, keys, *scales, return_lse=return_lse)
+
+        module = types.SimpleNamespace(
+            single_prefill_with_kv_cache=single, BatchPrefillWithRaggedKVCacheWrapper=Ragged, BatchPrefillWithPagedKVCacheWrapper=Paged
+        )
+        monkeypatch.setitem(sys.modules, "flashinfer", module)
+
+
 BACKENDS = {
     "triton": [],
     "cuda": ["--set", "qk_codes.scale=fused", "--set", "qk_codes.round=even", "--set", "smoothing.k_difference=fp32-ftz"],
@@ -209,7 +274,7 @@ def small(form, want=3, seed=4):
     out = {}
     for i in range(400):
         x = cases.draw(seed, form, i)
-        if x.queries * x.keys * x.tensors["q"].shape[1] < 20000 and x.sm_scale > 0 and x.kind not in out and min(x.queries, x.keys) > 1:
+        if x.queries * x.keys * x.tensors["q"].shape[1] < (60000 if form == "blocks" else 20000) and x.sm_scale > 0 and x.kind not in out and min(x.queries, x.keys) > 1:
             out[x.kind] = x
         if len(out) == want:
             break
@@ -248,7 +313,7 @@ def test_every_row_has_calls_and_options_that_conform_reads(row, program, tmp_pa
         folder = tmp_path / f"wrong{len(wrong)}"
         folder.mkdir()
         rec = record.Recording(x, "sm_90")
-        rec.put("o/x", np.zeros(x.tensors["q"].shape, ml_dtypes.bfloat16 if x.form == "fp8" else x.dtype), {"op": "attention", **row.fields(f), **wrong})
+        rec.put("o/x", np.zeros(x.tensors["q"].shape, ml_dtypes.bfloat16 if x.form in cases.FP8_FORMS else x.dtype), {"op": "attention", **row.fields(f), **wrong})
         record.write_safetensors(folder / (x.name + ".safetensors"), rec.tensors, {})
         (folder / "cases.jsonl").write_text("".join(json.dumps(line) + "\n" for line in rec.lines.values()))
         status, report = conform(program, folder)
@@ -279,7 +344,7 @@ def test_inputs_are_the_same_on_every_machine():
     assert {form: digest(form) for form in cases.FORMS} == DIGESTS
 
 
-DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56"}
+DIGESTS = {"plain": "e380d91e06ce0a4d", "masked": "b75504a5fd2526f3", "packed": "d34006955efb0800", "fp8": "bd0b42975bfa999c", "wide": "ce06f74c07adae56", "fp8-head": "d835f82efe316ad1", "blocks": "0a1053e851982910"}
 
 
 def test_inputs_cover():
@@ -287,9 +352,18 @@ def test_inputs_cover():
     every = [x for xs in drawn.values() for x in xs]
     assert len({x.name for x in every}) == len(every)
     assert {x.head_dim for x in every} == set(cases.HEAD_DIMS + cases.HEAD_DIMS_WIDE)
-    assert {x.head_dim for x in every if x.form != "wide"} == set(cases.HEAD_DIMS)
+    assert {x.head_dim for x in every if x.form not in ("wide", "fp8-head")} == set(cases.HEAD_DIMS)
+    assert {x.head_dim for x in drawn["fp8-head"]} == {64, 128, 256} and {x.dtype for x in drawn["fp8-head"]} == {cases.E4M3}
+    assert any(len(set(x.tensors["q_descale"][0])) > x.tensors["k"].shape[1] for x in drawn["fp8-head"])
     assert {x.dtype for x in drawn["wide"]} == {cases.F16, cases.BF16, cases.F32} and {len(x.masks) for x in drawn["wide"]} == {0, 2}
     assert {x.kind for x in every} == set(cases.KINDS)
+    blocks = drawn["blocks"]
+    assert {m[4:] for x in blocks for m in x.maps} == set(cases.MAPS) and all(len(x.maps) == 2 for x in blocks)
+    assert min(x.queries for x in blocks) == 128 and {x.head_dim for x in blocks} == {64, 128}
+    maps = [(m, x.tensors[m]) for x in blocks for m in x.maps]
+    assert all(t.any(-1).all() for _, t in maps) and any(not t[..., -1].any() and t.any() for m, t in maps if m == "map/early")
+    assert all(x.tensors[m].shape == (*x.tensors["q"].shape[:2], -(-x.queries // 64), -(-x.keys // 128)) for x in blocks for m in x.maps)
+    assert {x.threshold for x in blocks} == {50, 6, 2, 0.5, 0.25}
     assert {m[5:] for x in drawn["masked"] for m in x.masks} == set(cases.MASKS)
     assert {x.dtype for x in drawn["plain"]} == {cases.F16, cases.BF16}
     assert {x.dtype for x in drawn["fp8"]} == {cases.E4M3}
@@ -321,6 +395,7 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
     fake = Emulator(program, tmp_path)
     fake.install_fa3(monkeypatch, vllm)
     fake.install_comfy(monkeypatch)
+    fake.install_flashinfer(monkeypatch)
     rows, missing = table.available(fake, table.TABLE)
     assert set(missing) == ({"fa3", "fa3-fp8"} if vllm else {"fa3-fp8-2level"})
     if vllm:
@@ -347,6 +422,8 @@ def test_what_the_emulator_returns_passes(program, tmp_path, monkeypatch, vllm):
         ("^fa2$", "plain", ["--set", "denominator.combine=01+23"]),
         ("^sdpa-efficient$", "masked", ["--set", "denominator.order=sequential"]),
         ("^comfy-int8$", "wide", ["--set", "v_codes.scale=paper"]),
+        ("^flashinfer-fp8-paged$", "fp8-head", ["--set", "p.scale=240"]),
+        ("^sparge-sm90$", "blocks", ["--set", "exponent.offset=8"]),
     ],
 )
 def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only, form, broken):
@@ -354,6 +431,7 @@ def test_what_a_broken_kernel_returns_fails(program, tmp_path, monkeypatch, only
     rows = [r for r in table.TABLE if re.search(only, r.name)]
     fake = Emulator(program, tmp_path, broken)
     fake.install_comfy(monkeypatch)
+    fake.install_flashinfer(monkeypatch)
     recorder = record.Recorder(fake, rows, tmp_path / "set")
     for x in small(form, 6):
         recorder.record(x)

@@ -85,6 +85,8 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 		runs := level.String()
 		switch {
 		case k.Portable() == "":
+		case k.VectorSteps():
+			runs += " steps"
 		case k.VectorProducts():
 			runs += " products"
 		default:

@@ -602,8 +602,12 @@ func attribution(r *compare.Result, layers []int) (*texttab.Table, []string) {
 			t.Rows = append(t.Rows, append(append([]string{layer, s.Name}, cells(s.Alone)...), cells(s.Without)...))
 			layer = ""
 		}
+		rest := "no step (FP32 arithmetic)"
+		if l.Call != nil && l.Call.BlockMap != nil {
+			rest = "no step (FP32 arithmetic, block map)"
+		}
 		t.Rows = append(t.Rows,
-			append([]string{"", "no step (FP32 arithmetic)"}, cells(a.Rest)...),
+			append([]string{"", rest}, cells(a.Rest)...),
 			[]string{"", "what does not add up", "", "", part(a.Remainder)},
 			append([]string{"", "the kernel"}, cells(a.Kernel)...))
 	}

@@ -58,7 +58,7 @@ func section(w io.Writer, title string) error {
 
 // softmaxText writes the softmax tile by tile.
 func softmaxText(w io.Writer, r *trace.Row) error {
-	if err := section(w, "Softmax, base 2: the row maximum m less P~'s offset, 2^(m_old - m), d of the row's four threads, and the largest P~."); err != nil {
+	if err := section(w, "Softmax, base 2: the row maximum m (of most kernels less P~'s offset), 2^(m_old - m), d of the row's four threads, and the largest P~."); err != nil {
 		return err
 	}
 	t := columns(">tile", ">keys", ">visible", ">m", ">rescale", ">d0", ">d1", ">d2", ">d3", ">P~", ">of key")

@@ -78,7 +78,7 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 
 // dotPassTwo needs AVX512.
 func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
-	panic("vec: no pairs of strips at this level")
+	panic(unavailable)
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
@@ -119,5 +119,5 @@ func (l Level) Narrow() bool { return l == Portable }
 
 // partition needs AVX512.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
-	panic("vec: no partition at this level")
+	panic(unavailable)
 }

@@ -7,8 +7,6 @@ import "github.com/sageacc/sageacc/emulate/format"
 // Levels returns what this machine can run, the best last.
 func Levels() []Level { return []Level{Portable} }
 
-const unavailable = "vec: no kernels on this machine"
-
 // QK needs a vector level.
 func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s *Scratch) {
 	panic(unavailable)

@@ -177,6 +177,89 @@ func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, cha
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
 func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
+// laneTops raises top[thread][row] to the maximum of s[key][row] over 8*octets keys. The result is not zero if a score other than
+// masked is NaN or infinite.
+func laneTops(s *float32, top *float32, octets int, masked float32) uint32
+
+// laneScale sets s[key][row] *= q[row]*k[key], the factor rounded.
+func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
+
+// laneWeights sets s[key][row] = ex2(s*scale[thread][row] - lower[thread][row]), the exponent in one rounding, for 8*octets keys;
+// where wide is all ones, of exponents below -126 the square of ex2 of their half. The result is not zero if an exponent is NaN or
+// at least 128.
+func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+
+// laneWeightsTwice sets s[key][row] = ex2(s*scale[thread][row] - lower[thread][row]), the exponent in two roundings, for 8*octets keys;
+// where wide is all ones, of exponents below -126 the square of ex2 of their half. The result is not zero if an exponent is NaN or
+// at least 128.
+func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+
+// laneSums adds up sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first. alpha is not used.
+func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsFMA adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsTwice adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// encodeFP16 writes the codes of 16*groups values. The result is not zero if a value is NaN or larger than FP16's largest.
+func encodeFP16(codes *uint16, x *float32, groups int) uint32
+
+// decodeFP16 writes the values of 16*groups codes.
+func decodeFP16(dst *float32, codes *uint16, groups int)
+
+// laneOutputFP16 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputBF16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32 writes o times the rounded product of inverse and scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP32(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP16Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputBF16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32Last writes o times inverse, rounded, times scale, in the output's format, of 16*groups channels. The result is not zero if one is NaN or infinite.
+func laneOutputFP32Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneRoundFP16 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
+func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundBF16 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
+func laneRoundBF16(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE4M3 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
+func laneRoundE4M3(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE5M2 writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
+func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundInt writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
+func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneMultiply sets acc[row][64] = the sum over k of a[row][k]*b[k][64] for an even number of rows, stride bytes apart.
+func laneMultiply(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
+
+// laneRescale makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.
+func laneRescale(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneRescaleFP16 makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.
+func laneRescaleFP16(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoin makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.
+func laneJoin(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinTwice makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.
+func laneJoinTwice(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinFactor makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.
+func laneJoinFactor(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
 // qkAVX2 is qk for an even number of keys and a multiple of 16 codes; wideQ and wideK are scratch for the operands as words.
 func qkAVX2(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys int, wideQ *int16, wideK *int16)
 

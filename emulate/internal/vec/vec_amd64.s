@@ -468,28 +468,28 @@ vector:
 	KORW           K3, K2, K2
 	VMOVUPS        Z10, (DX)(CX*1)
 	VSUBPS         Z10, Z9, Z9
-	VMULPS.BCST    ex2Constants<>+32(SB), Z9, Z9
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z9, Z9
 	VCVTTPS2DQ     Z9, Z9
 	VPMOVD2M       Z9, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z9, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z9, K3, Z9
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z9, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z9, K3, Z9
 	VPSRLD         $0x11, Z9, Z11
-	VPANDD.BCST    ex2Constants<>+44(SB), Z9, Z15
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z9, Z15
 	VPSRLD         $0x09, Z9, Z16
-	VPANDD.BCST    ex2Constants<>+48(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z16, Z16
 	VPMADDWD       Z16, Z16, Z16
 	VPSRLD         $0x01, Z16, Z16
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z18
 	VPMULTISHIFTQB Z9, Z18, Z18
-	VPANDD.BCST    ex2Constants<>+52(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z17, Z16
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z15
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z15
 	VPMULTISHIFTQB Z9, Z15, Z15
-	VPANDD.BCST    ex2Constants<>+52(SB), Z15, Z15
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z15, Z15
 	VPDPBUSD       Z15, Z17, Z16
 	VMOVDQA32      Z11, Z15
 	VPERMI2D       Z1, Z0, Z15
@@ -503,23 +503,23 @@ vector:
 	VPMOVD2M       Z11, K3
 	VMOVDQA32      Z17, K3, Z15
 	VPSLLD         $0x0d, Z15, Z11
-	VPANDD.BCST    ex2Constants<>+64(SB), Z11, Z11
-	VPADDD.BCST    ex2Constants<>+60(SB), Z11, Z11
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z11, Z11
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z11, Z11
 	VPDPWSSD       Z19, Z16, Z11
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z9, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z9, K3
 	VPADDD         Z18, Z11, K3, Z11
 	VPSRLD         $0x01, Z11, Z11
 	VPSRLD         $0x01, Z9, Z16
-	VPANDD.BCST    ex2Constants<>+56(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z16, Z16
 	VPMULLD        Z16, Z18, Z18
 	VPADDD         Z11, Z18, Z18
 	VPSRLD         $0x0e, Z18, Z18
 	VPSRLD         $0x02, Z15, Z15
 	VPADDD         Z15, Z18, Z18
-	VPANDD.BCST    ex2Constants<>+68(SB), Z9, Z9
-	VPADDD.BCST    ex2Constants<>+76(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z9, Z9
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z18, Z18
 	VPADDD         Z18, Z9, Z9
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z9, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z9, K3
 	VMOVDQA32.Z    Z9, K3, Z9
 	MOVQ           56(AX), DX
 	VMOVUPS        Z9, (DX)(CX*1)
@@ -536,28 +536,28 @@ block:
 	VFMSUB132PS    Z12, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z11
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPMOVD2M       Z11, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z11, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z11, K3, Z11
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z11, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z11, K3, Z11
 	VPSRLD         $0x11, Z11, Z15
-	VPANDD.BCST    ex2Constants<>+44(SB), Z11, Z16
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z11, Z16
 	VPSRLD         $0x09, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+48(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z17, Z17
 	VPMADDWD       Z17, Z17, Z17
 	VPSRLD         $0x01, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z19
 	VPMULTISHIFTQB Z11, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+52(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z19, Z19
 	VPDPBUSD       Z19, Z18, Z17
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z16
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z16
 	VPMULTISHIFTQB Z11, Z16, Z16
-	VPANDD.BCST    ex2Constants<>+52(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z16, Z16
 	VPDPBUSD       Z16, Z18, Z17
 	VMOVDQA32      Z15, Z16
 	VPERMI2D       Z1, Z0, Z16
@@ -571,23 +571,23 @@ block:
 	VPMOVD2M       Z15, K3
 	VMOVDQA32      Z18, K3, Z16
 	VPSLLD         $0x0d, Z16, Z15
-	VPANDD.BCST    ex2Constants<>+64(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+60(SB), Z15, Z15
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z15, Z15
 	VPDPWSSD       Z20, Z17, Z15
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z11, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z11, K3
 	VPADDD         Z19, Z15, K3, Z15
 	VPSRLD         $0x01, Z15, Z15
 	VPSRLD         $0x01, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+56(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z17, Z17
 	VPMULLD        Z17, Z19, Z19
 	VPADDD         Z15, Z19, Z19
 	VPSRLD         $0x0e, Z19, Z19
 	VPSRLD         $0x02, Z16, Z16
 	VPADDD         Z16, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+68(SB), Z11, Z11
-	VPADDD.BCST    ex2Constants<>+76(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z11, Z11
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z19, Z19
 	VPADDD         Z19, Z11, Z11
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z11, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -604,28 +604,28 @@ block:
 	VFMSUB132PS    Z12, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -639,23 +639,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -672,28 +672,28 @@ block:
 	VFMSUB132PS    Z12, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -707,23 +707,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -740,28 +740,28 @@ block:
 	VFMSUB132PS    Z12, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -775,23 +775,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -816,28 +816,28 @@ block:
 	VFMSUB132PS    Z13, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z11
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPMOVD2M       Z11, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z11, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z11, K3, Z11
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z11, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z11, K3, Z11
 	VPSRLD         $0x11, Z11, Z15
-	VPANDD.BCST    ex2Constants<>+44(SB), Z11, Z16
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z11, Z16
 	VPSRLD         $0x09, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+48(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z17, Z17
 	VPMADDWD       Z17, Z17, Z17
 	VPSRLD         $0x01, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z19
 	VPMULTISHIFTQB Z11, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+52(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z19, Z19
 	VPDPBUSD       Z19, Z18, Z17
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z16
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z16
 	VPMULTISHIFTQB Z11, Z16, Z16
-	VPANDD.BCST    ex2Constants<>+52(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z16, Z16
 	VPDPBUSD       Z16, Z18, Z17
 	VMOVDQA32      Z15, Z16
 	VPERMI2D       Z1, Z0, Z16
@@ -851,23 +851,23 @@ block:
 	VPMOVD2M       Z15, K3
 	VMOVDQA32      Z18, K3, Z16
 	VPSLLD         $0x0d, Z16, Z15
-	VPANDD.BCST    ex2Constants<>+64(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+60(SB), Z15, Z15
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z15, Z15
 	VPDPWSSD       Z20, Z17, Z15
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z11, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z11, K3
 	VPADDD         Z19, Z15, K3, Z15
 	VPSRLD         $0x01, Z15, Z15
 	VPSRLD         $0x01, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+56(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z17, Z17
 	VPMULLD        Z17, Z19, Z19
 	VPADDD         Z15, Z19, Z19
 	VPSRLD         $0x0e, Z19, Z19
 	VPSRLD         $0x02, Z16, Z16
 	VPADDD         Z16, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+68(SB), Z11, Z11
-	VPADDD.BCST    ex2Constants<>+76(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z11, Z11
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z19, Z19
 	VPADDD         Z19, Z11, Z11
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z11, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -884,28 +884,28 @@ block:
 	VFMSUB132PS    Z13, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -919,23 +919,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -952,28 +952,28 @@ block:
 	VFMSUB132PS    Z13, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -987,23 +987,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1020,28 +1020,28 @@ block:
 	VFMSUB132PS    Z13, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1055,23 +1055,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1096,28 +1096,28 @@ block:
 	VFMSUB132PS    Z14, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z11
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPMOVD2M       Z11, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z11, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z11, K3, Z11
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z11, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z11, K3, Z11
 	VPSRLD         $0x11, Z11, Z15
-	VPANDD.BCST    ex2Constants<>+44(SB), Z11, Z16
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z11, Z16
 	VPSRLD         $0x09, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+48(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z17, Z17
 	VPMADDWD       Z17, Z17, Z17
 	VPSRLD         $0x01, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z19
 	VPMULTISHIFTQB Z11, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+52(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z19, Z19
 	VPDPBUSD       Z19, Z18, Z17
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z16
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z16
 	VPMULTISHIFTQB Z11, Z16, Z16
-	VPANDD.BCST    ex2Constants<>+52(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z16, Z16
 	VPDPBUSD       Z16, Z18, Z17
 	VMOVDQA32      Z15, Z16
 	VPERMI2D       Z1, Z0, Z16
@@ -1131,23 +1131,23 @@ block:
 	VPMOVD2M       Z15, K3
 	VMOVDQA32      Z18, K3, Z16
 	VPSLLD         $0x0d, Z16, Z15
-	VPANDD.BCST    ex2Constants<>+64(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+60(SB), Z15, Z15
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z15, Z15
 	VPDPWSSD       Z20, Z17, Z15
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z11, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z11, K3
 	VPADDD         Z19, Z15, K3, Z15
 	VPSRLD         $0x01, Z15, Z15
 	VPSRLD         $0x01, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+56(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z17, Z17
 	VPMULLD        Z17, Z19, Z19
 	VPADDD         Z15, Z19, Z19
 	VPSRLD         $0x0e, Z19, Z19
 	VPSRLD         $0x02, Z16, Z16
 	VPADDD         Z16, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+68(SB), Z11, Z11
-	VPADDD.BCST    ex2Constants<>+76(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z11, Z11
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z19, Z19
 	VPADDD         Z19, Z11, Z11
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z11, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1164,28 +1164,28 @@ block:
 	VFMSUB132PS    Z14, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1199,23 +1199,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1232,28 +1232,28 @@ block:
 	VFMSUB132PS    Z14, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1267,23 +1267,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1300,28 +1300,28 @@ block:
 	VFMSUB132PS    Z14, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1335,23 +1335,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1376,28 +1376,28 @@ block:
 	VFMSUB132PS    Z8, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z11
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z11
 	VCVTTPS2DQ     Z11, Z11
 	VPMOVD2M       Z11, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z11, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z11, K3, Z11
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z11, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z11, K3, Z11
 	VPSRLD         $0x11, Z11, Z15
-	VPANDD.BCST    ex2Constants<>+44(SB), Z11, Z16
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z11, Z16
 	VPSRLD         $0x09, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+48(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z17, Z17
 	VPMADDWD       Z17, Z17, Z17
 	VPSRLD         $0x01, Z17, Z17
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z19
 	VPMULTISHIFTQB Z11, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+52(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z19, Z19
 	VPDPBUSD       Z19, Z18, Z17
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z18
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z18
 	VPMULTISHIFTQB Z16, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z16
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z16
 	VPMULTISHIFTQB Z11, Z16, Z16
-	VPANDD.BCST    ex2Constants<>+52(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z16, Z16
 	VPDPBUSD       Z16, Z18, Z17
 	VMOVDQA32      Z15, Z16
 	VPERMI2D       Z1, Z0, Z16
@@ -1411,23 +1411,23 @@ block:
 	VPMOVD2M       Z15, K3
 	VMOVDQA32      Z18, K3, Z16
 	VPSLLD         $0x0d, Z16, Z15
-	VPANDD.BCST    ex2Constants<>+64(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+60(SB), Z15, Z15
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z15, Z15
 	VPDPWSSD       Z20, Z17, Z15
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z11, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z11, K3
 	VPADDD         Z19, Z15, K3, Z15
 	VPSRLD         $0x01, Z15, Z15
 	VPSRLD         $0x01, Z11, Z17
-	VPANDD.BCST    ex2Constants<>+56(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z17, Z17
 	VPMULLD        Z17, Z19, Z19
 	VPADDD         Z15, Z19, Z19
 	VPSRLD         $0x0e, Z19, Z19
 	VPSRLD         $0x02, Z16, Z16
 	VPADDD         Z16, Z19, Z19
-	VPANDD.BCST    ex2Constants<>+68(SB), Z11, Z11
-	VPADDD.BCST    ex2Constants<>+76(SB), Z19, Z19
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z11, Z11
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z19, Z19
 	VPADDD         Z19, Z11, Z11
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z11, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1444,28 +1444,28 @@ block:
 	VFMSUB132PS    Z8, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1479,23 +1479,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1512,28 +1512,28 @@ block:
 	VFMSUB132PS    Z8, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1547,23 +1547,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1580,28 +1580,28 @@ block:
 	VFMSUB132PS    Z8, Z10, Z15
 	VCMPPS.BCST    $0x06, 96(AX), Z15, K3
 	KORW           K3, K2, K2
-	VMULPS.BCST    ex2Constants<>+32(SB), Z15, Z15
+	VMULPS.BCST    softmaxEx2<>+32(SB), Z15, Z15
 	VCVTTPS2DQ     Z15, Z15
 	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  ex2Constants<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    ex2Constants<>+40(SB), Z15, K3, Z15
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
 	VPSRLD         $0x11, Z15, Z16
-	VPANDD.BCST    ex2Constants<>+44(SB), Z15, Z17
+	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+48(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+48(SB), Z18, Z18
 	VPMADDWD       Z18, Z18, Z18
 	VPSRLD         $0x01, Z18, Z18
-	VPBROADCASTQ   ex2Constants<>+0(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+0(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+8(SB), Z20
+	VPBROADCASTQ   softmaxEx2<>+8(SB), Z20
 	VPMULTISHIFTQB Z15, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+52(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z20, Z20
 	VPDPBUSD       Z20, Z19, Z18
-	VPBROADCASTQ   ex2Constants<>+16(SB), Z19
+	VPBROADCASTQ   softmaxEx2<>+16(SB), Z19
 	VPMULTISHIFTQB Z17, Z19, Z19
-	VPBROADCASTQ   ex2Constants<>+24(SB), Z17
+	VPBROADCASTQ   softmaxEx2<>+24(SB), Z17
 	VPMULTISHIFTQB Z15, Z17, Z17
-	VPANDD.BCST    ex2Constants<>+52(SB), Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
 	VMOVDQA32      Z16, Z17
 	VPERMI2D       Z1, Z0, Z17
@@ -1615,23 +1615,23 @@ block:
 	VPMOVD2M       Z16, K3
 	VMOVDQA32      Z19, K3, Z17
 	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    ex2Constants<>+64(SB), Z16, Z16
-	VPADDD.BCST    ex2Constants<>+60(SB), Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
+	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
 	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  ex2Constants<>+40(SB), Z15, K3
+	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
 	VPADDD         Z20, Z16, K3, Z16
 	VPSRLD         $0x01, Z16, Z16
 	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    ex2Constants<>+56(SB), Z18, Z18
+	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
 	VPMULLD        Z18, Z20, Z20
 	VPADDD         Z16, Z20, Z20
 	VPSRLD         $0x0e, Z20, Z20
 	VPSRLD         $0x02, Z17, Z17
 	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    ex2Constants<>+68(SB), Z15, Z15
-	VPADDD.BCST    ex2Constants<>+76(SB), Z20, Z20
+	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
+	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
 	VPADDD         Z20, Z15, Z15
-	VPCMPD.BCST    $0x05, ex2Constants<>+72(SB), Z15, K3
+	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
@@ -1666,23 +1666,23 @@ block:
 	VZEROUPPER
 	RET
 
-DATA ex2Constants<>+0(SB)/8, $0x2526272805060708
-DATA ex2Constants<>+8(SB)/8, $0x2d2c2b2a0d0c0b0a
-DATA ex2Constants<>+16(SB)/8, $0x3422232414020304
-DATA ex2Constants<>+24(SB)/8, $0x34302f2e14100f0e
-DATA ex2Constants<>+32(SB)/4, $0x4b000000
-DATA ex2Constants<>+36(SB)/4, $0x007fffff
-DATA ex2Constants<>+40(SB)/4, $0x00000001
-DATA ex2Constants<>+44(SB)/4, $0x000001ff
-DATA ex2Constants<>+48(SB)/4, $0x000000ff
-DATA ex2Constants<>+52(SB)/4, $0x01010101
-DATA ex2Constants<>+56(SB)/4, $0x0000ffff
-DATA ex2Constants<>+60(SB)/4, $0x000077e2
-DATA ex2Constants<>+64(SB)/4, $0x00006000
-DATA ex2Constants<>+68(SB)/4, $0xff800000
-DATA ex2Constants<>+72(SB)/4, $0x00800000
-DATA ex2Constants<>+76(SB)/4, $0x3f000000
-GLOBL ex2Constants<>(SB), RODATA|NOPTR, $80
+DATA softmaxEx2<>+0(SB)/8, $0x2526272805060708
+DATA softmaxEx2<>+8(SB)/8, $0x2d2c2b2a0d0c0b0a
+DATA softmaxEx2<>+16(SB)/8, $0x3422232414020304
+DATA softmaxEx2<>+24(SB)/8, $0x34302f2e14100f0e
+DATA softmaxEx2<>+32(SB)/4, $0x4b000000
+DATA softmaxEx2<>+36(SB)/4, $0x007fffff
+DATA softmaxEx2<>+40(SB)/4, $0x00000001
+DATA softmaxEx2<>+44(SB)/4, $0x000001ff
+DATA softmaxEx2<>+48(SB)/4, $0x000000ff
+DATA softmaxEx2<>+52(SB)/4, $0x01010101
+DATA softmaxEx2<>+56(SB)/4, $0x0000ffff
+DATA softmaxEx2<>+60(SB)/4, $0x000077e2
+DATA softmaxEx2<>+64(SB)/4, $0x00006000
+DATA softmaxEx2<>+68(SB)/4, $0xff800000
+DATA softmaxEx2<>+72(SB)/4, $0x00800000
+DATA softmaxEx2<>+76(SB)/4, $0x3f000000
+GLOBL softmaxEx2<>(SB), RODATA|NOPTR, $80
 
 DATA softmaxConstants<>+0(SB)/4, $0x80000000
 DATA softmaxConstants<>+4(SB)/4, $0x01000000
@@ -10076,6 +10076,2217 @@ channel:
 DATA finishFP32Constants<>+0(SB)/4, $0x80000000
 DATA finishFP32Constants<>+4(SB)/4, $0x01000000
 GLOBL finishFP32Constants<>(SB), RODATA|NOPTR, $8
+
+// func laneTops(s *float32, top *float32, octets int, masked float32) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·laneTops(SB), NOSPLIT, $0-36
+	MOVQ         s+0(FP), AX
+	MOVQ         top+8(FP), CX
+	MOVQ         octets+16(FP), DX
+	VBROADCASTSS masked+24(FP), Z0
+	KXORW        K1, K1, K1
+	MOVQ         $0x00000004, BX
+
+vector:
+	VMOVUPS (CX), Z1
+	VMOVUPS 256(CX), Z2
+	VMOVUPS 512(CX), Z3
+	VMOVUPS 768(CX), Z4
+	MOVQ    AX, SI
+	MOVQ    DX, DI
+
+octet:
+	VMOVUPS     (SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z1, Z5, Z1
+	VMOVUPS     256(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z1, Z5, Z1
+	VMOVUPS     512(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z2, Z5, Z2
+	VMOVUPS     768(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z2, Z5, Z2
+	VMOVUPS     1024(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z3, Z5, Z3
+	VMOVUPS     1280(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z3, Z5, Z3
+	VMOVUPS     1536(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z4, Z5, Z4
+	VMOVUPS     1792(SI), Z5
+	VFPCLASSPSZ $0x99, Z5, K2
+	VCMPPS      $0x04, Z0, Z5, K2, K2
+	KORW        K2, K1, K1
+	VMAXPS      Z4, Z5, Z4
+	ADDQ        $0x00000800, SI
+	DECQ        DI
+	JNZ         octet
+	VMOVUPS     Z1, (CX)
+	VMOVUPS     Z2, 256(CX)
+	VMOVUPS     Z3, 512(CX)
+	VMOVUPS     Z4, 768(CX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	DECQ        BX
+	JNZ         vector
+	KMOVW       K1, AX
+	MOVL        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneScale(SB), NOSPLIT, $16-36
+	MOVQ    s+0(FP), AX
+	MOVQ    q+8(FP), CX
+	MOVQ    k+16(FP), DX
+	MOVQ    keys+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+
+key:
+	VBROADCASTSS (DX), Z4
+	VMULPS       Z4, Z0, Z5
+	VMULPS       (AX), Z5, Z5
+	VMOVUPS      Z5, (AX)
+	VMULPS       Z4, Z1, Z5
+	VMULPS       64(AX), Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	VMULPS       Z4, Z2, Z5
+	VMULPS       128(AX), Z5, Z5
+	VMOVUPS      Z5, 128(AX)
+	VMULPS       Z4, Z3, Z4
+	VMULPS       192(AX), Z4, Z4
+	VMOVUPS      Z4, 192(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          key
+	LDMXCSR      (SP)
+	VZEROUPPER
+	RET
+
+// func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI, SSE
+TEXT ·laneWeights(SB), NOSPLIT, $16-52
+	MOVQ      s+0(FP), AX
+	MOVQ      scale+8(FP), CX
+	MOVQ      lower+16(FP), DX
+	MOVQ      octets+32(FP), BX
+	STMXCSR   (SP)
+	MOVL      control+40(FP), SI
+	MOVL      SI, 8(SP)
+	LDMXCSR   8(SP)
+	MOVQ      table+24(FP), SI
+	VMOVDQU32 (SI), Z0
+	VMOVDQU32 64(SI), Z1
+	VMOVDQU32 128(SI), Z2
+	VMOVDQU32 192(SI), Z3
+	VMOVDQU32 256(SI), Z4
+	VMOVDQU32 384(SI), Z5
+	VMOVDQU32 320(SI), Z6
+	VMOVDQU32 448(SI), Z7
+	MOVL      $0x55555555, SI
+	KMOVD     SI, K1
+	KXORW     K3, K3, K3
+	MOVL      wide+44(FP), SI
+	KMOVW     SI, K2
+	MOVQ      $0x00000004, SI
+
+vector:
+	VMOVUPS (CX), Z8
+	VMOVUPS (DX), Z9
+	VMOVUPS 256(CX), Z10
+	VMOVUPS 256(DX), Z11
+	VMOVUPS 512(CX), Z12
+	VMOVUPS 512(DX), Z13
+	VMOVUPS 768(CX), Z14
+	VMOVUPS 768(DX), Z15
+	MOVQ    AX, DI
+	MOVQ    BX, R8
+
+octet:
+	VMOVUPS        (DI), Z16
+	VFMSUB213PS    Z9, Z8, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, (DI)
+	VMOVUPS        256(DI), Z16
+	VFMSUB213PS    Z9, Z8, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 256(DI)
+	VMOVUPS        512(DI), Z16
+	VFMSUB213PS    Z11, Z10, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 512(DI)
+	VMOVUPS        768(DI), Z16
+	VFMSUB213PS    Z11, Z10, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 768(DI)
+	VMOVUPS        1024(DI), Z16
+	VFMSUB213PS    Z13, Z12, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1024(DI)
+	VMOVUPS        1280(DI), Z16
+	VFMSUB213PS    Z13, Z12, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1280(DI)
+	VMOVUPS        1536(DI), Z16
+	VFMSUB213PS    Z15, Z14, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1536(DI)
+	VMOVUPS        1792(DI), Z16
+	VFMSUB213PS    Z15, Z14, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1792(DI)
+	ADDQ           $0x00000800, DI
+	DECQ           R8
+	JNZ            octet
+	ADDQ           $0x40, AX
+	ADDQ           $0x40, CX
+	ADDQ           $0x40, DX
+	DECQ           SI
+	JNZ            vector
+	LDMXCSR        (SP)
+	KMOVW          K3, AX
+	MOVL           AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA laneWeightsEx2<>+0(SB)/8, $0x2526272805060708
+DATA laneWeightsEx2<>+8(SB)/8, $0x2d2c2b2a0d0c0b0a
+DATA laneWeightsEx2<>+16(SB)/8, $0x3422232414020304
+DATA laneWeightsEx2<>+24(SB)/8, $0x34302f2e14100f0e
+DATA laneWeightsEx2<>+32(SB)/4, $0x4b000000
+DATA laneWeightsEx2<>+36(SB)/4, $0x007fffff
+DATA laneWeightsEx2<>+40(SB)/4, $0x00000001
+DATA laneWeightsEx2<>+44(SB)/4, $0x000001ff
+DATA laneWeightsEx2<>+48(SB)/4, $0x000000ff
+DATA laneWeightsEx2<>+52(SB)/4, $0x01010101
+DATA laneWeightsEx2<>+56(SB)/4, $0x0000ffff
+DATA laneWeightsEx2<>+60(SB)/4, $0x000077e2
+DATA laneWeightsEx2<>+64(SB)/4, $0x00006000
+DATA laneWeightsEx2<>+68(SB)/4, $0xff800000
+DATA laneWeightsEx2<>+72(SB)/4, $0x00800000
+DATA laneWeightsEx2<>+76(SB)/4, $0x3f000000
+GLOBL laneWeightsEx2<>(SB), RODATA|NOPTR, $80
+
+DATA laneWeightsConstants<>+0(SB)/4, $0x43000000
+DATA laneWeightsConstants<>+4(SB)/4, $0xc2fc0000
+DATA laneWeightsConstants<>+8(SB)/4, $0x3f000000
+GLOBL laneWeightsConstants<>(SB), RODATA|NOPTR, $12
+
+// func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI, SSE
+TEXT ·laneWeightsTwice(SB), NOSPLIT, $16-52
+	MOVQ      s+0(FP), AX
+	MOVQ      scale+8(FP), CX
+	MOVQ      lower+16(FP), DX
+	MOVQ      octets+32(FP), BX
+	STMXCSR   (SP)
+	MOVL      control+40(FP), SI
+	MOVL      SI, 8(SP)
+	LDMXCSR   8(SP)
+	MOVQ      table+24(FP), SI
+	VMOVDQU32 (SI), Z0
+	VMOVDQU32 64(SI), Z1
+	VMOVDQU32 128(SI), Z2
+	VMOVDQU32 192(SI), Z3
+	VMOVDQU32 256(SI), Z4
+	VMOVDQU32 384(SI), Z5
+	VMOVDQU32 320(SI), Z6
+	VMOVDQU32 448(SI), Z7
+	MOVL      $0x55555555, SI
+	KMOVD     SI, K1
+	KXORW     K3, K3, K3
+	MOVL      wide+44(FP), SI
+	KMOVW     SI, K2
+	MOVQ      $0x00000004, SI
+
+vector:
+	VMOVUPS (CX), Z8
+	VMOVUPS (DX), Z9
+	VMOVUPS 256(CX), Z10
+	VMOVUPS 256(DX), Z11
+	VMOVUPS 512(CX), Z12
+	VMOVUPS 512(DX), Z13
+	VMOVUPS 768(CX), Z14
+	VMOVUPS 768(DX), Z15
+	MOVQ    AX, DI
+	MOVQ    BX, R8
+
+octet:
+	VMOVUPS        (DI), Z16
+	VMULPS         Z8, Z16, Z16
+	VSUBPS         Z9, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, (DI)
+	VMOVUPS        256(DI), Z16
+	VMULPS         Z8, Z16, Z16
+	VSUBPS         Z9, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 256(DI)
+	VMOVUPS        512(DI), Z16
+	VMULPS         Z10, Z16, Z16
+	VSUBPS         Z11, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 512(DI)
+	VMOVUPS        768(DI), Z16
+	VMULPS         Z10, Z16, Z16
+	VSUBPS         Z11, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 768(DI)
+	VMOVUPS        1024(DI), Z16
+	VMULPS         Z12, Z16, Z16
+	VSUBPS         Z13, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1024(DI)
+	VMOVUPS        1280(DI), Z16
+	VMULPS         Z12, Z16, Z16
+	VSUBPS         Z13, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1280(DI)
+	VMOVUPS        1536(DI), Z16
+	VMULPS         Z14, Z16, Z16
+	VSUBPS         Z15, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1536(DI)
+	VMOVUPS        1792(DI), Z16
+	VMULPS         Z14, Z16, Z16
+	VSUBPS         Z15, Z16, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
+	KORW           K4, K3, K3
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
+	VCVTTPS2DQ     Z16, Z16
+	VPMOVD2M       Z16, K5
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPSRLD         $0x11, Z16, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
+	VPSRLD         $0x09, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+48(SB), Z19, Z19
+	VPMADDWD       Z19, Z19, Z19
+	VPSRLD         $0x01, Z19, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+0(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+8(SB), Z21
+	VPMULTISHIFTQB Z16, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z21, Z21
+	VPDPBUSD       Z21, Z20, Z19
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+16(SB), Z20
+	VPMULTISHIFTQB Z18, Z20, Z20
+	VPBROADCASTQ   laneWeightsTwiceEx2<>+24(SB), Z18
+	VPMULTISHIFTQB Z16, Z18, Z18
+	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
+	VPDPBUSD       Z18, Z20, Z19
+	VMOVDQA32      Z17, Z18
+	VPERMI2D       Z1, Z0, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z3, Z2, Z20
+	VMOVDQA32      Z17, Z21
+	VPERMI2W.Z     Z6, Z4, K1, Z21
+	VMOVDQA32      Z17, Z22
+	VPERMI2W.Z     Z7, Z5, K1, Z22
+	VPSLLD         $0x1a, Z17, Z17
+	VPMOVD2M       Z17, K5
+	VMOVDQA32      Z20, K5, Z18
+	VPSLLD         $0x0d, Z18, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
+	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
+	VPDPWSSD       Z22, Z19, Z17
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
+	VPADDD         Z21, Z17, K5, Z17
+	VPSRLD         $0x01, Z17, Z17
+	VPSRLD         $0x01, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
+	VPMULLD        Z19, Z21, Z21
+	VPADDD         Z17, Z21, Z21
+	VPSRLD         $0x0e, Z21, Z21
+	VPSRLD         $0x02, Z18, Z18
+	VPADDD         Z18, Z21, Z21
+	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
+	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
+	VPADDD         Z21, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
+	VMOVDQA32.Z    Z16, K5, Z16
+	VMULPS         Z16, Z16, K4, Z16
+	VMOVUPS        Z16, 1792(DI)
+	ADDQ           $0x00000800, DI
+	DECQ           R8
+	JNZ            octet
+	ADDQ           $0x40, AX
+	ADDQ           $0x40, CX
+	ADDQ           $0x40, DX
+	DECQ           SI
+	JNZ            vector
+	LDMXCSR        (SP)
+	KMOVW          K3, AX
+	MOVL           AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+DATA laneWeightsTwiceEx2<>+0(SB)/8, $0x2526272805060708
+DATA laneWeightsTwiceEx2<>+8(SB)/8, $0x2d2c2b2a0d0c0b0a
+DATA laneWeightsTwiceEx2<>+16(SB)/8, $0x3422232414020304
+DATA laneWeightsTwiceEx2<>+24(SB)/8, $0x34302f2e14100f0e
+DATA laneWeightsTwiceEx2<>+32(SB)/4, $0x4b000000
+DATA laneWeightsTwiceEx2<>+36(SB)/4, $0x007fffff
+DATA laneWeightsTwiceEx2<>+40(SB)/4, $0x00000001
+DATA laneWeightsTwiceEx2<>+44(SB)/4, $0x000001ff
+DATA laneWeightsTwiceEx2<>+48(SB)/4, $0x000000ff
+DATA laneWeightsTwiceEx2<>+52(SB)/4, $0x01010101
+DATA laneWeightsTwiceEx2<>+56(SB)/4, $0x0000ffff
+DATA laneWeightsTwiceEx2<>+60(SB)/4, $0x000077e2
+DATA laneWeightsTwiceEx2<>+64(SB)/4, $0x00006000
+DATA laneWeightsTwiceEx2<>+68(SB)/4, $0xff800000
+DATA laneWeightsTwiceEx2<>+72(SB)/4, $0x00800000
+DATA laneWeightsTwiceEx2<>+76(SB)/4, $0x3f000000
+GLOBL laneWeightsTwiceEx2<>(SB), RODATA|NOPTR, $80
+
+DATA laneWeightsTwiceConstants<>+0(SB)/4, $0x43000000
+DATA laneWeightsTwiceConstants<>+4(SB)/4, $0xc2fc0000
+DATA laneWeightsTwiceConstants<>+8(SB)/4, $0x3f000000
+GLOBL laneWeightsTwiceConstants<>(SB), RODATA|NOPTR, $12
+
+// func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneSums(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000004, SI
+
+vector:
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Z0
+	VMOVUPS (AX), Z0
+	VMOVUPS 256(AX), Z1
+	VMOVUPS 512(AX), Z2
+	VMOVUPS 768(AX), Z3
+	JMP     second
+
+octet:
+	VADDPS (DI), Z0, Z0
+	VADDPS 512(DI), Z1, Z1
+	VADDPS 1024(DI), Z2, Z2
+	VADDPS 1536(DI), Z3, Z3
+
+second:
+	VADDPS  256(DI), Z0, Z0
+	VADDPS  768(DI), Z1, Z1
+	VADDPS  1280(DI), Z2, Z2
+	VADDPS  1792(DI), Z3, Z3
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Z0, (AX)
+	VMOVUPS Z1, 256(AX)
+	VMOVUPS Z2, 512(AX)
+	VMOVUPS Z3, 768(AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneSumsFMA(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000004, SI
+
+vector:
+	MOVQ        CX, DI
+	MOVQ        BX, R8
+	VMOVUPS     (DX), Z0
+	VMOVUPS     (AX), Z1
+	VFMADD213PS (DI), Z0, Z1
+	VMOVUPS     256(AX), Z2
+	VFMADD213PS 512(DI), Z0, Z2
+	VMOVUPS     512(AX), Z3
+	VFMADD213PS 1024(DI), Z0, Z3
+	VMOVUPS     768(AX), Z4
+	VFMADD213PS 1536(DI), Z0, Z4
+	JMP         second
+
+octet:
+	VADDPS (DI), Z1, Z1
+	VADDPS 512(DI), Z2, Z2
+	VADDPS 1024(DI), Z3, Z3
+	VADDPS 1536(DI), Z4, Z4
+
+second:
+	VADDPS  256(DI), Z1, Z1
+	VADDPS  768(DI), Z2, Z2
+	VADDPS  1280(DI), Z3, Z3
+	VADDPS  1792(DI), Z4, Z4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Z1, (AX)
+	VMOVUPS Z2, 256(AX)
+	VMOVUPS Z3, 512(AX)
+	VMOVUPS Z4, 768(AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneSumsTwice(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000004, SI
+
+vector:
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Z0
+	VMOVUPS (AX), Z1
+	VMULPS  Z0, Z1, Z1
+	VADDPS  (DI), Z1, Z1
+	VMOVUPS 256(AX), Z2
+	VMULPS  Z0, Z2, Z2
+	VADDPS  512(DI), Z2, Z2
+	VMOVUPS 512(AX), Z3
+	VMULPS  Z0, Z3, Z3
+	VADDPS  1024(DI), Z3, Z3
+	VMOVUPS 768(AX), Z4
+	VMULPS  Z0, Z4, Z4
+	VADDPS  1536(DI), Z4, Z4
+	JMP     second
+
+octet:
+	VADDPS (DI), Z1, Z1
+	VADDPS 512(DI), Z2, Z2
+	VADDPS 1024(DI), Z3, Z3
+	VADDPS 1536(DI), Z4, Z4
+
+second:
+	VADDPS  256(DI), Z1, Z1
+	VADDPS  768(DI), Z2, Z2
+	VADDPS  1280(DI), Z3, Z3
+	VADDPS  1792(DI), Z4, Z4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Z1, (AX)
+	VMOVUPS Z2, 256(AX)
+	VMOVUPS Z3, 512(AX)
+	VMOVUPS Z4, 768(AX)
+	ADDQ    $0x40, CX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func encodeFP16(codes *uint16, x *float32, groups int) uint32
+// Requires: AVX, AVX512F
+TEXT ·encodeFP16(SB), NOSPLIT, $0-28
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  groups+16(FP), DX
+	KXORW K1, K1, K1
+
+group:
+	VMOVUPS     (CX), Z0
+	VPANDD.BCST encodeFP16Constants<>+0(SB), Z0, Z1
+	VCMPPS.BCST $0x06, encodeFP16Constants<>+4(SB), Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z0, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x20, AX
+	DECQ        DX
+	JNZ         group
+	KMOVW       K1, AX
+	MOVL        AX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+DATA encodeFP16Constants<>+0(SB)/4, $0x7fffffff
+DATA encodeFP16Constants<>+4(SB)/4, $0x477fe000
+GLOBL encodeFP16Constants<>(SB), RODATA|NOPTR, $8
+
+// func decodeFP16(dst *float32, codes *uint16, groups int)
+// Requires: AVX, AVX512F
+TEXT ·decodeFP16(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ codes+8(FP), CX
+	MOVQ groups+16(FP), DX
+
+group:
+	VCVTPH2PS (CX), Z0
+	VMOVUPS   Z0, (AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	DECQ      DX
+	JNZ       group
+	VZEROUPPER
+	RET
+
+// func laneOutputFP16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP16(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP16Constants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputBF16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputBF16(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VPSRLD      $0x10, Z1, Z2
+	VPANDD.BCST laneOutputBF16Constants<>+0(SB), Z2, Z2
+	VPADDD.BCST laneOutputBF16Constants<>+4(SB), Z2, Z2
+	VPADDD      Z2, Z1, Z1
+	VPANDD.BCST laneOutputBF16Constants<>+8(SB), Z1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA laneOutputBF16Constants<>+0(SB)/4, $0x00000001
+DATA laneOutputBF16Constants<>+4(SB)/4, $0x00007fff
+DATA laneOutputBF16Constants<>+8(SB)/4, $0xffff0000
+GLOBL laneOutputBF16Constants<>(SB), RODATA|NOPTR, $12
+
+// func laneOutputFP32(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP32(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (DX), Z0, Z1
+	VMULPS      (CX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP32Constants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputFP16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP16Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VCVTPS2PH   $0x00, Z1, Y1
+	VCVTPH2PS   Y1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP16LastConstants<>(SB), RODATA|NOPTR, $0
+
+// func laneOutputBF16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputBF16Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VPSRLD      $0x10, Z1, Z2
+	VPANDD.BCST laneOutputBF16LastConstants<>+0(SB), Z2, Z2
+	VPADDD.BCST laneOutputBF16LastConstants<>+4(SB), Z2, Z2
+	VPADDD      Z2, Z1, Z1
+	VPANDD.BCST laneOutputBF16LastConstants<>+8(SB), Z1, Z1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA laneOutputBF16LastConstants<>+0(SB)/4, $0x00000001
+DATA laneOutputBF16LastConstants<>+4(SB)/4, $0x00007fff
+DATA laneOutputBF16LastConstants<>+8(SB)/4, $0xffff0000
+GLOBL laneOutputBF16LastConstants<>(SB), RODATA|NOPTR, $12
+
+// func laneOutputFP32Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneOutputFP32Last(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMULPS      (CX), Z0, Z1
+	VMULPS      (DX), Z1, Z1
+	VFPCLASSPSZ $0x99, Z1, K2
+	KORW        K2, K1, K1
+	VFPCLASSPSZ $0x18, Z1, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, DX
+	DECQ        BX
+	JNZ         group
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+GLOBL laneOutputFP32LastConstants<>(SB), RODATA|NOPTR, $0
+
+// func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneRoundFP16(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Z0
+	VMINPS.BCST  laneRoundFP16Constants<>+0(SB), Z0, Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS   (CX), Z1
+	VCMPPS    $0x06, Z0, Z1, K2
+	KORW      K2, K1, K1
+	VCVTPS2PH $0x00, Z1, Y1
+	VCVTPH2PS Y1, Z1
+	VMOVUPS   Z1, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x40, AX
+	DECQ      DX
+	JNZ       group
+	KMOVW     K1, AX
+	MOVL      AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA laneRoundFP16Constants<>+0(SB)/4, $0x477fe000
+GLOBL laneRoundFP16Constants<>(SB), RODATA|NOPTR, $4
+
+// func laneRoundBF16(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneRoundBF16(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Z0
+	VMINPS.BCST  laneRoundBF16Constants<>+0(SB), Z0, Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS     (CX), Z1
+	VCMPPS      $0x06, Z0, Z1, K2
+	KORW        K2, K1, K1
+	VPSRLD      $0x10, Z1, Z2
+	VPANDD.BCST laneRoundBF16Constants<>+4(SB), Z2, Z2
+	VPADDD.BCST laneRoundBF16Constants<>+8(SB), Z2, Z2
+	VPADDD      Z2, Z1, Z1
+	VPANDD.BCST laneRoundBF16Constants<>+12(SB), Z1, Z1
+	VMOVUPS     Z1, (AX)
+	ADDQ        $0x40, CX
+	ADDQ        $0x40, AX
+	DECQ        DX
+	JNZ         group
+	KMOVW       K1, AX
+	MOVL        AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA laneRoundBF16Constants<>+0(SB)/4, $0x7f7f0000
+DATA laneRoundBF16Constants<>+4(SB)/4, $0x00000001
+DATA laneRoundBF16Constants<>+8(SB)/4, $0x00007fff
+DATA laneRoundBF16Constants<>+12(SB)/4, $0xffff0000
+GLOBL laneRoundBF16Constants<>(SB), RODATA|NOPTR, $16
+
+// func laneRoundE4M3(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneRoundE4M3(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Z0
+	VMINPS.BCST  laneRoundE4M3Constants<>+0(SB), Z0, Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS      (CX), Z1
+	VCMPPS       $0x06, Z0, Z1, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  laneRoundE4M3Constants<>+4(SB), Z1, Z2
+	VPADDD.BCST  laneRoundE4M3Constants<>+8(SB), Z2, Z2
+	VPMAXSD.BCST laneRoundE4M3Constants<>+12(SB), Z2, Z2
+	VADDPS       Z2, Z1, Z1
+	VSUBPS       Z2, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA laneRoundE4M3Constants<>+0(SB)/4, $0x43e00000
+DATA laneRoundE4M3Constants<>+4(SB)/4, $0x7f800000
+DATA laneRoundE4M3Constants<>+8(SB)/4, $0x0a000000
+DATA laneRoundE4M3Constants<>+12(SB)/4, $0x46800000
+GLOBL laneRoundE4M3Constants<>(SB), RODATA|NOPTR, $16
+
+// func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneRoundE5M2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Z0
+	VMINPS.BCST  laneRoundE5M2Constants<>+0(SB), Z0, Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS      (CX), Z1
+	VCMPPS       $0x06, Z0, Z1, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  laneRoundE5M2Constants<>+4(SB), Z1, Z2
+	VPADDD.BCST  laneRoundE5M2Constants<>+8(SB), Z2, Z2
+	VPMAXSD.BCST laneRoundE5M2Constants<>+12(SB), Z2, Z2
+	VADDPS       Z2, Z1, Z1
+	VSUBPS       Z2, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA laneRoundE5M2Constants<>+0(SB)/4, $0x47600000
+DATA laneRoundE5M2Constants<>+4(SB)/4, $0x7f800000
+DATA laneRoundE5M2Constants<>+8(SB)/4, $0x0a800000
+DATA laneRoundE5M2Constants<>+12(SB)/4, $0x43000000
+GLOBL laneRoundE5M2Constants<>(SB), RODATA|NOPTR, $16
+
+// func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneRoundInt(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Z0
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS      (CX), Z1
+	VCMPPS       $0x06, Z0, Z1, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  laneRoundIntConstants<>+0(SB), Z1, Z2
+	VPADDD.BCST  laneRoundIntConstants<>+4(SB), Z2, Z2
+	VPMAXSD.BCST laneRoundIntConstants<>+8(SB), Z2, Z2
+	VADDPS       Z2, Z1, Z1
+	VSUBPS       Z2, Z1, Z1
+	VMOVUPS      Z1, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+DATA laneRoundIntConstants<>+0(SB)/4, $0x7f800000
+DATA laneRoundIntConstants<>+4(SB)/4, $0x00000000
+DATA laneRoundIntConstants<>+8(SB)/4, $0x4b000000
+GLOBL laneRoundIntConstants<>(SB), RODATA|NOPTR, $12
+
+// func laneMultiply(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
+// Requires: AVX, AVX512F
+TEXT ·laneMultiply(SB), NOSPLIT, $0-48
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ stride+16(FP), DX
+	MOVQ b+24(FP), BX
+	MOVQ rows+32(FP), SI
+
+row:
+	VPXORD Z0, Z0, Z0
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	VPXORD Z4, Z4, Z4
+	VPXORD Z5, Z5, Z5
+	VPXORD Z6, Z6, Z6
+	VPXORD Z7, Z7, Z7
+	MOVQ   CX, DI
+	MOVQ   BX, R8
+	MOVQ   depth+40(FP), R9
+
+k:
+	VMOVUPS      (R8), Z8
+	VMOVUPS      64(R8), Z9
+	VMOVUPS      128(R8), Z10
+	VMOVUPS      192(R8), Z11
+	VBROADCASTSS (DI), Z12
+	VFMADD231PS  Z8, Z12, Z0
+	VFMADD231PS  Z9, Z12, Z1
+	VFMADD231PS  Z10, Z12, Z2
+	VFMADD231PS  Z11, Z12, Z3
+	VBROADCASTSS (DI)(DX*1), Z12
+	VFMADD231PS  Z8, Z12, Z4
+	VFMADD231PS  Z9, Z12, Z5
+	VFMADD231PS  Z10, Z12, Z6
+	VFMADD231PS  Z11, Z12, Z7
+	ADDQ         $0x04, DI
+	ADDQ         $0x00000100, R8
+	DECQ         R9
+	JNZ          k
+	VMOVUPS      Z0, (AX)
+	VMOVUPS      Z1, 64(AX)
+	VMOVUPS      Z2, 128(AX)
+	VMOVUPS      Z3, 192(AX)
+	VMOVUPS      Z4, 256(AX)
+	VMOVUPS      Z5, 320(AX)
+	VMOVUPS      Z6, 384(AX)
+	VMOVUPS      Z7, 448(AX)
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, SI
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func laneRescale(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneRescale(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	KXORW   K1, K1, K1
+	VMOVUPS (DX), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 64(BX), Z2
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 128(BX), Z3
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 192(BX), Z4
+
+channel:
+	VMOVUPS     (AX), Z4
+	VMOVUPS     (CX), Z5
+	VMULPS      Z0, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, (AX)
+	VMOVUPS     64(AX), Z4
+	VMOVUPS     64(CX), Z5
+	VMULPS      Z1, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 64(AX)
+	VMOVUPS     128(AX), Z4
+	VMOVUPS     128(CX), Z5
+	VMULPS      Z2, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 128(AX)
+	VMOVUPS     192(AX), Z4
+	VMOVUPS     192(CX), Z5
+	VMULPS      Z3, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 192(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        SI
+	JNZ         channel
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneRescaleFP16(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneRescaleFP16(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	KXORW   K1, K1, K1
+	VMOVUPS (DX), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 64(BX), Z2
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 128(BX), Z3
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 192(BX), Z4
+
+channel:
+	VMOVUPS     (AX), Z4
+	VMOVUPS     (CX), Z5
+	VMULPS      Z0, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y4
+	VCVTPH2PS   Y4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, (AX)
+	VMOVUPS     64(AX), Z4
+	VMOVUPS     64(CX), Z5
+	VMULPS      Z1, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y4
+	VCVTPH2PS   Y4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 64(AX)
+	VMOVUPS     128(AX), Z4
+	VMOVUPS     128(CX), Z5
+	VMULPS      Z2, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y4
+	VCVTPH2PS   Y4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 128(AX)
+	VMOVUPS     192(AX), Z4
+	VMOVUPS     192(CX), Z5
+	VMULPS      Z3, Z4, Z4
+	VCVTPS2PH   $0x00, Z4, Y4
+	VCVTPH2PS   Y4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 192(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        SI
+	JNZ         channel
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoin(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneJoin(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	KXORW   K1, K1, K1
+	VMOVUPS (DX), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 64(BX), Z2
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 128(BX), Z3
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 192(BX), Z4
+
+channel:
+	VMOVUPS     (AX), Z4
+	VMOVUPS     (CX), Z5
+	VFMADD213PS Z5, Z0, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, (AX)
+	VMOVUPS     64(AX), Z4
+	VMOVUPS     64(CX), Z5
+	VFMADD213PS Z5, Z1, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 64(AX)
+	VMOVUPS     128(AX), Z4
+	VMOVUPS     128(CX), Z5
+	VFMADD213PS Z5, Z2, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 128(AX)
+	VMOVUPS     192(AX), Z4
+	VMOVUPS     192(CX), Z5
+	VFMADD213PS Z5, Z3, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 192(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        SI
+	JNZ         channel
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoinTwice(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneJoinTwice(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	KXORW   K1, K1, K1
+	VMOVUPS (DX), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 64(BX), Z2
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 128(BX), Z3
+	VMOVUPS 192(DX), Z3
+	VMOVUPS 192(BX), Z4
+
+channel:
+	VMOVUPS     (AX), Z4
+	VMOVUPS     (CX), Z5
+	VMULPS      Z0, Z4, Z4
+	VADDPS      Z5, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, (AX)
+	VMOVUPS     64(AX), Z4
+	VMOVUPS     64(CX), Z5
+	VMULPS      Z1, Z4, Z4
+	VADDPS      Z5, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 64(AX)
+	VMOVUPS     128(AX), Z4
+	VMOVUPS     128(CX), Z5
+	VMULPS      Z2, Z4, Z4
+	VADDPS      Z5, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 128(AX)
+	VMOVUPS     192(AX), Z4
+	VMOVUPS     192(CX), Z5
+	VMULPS      Z3, Z4, Z4
+	VADDPS      Z5, Z4, Z4
+	VFPCLASSPSZ $0x99, Z4, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z4, 192(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        SI
+	JNZ         channel
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoinFactor(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX512DQ, AVX512F, SSE
+TEXT ·laneJoinFactor(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	KXORW   K1, K1, K1
+	VMOVUPS (DX), Z0
+	VMOVUPS (BX), Z1
+	VMOVUPS 64(DX), Z2
+	VMOVUPS 64(BX), Z3
+	VMOVUPS 128(DX), Z4
+	VMOVUPS 128(BX), Z5
+	VMOVUPS 192(DX), Z6
+	VMOVUPS 192(BX), Z7
+
+channel:
+	VMOVUPS     (AX), Z8
+	VMOVUPS     (CX), Z9
+	VMULPS      Z0, Z8, Z8
+	VFMADD231PS Z1, Z9, Z8
+	VFPCLASSPSZ $0x99, Z8, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z8, (AX)
+	VMOVUPS     64(AX), Z8
+	VMOVUPS     64(CX), Z9
+	VMULPS      Z2, Z8, Z8
+	VFMADD231PS Z3, Z9, Z8
+	VFPCLASSPSZ $0x99, Z8, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z8, 64(AX)
+	VMOVUPS     128(AX), Z8
+	VMOVUPS     128(CX), Z9
+	VMULPS      Z4, Z8, Z8
+	VFMADD231PS Z5, Z9, Z8
+	VFPCLASSPSZ $0x99, Z8, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z8, 128(AX)
+	VMOVUPS     192(AX), Z8
+	VMOVUPS     192(CX), Z9
+	VMULPS      Z6, Z8, Z8
+	VFMADD231PS Z7, Z9, Z8
+	VFPCLASSPSZ $0x99, Z8, K2
+	KORW        K2, K1, K1
+	VMOVUPS     Z8, 192(AX)
+	ADDQ        $0x00000100, AX
+	ADDQ        $0x00000100, CX
+	DECQ        SI
+	JNZ         channel
+	LDMXCSR     (SP)
+	KMOVW       K1, AX
+	MOVL        AX, ret+48(FP)
+	VZEROUPPER
+	RET
 
 DATA constantsAVX2<>+0(SB)/4, $0x000000ff
 DATA constantsAVX2<>+4(SB)/4, $0x00ff0000

@@ -72,6 +72,7 @@ func main() {
 	finish("finishFP16", roundFP16)
 	finish("finishBF16", roundBF16)
 	finish("finishFP32", nil)
+	lanes()
 	avx2()
 	Generate()
 }
@@ -339,9 +340,9 @@ type ex2Unit struct {
 	lowWords                               Register
 }
 
-// loadEx2 loads the tables, laid out as in vec.Ex2Table.
-func loadEx2(table Register) *ex2Unit {
-	c := newConstants("ex2Constants")
+// loadEx2 loads the tables, laid out as in vec.Ex2Table, for a kernel.
+func loadEx2(table Register, kernel string) *ex2Unit {
+	c := newConstants(kernel + "Ex2")
 	e := &ex2Unit{
 		select1:  [2]Mem{c.u64(offsets(8, 7, 6, 5)), c.u64(offsets(10, 11, 12, 13))},
 		select2:  [2]Mem{c.u64(offsets(4, 3, 2, 20)), c.u64(offsets(14, 15, 16, 20))},
@@ -494,7 +495,7 @@ func softmax() {
 		MOVQ(Mem{Base: args, Disp: 8 * i}, r)
 		return r
 	}
-	unit := loadEx2(field(10))
+	unit := loadEx2(field(10), "softmax")
 	constant := func(i int) Mem { return Mem{Base: args, Disp: 88 + 4*i} }
 	smScale, offset, limit := constant(0), constant(1), constant(2)
 	quantum, lowest, floor := constant(3), constant(4), constant(5)

@@ -4,8 +4,10 @@ package simd
 
 import "golang.org/x/sys/cpu"
 
-// Has reports whether this machine runs Dot.
-func Has() bool { return cpu.X86.HasAVX512F && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL }
+// Has reports whether this machine runs Dot and what DotLanes needs.
+func Has() bool {
+	return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
+}
 
 // Dot continues chains of dot-adds: acc[j] += sum over k of a[k]*b[k*stride+j], as c says,
 // with exponents ae[k] and be[k*stride+j], for operands whose products FP32 holds exactly.
@@ -25,4 +27,44 @@ func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, 
 		f = dotTileSeparate
 	}
 	return f(&acc[0], &a[0], &ae[0], &b[0], &be[0], stride*4, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep)
+}
+
+// DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
+// of a[row][k]*b[k][lane], as c says, with exponents ae from [RowExponents] and be from
+// [LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
+// reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
+// result, must not be 0.
+func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
+	if rows == 0 {
+		return true
+	}
+	_, _, _, _ = a[(rows-1)*stride+k-1], ae[(rows-1)*expStride+k-1], b[k*Lanes-1], be[k*Lanes-1]
+	f := dotLanes
+	switch {
+	case c.Half && c.Separate:
+		f = dotLanesHalfSeparate
+	case c.Half:
+		f = dotLanesHalf
+	case c.Separate:
+		f = dotLanesSeparate
+	}
+	bad := uint32(0)
+	for i := 0; i < Lanes; i += 32 {
+		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
+	}
+	return bad == 0
+}
+
+// LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
+// It reports whether all of x is of the format.
+func LaneExponents(dst []int16, x []float32, f *Format) bool {
+	_ = dst[len(x)-1]
+	return laneExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
+}
+
+// RowExponents is LaneExponents for rows.
+func RowExponents(dst []uint32, x []float32, f *Format) bool {
+	_ = dst[len(x)-1]
+	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }

@@ -5,6 +5,8 @@
 // The kernel is generated: see folder asm.
 package simd
 
+import "math"
+
 //go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
 
 // Columns is how many columns Dot computes at once.
@@ -19,6 +21,31 @@ type Chain struct {
 	Instructions, Steps, Terms int
 	Fraction, Keep             uint32
 	Half, Separate             bool
+}
+
+// Lanes is the length of a row of [Chain.DotLanes]' second operand and of its sums.
+const Lanes = 64
+
+// Most is the largest magnitude of a sum that DotLanes takes, in units of the last place: any
+// larger one may be another, 2^32 away. It is 0 if ordinary sums are beyond it, or the kernel
+// does not take the chain. significand is as for Fits.
+func (c *Chain) Most(significand float64) uint32 {
+	if c.Instructions <= 0 || c.Steps <= 0 || c.Terms <= 0 || c.Terms%4 != 0 || c.Terms > 1<<20 || c.Fraction < 1 || c.Fraction > maxFraction {
+		return 0
+	}
+	bound := (float64(float64(c.Terms)*significand) + 2) * float64(uint64(1)<<c.Fraction)
+	if most := min(1<<31, 1<<32-math.Ceil(bound)) - 1; most >= 1<<30 {
+		return uint32(most)
+	}
+	return 0
+}
+
+// A Format says which FP32 numbers are of an operand's format: those of at most Largest with no
+// bits of Dropped that are whole when multiplied by Quanta. Least is the smallest exponent.
+type Format struct {
+	Least           int
+	Dropped         uint32
+	Quanta, Largest float32
 }
 
 // maxFraction keeps the smallest power of two that the kernel makes a normal number.

@@ -799,3 +799,1343 @@ DATA dotTileHalfSeparateConstants<>+16(SB)/4, $0xfffff800
 DATA dotTileHalfSeparateConstants<>+20(SB)/4, $0x00000064
 DATA dotTileHalfSeparateConstants<>+24(SB)/4, $0x00000001
 GLOBL dotTileHalfSeparateConstants<>(SB), RODATA|NOPTR, $28
+
+// func laneExponents(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·laneExponents(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	MOVL         least+24(FP), BX
+	VPBROADCASTD BX, Z0
+	MOVL         dropped+28(FP), BX
+	VPBROADCASTD BX, Z1
+	VBROADCASTSS quanta+32(FP), Z2
+	VBROADCASTSS largest+36(FP), Z3
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS      (CX), Z4
+	VPTESTMD     Z1, Z4, K2
+	KORW         K2, K1, K1
+	VMULPS       Z2, Z4, Z5
+	VRNDSCALEPS  $0x08, Z5, Z6
+	VCMPPS       $0x04, Z5, Z6, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  laneExponentsConstants<>+0(SB), Z4, Z5
+	VCMPPS       $0x06, Z3, Z5, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPSRLD       $0x18, Z4, Z5
+	VPTESTNMD    Z4, Z4, K2
+	VPMAXSD      Z0, Z5, Z5
+	VPBROADCASTD laneExponentsConstants<>+4(SB), Z4
+	VMOVDQA32    Z4, K2, Z5
+	VPMOVDW      Z5, (AX)
+	ADDQ         $0x20, AX
+	ADDQ         $0x40, CX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA laneExponentsConstants<>+0(SB)/4, $0x7fffffff
+DATA laneExponentsConstants<>+4(SB)/4, $0xfffff000
+GLOBL laneExponentsConstants<>(SB), RODATA|NOPTR, $8
+
+// func rowExponents(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+// Requires: AVX, AVX512F
+TEXT ·rowExponents(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	MOVL         least+24(FP), BX
+	VPBROADCASTD BX, Z0
+	MOVL         dropped+28(FP), BX
+	VPBROADCASTD BX, Z1
+	VBROADCASTSS quanta+32(FP), Z2
+	VBROADCASTSS largest+36(FP), Z3
+	KXORW        K1, K1, K1
+
+group:
+	VMOVUPS      (CX), Z4
+	VPTESTMD     Z1, Z4, K2
+	KORW         K2, K1, K1
+	VMULPS       Z2, Z4, Z5
+	VRNDSCALEPS  $0x08, Z5, Z6
+	VCMPPS       $0x04, Z5, Z6, K2
+	KORW         K2, K1, K1
+	VPANDD.BCST  rowExponentsConstants<>+0(SB), Z4, Z5
+	VCMPPS       $0x06, Z3, Z5, K2
+	KORW         K2, K1, K1
+	VPSLLD       $0x01, Z4, Z4
+	VPSRLD       $0x18, Z4, Z5
+	VPTESTNMD    Z4, Z4, K2
+	VPMAXSD      Z0, Z5, Z5
+	VPSUBD.BCST  rowExponentsConstants<>+4(SB), Z5, Z5
+	VPBROADCASTD rowExponentsConstants<>+8(SB), Z4
+	VMOVDQA32    Z4, K2, Z5
+	VPSLLD       $0x10, Z5, Z4
+	VPANDD.BCST  rowExponentsConstants<>+12(SB), Z5, Z5
+	VPORD        Z4, Z5, Z5
+	VMOVDQU32    Z5, (AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	DECQ         DX
+	JNZ          group
+	KMOVW        K1, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+DATA rowExponentsConstants<>+0(SB)/4, $0x7fffffff
+DATA rowExponentsConstants<>+4(SB)/4, $0x0000007f
+DATA rowExponentsConstants<>+8(SB)/4, $0xfffff000
+DATA rowExponentsConstants<>+12(SB)/4, $0x0000ffff
+GLOBL rowExponentsConstants<>(SB), RODATA|NOPTR, $16
+
+// func dotLanes(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanes(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesConstants<>+0(SB), Z1
+	VPBROADCASTD dotLanesConstants<>+4(SB), Z4
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z3
+	KXNORW       K1, K1, K1
+	KXNORW       K2, K2, K2
+	KXNORW       K3, K3, K3
+	KXNORW       K4, K4, K4
+	KXORW        K5, K5, K5
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z5
+	VMOVUPS 64(AX), Z7
+	VMOVUPS 256(AX), Z9
+	VMOVUPS 320(AX), Z11
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesConstants<>+8(SB), Z8
+	VPBROADCASTD dotLanesConstants<>+8(SB), Z12
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32     (R11), Z6
+	VPBROADCASTD  (R9), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z8, Z8
+	VPBROADCASTD  (R9)(SI*1), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VMOVDQU32     128(R11), Z6
+	VPBROADCASTD  4(R9), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z8, Z8
+	VPBROADCASTD  4(R9)(SI*1), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VMOVDQU32     256(R11), Z6
+	VPBROADCASTD  8(R9), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z8, Z8
+	VPBROADCASTD  8(R9)(SI*1), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VMOVDQU32     384(R11), Z6
+	VPBROADCASTD  12(R9), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z8, Z8
+	VPBROADCASTD  12(R9)(SI*1), Z10
+	VPADDW        Z6, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	ADDQ          $0x10, R9
+	ADDQ          $0x00000200, R11
+	SUBQ          $0x04, R14
+	JNZ           exponent
+	VPMOVSXWD     Y8, Z6
+	VPSLLD        $0x01, Z5, Z10
+	VPTESTNMD     Z10, Z10, K6
+	VPSRLD        $0x18, Z10, Z10
+	VMOVDQA32     Z4, K6, Z10
+	VPMAXSD       Z10, Z6, Z6
+	VPCMPD.BCST   $0x02, dotLanesConstants<>+12(SB), Z6, K1, K1
+	VPSUBD.BCST   dotLanesConstants<>+16(SB), Z6, Z10
+	VPCMPUD.BCST  $0x05, dotLanesConstants<>+20(SB), Z10, K1, K1
+	VPMAXSD.BCST  dotLanesConstants<>+24(SB), Z6, Z6
+	VPSUBD        Z6, Z0, Z6
+	VPSLLD        $0x17, Z6, Z6
+	VMULPS        Z6, Z5, Z5
+	VCVTTPS2DQ    Z5, Z5
+	VEXTRACTI32X8 $0x01, Z8, Y8
+	VPMOVSXWD     Y8, Z8
+	VPSLLD        $0x01, Z7, Z10
+	VPTESTNMD     Z10, Z10, K6
+	VPSRLD        $0x18, Z10, Z10
+	VMOVDQA32     Z4, K6, Z10
+	VPMAXSD       Z10, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesConstants<>+12(SB), Z8, K2, K2
+	VPSUBD.BCST   dotLanesConstants<>+16(SB), Z8, Z10
+	VPCMPUD.BCST  $0x05, dotLanesConstants<>+20(SB), Z10, K2, K2
+	VPMAXSD.BCST  dotLanesConstants<>+24(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z8
+	VPSLLD        $0x17, Z8, Z8
+	VMULPS        Z8, Z7, Z7
+	VCVTTPS2DQ    Z7, Z7
+	VPMOVSXWD     Y12, Z10
+	VPSLLD        $0x01, Z9, Z13
+	VPTESTNMD     Z13, Z13, K6
+	VPSRLD        $0x18, Z13, Z13
+	VMOVDQA32     Z4, K6, Z13
+	VPMAXSD       Z13, Z10, Z10
+	VPCMPD.BCST   $0x02, dotLanesConstants<>+12(SB), Z10, K3, K3
+	VPSUBD.BCST   dotLanesConstants<>+16(SB), Z10, Z13
+	VPCMPUD.BCST  $0x05, dotLanesConstants<>+20(SB), Z13, K3, K3
+	VPMAXSD.BCST  dotLanesConstants<>+24(SB), Z10, Z10
+	VPSUBD        Z10, Z0, Z10
+	VPSLLD        $0x17, Z10, Z10
+	VMULPS        Z10, Z9, Z9
+	VCVTTPS2DQ    Z9, Z9
+	VEXTRACTI32X8 $0x01, Z12, Y12
+	VPMOVSXWD     Y12, Z12
+	VPSLLD        $0x01, Z11, Z13
+	VPTESTNMD     Z13, Z13, K6
+	VPSRLD        $0x18, Z13, Z13
+	VMOVDQA32     Z4, K6, Z13
+	VPMAXSD       Z13, Z12, Z12
+	VPCMPD.BCST   $0x02, dotLanesConstants<>+12(SB), Z12, K4, K4
+	VPSUBD.BCST   dotLanesConstants<>+16(SB), Z12, Z13
+	VPCMPUD.BCST  $0x05, dotLanesConstants<>+20(SB), Z13, K4, K4
+	VPMAXSD.BCST  dotLanesConstants<>+24(SB), Z12, Z12
+	VPSUBD        Z12, Z0, Z12
+	VPSLLD        $0x17, Z12, Z12
+	VMULPS        Z12, Z11, Z11
+	VCVTTPS2DQ    Z11, Z11
+	MOVQ          terms+80(FP), R14
+
+product:
+	VMOVUPS          (R10), Z13
+	VMOVUPS          64(R10), Z14
+	VBROADCASTSS     (R8), Z15
+	VMULPS           Z13, Z15, Z16
+	VMULPS           Z6, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z5, Z5
+	VMULPS           Z14, Z15, Z15
+	VMULPS           Z8, Z15, Z15
+	VCVTTPS2DQ       Z15, Z15
+	VPADDD           Z15, Z7, Z7
+	VBROADCASTSS     (R8)(BX*1), Z15
+	VMULPS           Z13, Z15, Z13
+	VMULPS           Z10, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z9, Z9
+	VMULPS           Z14, Z15, Z13
+	VMULPS           Z12, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z11, Z11
+	VMOVUPS          256(R10), Z13
+	VMOVUPS          320(R10), Z14
+	VBROADCASTSS     4(R8), Z15
+	VMULPS           Z13, Z15, Z16
+	VMULPS           Z6, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z5, Z5
+	VMULPS           Z14, Z15, Z15
+	VMULPS           Z8, Z15, Z15
+	VCVTTPS2DQ       Z15, Z15
+	VPADDD           Z15, Z7, Z7
+	VBROADCASTSS     4(R8)(BX*1), Z15
+	VMULPS           Z13, Z15, Z13
+	VMULPS           Z10, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z9, Z9
+	VMULPS           Z14, Z15, Z13
+	VMULPS           Z12, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z11, Z11
+	VMOVUPS          512(R10), Z13
+	VMOVUPS          576(R10), Z14
+	VBROADCASTSS     8(R8), Z15
+	VMULPS           Z13, Z15, Z16
+	VMULPS           Z6, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z5, Z5
+	VMULPS           Z14, Z15, Z15
+	VMULPS           Z8, Z15, Z15
+	VCVTTPS2DQ       Z15, Z15
+	VPADDD           Z15, Z7, Z7
+	VBROADCASTSS     8(R8)(BX*1), Z15
+	VMULPS           Z13, Z15, Z13
+	VMULPS           Z10, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z9, Z9
+	VMULPS           Z14, Z15, Z13
+	VMULPS           Z12, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z11, Z11
+	VMOVUPS          768(R10), Z13
+	VMOVUPS          832(R10), Z14
+	VBROADCASTSS     12(R8), Z15
+	VMULPS           Z13, Z15, Z16
+	VMULPS           Z6, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z5, Z5
+	VMULPS           Z14, Z15, Z15
+	VMULPS           Z8, Z15, Z15
+	VCVTTPS2DQ       Z15, Z15
+	VPADDD           Z15, Z7, Z7
+	VBROADCASTSS     12(R8)(BX*1), Z15
+	VMULPS           Z13, Z15, Z13
+	VMULPS           Z10, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z9, Z9
+	VMULPS           Z14, Z15, Z13
+	VMULPS           Z12, Z13, Z13
+	VCVTTPS2DQ       Z13, Z13
+	VPADDD           Z13, Z11, Z11
+	ADDQ             $0x10, R8
+	ADDQ             $0x00000400, R10
+	SUBQ             $0x04, R14
+	JNZ              product
+	VPABSD           Z5, Z13
+	VPCMPUD          $0x02, Z3, Z13, K1, K1
+	VCVTDQ2PS.RZ_SAE Z5, Z5
+	VPSUBD           Z6, Z1, Z13
+	VMULPS           Z13, Z5, Z5
+	VPANDD           Z2, Z5, Z5
+	VPABSD           Z7, Z6
+	VPCMPUD          $0x02, Z3, Z6, K2, K2
+	VCVTDQ2PS.RZ_SAE Z7, Z7
+	VPSUBD           Z8, Z1, Z6
+	VMULPS           Z6, Z7, Z7
+	VPANDD           Z2, Z7, Z7
+	VPABSD           Z9, Z6
+	VPCMPUD          $0x02, Z3, Z6, K3, K3
+	VCVTDQ2PS.RZ_SAE Z9, Z9
+	VPSUBD           Z10, Z1, Z6
+	VMULPS           Z6, Z9, Z9
+	VPANDD           Z2, Z9, Z9
+	VPABSD           Z11, Z6
+	VPCMPUD          $0x02, Z3, Z6, K4, K4
+	VCVTDQ2PS.RZ_SAE Z11, Z11
+	VPSUBD           Z12, Z1, Z6
+	VMULPS           Z6, Z11, Z11
+	VPANDD           Z2, Z11, Z11
+	DECQ             R13
+	JNZ              step
+	DECQ             R12
+	JNZ              instruction
+	VMOVUPS          Z5, (AX)
+	VMOVUPS          Z7, 64(AX)
+	VMOVUPS          Z9, 256(AX)
+	VMOVUPS          Z11, 320(AX)
+	ADDQ             $0x00000200, AX
+	LEAQ             (CX)(BX*2), CX
+	LEAQ             (DX)(SI*2), DX
+	SUBQ             $0x02, DI
+	JNZ              rows
+	KNOTW            K1, K1
+	KORW             K1, K5, K5
+	KNOTW            K2, K2
+	KORW             K2, K5, K5
+	KNOTW            K3, K3
+	KORW             K3, K5, K5
+	KNOTW            K4, K4
+	KORW             K4, K5, K5
+	KMOVW            K5, AX
+	MOVL             AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesConstants<>+0(SB)/4, $0x7f000000
+DATA dotLanesConstants<>+4(SB)/4, $0xfffff000
+DATA dotLanesConstants<>+8(SB)/4, $0x80008000
+DATA dotLanesConstants<>+12(SB)/4, $0x000000e3
+DATA dotLanesConstants<>+16(SB)/4, $0xfffff801
+DATA dotLanesConstants<>+20(SB)/4, $0x0000081e
+DATA dotLanesConstants<>+24(SB)/4, $0x0000001f
+GLOBL dotLanesConstants<>(SB), RODATA|NOPTR, $28
+
+// func dotLanesSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesSeparate(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesSeparateConstants<>+0(SB), Z1
+	VPBROADCASTD dotLanesSeparateConstants<>+4(SB), Z4
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z3
+	KXNORW       K1, K1, K1
+	KXNORW       K2, K2, K2
+	KXNORW       K3, K3, K3
+	KXNORW       K4, K4, K4
+	KXORW        K5, K5, K5
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z5
+	VMOVAPS Z5, Z7
+	VMOVUPS 64(AX), Z8
+	VMOVAPS Z8, Z10
+	VMOVUPS 256(AX), Z11
+	VMOVAPS Z11, Z13
+	VMOVUPS 320(AX), Z14
+	VMOVAPS Z14, Z16
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXORD Z5, Z5, Z5
+	VPXORD Z8, Z8, Z8
+	VPXORD Z11, Z11, Z11
+	VPXORD Z14, Z14, Z14
+	MOVQ   steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesSeparateConstants<>+8(SB), Z9
+	VPBROADCASTD dotLanesSeparateConstants<>+8(SB), Z15
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32     (R11), Z6
+	VPBROADCASTD  (R9), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z9, Z9
+	VPBROADCASTD  (R9)(SI*1), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z15, Z15
+	VMOVDQU32     128(R11), Z6
+	VPBROADCASTD  4(R9), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z9, Z9
+	VPBROADCASTD  4(R9)(SI*1), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z15, Z15
+	VMOVDQU32     256(R11), Z6
+	VPBROADCASTD  8(R9), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z9, Z9
+	VPBROADCASTD  8(R9)(SI*1), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z15, Z15
+	VMOVDQU32     384(R11), Z6
+	VPBROADCASTD  12(R9), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z9, Z9
+	VPBROADCASTD  12(R9)(SI*1), Z12
+	VPADDW        Z6, Z12, Z12
+	VPMAXSW       Z12, Z15, Z15
+	ADDQ          $0x10, R9
+	ADDQ          $0x00000200, R11
+	SUBQ          $0x04, R14
+	JNZ           exponent
+	VPMOVSXWD     Y9, Z6
+	VPSLLD        $0x01, Z5, Z12
+	VPTESTNMD     Z12, Z12, K6
+	VPSRLD        $0x18, Z12, Z12
+	VMOVDQA32     Z4, K6, Z12
+	VPMAXSD       Z12, Z6, Z6
+	VPCMPD.BCST   $0x02, dotLanesSeparateConstants<>+12(SB), Z6, K1, K1
+	VPSUBD.BCST   dotLanesSeparateConstants<>+16(SB), Z6, Z12
+	VPCMPUD.BCST  $0x05, dotLanesSeparateConstants<>+20(SB), Z12, K1, K1
+	VPMAXSD.BCST  dotLanesSeparateConstants<>+24(SB), Z6, Z6
+	VPSUBD        Z6, Z0, Z6
+	VPSLLD        $0x17, Z6, Z6
+	VMULPS        Z6, Z5, Z5
+	VCVTTPS2DQ    Z5, Z5
+	VEXTRACTI32X8 $0x01, Z9, Y9
+	VPMOVSXWD     Y9, Z9
+	VPSLLD        $0x01, Z8, Z12
+	VPTESTNMD     Z12, Z12, K6
+	VPSRLD        $0x18, Z12, Z12
+	VMOVDQA32     Z4, K6, Z12
+	VPMAXSD       Z12, Z9, Z9
+	VPCMPD.BCST   $0x02, dotLanesSeparateConstants<>+12(SB), Z9, K2, K2
+	VPSUBD.BCST   dotLanesSeparateConstants<>+16(SB), Z9, Z12
+	VPCMPUD.BCST  $0x05, dotLanesSeparateConstants<>+20(SB), Z12, K2, K2
+	VPMAXSD.BCST  dotLanesSeparateConstants<>+24(SB), Z9, Z9
+	VPSUBD        Z9, Z0, Z9
+	VPSLLD        $0x17, Z9, Z9
+	VMULPS        Z9, Z8, Z8
+	VCVTTPS2DQ    Z8, Z8
+	VPMOVSXWD     Y15, Z12
+	VPSLLD        $0x01, Z11, Z17
+	VPTESTNMD     Z17, Z17, K6
+	VPSRLD        $0x18, Z17, Z17
+	VMOVDQA32     Z4, K6, Z17
+	VPMAXSD       Z17, Z12, Z12
+	VPCMPD.BCST   $0x02, dotLanesSeparateConstants<>+12(SB), Z12, K3, K3
+	VPSUBD.BCST   dotLanesSeparateConstants<>+16(SB), Z12, Z17
+	VPCMPUD.BCST  $0x05, dotLanesSeparateConstants<>+20(SB), Z17, K3, K3
+	VPMAXSD.BCST  dotLanesSeparateConstants<>+24(SB), Z12, Z12
+	VPSUBD        Z12, Z0, Z12
+	VPSLLD        $0x17, Z12, Z12
+	VMULPS        Z12, Z11, Z11
+	VCVTTPS2DQ    Z11, Z11
+	VEXTRACTI32X8 $0x01, Z15, Y15
+	VPMOVSXWD     Y15, Z15
+	VPSLLD        $0x01, Z14, Z17
+	VPTESTNMD     Z17, Z17, K6
+	VPSRLD        $0x18, Z17, Z17
+	VMOVDQA32     Z4, K6, Z17
+	VPMAXSD       Z17, Z15, Z15
+	VPCMPD.BCST   $0x02, dotLanesSeparateConstants<>+12(SB), Z15, K4, K4
+	VPSUBD.BCST   dotLanesSeparateConstants<>+16(SB), Z15, Z17
+	VPCMPUD.BCST  $0x05, dotLanesSeparateConstants<>+20(SB), Z17, K4, K4
+	VPMAXSD.BCST  dotLanesSeparateConstants<>+24(SB), Z15, Z15
+	VPSUBD        Z15, Z0, Z15
+	VPSLLD        $0x17, Z15, Z15
+	VMULPS        Z15, Z14, Z14
+	VCVTTPS2DQ    Z14, Z14
+	MOVQ          terms+80(FP), R14
+
+product:
+	VMOVUPS          (R10), Z17
+	VMOVUPS          64(R10), Z18
+	VBROADCASTSS     (R8), Z19
+	VMULPS           Z17, Z19, Z20
+	VMULPS           Z6, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z5, Z5
+	VMULPS           Z18, Z19, Z19
+	VMULPS           Z9, Z19, Z19
+	VCVTTPS2DQ       Z19, Z19
+	VPADDD           Z19, Z8, Z8
+	VBROADCASTSS     (R8)(BX*1), Z19
+	VMULPS           Z17, Z19, Z17
+	VMULPS           Z12, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z11, Z11
+	VMULPS           Z18, Z19, Z17
+	VMULPS           Z15, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z14, Z14
+	VMOVUPS          256(R10), Z17
+	VMOVUPS          320(R10), Z18
+	VBROADCASTSS     4(R8), Z19
+	VMULPS           Z17, Z19, Z20
+	VMULPS           Z6, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z5, Z5
+	VMULPS           Z18, Z19, Z19
+	VMULPS           Z9, Z19, Z19
+	VCVTTPS2DQ       Z19, Z19
+	VPADDD           Z19, Z8, Z8
+	VBROADCASTSS     4(R8)(BX*1), Z19
+	VMULPS           Z17, Z19, Z17
+	VMULPS           Z12, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z11, Z11
+	VMULPS           Z18, Z19, Z17
+	VMULPS           Z15, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z14, Z14
+	VMOVUPS          512(R10), Z17
+	VMOVUPS          576(R10), Z18
+	VBROADCASTSS     8(R8), Z19
+	VMULPS           Z17, Z19, Z20
+	VMULPS           Z6, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z5, Z5
+	VMULPS           Z18, Z19, Z19
+	VMULPS           Z9, Z19, Z19
+	VCVTTPS2DQ       Z19, Z19
+	VPADDD           Z19, Z8, Z8
+	VBROADCASTSS     8(R8)(BX*1), Z19
+	VMULPS           Z17, Z19, Z17
+	VMULPS           Z12, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z11, Z11
+	VMULPS           Z18, Z19, Z17
+	VMULPS           Z15, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z14, Z14
+	VMOVUPS          768(R10), Z17
+	VMOVUPS          832(R10), Z18
+	VBROADCASTSS     12(R8), Z19
+	VMULPS           Z17, Z19, Z20
+	VMULPS           Z6, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z5, Z5
+	VMULPS           Z18, Z19, Z19
+	VMULPS           Z9, Z19, Z19
+	VCVTTPS2DQ       Z19, Z19
+	VPADDD           Z19, Z8, Z8
+	VBROADCASTSS     12(R8)(BX*1), Z19
+	VMULPS           Z17, Z19, Z17
+	VMULPS           Z12, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z11, Z11
+	VMULPS           Z18, Z19, Z17
+	VMULPS           Z15, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z14, Z14
+	ADDQ             $0x10, R8
+	ADDQ             $0x00000400, R10
+	SUBQ             $0x04, R14
+	JNZ              product
+	VPABSD           Z5, Z17
+	VPCMPUD          $0x02, Z3, Z17, K1, K1
+	VCVTDQ2PS.RZ_SAE Z5, Z5
+	VPSUBD           Z6, Z1, Z17
+	VMULPS           Z17, Z5, Z5
+	VPANDD           Z2, Z5, Z5
+	VPABSD           Z8, Z6
+	VPCMPUD          $0x02, Z3, Z6, K2, K2
+	VCVTDQ2PS.RZ_SAE Z8, Z8
+	VPSUBD           Z9, Z1, Z6
+	VMULPS           Z6, Z8, Z8
+	VPANDD           Z2, Z8, Z8
+	VPABSD           Z11, Z6
+	VPCMPUD          $0x02, Z3, Z6, K3, K3
+	VCVTDQ2PS.RZ_SAE Z11, Z11
+	VPSUBD           Z12, Z1, Z6
+	VMULPS           Z6, Z11, Z11
+	VPANDD           Z2, Z11, Z11
+	VPABSD           Z14, Z6
+	VPCMPUD          $0x02, Z3, Z6, K4, K4
+	VCVTDQ2PS.RZ_SAE Z14, Z14
+	VPSUBD           Z15, Z1, Z6
+	VMULPS           Z6, Z14, Z14
+	VPANDD           Z2, Z14, Z14
+	DECQ             R13
+	JNZ              step
+	VADDPS           Z7, Z5, Z7
+	VFPCLASSPSZ      $0x99, Z7, K6
+	KORW             K6, K5, K5
+	VADDPS           Z10, Z8, Z10
+	VFPCLASSPSZ      $0x99, Z10, K6
+	KORW             K6, K5, K5
+	VADDPS           Z13, Z11, Z13
+	VFPCLASSPSZ      $0x99, Z13, K6
+	KORW             K6, K5, K5
+	VADDPS           Z16, Z14, Z16
+	VFPCLASSPSZ      $0x99, Z16, K6
+	KORW             K6, K5, K5
+	DECQ             R12
+	JNZ              instruction
+	VMOVUPS          Z7, (AX)
+	VMOVUPS          Z10, 64(AX)
+	VMOVUPS          Z13, 256(AX)
+	VMOVUPS          Z16, 320(AX)
+	ADDQ             $0x00000200, AX
+	LEAQ             (CX)(BX*2), CX
+	LEAQ             (DX)(SI*2), DX
+	SUBQ             $0x02, DI
+	JNZ              rows
+	KNOTW            K1, K1
+	KORW             K1, K5, K5
+	KNOTW            K2, K2
+	KORW             K2, K5, K5
+	KNOTW            K3, K3
+	KORW             K3, K5, K5
+	KNOTW            K4, K4
+	KORW             K4, K5, K5
+	KMOVW            K5, AX
+	MOVL             AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesSeparateConstants<>+0(SB)/4, $0x7f000000
+DATA dotLanesSeparateConstants<>+4(SB)/4, $0xfffff000
+DATA dotLanesSeparateConstants<>+8(SB)/4, $0x80008000
+DATA dotLanesSeparateConstants<>+12(SB)/4, $0x000000e3
+DATA dotLanesSeparateConstants<>+16(SB)/4, $0xfffff801
+DATA dotLanesSeparateConstants<>+20(SB)/4, $0x0000081e
+DATA dotLanesSeparateConstants<>+24(SB)/4, $0x0000001f
+GLOBL dotLanesSeparateConstants<>(SB), RODATA|NOPTR, $28
+
+// func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesHalf(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesHalfConstants<>+0(SB), Z1
+	VPBROADCASTD dotLanesHalfConstants<>+4(SB), Z3
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXNORW       K1, K1, K1
+	KXNORW       K2, K2, K2
+	KXNORW       K3, K3, K3
+	KXNORW       K4, K4, K4
+	KXORW        K5, K5, K5
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z8
+	VMOVUPS 64(AX), Z11
+	VMOVUPS 256(AX), Z14
+	VMOVUPS 320(AX), Z17
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesHalfConstants<>+8(SB), Z12
+	VPBROADCASTD dotLanesHalfConstants<>+8(SB), Z18
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32     (R11), Z9
+	VPBROADCASTD  (R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VPBROADCASTD  (R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z18, Z18
+	VMOVDQU32     128(R11), Z9
+	VPBROADCASTD  4(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VPBROADCASTD  4(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z18, Z18
+	VMOVDQU32     256(R11), Z9
+	VPBROADCASTD  8(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VPBROADCASTD  8(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z18, Z18
+	VMOVDQU32     384(R11), Z9
+	VPBROADCASTD  12(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z12, Z12
+	VPBROADCASTD  12(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z18, Z18
+	ADDQ          $0x10, R9
+	ADDQ          $0x00000200, R11
+	SUBQ          $0x04, R14
+	JNZ           exponent
+	VPMOVSXWD     Y12, Z9
+	VPSLLD        $0x01, Z8, Z10
+	VPTESTNMD     Z10, Z10, K6
+	VPSRLD        $0x18, Z10, Z10
+	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z10, Z10
+	VMOVDQA32     Z3, K6, Z10
+	VPMAXSD       Z10, Z9, Z9
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z9, K1, K1
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z9, Z10
+	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z10, K1, K1
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z9, Z9
+	VPSUBD        Z9, Z0, Z9
+	VPSLLD        $0x17, Z9, Z9
+	VMULPS        Z9, Z8, Z10
+	VCVTTPS2DQ    Z10, Z10
+	VEXTRACTI32X8 $0x01, Z12, Y8
+	VPMOVSXWD     Y8, Z8
+	VPSLLD        $0x01, Z11, Z12
+	VPTESTNMD     Z12, Z12, K6
+	VPSRLD        $0x18, Z12, Z12
+	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z12, Z12
+	VMOVDQA32     Z3, K6, Z12
+	VPMAXSD       Z12, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K2, K2
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z12
+	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z12, K2, K2
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z12
+	VPSLLD        $0x17, Z12, Z12
+	VMULPS        Z12, Z11, Z13
+	VCVTTPS2DQ    Z13, Z13
+	VPMOVSXWD     Y18, Z8
+	VPSLLD        $0x01, Z14, Z11
+	VPTESTNMD     Z11, Z11, K6
+	VPSRLD        $0x18, Z11, Z11
+	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z11, Z11
+	VMOVDQA32     Z3, K6, Z11
+	VPMAXSD       Z11, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K3, K3
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z11
+	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z11, K3, K3
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z15
+	VPSLLD        $0x17, Z15, Z15
+	VMULPS        Z15, Z14, Z16
+	VCVTTPS2DQ    Z16, Z16
+	VEXTRACTI32X8 $0x01, Z18, Y8
+	VPMOVSXWD     Y8, Z8
+	VPSLLD        $0x01, Z17, Z11
+	VPTESTNMD     Z11, Z11, K6
+	VPSRLD        $0x18, Z11, Z11
+	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z11, Z11
+	VMOVDQA32     Z3, K6, Z11
+	VPMAXSD       Z11, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K4, K4
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z11
+	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z11, K4, K4
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z18
+	VPSLLD        $0x17, Z18, Z18
+	VMULPS        Z18, Z17, Z19
+	VCVTTPS2DQ    Z19, Z19
+	MOVQ          terms+80(FP), R14
+
+product:
+	VMOVUPS          (R10), Z8
+	VMOVUPS          64(R10), Z11
+	VBROADCASTSS     (R8), Z14
+	VMULPS           Z8, Z14, Z17
+	VMULPS           Z9, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z10, Z10
+	VMULPS           Z11, Z14, Z14
+	VMULPS           Z12, Z14, Z14
+	VCVTTPS2DQ       Z14, Z14
+	VPADDD           Z14, Z13, Z13
+	VBROADCASTSS     (R8)(BX*1), Z14
+	VMULPS           Z8, Z14, Z8
+	VMULPS           Z15, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z16, Z16
+	VMULPS           Z11, Z14, Z8
+	VMULPS           Z18, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z19, Z19
+	VMOVUPS          256(R10), Z8
+	VMOVUPS          320(R10), Z11
+	VBROADCASTSS     4(R8), Z14
+	VMULPS           Z8, Z14, Z17
+	VMULPS           Z9, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z10, Z10
+	VMULPS           Z11, Z14, Z14
+	VMULPS           Z12, Z14, Z14
+	VCVTTPS2DQ       Z14, Z14
+	VPADDD           Z14, Z13, Z13
+	VBROADCASTSS     4(R8)(BX*1), Z14
+	VMULPS           Z8, Z14, Z8
+	VMULPS           Z15, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z16, Z16
+	VMULPS           Z11, Z14, Z8
+	VMULPS           Z18, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z19, Z19
+	VMOVUPS          512(R10), Z8
+	VMOVUPS          576(R10), Z11
+	VBROADCASTSS     8(R8), Z14
+	VMULPS           Z8, Z14, Z17
+	VMULPS           Z9, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z10, Z10
+	VMULPS           Z11, Z14, Z14
+	VMULPS           Z12, Z14, Z14
+	VCVTTPS2DQ       Z14, Z14
+	VPADDD           Z14, Z13, Z13
+	VBROADCASTSS     8(R8)(BX*1), Z14
+	VMULPS           Z8, Z14, Z8
+	VMULPS           Z15, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z16, Z16
+	VMULPS           Z11, Z14, Z8
+	VMULPS           Z18, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z19, Z19
+	VMOVUPS          768(R10), Z8
+	VMOVUPS          832(R10), Z11
+	VBROADCASTSS     12(R8), Z14
+	VMULPS           Z8, Z14, Z17
+	VMULPS           Z9, Z17, Z17
+	VCVTTPS2DQ       Z17, Z17
+	VPADDD           Z17, Z10, Z10
+	VMULPS           Z11, Z14, Z14
+	VMULPS           Z12, Z14, Z14
+	VCVTTPS2DQ       Z14, Z14
+	VPADDD           Z14, Z13, Z13
+	VBROADCASTSS     12(R8)(BX*1), Z14
+	VMULPS           Z8, Z14, Z8
+	VMULPS           Z15, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z16, Z16
+	VMULPS           Z11, Z14, Z8
+	VMULPS           Z18, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z19, Z19
+	ADDQ             $0x10, R8
+	ADDQ             $0x00000400, R10
+	SUBQ             $0x04, R14
+	JNZ              product
+	VPABSD           Z10, Z11
+	VPCMPUD          $0x02, Z2, Z11, K1, K1
+	VCVTDQ2PS.RZ_SAE Z10, Z8
+	VCVTTPS2DQ       Z8, Z11
+	VPCMPD           $0x04, Z11, Z10, K6
+	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z8, K6, Z8
+	VPSUBD           Z9, Z1, Z11
+	VMULPS           Z11, Z8, Z8
+	VCVTPS2PH        $0x00, Z8, Y8
+	VCVTPH2PS        Y8, Z8
+	VPXORD           Z4, Z4, Z4
+	VADDPS           Z4, Z8, Z8
+	VFPCLASSPSZ      $0x18, Z8, K6
+	KORW             K6, K5, K5
+	VPABSD           Z13, Z9
+	VPCMPUD          $0x02, Z2, Z9, K2, K2
+	VCVTDQ2PS.RZ_SAE Z13, Z11
+	VCVTTPS2DQ       Z11, Z9
+	VPCMPD           $0x04, Z9, Z13, K6
+	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z11, K6, Z11
+	VPSUBD           Z12, Z1, Z9
+	VMULPS           Z9, Z11, Z11
+	VCVTPS2PH        $0x00, Z11, Y9
+	VCVTPH2PS        Y9, Z11
+	VPXORD           Z5, Z5, Z5
+	VADDPS           Z5, Z11, Z11
+	VFPCLASSPSZ      $0x18, Z11, K6
+	KORW             K6, K5, K5
+	VPABSD           Z16, Z9
+	VPCMPUD          $0x02, Z2, Z9, K3, K3
+	VCVTDQ2PS.RZ_SAE Z16, Z14
+	VCVTTPS2DQ       Z14, Z9
+	VPCMPD           $0x04, Z9, Z16, K6
+	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z14, K6, Z14
+	VPSUBD           Z15, Z1, Z9
+	VMULPS           Z9, Z14, Z14
+	VCVTPS2PH        $0x00, Z14, Y9
+	VCVTPH2PS        Y9, Z14
+	VPXORD           Z6, Z6, Z6
+	VADDPS           Z6, Z14, Z14
+	VFPCLASSPSZ      $0x18, Z14, K6
+	KORW             K6, K5, K5
+	VPABSD           Z19, Z9
+	VPCMPUD          $0x02, Z2, Z9, K4, K4
+	VCVTDQ2PS.RZ_SAE Z19, Z17
+	VCVTTPS2DQ       Z17, Z9
+	VPCMPD           $0x04, Z9, Z19, K6
+	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z17, K6, Z17
+	VPSUBD           Z18, Z1, Z9
+	VMULPS           Z9, Z17, Z17
+	VCVTPS2PH        $0x00, Z17, Y9
+	VCVTPH2PS        Y9, Z17
+	VPXORD           Z7, Z7, Z7
+	VADDPS           Z7, Z17, Z17
+	VFPCLASSPSZ      $0x18, Z17, K6
+	KORW             K6, K5, K5
+	DECQ             R13
+	JNZ              step
+	DECQ             R12
+	JNZ              instruction
+	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z11, 64(AX)
+	VMOVUPS          Z14, 256(AX)
+	VMOVUPS          Z17, 320(AX)
+	ADDQ             $0x00000200, AX
+	LEAQ             (CX)(BX*2), CX
+	LEAQ             (DX)(SI*2), DX
+	SUBQ             $0x02, DI
+	JNZ              rows
+	KNOTW            K1, K1
+	KORW             K1, K5, K5
+	KNOTW            K2, K2
+	KORW             K2, K5, K5
+	KNOTW            K3, K3
+	KORW             K3, K5, K5
+	KNOTW            K4, K4
+	KORW             K4, K5, K5
+	KMOVW            K5, AX
+	MOVL             AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesHalfConstants<>+0(SB)/4, $0x7f000000
+DATA dotLanesHalfConstants<>+4(SB)/4, $0xfffff000
+DATA dotLanesHalfConstants<>+8(SB)/4, $0x80008000
+DATA dotLanesHalfConstants<>+12(SB)/4, $0x00000071
+DATA dotLanesHalfConstants<>+16(SB)/4, $0x000000e3
+DATA dotLanesHalfConstants<>+20(SB)/4, $0xfffff801
+DATA dotLanesHalfConstants<>+24(SB)/4, $0x0000081e
+DATA dotLanesHalfConstants<>+28(SB)/4, $0x0000001f
+DATA dotLanesHalfConstants<>+32(SB)/4, $0x00000001
+GLOBL dotLanesHalfConstants<>(SB), RODATA|NOPTR, $36
+
+// func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesHalfSeparate(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesHalfSeparateConstants<>+0(SB), Z1
+	VPBROADCASTD dotLanesHalfSeparateConstants<>+4(SB), Z3
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXNORW       K1, K1, K1
+	KXNORW       K2, K2, K2
+	KXNORW       K3, K3, K3
+	KXNORW       K4, K4, K4
+	KXORW        K5, K5, K5
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z8
+	VMOVAPS Z8, Z11
+	VMOVUPS 64(AX), Z12
+	VMOVAPS Z12, Z15
+	VMOVUPS 256(AX), Z16
+	VMOVAPS Z16, Z19
+	VMOVUPS 320(AX), Z20
+	VMOVAPS Z20, Z23
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXORD Z8, Z8, Z8
+	VPXORD Z12, Z12, Z12
+	VPXORD Z16, Z16, Z16
+	VPXORD Z20, Z20, Z20
+	MOVQ   steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesHalfSeparateConstants<>+8(SB), Z13
+	VPBROADCASTD dotLanesHalfSeparateConstants<>+8(SB), Z21
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32     (R11), Z9
+	VPBROADCASTD  (R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z13, Z13
+	VPBROADCASTD  (R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z21, Z21
+	VMOVDQU32     128(R11), Z9
+	VPBROADCASTD  4(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z13, Z13
+	VPBROADCASTD  4(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z21, Z21
+	VMOVDQU32     256(R11), Z9
+	VPBROADCASTD  8(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z13, Z13
+	VPBROADCASTD  8(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z21, Z21
+	VMOVDQU32     384(R11), Z9
+	VPBROADCASTD  12(R9), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z13, Z13
+	VPBROADCASTD  12(R9)(SI*1), Z10
+	VPADDW        Z9, Z10, Z10
+	VPMAXSW       Z10, Z21, Z21
+	ADDQ          $0x10, R9
+	ADDQ          $0x00000200, R11
+	SUBQ          $0x04, R14
+	JNZ           exponent
+	VPMOVSXWD     Y13, Z9
+	VPSLLD        $0x01, Z8, Z10
+	VPTESTNMD     Z10, Z10, K6
+	VPSRLD        $0x18, Z10, Z10
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z10, Z10
+	VMOVDQA32     Z3, K6, Z10
+	VPMAXSD       Z10, Z9, Z9
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z9, K1, K1
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z9, Z10
+	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z10, K1, K1
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z9, Z9
+	VPSUBD        Z9, Z0, Z9
+	VPSLLD        $0x17, Z9, Z9
+	VMULPS        Z9, Z8, Z10
+	VCVTTPS2DQ    Z10, Z10
+	VEXTRACTI32X8 $0x01, Z13, Y8
+	VPMOVSXWD     Y8, Z8
+	VPSLLD        $0x01, Z12, Z13
+	VPTESTNMD     Z13, Z13, K6
+	VPSRLD        $0x18, Z13, Z13
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z13, Z13
+	VMOVDQA32     Z3, K6, Z13
+	VPMAXSD       Z13, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K2, K2
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z13
+	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z13, K2, K2
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z13
+	VPSLLD        $0x17, Z13, Z13
+	VMULPS        Z13, Z12, Z14
+	VCVTTPS2DQ    Z14, Z14
+	VPMOVSXWD     Y21, Z8
+	VPSLLD        $0x01, Z16, Z12
+	VPTESTNMD     Z12, Z12, K6
+	VPSRLD        $0x18, Z12, Z12
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z12, Z12
+	VMOVDQA32     Z3, K6, Z12
+	VPMAXSD       Z12, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K3, K3
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z12
+	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z12, K3, K3
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z17
+	VPSLLD        $0x17, Z17, Z17
+	VMULPS        Z17, Z16, Z18
+	VCVTTPS2DQ    Z18, Z18
+	VEXTRACTI32X8 $0x01, Z21, Y8
+	VPMOVSXWD     Y8, Z8
+	VPSLLD        $0x01, Z20, Z12
+	VPTESTNMD     Z12, Z12, K6
+	VPSRLD        $0x18, Z12, Z12
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z12, Z12
+	VMOVDQA32     Z3, K6, Z12
+	VPMAXSD       Z12, Z8, Z8
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K4, K4
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z12
+	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z12, K4, K4
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
+	VPSUBD        Z8, Z0, Z21
+	VPSLLD        $0x17, Z21, Z21
+	VMULPS        Z21, Z20, Z22
+	VCVTTPS2DQ    Z22, Z22
+	MOVQ          terms+80(FP), R14
+
+product:
+	VMOVUPS          (R10), Z8
+	VMOVUPS          64(R10), Z12
+	VBROADCASTSS     (R8), Z16
+	VMULPS           Z8, Z16, Z20
+	VMULPS           Z9, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z10, Z10
+	VMULPS           Z12, Z16, Z16
+	VMULPS           Z13, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z14, Z14
+	VBROADCASTSS     (R8)(BX*1), Z16
+	VMULPS           Z8, Z16, Z8
+	VMULPS           Z17, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z18, Z18
+	VMULPS           Z12, Z16, Z8
+	VMULPS           Z21, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z22, Z22
+	VMOVUPS          256(R10), Z8
+	VMOVUPS          320(R10), Z12
+	VBROADCASTSS     4(R8), Z16
+	VMULPS           Z8, Z16, Z20
+	VMULPS           Z9, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z10, Z10
+	VMULPS           Z12, Z16, Z16
+	VMULPS           Z13, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z14, Z14
+	VBROADCASTSS     4(R8)(BX*1), Z16
+	VMULPS           Z8, Z16, Z8
+	VMULPS           Z17, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z18, Z18
+	VMULPS           Z12, Z16, Z8
+	VMULPS           Z21, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z22, Z22
+	VMOVUPS          512(R10), Z8
+	VMOVUPS          576(R10), Z12
+	VBROADCASTSS     8(R8), Z16
+	VMULPS           Z8, Z16, Z20
+	VMULPS           Z9, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z10, Z10
+	VMULPS           Z12, Z16, Z16
+	VMULPS           Z13, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z14, Z14
+	VBROADCASTSS     8(R8)(BX*1), Z16
+	VMULPS           Z8, Z16, Z8
+	VMULPS           Z17, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z18, Z18
+	VMULPS           Z12, Z16, Z8
+	VMULPS           Z21, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z22, Z22
+	VMOVUPS          768(R10), Z8
+	VMOVUPS          832(R10), Z12
+	VBROADCASTSS     12(R8), Z16
+	VMULPS           Z8, Z16, Z20
+	VMULPS           Z9, Z20, Z20
+	VCVTTPS2DQ       Z20, Z20
+	VPADDD           Z20, Z10, Z10
+	VMULPS           Z12, Z16, Z16
+	VMULPS           Z13, Z16, Z16
+	VCVTTPS2DQ       Z16, Z16
+	VPADDD           Z16, Z14, Z14
+	VBROADCASTSS     12(R8)(BX*1), Z16
+	VMULPS           Z8, Z16, Z8
+	VMULPS           Z17, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z18, Z18
+	VMULPS           Z12, Z16, Z8
+	VMULPS           Z21, Z8, Z8
+	VCVTTPS2DQ       Z8, Z8
+	VPADDD           Z8, Z22, Z22
+	ADDQ             $0x10, R8
+	ADDQ             $0x00000400, R10
+	SUBQ             $0x04, R14
+	JNZ              product
+	VPABSD           Z10, Z12
+	VPCMPUD          $0x02, Z2, Z12, K1, K1
+	VCVTDQ2PS.RZ_SAE Z10, Z8
+	VCVTTPS2DQ       Z8, Z12
+	VPCMPD           $0x04, Z12, Z10, K6
+	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z8, K6, Z8
+	VPSUBD           Z9, Z1, Z12
+	VMULPS           Z12, Z8, Z8
+	VCVTPS2PH        $0x00, Z8, Y8
+	VCVTPH2PS        Y8, Z8
+	VPXORD           Z4, Z4, Z4
+	VADDPS           Z4, Z8, Z8
+	VFPCLASSPSZ      $0x18, Z8, K6
+	KORW             K6, K5, K5
+	VPABSD           Z14, Z9
+	VPCMPUD          $0x02, Z2, Z9, K2, K2
+	VCVTDQ2PS.RZ_SAE Z14, Z12
+	VCVTTPS2DQ       Z12, Z9
+	VPCMPD           $0x04, Z9, Z14, K6
+	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z12, K6, Z12
+	VPSUBD           Z13, Z1, Z9
+	VMULPS           Z9, Z12, Z12
+	VCVTPS2PH        $0x00, Z12, Y9
+	VCVTPH2PS        Y9, Z12
+	VPXORD           Z5, Z5, Z5
+	VADDPS           Z5, Z12, Z12
+	VFPCLASSPSZ      $0x18, Z12, K6
+	KORW             K6, K5, K5
+	VPABSD           Z18, Z9
+	VPCMPUD          $0x02, Z2, Z9, K3, K3
+	VCVTDQ2PS.RZ_SAE Z18, Z16
+	VCVTTPS2DQ       Z16, Z9
+	VPCMPD           $0x04, Z9, Z18, K6
+	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z16, K6, Z16
+	VPSUBD           Z17, Z1, Z9
+	VMULPS           Z9, Z16, Z16
+	VCVTPS2PH        $0x00, Z16, Y9
+	VCVTPH2PS        Y9, Z16
+	VPXORD           Z6, Z6, Z6
+	VADDPS           Z6, Z16, Z16
+	VFPCLASSPSZ      $0x18, Z16, K6
+	KORW             K6, K5, K5
+	VPABSD           Z22, Z9
+	VPCMPUD          $0x02, Z2, Z9, K4, K4
+	VCVTDQ2PS.RZ_SAE Z22, Z20
+	VCVTTPS2DQ       Z20, Z9
+	VPCMPD           $0x04, Z9, Z22, K6
+	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z20, K6, Z20
+	VPSUBD           Z21, Z1, Z9
+	VMULPS           Z9, Z20, Z20
+	VCVTPS2PH        $0x00, Z20, Y9
+	VCVTPH2PS        Y9, Z20
+	VPXORD           Z7, Z7, Z7
+	VADDPS           Z7, Z20, Z20
+	VFPCLASSPSZ      $0x18, Z20, K6
+	KORW             K6, K5, K5
+	DECQ             R13
+	JNZ              step
+	VADDPS           Z11, Z8, Z11
+	VCVTPS2PH        $0x00, Z11, Y9
+	VCVTPH2PS        Y9, Z11
+	VFPCLASSPSZ      $0x99, Z11, K6
+	KORW             K6, K5, K5
+	VADDPS           Z15, Z12, Z15
+	VCVTPS2PH        $0x00, Z15, Y9
+	VCVTPH2PS        Y9, Z15
+	VFPCLASSPSZ      $0x99, Z15, K6
+	KORW             K6, K5, K5
+	VADDPS           Z19, Z16, Z19
+	VCVTPS2PH        $0x00, Z19, Y9
+	VCVTPH2PS        Y9, Z19
+	VFPCLASSPSZ      $0x99, Z19, K6
+	KORW             K6, K5, K5
+	VADDPS           Z23, Z20, Z23
+	VCVTPS2PH        $0x00, Z23, Y9
+	VCVTPH2PS        Y9, Z23
+	VFPCLASSPSZ      $0x99, Z23, K6
+	KORW             K6, K5, K5
+	DECQ             R12
+	JNZ              instruction
+	VMOVUPS          Z11, (AX)
+	VMOVUPS          Z15, 64(AX)
+	VMOVUPS          Z19, 256(AX)
+	VMOVUPS          Z23, 320(AX)
+	ADDQ             $0x00000200, AX
+	LEAQ             (CX)(BX*2), CX
+	LEAQ             (DX)(SI*2), DX
+	SUBQ             $0x02, DI
+	JNZ              rows
+	KNOTW            K1, K1
+	KORW             K1, K5, K5
+	KNOTW            K2, K2
+	KORW             K2, K5, K5
+	KNOTW            K3, K3
+	KORW             K3, K5, K5
+	KNOTW            K4, K4
+	KORW             K4, K5, K5
+	KMOVW            K5, AX
+	MOVL             AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesHalfSeparateConstants<>+0(SB)/4, $0x7f000000
+DATA dotLanesHalfSeparateConstants<>+4(SB)/4, $0xfffff000
+DATA dotLanesHalfSeparateConstants<>+8(SB)/4, $0x80008000
+DATA dotLanesHalfSeparateConstants<>+12(SB)/4, $0x00000071
+DATA dotLanesHalfSeparateConstants<>+16(SB)/4, $0x000000e3
+DATA dotLanesHalfSeparateConstants<>+20(SB)/4, $0xfffff801
+DATA dotLanesHalfSeparateConstants<>+24(SB)/4, $0x0000081e
+DATA dotLanesHalfSeparateConstants<>+28(SB)/4, $0x0000001f
+DATA dotLanesHalfSeparateConstants<>+32(SB)/4, $0x00000001
+GLOBL dotLanesHalfSeparateConstants<>(SB), RODATA|NOPTR, $36

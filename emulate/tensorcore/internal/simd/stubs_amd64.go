@@ -23,3 +23,37 @@ func dotTileHalf(acc *float32, a *float32, ae *int32, b *float32, be *int32, str
 // exponents of A's row, b and be of B, [k][column] with stride bytes a row. fraction is the number of fraction bits; keep
 // are the bits that a result keeps. The result has a bit for each column whose element is not valid.
 func dotTileHalfSeparate(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// laneExponents writes the biased exponents of lanes of 16*groups values: at least the biased one given, for zeros one that never
+// counts. The result is not zero unless all values are numbers of a format, which is to say: are finite and at most the largest, have
+// no bits of dropped, and are whole when multiplied by quanta.
+func laneExponents(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+
+// rowExponents writes the exponents of rows, each twice in a word, of 16*groups values: at least the biased one given, for zeros one that never
+// counts. The result is not zero unless all values are numbers of a format, which is to say: are finite and at most the largest, have
+// no bits of dropped, and are whole when multiplied by quanta.
+func rowExponents(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+
+// dotLanes continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanes(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesHalf continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesHalfSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32

@@ -13,6 +13,12 @@ func main() {
 	dotTile("dotTileSeparate", false, true)
 	dotTile("dotTileHalf", true, false)
 	dotTile("dotTileHalfSeparate", true, true)
+	laneExponents("laneExponents", false)
+	laneExponents("rowExponents", true)
+	dotLanes("dotLanes", false, false)
+	dotLanes("dotLanesSeparate", false, true)
+	dotLanes("dotLanesHalf", true, false)
+	dotLanes("dotLanesHalfSeparate", true, true)
 	Generate()
 }
 

@@ -1,0 +1,680 @@
+package emulate
+
+import (
+	"context"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
+	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/emulate/quant"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// This file runs the tiles of a block on vectors for descriptions that are the
+// interpreter's: step by step as there, with the block's rows in the lanes, so that each
+// row's order of operations is kept by itself. What is of a row, not of a score, is the
+// interpreter's own code. Whatever is not an ordinary number makes runLanes give the block
+// up, before anything has been counted, and the portable steps do it.
+
+// lanePlan is how the steps of a description run on vectors.
+type lanePlan struct {
+	scores, pv, ones *tensorcore.Strip // nil for integers
+	weight           vec.Weight
+	most             float32 // of P that cannot saturate
+	control          vec.Control
+	join             vec.Join
+}
+
+// laneChoices says, for every choice of a description, what the steps on vectors take. A test
+// sees to it that no choice is missing.
+var laneChoices = map[string]string{
+	"schema": anything, "name": anything, "summary": anything, "source": anything, "evidence": anything,
+	"arch":            anything, // of the units, which Unit.Strip looks at
+	"operands.dtypes": anything,
+	"operands.output": anything, "operands.max_head_dim": anything,
+	"operands.subnormals": "flush keep", "operands.descale": anything, "operands.packed": anything,
+	// Operands are prepared by code that the paths share.
+	"smoothing.q": anything, "smoothing.delta_s": anything,
+	"smoothing.k": anything, "smoothing.k_mean": anything, "smoothing.k_difference": anything, "smoothing.v": anything,
+	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input",
+	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": anything, "qk_codes.rotate": anything,
+	"v_codes.format": "e4m3 e5m2 int8 fp16 bf16 input", "v_codes.scale": anything, "v_codes.max": anything,
+	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything,
+	"tiles.shapes.0.rows": anything, "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": anything,
+	"tiles.order": "first-to-last last-to-first", "tiles.split": anything, "tiles.combine": anything, "tiles.sms": anything,
+	// Code of the interpreter says which scores are masked.
+	"mask.causal": anything, "mask.shift": anything, "mask.tiles": anything, "mask.window": anything, "mask.beyond": anything, "mask.beyond_value": anything,
+	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
+	"scores.unit.instruction": anything, "scores.unit.fraction_bits": anything, "scores.unit.step": anything, "scores.unit.sum_round": anything,
+	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores with-scale", "scores.product": anything, "scores.head_dim": "natural residual32",
+	"scores.softcap": "none tanh.approx",
+	"maximum.start":  anything, "maximum.of": "shifted scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
+	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": "ex2.approx.ftz ex2.approx",
+	"denominator.of": "p codes ones codes-but-last", "denominator.unit": anything, "denominator.start": anything,
+	"denominator.order": "groups16 pairwise16 sequential chain tile tile-tree groups32", "denominator.rescale": anything, "denominator.combine": anything,
+	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.round": "even",
+	"pv.unit.instruction": anything, "pv.unit.fraction_bits": anything, "pv.unit.step": anything, "pv.unit.sum_round": anything,
+	"pv.level": anything, "pv.join": "none fma twice factor", "pv.rescale": "fp32 fp16 none",
+	"finish.inverse": anything, "finish.scale": anything, "finish.mean": anything, "finish.empty": anything,
+	"finish.first": anything, "finish.round": anything,
+	"log_sum_exp.form": anything,
+}
+
+// planLanes returns how the description's steps run on vectors, nil where they do not.
+func (k *Kernel) planLanes() *lanePlan {
+	if !k.turnsValues() {
+		return nil
+	}
+	reduced := k.prog.Reduced()
+	for _, c := range reduced.Choices() {
+		takes, known := laneChoices[c.Path]
+		if !known || takes != anything && !slices.Contains(strings.Fields(takes), c.Value) {
+			return nil
+		}
+	}
+	p := &lanePlan{control: vec.Flush, most: math.MaxFloat32}
+	if k.arith.keep {
+		p.control = vec.Keep
+	} else if k.prog.Exponent.Exp2 == "ex2.approx" {
+		return nil // its squares are not flushed
+	}
+	if !p.operands(k) || !p.units(k) {
+		return nil
+	}
+	switch {
+	case k.ofTile:
+		p.join = vec.JoinFactor
+	case k.prog.OneChain() && k.prog.PV.Rescale == "fp16":
+		p.join = vec.JoinNoneFP16
+	case k.prog.OneChain():
+		p.join = vec.JoinNone
+	case k.prog.PV.Join == "twice":
+		p.join = vec.JoinTwice
+	default:
+		p.join = vec.JoinFMA
+	}
+	return p
+}
+
+// turnsValues says whether windows keep V for the steps on vectors. It depends on nothing that
+// a Preparation does not but the level, without which they are not taken.
+func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l == vec.AVX512 }
+
+// operands finds the format of P and reports whether there is one.
+func (p *lanePlan) operands(k *Kernel) bool {
+	switch {
+	case k.p.bytes:
+		p.weight, p.most = vec.WeightInt, math.MaxUint8
+	case k.p.typed:
+		p.weight = [...]vec.Weight{quant.E4M3: vec.WeightE4M3, quant.E5M2: vec.WeightE5M2, quant.INT8: vec.WeightInt, quant.FP16: vec.WeightFP16}[k.p.kind]
+		if k.p.kind != quant.FP16 {
+			p.most = k.p.kind.Max()
+		}
+	case dtypeNames[k.p.dtype] == "bf16":
+		p.weight = vec.WeightBF16
+	default:
+		return false
+	}
+	return true
+}
+
+// units finds the strips of the units and reports whether there are all that it takes.
+func (p *lanePlan) units(k *Kernel) bool {
+	ok := k.integer
+	if k.scoreUnit != nil {
+		p.scores, ok = k.scoreUnit.Strip(k.level.unit)
+	}
+	if !ok || k.sumKeys%16 != 0 {
+		return false
+	}
+	if k.intPV {
+		// The largest sum is one that FP32 has.
+		return k.onesUnit == nil && k.sumKeys <= 1<<24/(256*128) && !k.prog.OneChain()
+	}
+	if k.pvUnit == nil {
+		return false
+	}
+	if p.pv, ok = k.pvUnit.Strip(k.level.unit); !ok || k.sumKeys%p.pv.Depth() != 0 {
+		return false
+	}
+	if k.onesUnit != nil {
+		if p.ones, ok = k.onesUnit.Strip(k.level.unit); !ok || k.tiling.BlockK%p.ones.Depth() != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural {
+			return false
+		}
+	}
+	return true
+}
+
+// takesLanes says whether the tiles of a block of a query run on vectors.
+func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
+	d := q.kv.in.Dim
+	return k.lanes != nil && q.kv.kernel.turnsValues() && ws.Observer == nil &&
+		d%2 == 0 && (!k.integer || k.vectorScores(k.CodeDim(d)))
+}
+
+// laneRows is a value for each row of a strip.
+type laneRows = [vec.Rows]float32
+
+// lanes is the state of runLanes.
+type lanes struct {
+	strips []laneStrip
+
+	s, p    []float32 // [BlockK][Rows], scores, then P; P as the operand, in the order of the keys
+	stored  []float32 // p in V's stored order, if that is another
+	tile    []float32 // [Dim][Rows]
+	keyRows []float32 // [BlockK][depth], keys whose operand has more channels than they
+	vRows   []float32 // [Dim][BlockK], V in its stored order, if that is another
+	steps   []float32 // [BlockK], of the keys' scales
+	all     []float32 // [BlockK], the same number
+
+	whole   []float32 // [Dim][stride], V of integers
+	stride  int
+	keys    tensorcore.RowOperand
+	values  []tensorcore.RowOperand // of each sum from zero
+	ones    tensorcore.RowOperand
+	weights tensorcore.LaneOperand
+
+	// Of the strip in hand, by thread: the maxima, what scores are multiplied by and
+	// lowered by, and sums of weights.
+	top, scale, lower, sum [threads * vec.Rows]float32
+	// alpha of O, that of the denominator, and the factor of what a tile adds.
+	alpha, rescale, factor laneRows
+	scratch                vec.Scratch
+}
+
+// laneStrip is what a strip of rows keeps.
+type laneStrip struct {
+	o       []float32 // [Dim][Rows]
+	q       []float32 // [depth][Rows]
+	queries tensorcore.LaneOperand
+}
+
+var oneRows = laneRows(ones)
+
+// runLanes is runTiles on vectors. It reports whether it could.
+func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, rows, first, last, end int) (bool, error) {
+	kv := q.kv
+	d := kv.in.Dim
+	l := k.fitLanes(ws, rows, d)
+	if !k.loadLanes(ws, rows, d) {
+		return false, nil
+	}
+	k.startRows(ws, rows)
+	for i := range last - first {
+		t := k.tileAt(i, first, last)
+		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+		if k.hidden(q, ws, block, t) {
+			continue
+		}
+		w, at := kv.windowAt(t*k.tiling.BlockK, ws)
+		if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
+			k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
+		}
+		if !k.loadTile(l, w, at, d) {
+			return false, nil
+		}
+		where := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
+		for i := range l.strips {
+			lo := i * vec.Rows
+			n := min(vec.Rows, rows-lo)
+			keys := k.laneKeys(q, ws, t, lo, n, where.tail)
+			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneSoftmax(q, ws, t, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys) {
+				return false, nil
+			}
+		}
+	}
+	for i := range l.strips {
+		lo := i * vec.Rows
+		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
+	}
+	return true, nil
+}
+
+// fitLanes makes room for rows of d channels, and starts their outputs.
+func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
+	if ws.lanes == nil {
+		ws.lanes = &lanes{}
+	}
+	l, bk := ws.lanes, k.tiling.BlockK
+	l.strips = grow(l.strips, (rows+vec.Rows-1)/vec.Rows)
+	for i := range l.strips {
+		s := &l.strips[i]
+		s.o = grow(s.o, d*vec.Rows)
+		clear(s.o)
+	}
+	l.s, l.p, l.tile = grow(l.s, bk*vec.Rows), grow(l.p, bk*vec.Rows), grow(l.tile, d*vec.Rows)
+	l.steps, l.all = grow(l.steps, bk), grow(l.all, bk)
+	if !k.natural {
+		l.stored, l.vRows = grow(l.stored, bk*vec.Rows), grow(l.vRows, d*bk)
+	}
+	l.values = grow(l.values, bk/k.sumKeys)
+	return l
+}
+
+// loadLanes loads the queries of a float product, and the ones of a denominator. It reports
+// whether they are numbers of the unit's format.
+func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
+	l := ws.lanes
+	if u := k.lanes.ones; u != nil {
+		const pair = 2 // rows come in pairs
+		one := make([]float32, pair*k.tiling.BlockK)
+		for i := range one {
+			one[i] = 1
+		}
+		if !u.LoadRows(&l.ones, one, pair, k.tiling.BlockK, k.tiling.BlockK) {
+			return false
+		}
+	}
+	if k.lanes.scores == nil {
+		return true
+	}
+	depth, short, shift := k.scoreLayout(d)
+	for i := range l.strips {
+		s := &l.strips[i]
+		s.q = grow(s.q, depth*vec.Rows)
+		clear(s.q)
+		for r := range min(vec.Rows, rows-i*vec.Rows) {
+			for c, x := range ws.q[(i*vec.Rows+r)*d:][:d] {
+				if c >= short {
+					c += shift
+				}
+				s.q[c*vec.Rows+r] = x
+			}
+		}
+		if !k.lanes.scores.LoadLanes(&s.queries, s.q) {
+			return false
+		}
+	}
+	return true
+}
+
+// loadTile loads the keys and values of the tile whose first key is the window's key at. It
+// reports whether they are numbers of the units' formats.
+func (k *Kernel) loadTile(l *lanes, w *window, at, d int) bool {
+	bk := k.tiling.BlockK
+	if u := k.lanes.scores; u != nil {
+		depth, short, shift := k.scoreLayout(d)
+		x := w.kRaw[at*d : (at+bk)*d]
+		if depth != d {
+			l.keyRows = grow(l.keyRows, bk*depth)
+			clear(l.keyRows)
+			for i := range bk {
+				copy(l.keyRows[i*depth:], x[i*d:i*d+short])
+				copy(l.keyRows[i*depth+short+shift:], x[i*d+short:i*d+d])
+			}
+			x = l.keyRows
+		}
+		if !u.LoadRows(&l.keys, x, bk, depth, depth) {
+			return false
+		}
+	}
+	v, stride := w.vTurned[at:], w.keys
+	if !k.natural {
+		for c := range d {
+			for i := range bk {
+				l.vRows[c*bk+i] = w.vTurned[c*w.keys+at+k.Stored(i)]
+			}
+		}
+		v, stride = l.vRows, bk
+	}
+	for i := range l.values {
+		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], d, k.sumKeys, stride) {
+			return false
+		}
+	}
+	return true
+}
+
+// laneKeys returns how many keys of a tile any of n rows from lo on sees, rounded up to what
+// kernels take: those behind them are masked, or beyond the end, where they are zeros.
+func (k *Kernel) laneKeys(q *Query, ws *Workspace, t, lo, n int, tail bool) int {
+	const multiple = 16
+	bk, most := k.tiling.BlockK, 1
+	for r := range n {
+		_, to := k.span(q, ws.index[lo+r], t*bk, bk, tail)
+		most = max(most, to)
+	}
+	return min(bk, (most+multiple-1)/multiple*multiple)
+}
+
+// laneScores writes the scores of a strip whose first row is the block's row lo and which has
+// n, as they are after the mask, and finds what is left for the exponent. Only keys from the
+// first on count.
+func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n, keys int, where place) bool {
+	l, bk, d := ws.lanes, k.tiling.BlockK, q.kv.in.Dim
+	clear(l.s[keys*vec.Rows:])
+	if k.integer {
+		cd := k.CodeDim(d)
+		k.level.l.QK(l.s, ws.qStrips[lo*cd:(lo+vec.Rows)*cd], w.kCodes[at*cd:], w.kBias[at:], keys, &l.scratch)
+		k.level.l.ToFloat(l.s, l.top[:], keys)
+	} else {
+		depth, _, _ := k.scoreLayout(d)
+		clear(l.s[:keys*vec.Rows])
+		if !k.lanes.scores.Dot(l.s[:keys*vec.Rows], &l.keys, &st.queries, 0, depth) {
+			return false
+		}
+	}
+	if k.byRow(q) {
+		k.rowScores(q, ws, t, lo, n, where)
+		return true
+	}
+	if k.integer && (where.tail || k.granularity == quant.PerToken) {
+		for i := range l.steps {
+			l.steps[i] = 0 // of keys beyond the end
+			if j := k.granularity.KeyGroup(k.tiling, t*bk+i); j < len(q.kv.kScales) {
+				l.steps[i] = q.kv.kScales[j]
+			}
+		}
+		var qScale laneRows
+		copy(qScale[:n], ws.qScale[lo:])
+		vec.Scale(l.s, &qScale, l.steps, k.lanes.control)
+	}
+	scores := k.prog.Scores.SMScale == "scores"
+	if scores {
+		l.scaleAll(float32(q.sm), k.lanes.control)
+	}
+	if q.cap != 0 {
+		for i, x := range l.s {
+			l.s[i] = mufu.Tanh(k.arith.mul(x, q.cap))
+		}
+	}
+	if scores {
+		l.scaleAll(math.Log2E, k.lanes.control)
+	}
+	var scale [threads]float32
+	for r := range n {
+		// Of no scores, as these have been multiplied already.
+		k.dequantize(q, ws, lo+r, t*bk, nil, &scale, where.tail, false)
+		l.setScale(r, &scale)
+		k.laneMask(q, ws, r, lo+r, t*bk, where.tail)
+	}
+	return true
+}
+
+// byRow says whether more is done to the scores before the exponent than laneScores does on
+// vectors.
+func (k *Kernel) byRow(q *Query) bool {
+	return q.in.Visible != nil || q.in.Bias != nil || k.smoothQ || k.prog.Scores.SMScale == "with-scale"
+}
+
+// rowScores takes the products of a strip through the interpreter's steps up to the mask, row
+// by row.
+func (k *Kernel) rowScores(q *Query, ws *Workspace, t, lo, n int, where place) {
+	l, bk := ws.lanes, k.tiling.BlockK
+	var scale [threads]float32
+	row := ws.s[:bk]
+	for r := range n {
+		for i := range row {
+			row[i] = l.s[i*vec.Rows+r]
+		}
+		k.dequantize(q, ws, lo+r, t*bk, row, &scale, where.tail, k.smoothQ && k.prog.Smoothing.DeltaS != "none")
+		k.mask(q, ws, lo+r, t*bk, row, where.tail)
+		ws.total[lo+r] += ws.seen[lo+r]
+		l.setScale(r, &scale)
+		for i, x := range row {
+			l.s[i*vec.Rows+r] = x
+		}
+	}
+}
+
+// setScale sets what scores of the threads of a strip's row are multiplied by in the exponent.
+func (l *lanes) setScale(r int, scale *[threads]float32) {
+	for j, x := range scale {
+		l.scale[j*vec.Rows+r] = x
+	}
+}
+
+// scaleAll multiplies all scores by a number.
+func (l *lanes) scaleAll(by float32, c vec.Control) {
+	for i := range l.all {
+		l.all[i] = by
+	}
+	vec.Scale(l.s, &oneRows, l.all, c)
+}
+
+// laneMask is mask for the row r of the strip, the block's row at, and counts what it sees.
+func (k *Kernel) laneMask(q *Query, ws *Workspace, r, at, lo int, tail bool) {
+	s, bk := ws.lanes.s, k.tiling.BlockK
+	from, to := k.span(q, ws.index[at], lo, bk, tail)
+	ws.seen[at] = max(0, to-from)
+	ws.total[at] += ws.seen[at]
+	for i := range from {
+		s[i*vec.Rows+r] = k.masked
+	}
+	for i := to; i < bk; i++ {
+		s[i*vec.Rows+r] = k.maskedScore(q, s[i*vec.Rows+r], lo+i)
+	}
+}
+
+// laneSoftmax is softmax from the masked scores on.
+func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bool {
+	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
+	start := float32(math.Inf(-1))
+	if k.bounded(at) {
+		start = k.start
+	}
+	for i := range l.top {
+		l.top[i] = start
+	}
+	if !vec.Tops(l.s, l.top[:], bk, k.masked) {
+		return false
+	}
+	for r := range n {
+		var top, scale [threads]float32
+		for j := range top {
+			top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
+		}
+		lower, alpha := k.raise(ws, lo+r, &top, &scale, at)
+		for j, x := range lower {
+			l.lower[j*vec.Rows+r] = x
+		}
+		if m := ws.m[lo+r]; m-m != 0 && m != k.start {
+			return false
+		}
+		l.alpha[r], l.rescale[r], l.factor[r] = ws.alpha[lo+r], alpha, ws.factor[lo+r]
+	}
+	for r := n; r < vec.Rows; r++ { // rows that the strip lacks
+		l.alpha[r], l.rescale[r], l.factor[r] = 1, 1, 1
+		for j := range threads {
+			l.scale[j*vec.Rows+r], l.lower[j*vec.Rows+r] = 0, 0
+		}
+	}
+	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") ||
+		!vec.Round(p.weight, l.p, l.s, p.most) {
+		return false
+	}
+	weights := l.s
+	if k.sumsCodes(at) {
+		weights = l.p
+	}
+	k.laneSum(ws, weights, lo, n, at)
+	return true
+}
+
+// laneSum adds the weights of a strip to the denominators of its rows.
+func (k *Kernel) laneSum(ws *Workspace, weights []float32, lo, n int, at place) {
+	l, bk, a, control := ws.lanes, k.tiling.BlockK, k.arith, k.lanes.control
+	twice := k.rescalesTwice(at)
+	switch order := k.prog.Denominator.Order; order {
+	case "chain":
+		for r := range n {
+			d := &ws.d[(lo+r)*threads]
+			*d = a.mul(*d, l.rescale[r]) // the unit adds the codes, with V
+		}
+	case "sequential":
+		// The first p joins in one rounding with the rescaling, or after it.
+		for r := range n {
+			for j := range threads {
+				l.sum[j*vec.Rows+r] = ws.d[(lo+r)*threads+j]
+			}
+		}
+		vec.SumsFrom(l.sum[:], weights, &l.rescale, bk, control, twice)
+		for r := range n {
+			for j := range threads {
+				ws.d[(lo+r)*threads+j] = l.sum[j*vec.Rows+r]
+			}
+		}
+	case "tile":
+		l.threadSums(weights, 0, bk, control)
+		for r := range n {
+			d := &ws.d[(lo+r)*threads]
+			*d = a.mulAdd(*d, l.rescale[r], k.combine(l.sums(r)), twice)
+		}
+	case "groups32":
+		for r := range n {
+			d := &ws.d[(lo+r)*threads]
+			*d = a.mul(*d, l.rescale[r])
+		}
+		for b := 0; b < bk; b += 32 {
+			l.threadSums(weights, b, min(b+32, bk), control)
+			for r := range n {
+				d := &ws.d[(lo+r)*threads]
+				*d = a.add(*d, k.combine(l.sums(r)))
+			}
+		}
+	default:
+		row := ws.scratch[:bk]
+		for r := range n {
+			for i := range row {
+				row[i] = weights[i*vec.Rows+r]
+			}
+			k.addWeights(ws, lo+r, row, l.rescale[r], at)
+		}
+	}
+}
+
+// threadSums sets sum to that of each thread's weights of keys [lo, hi), one after the other.
+func (l *lanes) threadSums(weights []float32, lo, hi int, c vec.Control) {
+	w := weights[lo*vec.Rows : hi*vec.Rows]
+	for j := range threads {
+		copy(l.sum[j*vec.Rows:][:vec.Rows], w[2*j*vec.Rows:])
+	}
+	vec.Sums(l.sum[:], w, hi-lo, c)
+}
+
+// sums returns those of a row's threads.
+func (l *lanes) sums(r int) [threads]float32 {
+	return [threads]float32{l.sum[r], l.sum[vec.Rows+r], l.sum[2*vec.Rows+r], l.sum[3*vec.Rows+r]}
+}
+
+// laneValues rescales a strip's O and adds the tile's PV.
+// Only keys from the first on count, as long as all others have no weight.
+func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int) bool {
+	p, bk := k.lanes, k.tiling.BlockK
+	if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
+		keys = bk
+	}
+	weights := l.p
+	if !k.natural {
+		weights = l.stored
+		for i := range bk {
+			copy(weights[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+		}
+	}
+	if p.pv != nil && !p.pv.LoadLanes(&l.weights, weights) {
+		return false
+	}
+	if p.ones != nil && !k.laneOnes(l, ws, lo, n) {
+		return false
+	}
+	if k.prog.OneChain() {
+		control := p.control
+		if p.join == vec.JoinNoneFP16 {
+			control = vec.Keep
+			for r, x := range l.alpha {
+				l.alpha[r] = format.RoundFP16(x)
+			}
+		}
+		return vec.Combine(p.join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
+	}
+	alpha := l.alpha
+	for i := range l.values {
+		at := i * k.sumKeys
+		if k.intPV {
+			depth := max(1, min(k.sumKeys, keys-at))
+			vec.Multiply(l.tile, l.whole[at:], l.stride, weights[at*vec.Rows:][:depth*vec.Rows])
+		} else {
+			clear(l.tile)
+			if !p.pv.Dot(l.tile, &l.values[i], &l.weights, at, k.laneDepth(keys-at)) {
+				return false
+			}
+		}
+		if !vec.Combine(p.join, st.o, l.tile, &alpha, &l.factor, p.control) {
+			return false
+		}
+		alpha = oneRows
+	}
+	return true
+}
+
+// laneDepth is how many keys of a sum count where all from the given one on have no weight: as
+// many as whole instructions take, and one instruction at least, which leaves no sum -0.
+func (k *Kernel) laneDepth(keys int) int {
+	u := k.lanes.pv
+	if !u.Idle() {
+		return k.sumKeys
+	}
+	return max(u.Depth(), min(k.sumKeys, (keys+u.Depth()-1)/u.Depth()*u.Depth()))
+}
+
+// laneOnes is sumOnes.
+func (k *Kernel) laneOnes(l *lanes, ws *Workspace, lo, n int) bool {
+	var sums [2 * vec.Rows]float32
+	for r := range n {
+		sums[r] = ws.d[(lo+r)*threads]
+	}
+	if !k.lanes.ones.Dot(sums[:], &l.ones, &l.weights, 0, k.tiling.BlockK) {
+		return false
+	}
+	for r := range n {
+		ws.d[(lo+r)*threads] = sums[r]
+	}
+	return true
+}
+
+// unscaled are the scales of channels that have none.
+var unscaled = func() (s [MaxHeadDim]float32) {
+	for i := range s {
+		s[i] = 1
+	}
+	return s
+}()
+
+// finishVector is finishRow on vectors. It reports whether it could: whether a row is finished
+// by products and one rounding alone, and all of it is finite.
+func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
+	f := &k.prog.Finish
+	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
+		return false
+	}
+	factor, ok := inverse, true
+	scale := unscaled[:len(o)]
+	switch f.Inverse {
+	case "rcp.approx.ftz", "exact":
+	case "div.full":
+		if factor, ok = divisor.Factor(); !ok {
+			return false
+		}
+	default:
+		return false
+	}
+	last := f.Scale == "output"
+	switch {
+	case f.Scale == "none":
+	case last || f.Scale == "inverse" && f.Inverse != "div.full":
+		scale = kv.vScale
+	default:
+		return false
+	}
+	control := vec.Flush
+	if k.arith.keep {
+		control = vec.Keep
+	}
+	to := k.OutputDType(kv.in.DType)
+	return !to.IsFP8() && vec.Output(to, out, o, scale, factor, last, control)
+}

@@ -1,0 +1,312 @@
+package emulate
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
+)
+
+// lanesLevel returns the level that has steps on vectors; it skips the test where there is none.
+func lanesLevel(t testing.TB) Level {
+	levels := Levels()
+	if l := levels[len(levels)-1]; l.String() == "avx512" {
+		return l
+	}
+	t.Skip("no AVX-512 here")
+	return Level{}
+}
+
+// TestLaneChoices: the list of what the steps on vectors take has every choice that a
+// description can have, and none that it cannot.
+func TestLaneChoices(t *testing.T) {
+	var paths []string
+	for _, p := range program.Presets() {
+		reduced := p.Reduced()
+		for _, c := range reduced.Choices() {
+			if !strings.HasPrefix(c.Path, "tiles.") {
+				paths = append(paths, c.Path)
+			}
+			takes, ok := laneChoices[c.Path]
+			if !ok && strings.HasPrefix(c.Path, "tiles.") {
+				continue // of shapes that a bound description does not have
+			}
+			if !ok {
+				t.Errorf("%s is missing: no description runs on vectors", c.Path)
+			}
+			for _, w := range strings.Fields(takes) {
+				if takes != anything && len(c.Choices) > 0 && !slices.Contains(c.Choices, w) {
+					t.Errorf("%s cannot be %s", c.Path, w)
+				}
+			}
+		}
+	}
+	for path := range laneChoices {
+		if !slices.Contains(paths, path) && !strings.HasPrefix(path, "tiles.") {
+			t.Errorf("%s is no choice of a description", path)
+		}
+	}
+}
+
+// tileState is what runTiles leaves.
+type tileState struct {
+	m, d, o []float32
+	total   []int
+}
+
+func (ws *Workspace) state(rows, d int) tileState {
+	return tileState{slices.Clone(ws.m[:rows]), slices.Clone(ws.d[:rows*threads]), slices.Clone(ws.o[:rows*d]), slices.Clone(ws.total[:rows])}
+}
+
+// differs compares what runTiles leaves; the denominators of threads that share one are not
+// looked at.
+func (a *tileState) differs(b *tileState, shared bool) string {
+	for _, x := range []struct {
+		name string
+		a, b []float32
+		step int
+	}{{"maximum", a.m, b.m, 1}, {"denominator", a.d, b.d, map[bool]int{true: threads, false: 1}[shared]}, {"output", a.o, b.o, 1}} {
+		for i := 0; i < len(x.a); i += x.step {
+			if math.Float32bits(x.a[i]) != math.Float32bits(x.b[i]) {
+				return fmt.Sprintf("%s %d: %g (%08x), want %g (%08x)", x.name, i, x.b[i], math.Float32bits(x.b[i]), x.a[i], math.Float32bits(x.a[i]))
+			}
+		}
+	}
+	if !slices.Equal(a.total, b.total) {
+		return "keys seen"
+	}
+	return ""
+}
+
+// compareLanes runs every block of a call through its tiles both ways. It returns how many
+// blocks the steps on vectors took and ran to the end.
+func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int) {
+	t.Helper()
+	kv, err := k.Prepare(h.kIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	portable := *k
+	portable.lanes = nil
+	var ws, other Workspace
+	q := k.Query(h.in, kv, &ws)
+	order := k.prog.Denominator.Order
+	shared := order != "groups16" && order != "pairwise16" && order != "sequential"
+	for b := range k.Blocks(h.nq) {
+		var rows int
+		for _, w := range []*Workspace{&ws, &other} {
+			w.fit(k, h.d)
+			rows = k.loadCodes(q, w, b)
+			for r := range rows {
+				w.index[r] = b*k.tiling.BlockQ + r
+			}
+			k.loadQueries(w, rows, h.d)
+		}
+		if !k.takesLanes(q, &ws) {
+			return took, ran
+		}
+		took++
+		before := ws.Counts
+		first, last := k.tiles(q, b)
+		done, err := k.runLanes(t.Context(), q, &ws, b, rows, first, last, last)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ws.Counts != before {
+			t.Errorf("%s: block %d: the steps on vectors count", what, b)
+		}
+		if !done {
+			continue
+		}
+		ran++
+		counted := other.Counts
+		if err := portable.runTiles(t.Context(), q, &other, b, rows, first, last, last); err != nil {
+			t.Fatal(err)
+		}
+		if other.Counts != counted {
+			t.Errorf("%s: block %d: the interpreter counts %v", what, b, other.Counts.Map())
+		}
+		want, got := other.state(rows, h.d), ws.state(rows, h.d)
+		if d := want.differs(&got, shared); d != "" {
+			t.Errorf("%s: block %d: %s", what, b, d)
+			return took, ran
+		}
+	}
+	return took, ran
+}
+
+// TestLanes holds the steps on vectors to the interpreter's, for invented descriptions and
+// heads, odd ones too: the same maxima, denominators and outputs after all tiles, and the
+// same counts.
+func TestLanes(t *testing.T) {
+	level := lanesLevel(t)
+	n := uint64(1500)
+	if testing.Short() {
+		n = 150
+	}
+	took, ran, kernels := 0, 0, map[string]int{}
+	for seed := range n {
+		r := rand.New(rand.NewPCG(seed, 77))
+		p := randomProgram(r, pick(r, []int{0, 2, 4, 12}))
+		k, err := NewAt(p, level)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h, err := randomCall(r, k, &p)
+		if err != nil {
+			continue
+		}
+		if k, err = h.bind(k); err != nil {
+			t.Fatal(err)
+		}
+		a, b := compareLanes(t, k, h, fmt.Sprintf("seed %d: %s: %d queries, %d keys of %d %s, causal %v", seed, describe(&p), h.nq, h.nk, h.d, h.dtype, h.in.Causal))
+		took, ran = took+a, ran+b
+		kernels[p.Name] += b
+		if t.Failed() {
+			return
+		}
+	}
+	t.Logf("%d blocks, of which %d ran to the end: %v", took, ran, kernels)
+	if took < int(n)/8 || ran < took/2 || ran == took {
+		t.Errorf("%d blocks, of which %d ran to the end: the test compares too little", took, ran)
+	}
+}
+
+// TestLanesRun: heads of ordinary numbers run on vectors to the end, with every known kernel
+// that is the interpreter's and in every shape. The results could not tell.
+func TestLanesRun(t *testing.T) {
+	level := lanesLevel(t)
+	for _, p := range program.Presets() {
+		if strings.HasPrefix(p.Name, "sage2-") {
+			continue // in strips
+		}
+		for _, tc := range []struct {
+			nq, nk, d int
+			causal    bool
+			softcap   float64
+			left      int
+		}{
+			{128, 256, 64, false, 0, -1}, {130, 1300, 64, true, 0, -1}, {70, 77, 128, false, 0, -1}, {200, 200, 128, true, 0, -1},
+			{3, 200, 40, false, 0, -1}, {100, 100, 64, true, 30, -1}, {150, 150, 64, false, 0, 40}, {1, 1, 16, false, 0, -1},
+		} {
+			for _, dtype := range []format.DType{format.FP16, format.BF16} {
+				r := rand.New(rand.NewPCG(3, 4))
+				h := &call{nq: tc.nq, nk: tc.nk, d: tc.d, dtype: dtype}
+				draw := func(n int) Rows {
+					x := make([]float32, n*h.d)
+					for i := range x {
+						x[i] = dtype.Round(float32(r.NormFloat64()))
+					}
+					return slicesOf(x, h.d)
+				}
+				h.in = QInput{Q: draw(h.nq), Len: h.nq, Causal: tc.causal, Softcap: tc.softcap, Windowed: tc.left >= 0, Left: tc.left, Right: -1}
+				h.kIn = KVInput{K: draw(h.nk), V: draw(h.nk), Len: h.nk, Dim: h.d, DType: dtype}
+				k, err := NewAt(p, level)
+				if err == nil {
+					k, err = k.ForCase(dtype, program.Case{HeadDim: h.d, Causal: tc.causal, Window: tc.left >= 0, Softcap: tc.softcap != 0, Keys: h.nk, Queries: h.nq})
+				}
+				if err != nil || k.Supports(h.in) != nil {
+					continue
+				}
+				what := fmt.Sprintf("%s, %s, %+v", p.Name, dtype, tc)
+				if took, ran := compareLanes(t, k, h, what); took == 0 || ran != took {
+					t.Errorf("%s: %d blocks taken, %d run of %d", what, took, ran, k.Blocks(h.nq))
+				}
+			}
+		}
+	}
+}
+
+// TestLanesRefuse: a choice that the steps on vectors do not have keeps a description from
+// them.
+func TestLanesRefuse(t *testing.T) {
+	level := lanesLevel(t)
+	p, err := program.Preset("fa3")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		change func(*Kernel)
+		want   bool
+	}{
+		"as it is":        {func(*Kernel) {}, true},
+		"exact exponents": {func(k *Kernel) { k.prog.Exponent.Exp2 = "exact" }, false},
+		"truncated P":     {func(k *Kernel) { k.prog.P.Round = "zero" }, false},
+		"O in memory":     {func(k *Kernel) { k.prog.PV.Join = "memory" }, false},
+		"a new order":     {func(k *Kernel) { k.prog.Denominator.Order = "random" }, false},
+		"squares flushed": {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, false},
+		"an exact K":      {func(k *Kernel) { k.prog.QKCodes.Format = "exact" }, false},
+		"an exact unit": {func(k *Kernel) {
+			u := *k.pvUnit
+			u.FractionBits = tensorcore.Exact
+			k.pvUnit = &u
+		}, false},
+		"no level": {func(k *Kernel) { k.level = Levels()[0] }, false},
+	} {
+		k, err := NewAt(p, level)
+		if err == nil {
+			k, err = k.For(64, format.FP16, false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		tc.change(k)
+		if got := k.planLanes() != nil; got != tc.want {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
+// TestLanesRare: what invented descriptions and heads hardly ever have. Each case is one that
+// a shortcut of the steps on vectors would get wrong.
+func TestLanesRare(t *testing.T) {
+	level := lanesLevel(t)
+	for name, tc := range map[string]struct {
+		kernel  string
+		set     []string
+		visible func(row, lo, hi int, dst []bool)
+	}{
+		// Instructions without products change what the unit keeps of a sum, so the keys beyond
+		// the end cannot be left out.
+		"a unit that keeps little": {"fa3", []string{"pv.unit.fraction_bits=12", "pv.unit.sum_round=fp32-zero"}, nil},
+		// A tile that is hidden from all rows is skipped. Of rows for which that is every tile the
+		// maximum shows it.
+		"hidden tiles": {"sage-fp16-triton", nil, func(row, lo, hi int, dst []bool) {
+			for i := range dst[:hi-lo] {
+				dst[i] = row >= 128
+			}
+		}},
+	} {
+		r := rand.New(rand.NewPCG(5, 4))
+		h := &call{nq: 130, nk: 270, d: 64, dtype: format.FP16}
+		draw := func(n int) Rows {
+			x := make([]float32, n*h.d)
+			for i := range x {
+				x[i] = h.dtype.Round(float32(r.NormFloat64()))
+			}
+			return slicesOf(x, h.d)
+		}
+		h.in = QInput{Q: draw(h.nq), Len: h.nq, Visible: tc.visible}
+		h.kIn = KVInput{K: draw(h.nk), V: draw(h.nk), Len: h.nk, Dim: h.d, DType: h.dtype}
+		p, err := program.Selection{Kernel: tc.kernel, Set: tc.set}.Program()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := NewAt(p, level)
+		if err == nil {
+			k, err = h.bind(k)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took, ran := compareLanes(t, k, h, name); took == 0 || ran != took {
+			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}

@@ -1,0 +1,115 @@
+package tensorcore
+
+import (
+	"math"
+	"slices"
+
+	"github.com/sageacc/sageacc/emulate/tensorcore/internal/simd"
+)
+
+// Lanes is how many columns of a product lie in the lanes of a [Strip].
+const Lanes = simd.Lanes
+
+// A Strip computes [Unit.TileValues] for Lanes columns at a time, of operands that are values
+// of the unit's own format: a row of the first operand after another, with the columns of the
+// second in the lanes of vector registers. Elements that are not ordinary numbers it does not
+// compute, but reports them.
+type Strip struct {
+	unit   *Unit
+	level  Level
+	format simd.Format // of the operands
+	sig    float64
+}
+
+// Strip returns the unit's Strip at a level, and whether there is one.
+func (u *Unit) Strip(level Level) (*Strip, bool) {
+	s := &Strip{unit: u, level: level, sig: topSignificand(u.A)}
+	c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
+	if !ok || order != nil || c.Most(s.sig*s.sig) == 0 {
+		return nil, false
+	}
+	l := &layouts[u.A]
+	s.format = simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(u.A)}
+	if s.format.Least > 1-layouts[FP32].bias {
+		// Where FP32 has more subnormal numbers.
+		s.format.Quanta = math.Float32frombits(uint32(127+l.fracBits-s.format.Least) << 23)
+	}
+	return s, true
+}
+
+// largest is the largest number of a format.
+func largest(f Operand) float32 {
+	l := &layouts[f]
+	top := l.expMask<<l.fracBits - 1
+	if l.noInf {
+		top = l.expMask<<l.fracBits | l.fracMask - 1
+	}
+	return makeEntry(l, top<<l.unused).val
+}
+
+// Depth is the number that k must be a multiple of.
+func (s *Strip) Depth() int { return s.unit.K }
+
+// RowOperand is rows of the first operand: values [rows][K], of which a row begins Stride after
+// the one before.
+type RowOperand struct {
+	x         []float32
+	stride, k int
+	exp       []uint32 // [rows][k]
+}
+
+// LoadRows takes rows of k values, which must stay as they are, and reports whether they are
+// numbers of the unit's format. k is a multiple of Depth and, unless the rows follow each other
+// and are a multiple of 16, of 16.
+func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
+	o.x, o.stride, o.k = x, stride, k
+	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
+	if k == stride {
+		return rows == 0 || simd.RowExponents(o.exp, x[:rows*k], &s.format)
+	}
+	ok := true
+	for r := range rows {
+		ok = simd.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.format) && ok
+	}
+	return ok
+}
+
+// LaneOperand is the second operand: values [k][Lanes].
+type LaneOperand struct {
+	x   []float32
+	exp []int16
+}
+
+// LoadLanes takes a multiple of Depth rows of Lanes values, which must stay as they are, and
+// reports whether they are numbers of the unit's format.
+func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
+	o.x = x
+	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
+	return simd.LaneExponents(o.exp, x, &s.format)
+}
+
+// Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
+// a[row][k] b[from+k][lane], an even number of rows, for the first depth of a's k, a multiple of
+// Depth. It reports whether all elements are ordinary numbers throughout; if not, acc is lost.
+func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth int) bool {
+	u := s.unit
+	c, _, ok := u.vectorChain(s.level, u.A, u.A, depth)
+	if !ok || depth > a.k {
+		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
+	}
+	return simd.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:])
+}
+
+// Idle says whether an instruction of products that are all zero leaves any sum that the unit
+// makes as it is: whether it keeps all fraction bits that a sum has.
+func (s *Strip) Idle() bool {
+	switch s.unit.Out {
+	case FP32Zero:
+		return s.unit.FractionBits >= layouts[FP32].fracBits
+	case FP22Zero:
+		return s.unit.FractionBits >= 13
+	case FP16Nearest:
+		return s.unit.FractionBits >= layouts[FP16].fracBits
+	}
+	return false
+}
