@@ -114,7 +114,7 @@ func (l Level) MeanDots(out, x, mean, q []float32) bool {
 }
 
 // Narrow says that a level lacks the kernels of Finish, AbsMax, Subtract, Quantize, Encode,
-// Finite, Extremes and AddMeans, as Portable does.
+// EncodeFP16, DecodeFP16, Finite, Extremes and AddMeans, as Portable does.
 func (l Level) Narrow() bool { return l == Portable }
 
 // partition needs AVX512.

@@ -160,3 +160,21 @@ func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, l
 	f := [...]func(*int8, *float32, float32, int32, int32, int){quantizeAway, quantizeEven, quantizeDivide}[r]
 	f(&codes[0], &x[0], factor, int32(limit), int32(least), len(x)/16)
 }
+
+// EncodeFP16 writes the codes of x, a multiple of 16. It reports whether none of x is NaN or
+// larger than FP16's largest number.
+func (l Level) EncodeFP16(codes []uint16, x []float32) bool {
+	if len(x) == 0 {
+		return true
+	}
+	_ = codes[len(x)-1]
+	return encodeFP16(&codes[0], &x[0], len(x)/16) == 0
+}
+
+// DecodeFP16 writes the values of codes, a multiple of 16.
+func (l Level) DecodeFP16(dst []float32, codes []uint16) {
+	if len(codes) > 0 {
+		_ = dst[len(codes)-1]
+		decodeFP16(&dst[0], &codes[0], len(codes)/16)
+	}
+}

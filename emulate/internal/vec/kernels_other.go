@@ -107,3 +107,9 @@ func (l Level) Has(k Kind) bool { return false }
 
 // Narrow reports true.
 func (l Level) Narrow() bool { return true }
+
+// EncodeFP16 needs a vector level.
+func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
+
+// DecodeFP16 needs a vector level.
+func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }

@@ -388,3 +388,46 @@ func TestSoftmax(t *testing.T) {
 		newSoftmaxCase(r, 1+r.IntN(3), w.format, k).check(t, l, w.round, w.floor, k)
 	})
 }
+
+// TestFP16Codes decodes every code and encodes what lies at and between their values.
+func TestFP16Codes(t *testing.T) {
+	forLevels(t, 1, func(t *testing.T, l vec.Level, r *rand.Rand, _ int) {
+		if l.Narrow() {
+			t.Skip("has no such kernel")
+		}
+		codes, x, want := make([]uint16, 1<<16), make([]float32, 1<<16), make([]float32, 1<<16)
+		for i := range codes {
+			codes[i] = uint16(i)
+			if want[i] = format.FP16ToFloat32(codes[i]); want[i] != want[i] {
+				codes[i], want[i] = 0, 0 // a NaN has no bits of its own
+			}
+		}
+		l.DecodeFP16(x, codes)
+		same(t, "value", x, want)
+		got := make([]uint16, 16)
+		for i := range 0x7bff {
+			a, b := float64(want[i]), float64(want[i+1])
+			middle := float32((a + b) / 2)
+			y := []float32{float32(a), middle, math.Nextafter32(middle, 0), math.Nextafter32(middle, 1e9), float32(a + (b-a)*r.Float64()), 0, 65504, 1}
+			for _, v := range y {
+				y = append(y, -v)
+			}
+			if !l.EncodeFP16(got, y) {
+				t.Fatalf("gave up on %x", y)
+			}
+			for j, v := range y {
+				if c := format.FP16FromFloat32(v); got[j] != c {
+					t.Fatalf("code of %x: %04x, want %04x", v, got[j], c)
+				}
+			}
+		}
+		for _, v := range []float32{math.Nextafter32(65504, 1e9), 65520, -1e9, float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.NaN())} {
+			for at := range 16 {
+				y := make([]float32, 16)
+				if y[at] = v; l.EncodeFP16(got, y) {
+					t.Errorf("%x in place %d was taken", v, at)
+				}
+			}
+		}
+	})
+}

@@ -23,12 +23,6 @@ func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice
 	panic(unavailable)
 }
 
-// EncodeFP16 needs a vector level.
-func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
-
-// DecodeFP16 needs a vector level.
-func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }
-
 // Round needs a vector level.
 func Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }
 

@@ -194,6 +194,16 @@ func encodeE5M2Fused(codes *uint8, x *float32, mean *float32, factor *float32, r
 //go:noescape
 func encodeE5M2Paper(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
 
+// encodeFP16 is that of amd64.
+//
+//go:noescape
+func encodeFP16(codes *uint16, x *float32, groups int) uint32
+
+// decodeFP16 is that of amd64.
+//
+//go:noescape
+func decodeFP16(dst *float32, codes *uint16, groups int)
+
 // finite is that of amd64.
 //
 //go:noescape

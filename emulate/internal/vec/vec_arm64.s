@@ -12693,6 +12693,61 @@ group:
 	MOVW R16, ret+48(FP)
 	RET
 
+// func encodeFP16(codes *uint16, x *float32, groups int) uint32
+TEXT ·encodeFP16(SB), NOSPLIT, $0-28
+	MOVD codes+0(FP), R0
+	MOVD x+8(FP), R1
+	MOVD groups+16(FP), R2
+	MOVD $0x477fe000, R17
+	VDUP R17, V7.S4
+	VEOR V8.B16, V8.B16, V8.B16
+group:
+	FLDPQ 0(R1), (F0, F1)
+	FLDPQ 32(R1), (F2, F3)
+	WORD $0x6e20ece6 // facge V6.4s, V7.4s, V0.4s
+	WORD $0x4ee61d08 // orn V8.16b, V8.16b, V6.16b
+	WORD $0x0e216804 // fcvtn V4.4h, V0
+	WORD $0x6e21ece6 // facge V6.4s, V7.4s, V1.4s
+	WORD $0x4ee61d08 // orn V8.16b, V8.16b, V6.16b
+	WORD $0x4e216824 // fcvtn2 V4.8h, V1
+	WORD $0x6e22ece6 // facge V6.4s, V7.4s, V2.4s
+	WORD $0x4ee61d08 // orn V8.16b, V8.16b, V6.16b
+	WORD $0x0e216845 // fcvtn V5.4h, V2
+	WORD $0x6e23ece6 // facge V6.4s, V7.4s, V3.4s
+	WORD $0x4ee61d08 // orn V8.16b, V8.16b, V6.16b
+	WORD $0x4e216865 // fcvtn2 V5.8h, V3
+	FSTPQ (F4, F5), 0(R0)
+	ADD $64, R1
+	ADD $32, R0
+	SUBS $1, R2
+	BNE group
+	VMOV V8.D[0], R16
+	VMOV V8.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+24(FP)
+	RET
+
+// func decodeFP16(dst *float32, codes *uint16, groups int)
+TEXT ·decodeFP16(SB), NOSPLIT, $0-24
+	MOVD dst+0(FP), R0
+	MOVD codes+8(FP), R1
+	MOVD groups+16(FP), R2
+group:
+	FLDPQ 0(R1), (F4, F5)
+	WORD $0x0e217880 // fcvtl V0.4s, V4
+	WORD $0x4e217881 // fcvtl2 V1.4s, V4
+	WORD $0x0e2178a2 // fcvtl V2.4s, V5
+	WORD $0x4e2178a3 // fcvtl2 V3.4s, V5
+	FSTPQ (F0, F1), 0(R0)
+	FSTPQ (F2, F3), 32(R0)
+	ADD $64, R0
+	ADD $32, R1
+	SUBS $1, R2
+	BNE group
+	RET
+
 // func finite(x *float32, groups int) uint32
 TEXT ·finite(SB), NOSPLIT, $0-20
 	MOVD x+0(FP), R0

@@ -26,7 +26,7 @@ var three = map[string]uint32{
 var two = map[string]uint32{
 	"scvtf.4s": 0x4e21d800, "fcvtzs.4s": 0x4ea1b800, "fcvtns.4s": 0x4e21a800, "fneg.4s": 0x6ea0f800, "fabs.4s": 0x4ea0f800, "frintn.4s": 0x4e218800,
 	"cmeq0.4s": 0x4ea09800, "not.16b": 0x6e205800,
-	"xtn.4h": 0x0e612800, "xtn.8b": 0x0e212800, "fcvtn.4h": 0x0e216800, "fcvtl.4s": 0x0e217800, "fcvtl2.4s": 0x4e217800,
+	"xtn.4h": 0x0e612800, "xtn.8b": 0x0e212800, "fcvtn.4h": 0x0e216800, "fcvtl.4s": 0x0e217800, "fcvtl2.4s": 0x4e217800, "fcvtn2.8h": 0x4e216800,
 	"fcvtl.2d": 0x0e617800, "fcvtl2.2d": 0x4e617800, "fcvtn.2s": 0x0e616800, "fcvtn2.4s": 0x4e616800,
 	"fcvtzs.2d": 0x4ee1b800, "cmeq0.2d": 0x4ee09800, "fneg.2d": 0x6ee0f800, "frintn.2d": 0x4e618800, "fmaxv.4s": 0x6e30f800,
 }

@@ -54,6 +54,7 @@ var encodings = []struct {
 	{"fcvtn.4h", -1, 0x0e216841},
 	{"fcvtl.4s", -1, 0x0e217841},
 	{"fcvtl2.4s", -1, 0x4e217841},
+	{"fcvtn2.8h", -1, 0x4e216841},
 	{"fcvtl.2d", -1, 0x0e617841},
 	{"fcvtl2.2d", -1, 0x4e617841},
 	{"fcvtn.2s", -1, 0x0e616841},

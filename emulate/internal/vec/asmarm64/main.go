@@ -71,6 +71,8 @@ func kernels(a *asm) {
 	encode(a, "encodeE4M3Paper", true, e4m3)
 	encode(a, "encodeE5M2Fused", false, e5m2)
 	encode(a, "encodeE5M2Paper", true, e5m2)
+	encodeFP16(a)
+	decodeFP16(a)
 	finite(a)
 	extremes(a)
 	addMeans(a)

@@ -264,6 +264,46 @@ func encode(a *asm, name string, paper bool, f fp8) {
 	a.retBad(bad)
 }
 
+// encodeFP16 rounds to nearest even.
+func encodeFP16(a *asm) {
+	a.function("encodeFP16", 0, "codes *uint16, x *float32, groups int", "uint32", "encodeFP16 is that of amd64.")
+	a.load("codes", "x", "groups")
+	const x, code, t, largest, bad = v(0), v(4), v(6), v(7), v(8)
+	a.splat(largest, 0x477fe000)
+	a.clear(bad)
+	a.loop("group", "R2", 1, func() {
+		a.pairAt(x, "R1", 0)
+		a.pairAt(x+2, "R1", 32)
+		for i := range v(4) {
+			a.op("facge.4s", t, largest, x+i)
+			a.op("orn.16b", bad, bad, t)
+			a.op1([]string{"fcvtn.4h", "fcvtn2.8h"}[i%2], code+i/2, x+i)
+		}
+		a.pairTo(code, "R0", 0)
+		a.do("ADD $64, R1")
+		a.do("ADD $32, R0")
+	})
+	a.retBad(bad)
+}
+
+// decodeFP16 is the values of codes.
+func decodeFP16(a *asm) {
+	a.function("decodeFP16", 0, "dst *float32, codes *uint16, groups int", "", "decodeFP16 is that of amd64.")
+	a.load("dst", "codes", "groups")
+	const x, code = v(0), v(4)
+	a.loop("group", "R2", 1, func() {
+		a.pairAt(code, "R1", 0)
+		for i := range v(4) {
+			a.op1([]string{"fcvtl.4s", "fcvtl2.4s"}[i%2], x+i, code+i/2)
+		}
+		a.pairTo(x, "R0", 0)
+		a.pairTo(x+2, "R0", 32)
+		a.do("ADD $64, R0")
+		a.do("ADD $32, R1")
+	})
+	a.ret()
+}
+
 // finite looks for what is not.
 func finite(a *asm) {
 	a.function("finite", 0, "x *float32, groups int", "uint32", "finite is that of amd64.")
