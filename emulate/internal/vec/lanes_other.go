@@ -4,6 +4,9 @@ package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
+// unavailable is what kernels panic with that a level or a machine lacks.
+const unavailable = "vec: no such kernel here"
+
 // Tops needs a vector level.
 func Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
 

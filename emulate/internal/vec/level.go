@@ -16,9 +16,6 @@ const (
 	NEON
 )
 
-// unavailable is what kernels panic with that a level or a machine lacks.
-const unavailable = "vec: no such kernel here"
-
 // String names the level.
 func (l Level) String() string { return [...]string{"portable", "avx2", "avx512", "neon"}[l] }
 
