@@ -209,7 +209,10 @@ func (a *among) step(ctx context.Context, ts []trial, report func(float64)) (boo
 		}
 		if i, ok := a.at[id]; ok {
 			if m := &a.tried[i]; len(m.Changes) == len(t.changes) {
-				m.Also = append(m.Also, written(t.kernel, t.changes))
+				// A kernel is tried again where its steps begin at other architectures.
+				if also := written(t.kernel, t.changes); also != m.String() && !slices.Contains(m.Also, also) {
+					m.Also = append(m.Also, also)
+				}
 			}
 			continue
 		}

@@ -1,8 +1,10 @@
 package explain
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/program"
@@ -43,6 +45,14 @@ func TestSpargeNeighbours(t *testing.T) {
 		}
 		if !slices.Contains(got, tc.want) {
 			t.Errorf("%s, %s=%s: explained by %q, want %s", tc.output, tc.path, tc.wrong, got, tc.want)
+		}
+		// Which tiles the block looks at, the map says.
+		place := &res.Where.First
+		listed := make([]bool, place.Tiles)
+		l.BlockMap.List(place.Batch, place.Head, place.Block, 0, place.Tiles, listed)
+		n := len(slices.DeleteFunc(listed, func(in bool) bool { return !in }))
+		if want := fmt.Sprintf("of %d tiles of 128 keys the block map lists %d for the block", place.Tiles, n); !place.Listed || place.BlockTiles != n || !strings.HasSuffix(place.String(), want) {
+			t.Errorf("%s, %s=%s: %s (%+v), want %s", tc.output, tc.path, tc.wrong, place, *place, want)
 		}
 	}
 }

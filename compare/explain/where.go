@@ -46,17 +46,24 @@ type Place struct {
 	Row   int `json:"row"`
 	Warp  int `json:"warp"`
 	// Keys [0, Keys) are those that the row sees, in tiles [0, Tiles) of TileKeys; the
-	// block looks at BlockTiles.
+	// block looks at BlockTiles. With a block map it looks at the BlockTiles of them that are
+	// listed for it.
 	Keys       int `json:"keys"`
 	Tiles      int `json:"tiles"`
 	BlockTiles int `json:"block_tiles"`
 	TileKeys   int `json:"tile_keys"`
+	// Listed says that a block map lists the tiles.
+	Listed bool `json:"listed,omitempty"`
 }
 
 // String says it in words.
 func (p *Place) String() string {
-	return fmt.Sprintf("query block %d, row %d of it (warp %d), channel %d; the row sees keys 0 to %d, %s of %d keys, and the block looks at %s",
-		p.Block, p.Row, p.Warp, p.Channel, p.Keys-1, count(p.Tiles, "tile"), p.TileKeys, count(p.BlockTiles, "tile"))
+	at := fmt.Sprintf("query block %d, row %d of it (warp %d), channel %d", p.Block, p.Row, p.Warp, p.Channel)
+	if p.Listed {
+		return fmt.Sprintf("%s; of %s of %d keys the block map lists %d for the block", at, count(p.Tiles, "tile"), p.TileKeys, p.BlockTiles)
+	}
+	return fmt.Sprintf("%s; the row sees keys 0 to %d, %s of %d keys, and the block looks at %s",
+		at, p.Keys-1, count(p.Tiles, "tile"), p.TileKeys, count(p.BlockTiles, "tile"))
 }
 
 func count(n int, what string) string {
@@ -238,6 +245,16 @@ func place(l *layerdumps.Layer, k *emulate.Kernel, heads []headDiff, at int) Pla
 		p.Keys = max(0, min(p.Keys, token+1+k.Align(l.Q.Tokens, l.K.Tokens)))
 	}
 	p.Tiles = (p.Keys + t.BlockK - 1) / t.BlockK
+	if m := l.BlockMap; m != nil {
+		listed := make([]bool, m.Shape[3])
+		m.List(p.Batch, p.Head, p.Block, 0, len(listed), listed)
+		p.Listed, p.BlockTiles = true, 0
+		for _, in := range listed {
+			if in {
+				p.BlockTiles++
+			}
+		}
+	}
 	return p
 }
 

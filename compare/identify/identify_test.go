@@ -188,6 +188,12 @@ func TestNoise(t *testing.T) {
 	if n := r.Layers[0].Nearest; len(n) == 0 || !(float64(n[0].RelL1) > 0.5) || math.IsNaN(float64(n[0].RelL1)) {
 		t.Errorf("nearest %+v", n)
 	}
+	for _, m := range r.Layers[0].Nearest {
+		names := append([]string{m.String()}, m.Also...)
+		if slices.Sort(names); len(slices.Compact(slices.Clone(names))) < len(names) {
+			t.Errorf("a kernel is called the same twice: %q", names)
+		}
+	}
 }
 
 func TestNoOutput(t *testing.T) {
