@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sageacc/sageacc/compare"
+	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/layerdumps/inspect"
 	"github.com/sageacc/sageacc/layerdumps/safetensors"
 )
@@ -39,6 +40,10 @@ var calls = map[string]struct {
 func TestCalls(t *testing.T) {
 	for name, c := range calls {
 		t.Run(name, func(t *testing.T) {
+			p, err := program.Preset(c.kernel)
+			if err != nil {
+				t.Fatal(err)
+			}
 			o := ramp("l.o", 1, 2, 6, 16)
 			o.DType = map[string]string{"fp8": "BF16", "fp8 by head": "BF16"}[name] + map[string]string{"boolean mask": "F16", "additive mask": "F16", "window": "F16", "block map": "F16"}[name]
 			path := write(t, c.metadata, append([]safetensors.Tensor{ramp("l.q", 1, 2, 6, 16), ramp("l.k", 1, 1, 7, 16), ramp("l.v", 1, 1, 7, 16), o}, c.more...)...)
@@ -54,6 +59,9 @@ func TestCalls(t *testing.T) {
 				}
 				if rest := "FP32 arithmetic, block map"; strings.Contains(strings.Join(args, " "), "--attribute") && strings.Contains(out, rest) != (name == "block map") {
 					t.Errorf("%v: attribution and %q:\n%s", args, rest, out)
+				}
+				if args[0] == "trace" && strings.Contains(out, "no log-sum-exp.") != (p.LSE.Form == "none") {
+					t.Errorf("%v: the log-sum-exp is %s:\n%s", args, p.LSE.Form, out)
 				}
 				if args[0] == "compare" && !strings.Contains(out, c.said) {
 					t.Errorf("%v does not say %q:\n%s", args, c.said, out)
@@ -80,6 +88,18 @@ func TestCalls(t *testing.T) {
 				t.Errorf("warnings %q", seen.Layers[0].Warnings)
 			}
 		})
+	}
+}
+
+// TestRefusedByAll: where no kernel of a table takes a layer, it is said why.
+func TestRefusedByAll(t *testing.T) {
+	c := calls["block map"]
+	path := write(t, nil, append([]safetensors.Tensor{ramp("l.q", 1, 2, 6, 16), ramp("l.k", 1, 1, 7, 16), ramp("l.v", 1, 1, 7, 16)}, c.more...)...)
+	for _, format := range []string{"table", "markdown"} {
+		code, out, stderr := sage(t, "table", "methods", path, "--format", format)
+		if want := "sage2-4b leaves out l: kernel sage2-4b takes no block map"; code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%s: status %d, no %q: %s\n%s", format, code, want, stderr, out)
+		}
 	}
 }
 

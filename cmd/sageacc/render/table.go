@@ -32,11 +32,14 @@ func TableText(w io.Writer, r *tables.Result, withPaper bool, top int) error {
 		if err := tableOf(&t, withPaper).Text(w); err != nil {
 			return err
 		}
+		if err := list(w, notesOf(&t)); err != nil {
+			return err
+		}
 		layers, left := layersOf(&t, top)
 		if layers == nil {
 			continue
 		}
-		if err := list(w, append(notesOf(&t), "")); err != nil {
+		if _, err := fmt.Fprintln(w); err != nil {
 			return err
 		}
 		if err := layers.Text(w); err != nil {
@@ -65,14 +68,14 @@ func TableMarkdown(w io.Writer, r *tables.Result, withPaper bool, top int) error
 		if err := tableOf(&t, withPaper).Markdown(w); err != nil {
 			return err
 		}
-		layers, left := layersOf(&t, top)
-		if layers == nil {
-			continue
-		}
 		for _, note := range notesOf(&t) {
 			if _, err := fmt.Fprintf(w, "\n%s\n", texttab.Printable(note)); err != nil {
 				return err
 			}
+		}
+		layers, left := layersOf(&t, top)
+		if layers == nil {
+			continue
 		}
 		more := ""
 		if left > 0 {

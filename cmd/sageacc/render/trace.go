@@ -133,7 +133,11 @@ func keysText(w io.Writer, i int, x *trace.Tile) error {
 
 // endText writes what becomes of the row after the last tile.
 func endText(w io.Writer, r *trace.Row, channels []int) error {
-	if err := section(w, fmt.Sprintf("The row's end: d = %s, 1/d = %s, base-2 log-sum-exp %s.", single(r.Denominator), single(r.Reciprocal), single(r.LSE))); err != nil {
+	lse := "base-2 log-sum-exp " + single(r.LSE)
+	if r.Kernel.Description.LSE.Form == "none" {
+		lse = "no log-sum-exp"
+	}
+	if err := section(w, fmt.Sprintf("The row's end: d = %s, 1/d = %s, %s.", single(r.Denominator), single(r.Reciprocal), lse)); err != nil {
 		return err
 	}
 	t := columns(">channel", ">O", ">output", "bits")
