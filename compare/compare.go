@@ -40,7 +40,7 @@ type Options struct {
 	Transform Transform
 	// LSE compares the rows' natural log-sum-exp too; the emulated one is as the
 	// released API returns it, with the correction for a smoothed K. Not with
-	// Transform, which would change the correction.
+	// Transform, which would change the correction, or with a kernel that writes none.
 	LSE bool
 	// NoActual leaves actual outputs out.
 	NoActual bool

@@ -85,6 +85,9 @@ func Outlines(d *layerdumps.Dump, opt Options) ([]*Outline, error) {
 		l := &d.Layers[i]
 		bound, err := heads.Bind(opt.Kernel, l)
 		var o *Outline
+		if p := opt.Kernel.Program(); err == nil && opt.LSE && p.LSE.Form == "none" {
+			err = fmt.Errorf("kernel %s writes no log-sum-exp (log_sum_exp.form: none)", p.Name)
+		}
 		if err == nil {
 			o, err = opt.outline(bound)
 		}

@@ -552,6 +552,12 @@ func TestLSE(t *testing.T) {
 			t.Errorf("%s without --lse:\n%s", format, out)
 		}
 	}
+	for _, args := range [][]string{{"compare", path}, {"compare", path, "--shard", "1/2", "-o", t.TempDir() + "/s.json"}, {"plan", path}, {"emulate", path, "-o", t.TempDir() + "/o.safetensors"}} {
+		code, _, errs := sage(t, append(args, "--kernel", "sparge-sm90", "--lse")...)
+		if want := "layer l: kernel sparge-sm90 writes no log-sum-exp (log_sum_exp.form: none)\n"; code != exitCannotRun || !strings.HasSuffix(errs, want) {
+			t.Errorf("%v: exit %d, stderr %q, want %q", args, code, errs, want)
+		}
+	}
 	if code, _, errs := sage(t, "compare", path, "--lse", "-o", path); code != exitCannotRun || !strings.Contains(errs, "one of the inputs") {
 		t.Errorf("-o DUMP: exit %d, stderr %q", code, errs)
 	}
