@@ -719,3 +719,34 @@ func TestHelp(t *testing.T) {
 		t.Errorf("completion of --kernel: exit %d, %q", code, out)
 	}
 }
+
+// TestTraceTiles: tiles by their numbers, whichever the row's block runs and in whatever order,
+// of kernels without integer scores too; and rows whose block runs none.
+func TestTraceTiles(t *testing.T) {
+	long := write(t, nil, ramp("l.q", 1, 1, 130, 16), ramp("l.k", 1, 1, 300, 16), ramp("l.v", 1, 1, 300, 16))
+	listed := safetensors.Tensor{Name: "l.block_map", DType: "BOOL", Shape: []int{1, 1, 3, 3}, Data: []byte{1, 0, 1, 1, 0, 1, 1, 0, 1}}
+	sparse := write(t, nil, ramp("l.q", 1, 1, 130, 16), ramp("l.k", 1, 1, 300, 16), ramp("l.v", 1, 1, 300, 16), listed)
+	short := write(t, nil, ramp("l.q", 1, 1, 300, 16), ramp("l.k", 1, 1, 10, 16), ramp("l.v", 1, 1, 10, 16))
+	for _, tc := range []struct {
+		args   []string
+		status int
+		has    []string
+		not    string
+	}{
+		{[]string{long, "--kernel", "fa3", "--tile", "0"}, exitOK, []string{"\nTile 0, key by key.\n\nkey ", "\n  0 ", "\n127 "}, "int score"},
+		{[]string{long, "--kernel", "fa3", "--window", "0,-1", "--row", "3", "--tile", "1"}, exitOK, []string{"\nTile 1, key by key.\n"}, "masked"},
+		{[]string{long, "--kernel", "fa3", "--window", "0,-1", "--row", "3", "--tile", "7"}, exitCannotRun, []string{"--tile is 7: the row's tiles are 1 to 2\n"}, ""},
+		{[]string{sparse, "--kernel", "sparge-sm90", "--tile", "2"}, exitOK, []string{"\nTile 2, key by key.\n", "int score", "\n256 ", "\n299 "}, "\n300 "},
+		{[]string{sparse, "--kernel", "sparge-sm90", "--tile", "1"}, exitCannotRun, []string{"--tile is 1: the row has 2 of the tiles 0 to 2, and not this one\n"}, ""},
+		{[]string{short, "--kernel", "fa2", "--causal", "--row", "3"}, exitOK, []string{"\nThe row's block runs no tile of keys.\n", "      0  -       0  0x0000\n"}, "q scale"},
+		{[]string{short, "--kernel", "fa2", "--causal", "--row", "3", "--format", "json"}, exitOK, []string{`"tiles": []`}, ""},
+		{[]string{short, "--kernel", "fa2", "--causal", "--row", "3", "--tile", "0"}, exitCannotRun, []string{"--tile is 0: the row's block runs no tile\n"}, ""},
+	} {
+		code, out, errs := sage(t, append([]string{"trace"}, tc.args...)...)
+		for _, want := range tc.has {
+			if code != tc.status || !strings.Contains(out+errs, want) || tc.not != "" && strings.Contains(out, tc.not) {
+				t.Errorf("%q: status %d, stderr %q, want %q and no %q:\n%s", tc.args[1:], code, errs, want, tc.not, out)
+			}
+		}
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -85,17 +86,13 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 			if !cmd.Flags().Changed("channels") {
 				channels = channels[:min(len(channels), r.Shape.HeadDim)]
 			}
-			for _, x := range []struct {
-				flag   string
-				values []int
-				of     int
-				all    string
-			}{{"channels", channels, r.Shape.HeadDim, "channels"}, {"tile", tiles, len(r.Tiles), "tiles"}} {
-				for _, i := range x.values {
-					if i < 0 || i >= x.of {
-						return fmt.Errorf("--%s is %d: the row's %s are 0 to %d", x.flag, i, x.all, x.of-1)
-					}
+			for _, c := range channels {
+				if c < 0 || c >= r.Shape.HeadDim {
+					return fmt.Errorf("--channels is %d: the row's channels are 0 to %d", c, r.Shape.HeadDim-1)
 				}
+			}
+			if err := haveTiles(r, tiles); err != nil {
+				return err
 			}
 			if err := write(w, r); err != nil {
 				return err
@@ -115,6 +112,27 @@ score, P~, its code and what the code stands for. JSON holds all of them.`,
 	fs.StringVar(&format, "format", "table", "output format, `table|json`")
 	fs.StringVarP(&out, "output", "o", "", "write to `FILE` instead of standard output")
 	return cmd
+}
+
+// haveTiles reports a number that no tile of the row has.
+func haveTiles(r *trace.Row, tiles []int) error {
+	var have []int
+	for i := range r.Tiles {
+		have = append(have, r.Tiles[i].Index)
+	}
+	slices.Sort(have)
+	for _, n := range tiles {
+		switch {
+		case slices.Contains(have, n):
+		case have == nil:
+			return fmt.Errorf("--tile is %d: the row's block runs no tile", n)
+		case have[len(have)-1]-have[0] == len(have)-1:
+			return fmt.Errorf("--tile is %d: the row's tiles are %d to %d", n, have[0], have[len(have)-1])
+		default:
+			return fmt.Errorf("--tile is %d: the row has %d of the tiles %d to %d, and not this one", n, len(have), have[0], have[len(have)-1])
+		}
+	}
+	return nil
 }
 
 // find returns the layer of that name; no name stands for the only layer.

@@ -47,7 +47,8 @@ type Row struct {
 	// integers), QScale its step.
 	QCodes []int8            `json:"q_codes,omitempty"`
 	QScale jsonfloat.Float32 `json:"q_scale"`
-	Tiles  []Tile            `json:"tiles"`
+	// Tiles are those that the row's block runs, in its order: none where it sees no key.
+	Tiles []Tile `json:"tiles"`
 	// Denominator is the sum over the four threads, Reciprocal what the kernel
 	// multiplies O by (the denominator itself where it divides every element), LSE the
 	// log-sum-exp that the kernel writes, in base 2 unless its description says otherwise.
@@ -121,7 +122,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 		Schema: Schema, Tool: version.Get(), Kernel: described,
 		Layer: l.Name, Synthetic: l.Synthetic, Batch: at.Batch, Head: at.Head, KVHead: kvHead, Row: at.Row,
 		Shape:  compare.Shape{Batch: l.Q.Batch, Heads: l.Q.Heads, KVHeads: l.K.Heads, Queries: l.Q.Tokens, Keys: l.K.Tokens, HeadDim: d, DType: l.Q.DType.String()},
-		Causal: l.Causal, SMScale: l.Scale(), Call: l.Call(),
+		Causal: l.Causal, SMScale: l.Scale(), Call: l.Call(), Tiles: []Tile{},
 	}
 	ws := &emulate.Workspace{
 		Observer: func(t *emulate.Tile) { row.add(k, t, at.Row-t.Row, l.K.Tokens) },
@@ -156,7 +157,7 @@ func Layer(ctx context.Context, k *emulate.Kernel, l *layerdumps.Layer, at At) (
 // add copies what a tile did to row r of its block.
 func (row *Row) add(k *emulate.Kernel, t *emulate.Tile, r, nk int) {
 	d, keys := t.Dim, min(t.Keys, nk-t.Key)
-	if row.Tiles == nil {
+	if len(row.Tiles) == 0 {
 		if t.QCodes != nil {
 			row.QCodes = append(row.QCodes, t.QCodes[r*d:r*d+d]...)
 		}

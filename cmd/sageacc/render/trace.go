@@ -9,11 +9,12 @@ import (
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // TraceText writes what happens to a row as aligned text: the softmax tile by tile,
-// the sums of the given channels, every key of the given tiles, and the output.
-// Channels and tiles are in range.
+// the sums of the given channels, every key of the tiles of the given numbers, and the
+// output. Channels are in range; tiles that the row has not are passed over.
 func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 	mask := "not causal"
 	if r.Causal {
@@ -27,24 +28,36 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 	if r.Synthetic != "" {
 		row += " " + origin(r.Synthetic)
 	}
-	head := append(kernelHead(r.Kernel),
-		pair{"row", texttab.Printable(row)},
-		pair{"q scale", single(r.QScale)})
+	head := append(kernelHead(r.Kernel), pair{"row", texttab.Printable(row)})
+	if len(r.Tiles) > 0 {
+		head = append(head, pair{"q scale", single(r.QScale)})
+	}
 	for _, p := range head {
 		if _, err := fmt.Fprintf(w, "%-9s  %s\n", p.key, p.value); err != nil {
 			return err
 		}
 	}
 
+	if len(r.Tiles) == 0 {
+		if _, err := fmt.Fprintln(w, "\nThe row's block runs no tile of keys."); err != nil {
+			return err
+		}
+		return endText(w, r, channels)
+	}
 	if err := softmaxText(w, r); err != nil {
 		return err
 	}
 	if err := sumsText(w, r, channels); err != nil {
 		return err
 	}
-	for _, i := range tiles {
-		if err := keysText(w, i, &r.Tiles[i]); err != nil {
-			return err
+	for _, n := range tiles {
+		for i := range r.Tiles {
+			if r.Tiles[i].Index != n {
+				continue
+			}
+			if err := keysText(w, &r.Tiles[i], r.Call); err != nil {
+				return err
+			}
 		}
 	}
 	return endText(w, r, channels)
@@ -108,18 +121,28 @@ func sumsText(w io.Writer, r *trace.Row, channels []int) error {
 	return t.Text(w)
 }
 
-// keysText writes every key of tile i.
-func keysText(w io.Writer, i int, x *trace.Tile) error {
-	if err := section(w, fmt.Sprintf("Tile %d, key by key.", i)); err != nil {
+// keysText writes every key of a tile. Of a call with a window or a mask it does not say which
+// of them are masked: those may be any.
+func keysText(w io.Writer, x *trace.Tile, call *layerdumps.Call) error {
+	inOrder := call == nil || call.Window == nil && call.Mask == nil // those seen, then the others
+	if err := section(w, fmt.Sprintf("Tile %d, key by key.", x.Index)); err != nil {
 		return err
 	}
-	t := columns(">key", ">int score", ">P~", "code", ">value")
+	heads := []string{">key", ">int score", ">P~", "code", ">value"}
+	if x.IntScores == nil {
+		heads = slices.Delete(heads, 1, 2)
+	}
+	t := columns(heads...)
 	for k := range x.P {
 		note := ""
-		if k >= x.Visible {
+		if inOrder && k >= x.Visible {
 			note = "masked"
 		}
-		t.Rows = append(t.Rows, []string{strconv.Itoa(x.Key + k), strconv.Itoa(int(x.IntScores[k])), single(x.P[k]), fmt.Sprintf("0x%02x", x.PCodes[k]), single(x.PDecoded[k]), note})
+		cells := []string{strconv.Itoa(x.Key + k)}
+		if x.IntScores != nil {
+			cells = append(cells, strconv.Itoa(int(x.IntScores[k])))
+		}
+		t.Rows = append(t.Rows, append(cells, single(x.P[k]), fmt.Sprintf("0x%02x", x.PCodes[k]), single(x.PDecoded[k]), note))
 	}
 	if slices.ContainsFunc(t.Rows, func(row []string) bool { return row[len(row)-1] != "" }) {
 		t.Header = append(t.Header, "")
@@ -144,9 +167,12 @@ func endText(w io.Writer, r *trace.Row, channels []int) error {
 	if r.Actual != nil {
 		t = columns(">channel", ">O", ">output", "bits", ">actual", "bits")
 	}
-	last := r.Tiles[len(r.Tiles)-1].Output
 	for _, c := range channels {
-		cells := []string{strconv.Itoa(c), single(last[c]), single(r.Output[c]), r.OutputBits[c]}
+		last := "-"
+		if n := len(r.Tiles); n > 0 {
+			last = single(r.Tiles[n-1].Output[c])
+		}
+		cells := []string{strconv.Itoa(c), last, single(r.Output[c]), r.OutputBits[c]}
 		if r.Actual != nil {
 			cells = append(cells, single(r.Actual[c]), r.ActualBits[c])
 		}
