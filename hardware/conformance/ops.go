@@ -470,6 +470,43 @@ func (p *problem) kv(k *emulate.Kernel, batch, head, dim int, useMean bool) (*em
 	return k.Prepare(in)
 }
 
+// expectsLSE says whether the expected tensor is a log-sum-exp, an extension of the format:
+// below lse_raw/ the kernel's own of each row, below lse/ what the released API makes of it.
+func (c *Case) expectsLSE() (raw, api bool) {
+	return strings.HasPrefix(c.Expect, "lse_raw/"), strings.HasPrefix(c.Expect, "lse/")
+}
+
+// returned is what was recorded of a call: the expected tensor, the log-sum-exp that came with
+// it, and the correction of a log-sum-exp for K's mean; the last two may be nil.
+type returned struct{ output, sums, correction *tensor }
+
+// returned finds what a case of one kernel expects.
+func (c *Case) returned(f file, p *problem, k *emulate.Kernel) (r returned, err error) {
+	shape, dtype := p.q.Shape, dtypeName(k.OutputDType(p.dtype))
+	if raw, api := c.expectsLSE(); raw || api {
+		shape, dtype = p.q.Shape[:3], "F32"
+	}
+	if r.output, err = f.tensor(c.Expect, shape...); err != nil {
+		return r, err
+	}
+	if o := r.output; o.DType != dtype {
+		return r, fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
+	}
+	if c.LSE != "" {
+		if r.sums, err = f.tensor(c.LSE, p.q.Shape[:3]...); err != nil {
+			return r, err
+		}
+		if r.sums.DType != "F32" {
+			return r, fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, r.sums.Name, r.sums.DType)
+		}
+	}
+	r.correction = f.find("quant/lse_correction")
+	if x := r.correction; x != nil && (!slices.Equal(x.Shape, p.q.Shape[:3]) || x.DType != "F32") {
+		return r, fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, x.Name, x.DType, x.Shape, p.q.Shape[:3])
+	}
+	return r, nil
+}
+
 func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if c.Unstable {
 		return errSkip{errors.New("the recorded kernel does not return the same each time")}
@@ -488,35 +525,14 @@ func (c *Case) attention(ctx context.Context, f file, cmp *comparison) error {
 	if err := k.Supports(c.query(p, k, 0, 0)); err != nil {
 		return errSkip{err}
 	}
-	smoothK := k.Bound().Smoothing.K != "none"
-	nq, d := p.q.Shape[2], p.q.Shape[3]
-	// Our own extension: an expected tensor below lse_raw/ is the kernel's own
-	// log-sum-exp of each row, one below lse/ what the released API makes of it.
-	rawLSE, apiLSE := strings.HasPrefix(c.Expect, "lse_raw/"), strings.HasPrefix(c.Expect, "lse/")
-	shape, dtype := p.q.Shape, dtypeName(k.OutputDType(p.dtype))
-	if rawLSE || apiLSE {
-		shape, dtype = p.q.Shape[:3], "F32"
-	}
-	o, err := f.tensor(c.Expect, shape...)
+	returned, err := c.returned(f, p, k)
 	if err != nil {
 		return err
 	}
-	if o.DType != dtype {
-		return fmt.Errorf("%s: tensor %q has dtype %s, expected %s", f.Name, o.Name, o.DType, dtype)
-	}
-	var sums *tensor // the log-sum-exp that came with the output
-	if c.LSE != "" {
-		if sums, err = f.tensor(c.LSE, p.q.Shape[:3]...); err != nil {
-			return err
-		}
-		if sums.DType != "F32" {
-			return fmt.Errorf("%s: tensor %q has dtype %s, expected F32", f.Name, sums.Name, sums.DType)
-		}
-	}
-	correction := f.find("quant/lse_correction")
-	if correction != nil && (!slices.Equal(correction.Shape, p.q.Shape[:3]) || correction.DType != "F32") {
-		return fmt.Errorf("%s: tensor %q is %s %v, expected F32 %v", f.Name, correction.Name, correction.DType, correction.Shape, p.q.Shape[:3])
-	}
+	o, sums, correction := returned.output, returned.sums, returned.correction
+	smoothK := k.Bound().Smoothing.K != "none"
+	nq, d := p.q.Shape[2], p.q.Shape[3]
+	rawLSE, apiLSE := c.expectsLSE()
 	scale := c.scale()
 	if scale == 0 {
 		scale = 1 / math.Sqrt(float64(d))
