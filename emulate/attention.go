@@ -61,7 +61,9 @@ func (h *Head) check() error {
 
 // Attention emulates a head: out [queries][Dim] is what the kernel returns, numbers of
 // its output dtype; lse [queries] is the natural log-sum-exp that the kernel's callers
-// return, nil where it writes none. It runs on all processors, on which no bit depends.
+// return, nil where it writes none. What depends on the whole call is as in one of this head
+// alone, but that the keys are not in parts (tiles.split: fa2-heuristic). It runs on all
+// processors, on which no bit depends.
 // An error says what is wrong with the description, the head (it wraps [ErrHead]) or
 // their combination, or is the cause of ctx's end.
 func Attention(ctx context.Context, p program.Program, h Head) (out, lse []float32, err error) {
@@ -72,7 +74,7 @@ func Attention(ctx context.Context, p program.Program, h Head) (out, lse []float
 	if err != nil {
 		return nil, nil, err
 	}
-	if k, err = k.ForCase(h.DType, program.Case{HeadDim: h.Dim, Causal: h.Causal, Keys: len(h.K) / h.Dim}); err != nil {
+	if k, err = k.ForCase(h.DType, program.Case{HeadDim: h.Dim, Causal: h.Causal, Queries: len(h.Q) / h.Dim, Keys: len(h.K) / h.Dim}); err != nil {
 		return nil, nil, err
 	}
 	rows := func(x []float32) Rows {

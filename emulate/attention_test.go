@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -72,6 +73,32 @@ func TestAttention(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestAttentionFewQueries: a shape that a kernel has for few queries is taken for them.
+func TestAttentionFewQueries(t *testing.T) {
+	const d, keys, few, many = 128, 500, 30, 65
+	p, err := program.Preset("fa3-fp8-2level")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, k, v := noise(many*d, 1), noise(keys*d, 2), noise(keys*d, 3)
+	for i := range q {
+		q[i] = min(max(q[i], -3), 3) // the scale is that of the largest
+	}
+	q[0] = 3
+	run := func(n int) []float32 {
+		out, _, err := emulate.Attention(t.Context(), p, emulate.Head{Q: q[:n*d], K: k, V: v, Dim: d, DType: format.FP16})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out[:few*d]
+	}
+	got, whole := run(few), run(many)
+	p.Tiles.Shapes = slices.DeleteFunc(p.Tiles.Shapes, func(s program.Shape) bool { return s.MaxQueries != 0 })
+	if !slices.Equal(run(many), whole) || !slices.Equal(run(few), whole) || slices.Equal(got, whole) {
+		t.Error("30 queries take the tiles of 65")
 	}
 }
 

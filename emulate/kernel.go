@@ -4,7 +4,8 @@
 // A kernel is described as data, by a program.Program; [New] makes a [Kernel] of one.
 // The interpreter of this package (interpret.go) runs any valid description, stage by
 // stage, in pure Go: it is the definition. Where a description is, field by field, what
-// a vector path assumes, that path runs instead and gives the same bits (strip.go).
+// a vector path assumes, that path runs instead and gives the same bits (strip.go); of
+// most others each step of a tile is on vectors where there is AVX-512 (lanes.go).
 //
 // [Attention] emulates a head in one call. Kernel, KV, Query and Workspace are its
 // parts, for heads that do not fit in memory and for many goroutines.

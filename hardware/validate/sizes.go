@@ -49,7 +49,9 @@ func plannedFor(m *manifest.Manifest, k *emulate.Kernel, p manifest.Problem) (*m
 	if err != nil {
 		return nil, err
 	}
-	k, err = k.ForCase(dtypes[p.DType], program.Case{HeadDim: p.HeadDim, Causal: p.Causal, Keys: p.Keys})
+	k, err = k.ForCase(dtypes[p.DType], program.Case{
+		HeadDim: p.HeadDim, Causal: p.Causal, Batch: p.Batch, Heads: p.Heads, KVHeads: p.KVHeads, Queries: p.Queries, Keys: p.Keys,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", manifest.ErrUnsupported, err)
 	}

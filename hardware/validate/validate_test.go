@@ -423,6 +423,24 @@ func TestStageShapes(t *testing.T) {
 	}
 }
 
+// TestPlannedShape: a plan is held to the tiles that the program has for the whole call.
+func TestPlannedShape(t *testing.T) {
+	m, cfg := load(t, "sage2-8b-sm90")
+	few := cfg.Tiles.Shapes[0]
+	few.MaxQueries, few.Keys = 70, 64
+	cfg.Tiles.Shapes = append([]program.Shape{few}, cfg.Tiles.Shapes...)
+	k, err := emulate.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for queries, want := range map[int]string{71: "", 70: "buffer k_scale"} {
+		p := manifest.Problem{Batch: 1, Heads: 1, KVHeads: 1, Queries: queries, Keys: 500, HeadDim: 64, DType: "f16", Scale: 1}
+		if _, err := plannedFor(m, k, p); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%d queries: %v, want %q", queries, err, want)
+		}
+	}
+}
+
 // A layer in FP32 is no fault.
 func TestFP32IsSkipped(t *testing.T) {
 	m, cfg := load(t, "sage2-8b-sm90")
