@@ -147,7 +147,7 @@ func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) 
 }
 
 // Narrow says which kernels a level below AVX512 lacks: those of Finish,
-// AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
+// AbsMax, Subtract, Quantize, Encode, EncodeFP16, DecodeFP16, Finite, Extremes and AddMeans.
 func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
