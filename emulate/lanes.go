@@ -654,6 +654,7 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 	}
 	factor, ok := inverse, true
 	scale := unscaled[:len(o)]
+	var without [MaxHeadDim]float32
 	switch f.Inverse {
 	case "rcp.approx.ftz", "exact":
 	case "div.full":
@@ -671,10 +672,25 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 	default:
 		return false
 	}
+	if k.pScale != 0 {
+		scale = k.unscaledRow(without[:len(o)], scale)
+	}
 	control := vec.Flush
 	if k.arith.keep {
 		control = vec.Keep
 	}
 	to := k.OutputDType(kv.in.DType)
 	return !to.IsFP8() && vec.Output(to, out, o, scale, factor, last, control)
+}
+
+// unscaledRow sets dst to unscaled of a row of V's scales, which are often all one.
+func (k *Kernel) unscaledRow(dst, scale []float32) []float32 {
+	for c, x := range scale {
+		if c > 0 && x == scale[c-1] {
+			dst[c] = dst[c-1]
+		} else {
+			dst[c] = k.unscaled(x)
+		}
+	}
+	return dst
 }
