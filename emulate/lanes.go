@@ -17,15 +17,17 @@ import (
 // interpreter's: step by step as there, with the block's rows in the lanes, so that each
 // row's order of operations is kept by itself. What is of a row, not of a score, is the
 // interpreter's own code. Whatever is not an ordinary number makes runLanes give the block
-// up, before anything has been counted, and the portable steps do it.
+// up, before anything has been counted, and the portable steps do it. Weights beyond P's format
+// are ordinary: the largest of a row is, where P's scale is the format's largest number and the
+// exponent comes out a little above 0.
 
 // lanePlan is how the steps of a description run on vectors.
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers
 	weight           vec.Weight
-	most             float32 // of P that cannot saturate
+	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control
-	join             vec.Join
+	join             vec.Join // of tiles but the last, for twice-but-last
 }
 
 // laneChoices says, for every choice of a description, what the steps on vectors take. A test
@@ -42,22 +44,22 @@ var laneChoices = map[string]string{
 	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input",
 	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": anything, "qk_codes.rotate": anything,
 	"v_codes.format": "e4m3 e5m2 int8 fp16 bf16 input", "v_codes.scale": anything, "v_codes.max": anything,
-	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything,
+	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything, "v_codes.cast": anything,
 	"tiles.shapes.0.rows": anything, "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": anything,
 	"tiles.order": "first-to-last last-to-first", "tiles.split": anything, "tiles.combine": anything, "tiles.sms": anything,
 	// Code of the interpreter says which scores are masked.
 	"mask.causal": anything, "mask.shift": anything, "mask.tiles": anything, "mask.window": anything, "mask.beyond": anything, "mask.beyond_value": anything,
-	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
+	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything, "mask.block_map": anything,
 	"scores.unit.instruction": anything, "scores.unit.fraction_bits": anything, "scores.unit.step": anything, "scores.unit.sum_round": anything,
 	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores with-scale", "scores.product": anything, "scores.head_dim": "natural residual32",
 	"scores.softcap": "none tanh.approx",
-	"maximum.start":  anything, "maximum.of": "shifted scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
+	"maximum.start":  anything, "maximum.of": "shifted scaled scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
 	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": "ex2.approx.ftz ex2.approx",
 	"denominator.of": "p codes ones codes-but-last", "denominator.unit": anything, "denominator.start": anything,
 	"denominator.order": "groups16 pairwise16 sequential chain tile tile-tree groups32", "denominator.rescale": anything, "denominator.combine": anything,
-	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.round": "even",
+	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.scale": anything, "p.round": "even",
 	"pv.unit.instruction": anything, "pv.unit.fraction_bits": anything, "pv.unit.step": anything, "pv.unit.sum_round": anything,
-	"pv.level": anything, "pv.join": "none fma twice factor", "pv.rescale": "fp32 fp16 none",
+	"pv.level": anything, "pv.join": "none fma twice twice-but-last factor", "pv.rescale": "fp32 fp16 none", "pv.threshold": anything,
 	"finish.inverse": anything, "finish.scale": anything, "finish.mean": anything, "finish.empty": anything,
 	"finish.first": anything, "finish.round": anything,
 	"log_sum_exp.form": anything,
@@ -84,6 +86,9 @@ func (k *Kernel) planLanes() *lanePlan {
 	if !p.operands(k) || !p.units(k) {
 		return nil
 	}
+	if k.prog.PV.Threshold != 0 && (k.tiling.BlockQ > vec.Rows || k.prog.Scores.TailTiles == 0) {
+		return nil // rows of several strips decide together, or with keys beyond the end
+	}
 	switch {
 	case k.ofTile:
 		p.join = vec.JoinFactor
@@ -91,7 +96,7 @@ func (k *Kernel) planLanes() *lanePlan {
 		p.join = vec.JoinNoneFP16
 	case k.prog.OneChain():
 		p.join = vec.JoinNone
-	case k.prog.PV.Join == "twice":
+	case k.prog.PV.Join == "twice", k.prog.PV.Join == "twice-but-last":
 		p.join = vec.JoinTwice
 	default:
 		p.join = vec.JoinFMA
@@ -183,6 +188,8 @@ type lanes struct {
 	// alpha of O, that of the denominator, and the factor of what a tile adds.
 	alpha, rescale, factor laneRows
 	scratch                vec.Scratch
+	// saturated counts the weights of the block beyond P's format.
+	saturated int64
 }
 
 // laneStrip is what a strip of rows keeps.
@@ -203,12 +210,15 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 		return false, nil
 	}
 	k.startRows(ws, rows)
+	walk := k.walk(q, ws, block, first, last, end)
+	idle := idleRow{m: k.start}
 	for i := range last - first {
 		t := k.tileAt(i, first, last)
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		if k.hidden(q, ws, block, t) {
+		where, ok := walk.next(i, t)
+		if !ok {
 			continue
 		}
 		w, at := kv.windowAt(t*k.tiling.BlockK, ws)
@@ -218,16 +228,25 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 		if !k.loadTile(l, w, at, d) {
 			return false, nil
 		}
-		where := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
 		for i := range l.strips {
 			lo := i * vec.Rows
 			n := min(vec.Rows, rows-lo)
 			keys := k.laneKeys(q, ws, t, lo, n, where.tail)
-			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneSoftmax(q, ws, t, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys) {
+			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneTops(l, where) {
+				return false, nil
+			}
+			if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, &idle) {
+				if !vec.Combine(vec.JoinNone, l.strips[i].o, l.strips[i].o, &l.alpha, &l.factor, k.lanes.control) {
+					return false, nil
+				}
+				continue
+			}
+			if !k.laneSoftmax(ws, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys, where) {
 				return false, nil
 			}
 		}
 	}
+	ws.Counts[StagePCodes].Saturated += l.saturated
 	for i := range l.strips {
 		lo := i * vec.Rows
 		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
@@ -253,6 +272,7 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 		l.stored, l.vRows = grow(l.stored, bk*vec.Rows), grow(l.vRows, d*bk)
 	}
 	l.values = grow(l.values, bk/k.sumKeys)
+	l.saturated = 0
 	return l
 }
 
@@ -451,9 +471,8 @@ func (k *Kernel) laneMask(q *Query, ws *Workspace, r, at, lo int, tail bool) {
 	}
 }
 
-// laneSoftmax is softmax from the masked scores on.
-func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bool {
-	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
+// laneTops finds the maxima of a strip's threads. It reports whether the scores are numbers.
+func (k *Kernel) laneTops(l *lanes, at place) bool {
 	start := float32(math.Inf(-1))
 	if k.bounded(at) {
 		start = k.start
@@ -461,14 +480,38 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 	for i := range l.top {
 		l.top[i] = start
 	}
-	if !vec.Tops(l.s, l.top[:], bk, k.masked) {
+	return vec.Tops(l.s, l.top[:], k.tiling.BlockK, k.masked)
+}
+
+// tops returns the maxima of a row's threads, and what their scores are multiplied by.
+func (l *lanes) tops(r int) (top, scale [threads]float32) {
+	for j := range top {
+		top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
+	}
+	return top, scale
+}
+
+// lanePassed is passed for a block of one strip of n rows; O is left to rescale.
+func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
+	l := ws.lanes
+	tops, last := ws.factor[:n], float32(0)
+	for r := range n {
+		top, scale := l.tops(r)
+		tops[r], last = k.scaledTop(&top, &scale), scale[0]
+	}
+	if !k.passes(ws, tops, last, idle) {
 		return false
 	}
+	l.alpha = oneRows // of rows that the strip lacks
+	copy(l.alpha[:n], ws.alpha)
+	return true
+}
+
+// laneSoftmax is softmax from the maxima of the threads on.
+func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
+	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
 	for r := range n {
-		var top, scale [threads]float32
-		for j := range top {
-			top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
-		}
+		top, scale := l.tops(r)
 		lower, alpha := k.raise(ws, lo+r, &top, &scale, at)
 		for j, x := range lower {
 			l.lower[j*vec.Rows+r] = x
@@ -484,8 +527,7 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 			l.scale[j*vec.Rows+r], l.lower[j*vec.Rows+r] = 0, 0
 		}
 	}
-	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") ||
-		!vec.Round(p.weight, l.p, l.s, p.most) {
+	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") || !k.laneCodes(l, n) {
 		return false
 	}
 	weights := l.s
@@ -493,6 +535,37 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 		weights = l.p
 	}
 	k.laneSum(ws, weights, lo, n, at)
+	return true
+}
+
+// laneCodes is convertP for a strip of n rows. It reports whether it could.
+func (k *Kernel) laneCodes(l *lanes, n int) bool {
+	p, x, scale := k.lanes, l.s, float32(1)
+	if k.pScale != 0 {
+		x, scale = l.p, k.pScale
+		copy(x, l.s)
+		for i := range l.all {
+			l.all[i] = scale
+		}
+		vec.Scale(x, &oneRows, l.all, p.control)
+	}
+	if vec.Round(p.weight, l.p, x, p.most) {
+		return true
+	}
+	if p.most == math.MaxFloat32 {
+		return false
+	}
+	for i, x := range l.s {
+		if x = float32(x * scale); x <= p.most {
+			continue
+		}
+		if x != x {
+			return false
+		}
+		if l.p[i] = p.most; i%vec.Rows < n {
+			l.saturated++
+		}
+	}
 	return true
 }
 
@@ -564,8 +637,12 @@ func (l *lanes) sums(r int) [threads]float32 {
 
 // laneValues rescales a strip's O and adds the tile's PV.
 // Only keys from the first on count, as long as all others have no weight.
-func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int) bool {
+func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int, at place) bool {
 	p, bk := k.lanes, k.tiling.BlockK
+	join := p.join
+	if k.prog.PV.Join == "twice-but-last" && at.last {
+		join = vec.JoinFMA
+	}
 	if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
 		keys = bk
 	}
@@ -590,7 +667,7 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 				l.alpha[r] = format.RoundFP16(x)
 			}
 		}
-		return vec.Combine(p.join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
+		return vec.Combine(join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
 	}
 	alpha := l.alpha
 	for i := range l.values {
@@ -604,7 +681,7 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 				return false
 			}
 		}
-		if !vec.Combine(p.join, st.o, l.tile, &alpha, &l.factor, p.control) {
+		if !vec.Combine(join, st.o, l.tile, &alpha, &l.factor, p.control) {
 			return false
 		}
 		alpha = oneRows
