@@ -24,6 +24,7 @@ import (
 // lanePlan is how the steps of a description run on vectors.
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers
+	dots             bool              // PV through vec.Values
 	weight           vec.Weight
 	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control
@@ -89,6 +90,7 @@ func (k *Kernel) planLanes() *lanePlan {
 	if k.prog.PV.Threshold != 0 && (k.tiling.BlockQ > vec.Rows || k.prog.Scores.TailTiles == 0) {
 		return nil // rows of several strips decide together, or with keys beyond the end
 	}
+	p.dots = k.dotsValues()
 	switch {
 	case k.ofTile:
 		p.join = vec.JoinFactor
@@ -160,6 +162,20 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 		d%2 == 0 && (!k.integer || k.vectorScores(k.CodeDim(d)))
 }
 
+// dotsValues says whether PV is a product of [vec.Values], with V by sign: of FP8, in sums of whole
+// tiles, with 13 fraction bits.
+func (k *Kernel) dotsValues() bool {
+	u, ok := k.vectorUnit()
+	bk := k.tiling.BlockK
+	return ok && u.Pairs(k.level.l) && !u.Half && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+}
+
+// dots says whether a head's V lies as k.lanes.dots wants it.
+func (k *Kernel) dots(kv *KV) bool {
+	by := kv.kernel
+	return k.lanes.dots && by.lanes != nil && by.lanes.dots && by.vecUnit == k.vecUnit
+}
+
 // laneRows is a value for each row of a strip.
 type laneRows = [vec.Rows]float32
 
@@ -167,11 +183,11 @@ type laneRows = [vec.Rows]float32
 type lanes struct {
 	strips []laneStrip
 
-	s, p    []float32 // [BlockK][Rows], scores, then P; P as the operand, in the order of the keys
+	s       []float32 // [BlockK][Rows], scores, then P
+	p       []float32 // [BlockK][Rows], P as the operand, in the order of the keys
 	stored  []float32 // p in V's stored order, if that is another
-	tile    []float32 // [Dim][Rows]
 	keyRows []float32 // [BlockK][depth], keys whose operand has more channels than they
-	vRows   []float32 // [Dim][BlockK], V in its stored order, if that is another
+	vRows   []float32 // [Dim][BlockK], V in its stored order, if the window has it otherwise
 	steps   []float32 // [BlockK], of the keys' scales
 	all     []float32 // [BlockK], the same number
 
@@ -188,6 +204,8 @@ type lanes struct {
 	// alpha of O, that of the denominator, and the factor of what a tile adds.
 	alpha, rescale, factor laneRows
 	scratch                vec.Scratch
+	slots                  [2]laneSlot // the first held have P and no PV yet
+	held                   int
 	// saturated counts the weights of the block beyond P's format.
 	saturated int64
 }
@@ -197,6 +215,16 @@ type laneStrip struct {
 	o       []float32 // [Dim][Rows]
 	q       []float32 // [depth][Rows]
 	queries tensorcore.LaneOperand
+}
+
+// laneSlot is what a strip waits with for its PV, which two take together.
+type laneSlot struct {
+	strip         *laneStrip
+	p             []float32 // [BlockK+1][Rows], with zeros at the end
+	pe            []uint8   // [BlockK][Rows], the exponents of p
+	tile          []float32 // [Dim][Rows]
+	alpha, factor laneRows
+	keys          int // the first that may have weight
 }
 
 var oneRows = laneRows(ones)
@@ -218,40 +246,62 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 			return false, context.Cause(ctx)
 		}
 		where, ok := walk.next(i, t)
-		if !ok {
-			continue
-		}
-		w, at := kv.windowAt(t*k.tiling.BlockK, ws)
-		if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
-			k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
-		}
-		if !k.loadTile(l, w, at, d) {
+		if ok && !k.laneTile(q, ws, t, rows, where, &idle) {
 			return false, nil
 		}
-		for i := range l.strips {
-			lo := i * vec.Rows
-			n := min(vec.Rows, rows-lo)
-			keys := k.laneKeys(q, ws, t, lo, n, where.tail)
-			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneTops(l, where) {
-				return false, nil
-			}
-			if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, &idle) {
-				if !vec.Combine(vec.JoinNone, l.strips[i].o, l.strips[i].o, &l.alpha, &l.factor, k.lanes.control) {
-					return false, nil
-				}
-				continue
-			}
-			if !k.laneSoftmax(ws, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys, where) {
-				return false, nil
-			}
-		}
 	}
-	ws.Counts[StagePCodes].Saturated += l.saturated
 	for i := range l.strips {
 		lo := i * vec.Rows
 		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
 	}
+	ws.Counts[StagePCodes].Saturated += l.saturated
 	return true, nil
+}
+
+// laneTile runs a tile. It reports whether it could.
+func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idle *idleRow) bool {
+	l, kv := ws.lanes, q.kv
+	d, dots := kv.in.Dim, k.dots(kv)
+	w, at := kv.windowAt(t*k.tiling.BlockK, ws)
+	if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
+		k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
+	}
+	if !k.loadKeys(l, w, at, d) || !dots && !k.loadLaneValues(l, w, at, d) || dots && len(w.vCodes.Odd(at)) > 0 {
+		return false
+	}
+	for i := range l.strips {
+		st, lo := &l.strips[i], i*vec.Rows
+		n := min(vec.Rows, rows-lo)
+		keys := k.laneKeys(q, ws, t, lo, n, where.tail)
+		l.p = l.slots[l.held].p[:k.tiling.BlockK*vec.Rows]
+		if !k.laneScores(q, ws, st, w, t, at, lo, n, keys, where) || !k.laneTops(l, where) {
+			return false
+		}
+		if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, idle) {
+			if !vec.Combine(vec.JoinNone, st.o, st.o, &l.alpha, &l.factor, k.lanes.control) {
+				return false
+			}
+			continue
+		}
+		if !k.laneSoftmax(ws, lo, n, where) {
+			return false
+		}
+		if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
+			keys = k.tiling.BlockK
+		}
+		if !dots {
+			if !k.laneValues(l, st, ws, lo, n, keys, where) {
+				return false
+			}
+			continue
+		}
+		slot := &l.slots[l.held]
+		slot.strip, slot.alpha, slot.factor, slot.keys = st, l.alpha, l.factor, keys
+		if l.held++; l.held == len(l.slots) && !k.laneDots(l, w, at, d, where) {
+			return false
+		}
+	}
+	return l.held == 0 || k.laneDots(l, w, at, d, where)
 }
 
 // fitLanes makes room for rows of d channels, and starts their outputs.
@@ -266,13 +316,18 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 		s.o = grow(s.o, d*vec.Rows)
 		clear(s.o)
 	}
-	l.s, l.p, l.tile = grow(l.s, bk*vec.Rows), grow(l.p, bk*vec.Rows), grow(l.tile, d*vec.Rows)
+	l.s = grow(l.s, bk*vec.Rows)
+	for i := range l.slots {
+		s := &l.slots[i]
+		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, d*vec.Rows)
+		clear(s.p[bk*vec.Rows:])
+	}
 	l.steps, l.all = grow(l.steps, bk), grow(l.all, bk)
 	if !k.natural {
-		l.stored, l.vRows = grow(l.stored, bk*vec.Rows), grow(l.vRows, d*bk)
+		l.stored = grow(l.stored, bk*vec.Rows)
 	}
 	l.values = grow(l.values, bk/k.sumKeys)
-	l.saturated = 0
+	l.saturated, l.held = 0, 0
 	return l
 }
 
@@ -313,34 +368,50 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 	return true
 }
 
-// loadTile loads the keys and values of the tile whose first key is the window's key at. It
-// reports whether they are numbers of the units' formats.
-func (k *Kernel) loadTile(l *lanes, w *window, at, d int) bool {
-	bk := k.tiling.BlockK
-	if u := k.lanes.scores; u != nil {
-		depth, short, shift := k.scoreLayout(d)
-		x := w.kRaw[at*d : (at+bk)*d]
-		if depth != d {
-			l.keyRows = grow(l.keyRows, bk*depth)
-			clear(l.keyRows)
-			for i := range bk {
-				copy(l.keyRows[i*depth:], x[i*d:i*d+short])
-				copy(l.keyRows[i*depth+short+shift:], x[i*d+short:i*d+d])
-			}
-			x = l.keyRows
-		}
-		if !u.LoadRows(&l.keys, x, bk, depth, depth) {
-			return false
-		}
+// loadKeys loads the keys of the tile whose first one is the window's key at. It reports whether
+// they are numbers of the unit's format.
+func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
+	u, bk := k.lanes.scores, k.tiling.BlockK
+	if u == nil {
+		return true
 	}
-	v, stride := w.vTurned[at:], w.keys
-	if !k.natural {
+	depth, short, shift := k.scoreLayout(d)
+	x := w.kRaw[at*d : (at+bk)*d]
+	if depth != d {
+		l.keyRows = grow(l.keyRows, bk*depth)
+		clear(l.keyRows)
+		for i := range bk {
+			copy(l.keyRows[i*depth:], x[i*d:i*d+short])
+			copy(l.keyRows[i*depth+short+shift:], x[i*d+short:i*d+d])
+		}
+		x = l.keyRows
+	}
+	return u.LoadRows(&l.keys, x, bk, depth, depth)
+}
+
+// loadLaneValues is loadKeys for the values.
+func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
+	bk := k.tiling.BlockK
+	v, stride := l.vRows, bk
+	switch {
+	case w.vTurned != nil && k.natural:
+		v, stride = w.vTurned[at:], w.keys
+	case w.vTurned != nil:
+		v = grow(l.vRows, d*bk)
 		for c := range d {
 			for i := range bk {
-				l.vRows[c*bk+i] = w.vTurned[c*w.keys+at+k.Stored(i)]
+				v[c*bk+i] = w.vTurned[c*w.keys+at+k.Stored(i)]
 			}
 		}
-		v, stride = l.vRows, bk
+		l.vRows = v
+	default:
+		v = grow(l.vRows, d*bk)
+		for c := range d {
+			for i := range bk {
+				v[c*bk+i] = k.v.decode(w.vCodes.Code(c, at+k.Stored(i)))
+			}
+		}
+		l.vRows = v
 	}
 	for i := range l.values {
 		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], d, k.sumKeys, stride) {
@@ -635,24 +706,98 @@ func (l *lanes) sums(r int) [threads]float32 {
 	return [threads]float32{l.sum[r], l.sum[vec.Rows+r], l.sum[2*vec.Rows+r], l.sum[3*vec.Rows+r]}
 }
 
-// laneValues rescales a strip's O and adds the tile's PV.
-// Only keys from the first on count, as long as all others have no weight.
-func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int, at place) bool {
-	p, bk := k.lanes, k.tiling.BlockK
-	join := p.join
-	if k.prog.PV.Join == "twice-but-last" && at.last {
-		join = vec.JoinFMA
+// laneDots is laneValues for the strips held, through vec.Values.
+func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
+	slots, chain := l.slots[:l.held], k.prog.OneChain()
+	l.held = 0
+	var acc, p [2][]float32
+	var pe [2][]uint8
+	keys, whole := 1, true
+	for i := range slots {
+		s := &slots[i]
+		o := s.strip.o
+		p[i], pe[i], acc[i], keys = s.p, s.pe, s.tile, max(keys, s.keys)
+		weightFormats[k.v.kind].Exponents(s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
+		if !chain {
+			clear(s.tile)
+			continue
+		}
+		acc[i] = o
+		if !k.laneRescale(o, &s.alpha, &s.factor) {
+			return false
+		}
+		whole = k.level.l.Rescale(o, &oneRows, d) && whole // which changes nothing
 	}
-	if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
-		keys = bk
+	if !whole {
+		return k.laneTiny(l, w, at, d, slots)
 	}
-	weights := l.p
-	if !k.natural {
-		weights = l.stored
-		for i := range bk {
-			copy(weights[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+	const most = 32 // keys of a step
+	keys = (keys + most - 1) / most * most
+	for i := range slots {
+		s := &slots[i]
+		clear(s.pe[s.keys*vec.Rows : keys*vec.Rows])
+	}
+	w.vCodes.DotKeys(k.level.l, len(slots), acc, p, pe, &l.scratch, at, keys)
+	for i := range slots {
+		s := &slots[i]
+		if !chain && !vec.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
+			return false
 		}
 	}
+	return true
+}
+
+// laneTiny adds the products of the slots' strips to their outputs, of which some are too small
+// for vec.Values.
+func (k *Kernel) laneTiny(l *lanes, w *window, at, d int, slots []laneSlot) bool {
+	if !k.loadLaneValues(l, w, at, d) {
+		return false
+	}
+	for i := range slots {
+		s := &slots[i]
+		if l.p = s.p[:k.tiling.BlockK*vec.Rows]; !k.lanes.pv.LoadLanes(&l.weights, k.storedWeights(l)) ||
+			!k.lanes.pv.Dot(s.strip.o, &l.values[0], &l.weights, 0, k.laneDepth(s.keys)) {
+			return false
+		}
+	}
+	return true
+}
+
+// storedWeights are the weights of a strip in the order of the operands.
+func (k *Kernel) storedWeights(l *lanes) []float32 {
+	if k.natural {
+		return l.p
+	}
+	for i := range k.tiling.BlockK {
+		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+	}
+	return l.stored
+}
+
+// laneJoin is how a tile joins O.
+func (k *Kernel) laneJoin(at place) vec.Join {
+	if k.prog.PV.Join == "twice-but-last" && at.last {
+		return vec.JoinFMA
+	}
+	return k.lanes.join
+}
+
+// laneRescale multiplies the O of one chain by alpha.
+func (k *Kernel) laneRescale(o []float32, alpha, factor *laneRows) bool {
+	control := k.lanes.control
+	if k.lanes.join == vec.JoinNoneFP16 {
+		control = vec.Keep
+		for r, x := range alpha {
+			alpha[r] = format.RoundFP16(x)
+		}
+	}
+	return vec.Combine(k.lanes.join, o, o, alpha, factor, control)
+}
+
+// laneValues rescales a strip's O and adds the tile's PV. Only keys from the first on count.
+func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int, at place) bool {
+	p := k.lanes
+	weights := k.storedWeights(l)
 	if p.pv != nil && !p.pv.LoadLanes(&l.weights, weights) {
 		return false
 	}
@@ -660,28 +805,22 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		return false
 	}
 	if k.prog.OneChain() {
-		control := p.control
-		if p.join == vec.JoinNoneFP16 {
-			control = vec.Keep
-			for r, x := range l.alpha {
-				l.alpha[r] = format.RoundFP16(x)
-			}
-		}
-		return vec.Combine(join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
+		return k.laneRescale(st.o, &l.alpha, &l.factor) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
 	}
+	tile := l.slots[0].tile
 	alpha := l.alpha
 	for i := range l.values {
-		at := i * k.sumKeys
+		from := i * k.sumKeys
 		if k.intPV {
-			depth := max(1, min(k.sumKeys, keys-at))
-			vec.Multiply(l.tile, l.whole[at:], l.stride, weights[at*vec.Rows:][:depth*vec.Rows])
+			depth := max(1, min(k.sumKeys, keys-from))
+			vec.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
 		} else {
-			clear(l.tile)
-			if !p.pv.Dot(l.tile, &l.values[i], &l.weights, at, k.laneDepth(keys-at)) {
+			clear(tile)
+			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from)) {
 				return false
 			}
 		}
-		if !vec.Combine(join, st.o, l.tile, &alpha, &l.factor, p.control) {
+		if !vec.Combine(k.laneJoin(at), st.o, tile, &alpha, &l.factor, p.control) {
 			return false
 		}
 		alpha = oneRows

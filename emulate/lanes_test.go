@@ -224,6 +224,50 @@ func TestLanesRun(t *testing.T) {
 	}
 }
 
+// TestLanesListed: the tiles of a block map, and those that a threshold passes over, with rows
+// behind the last query and without.
+func TestLanesListed(t *testing.T) {
+	level := lanesLevel(t)
+	r := rand.New(rand.NewPCG(6, 4))
+	for _, threshold := range []string{"50", "0.25", "3"} {
+		p, err := program.Preset("sparge-sm90")
+		if err == nil {
+			err = p.Set("pv.threshold", threshold)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		matters := 0
+		for _, shape := range [][3]int{{64, 128, 64}, {128, 2640, 8}, {70, 300, 8}, {63, 900, 16}} {
+			h := spargeCall(r, shape[0], shape[1], shape[2], []format.DType{format.FP16, format.BF16}[r.IntN(2)], 1)
+			h.in.Scale = 0.5
+			for _, listed := range []func(int, int, int, []bool){h.in.Listed, nil} {
+				h.in.Listed = listed
+				k, err := NewAt(p, level)
+				if err == nil {
+					k, err = h.bind(k)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				what := fmt.Sprintf("threshold %s, %v, listed %v", threshold, shape, listed != nil)
+				if took, ran := compareLanes(t, k, h, what); took == 0 || ran != took {
+					t.Errorf("%s: %d blocks taken, %d run", what, took, ran)
+				}
+				none := p
+				none.PV.Threshold = 0
+				a, _, _ := runCall(t, p, level, h)
+				if b, _, _ := runCall(t, none, level, h); a.differs(&b) != "" {
+					matters++
+				}
+			}
+		}
+		if matters == 0 && threshold != "50" {
+			t.Errorf("threshold %s passes over nothing", threshold)
+		}
+	}
+}
+
 // TestLanesRefuse: a choice that the steps on vectors do not have keeps a description from
 // them.
 func TestLanesRefuse(t *testing.T) {
@@ -248,7 +292,10 @@ func TestLanesRefuse(t *testing.T) {
 			u.FractionBits = tensorcore.Exact
 			k.pvUnit = &u
 		}, false},
-		"no level": {func(k *Kernel) { k.level = Levels()[0] }, false},
+		"no level":                      {func(k *Kernel) { k.level = Levels()[0] }, false},
+		"a threshold of several strips": {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles = 50, 1 }, false},
+		"a threshold of one":            {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 1, 64 }, true},
+		"a threshold without tail":      {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 0, 64 }, false},
 	} {
 		k, err := NewAt(p, level)
 		if err == nil {

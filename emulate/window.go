@@ -23,7 +23,7 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
-	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes
+	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -127,9 +127,32 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
 	}
-	if k.turnsValues() {
+	switch {
+	case !k.turnsValues():
+	case k.lanes != nil && k.lanes.dots:
+		k.index(w, d)
+	default:
 		k.turn(w, d)
 	}
+}
+
+// index writes the window's vCodes by sign, for lanes.
+func (k *Kernel) index(w *window, d int) {
+	if w.vCodes == nil || w.vCodes.Keys() != w.keys {
+		w.vCodes = vec.NewValues(valueFormats[k.v.kind], d, w.keys, k.tiling.BlockK, k.vecUnit)
+	}
+	for lo := 0; lo < w.keys; lo += readBlock {
+		rows := w.rows[:min(readBlock, w.keys-lo)*d]
+		for i := range rows {
+			if w.vRaw != nil {
+				rows[i] = uint8(k.v.encode(w.vRaw[lo*d+i], false))
+			} else {
+				rows[i] = uint8(w.vWide[lo*d+i])
+			}
+		}
+		w.vCodes.PutRows(lo, rows)
+	}
+	w.vCodes.Index(k.level.l, nil)
 }
 
 // turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
