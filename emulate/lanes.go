@@ -865,7 +865,7 @@ var unscaled = func() (s [MaxHeadDim]float32) {
 // by products and one rounding alone, and all of it is finite.
 func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
 	f := &k.prog.Finish
-	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
+	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" || k.pScale != 0 {
 		return false
 	}
 	factor, ok := inverse, true
