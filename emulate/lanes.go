@@ -392,26 +392,21 @@ func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
 // loadLaneValues is loadKeys for the values.
 func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
 	bk := k.tiling.BlockK
+	if w.vTurned == nil || !k.natural {
+		l.vRows = grow(l.vRows, d*bk)
+		for c := range d {
+			for i := range bk {
+				if key := at + k.Stored(i); w.vTurned != nil {
+					l.vRows[c*bk+i] = w.vTurned[c*w.keys+key]
+				} else {
+					l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, key))
+				}
+			}
+		}
+	}
 	v, stride := l.vRows, bk
-	switch {
-	case w.vTurned != nil && k.natural:
+	if w.vTurned != nil && k.natural {
 		v, stride = w.vTurned[at:], w.keys
-	case w.vTurned != nil:
-		v = grow(l.vRows, d*bk)
-		for c := range d {
-			for i := range bk {
-				v[c*bk+i] = w.vTurned[c*w.keys+at+k.Stored(i)]
-			}
-		}
-		l.vRows = v
-	default:
-		v = grow(l.vRows, d*bk)
-		for c := range d {
-			for i := range bk {
-				v[c*bk+i] = k.v.decode(w.vCodes.Code(c, at+k.Stored(i)))
-			}
-		}
-		l.vRows = v
 	}
 	for i := range l.values {
 		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], d, k.sumKeys, stride) {
@@ -865,7 +860,7 @@ var unscaled = func() (s [MaxHeadDim]float32) {
 // by products and one rounding alone, and all of it is finite.
 func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
 	f := &k.prog.Finish
-	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" || k.pScale != 0 {
+	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
 		return false
 	}
 	factor, ok := inverse, true

@@ -358,3 +358,117 @@ func TestLanesRare(t *testing.T) {
 		}
 	}
 }
+
+// TestLanesTiny: outputs that a climbing maximum makes so small that PV by V's sign does not take
+// them, next to strips that it takes, and others that it makes subnormal.
+func TestLanesTiny(t *testing.T) {
+	level := lanesLevel(t)
+	for _, name := range []string{"fa3-fp8", "fa3-fp8-2level", "flashinfer-fp8", "sparge-sm90"} {
+		took, ran := 0, 0
+		for _, step := range []float32{0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.6} {
+			r := rand.New(rand.NewPCG(9, 4))
+			h := &call{nq: 200, nk: 450, d: 64, dtype: format.BF16}
+			draw := func(n int, of func(token, c int, x float32) float32) Rows {
+				x := make([]float32, n*h.d)
+				for i := range x {
+					x[i] = h.dtype.Round(of(i/h.d, i%h.d, float32(r.NormFloat64())))
+				}
+				return slicesOf(x, h.d)
+			}
+			p, err := program.Preset(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			late := func(token int) bool { return (token >= 230) == (p.Tiles.Order == "first-to-last") }
+			h.in = QInput{Q: draw(h.nq, func(token, c int, x float32) float32 {
+				if token < 64 {
+					return x / 8
+				}
+				return 8
+			}), Len: h.nq}
+			h.kIn = KVInput{K: draw(h.nk, func(token, c int, x float32) float32 {
+				if late(token) {
+					return x/64 + step
+				}
+				return x / 64
+			}), V: draw(h.nk, func(token, c int, x float32) float32 {
+				if late(token) && c%2 == 0 {
+					return 0
+				}
+				return x
+			}), Len: h.nk, Dim: h.d, DType: h.dtype}
+			k, err := NewAt(p, level)
+			if err == nil {
+				k, err = h.bind(k)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, b := compareLanes(t, k, h, fmt.Sprintf("%s, climbing %g", name, step))
+			took, ran = took+a, ran+b
+		}
+		if ran <= took/2 {
+			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}
+
+// TestLanesPrepared: K and V that a kernel with another unit prepared, or one that takes PV another
+// way, give what the kernel's own do; and a code of V that is NaN is seen.
+func TestLanesPrepared(t *testing.T) {
+	level := lanesLevel(t)
+	for _, name := range []string{"fa3-fp8", "sparge-sm90"} {
+		var kernels []*Kernel
+		h := fp8Call(rand.New(rand.NewPCG(7, 4)), 150, 500, 64, false, -1)
+		for _, set := range [][]string{nil, {"pv.unit.step=16"}, {"pv.unit.fraction_bits=23"}, {"p.round=zero"}} {
+			p, err := program.Selection{Kernel: name, Set: set}.Program()
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := NewAt(p, level)
+			if err == nil {
+				k, err = h.bind(k)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			kernels = append(kernels, k)
+		}
+		for i, dots := range []bool{true, true, false, false} {
+			if k := kernels[i]; (k.lanes != nil && k.lanes.dots) != dots {
+				t.Errorf("%s: kernel %d takes PV the wrong way", name, i)
+			}
+		}
+		results := make([]result, len(kernels))
+		for i, k := range kernels {
+			for j, by := range kernels {
+				if k.Preparation() != by.Preparation() {
+					t.Fatal("the preparations differ")
+				}
+				kv, err := by.Prepare(h.kIn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := h.run(t, k, kv)
+				if j == 0 {
+					results[i] = got
+				} else if d := results[i].differs(&got); d != "" {
+					t.Errorf("%s: kernel %d, prepared by %d: %s", name, i, j, d)
+				}
+			}
+			if d := results[0].differs(&results[i]); i > 0 && d == "" {
+				t.Errorf("%s: kernel %d gives what the first does", name, i)
+			}
+		}
+		bad := *h
+		bad.kIn.V = func(lo, hi int, dst []float32) {
+			h.kIn.V(lo, hi, dst)
+			if lo <= 300 && 300 < hi {
+				dst[(300-lo)*h.d+5] = float32(math.NaN())
+			}
+		}
+		if took, ran := compareLanes(t, kernels[0], &bad, "NaN"); took == 0 || ran != 0 {
+			t.Errorf("%s, with NaN in V: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}

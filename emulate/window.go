@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"math"
 	"sync"
 
 	"github.com/sageacc/sageacc/emulate/internal/vec"
@@ -143,17 +144,32 @@ func (k *Kernel) index(w *window, d int) {
 	}
 	for lo := 0; lo < w.keys; lo += readBlock {
 		rows := w.rows[:min(readBlock, w.keys-lo)*d]
-		for i := range rows {
-			if w.vRaw != nil {
-				rows[i] = uint8(k.v.encode(w.vRaw[lo*d+i], false))
-			} else {
-				rows[i] = uint8(w.vWide[lo*d+i])
+		if w.vRaw != nil {
+			codes := fp8Codes[k.v.kind]
+			for i, x := range w.vRaw[lo*d:][:len(rows)] {
+				rows[i] = codes[math.Float32bits(x)>>20]
+			}
+		} else {
+			for i, c := range w.vWide[lo*d:][:len(rows)] {
+				rows[i] = uint8(c)
 			}
 		}
 		w.vCodes.PutRows(lo, rows)
 	}
 	w.vCodes.Index(k.level.l, nil)
 }
+
+// fp8Codes are the codes of the values of FP8 formats, by the upper bits of a value's FP32 pattern:
+// the lower ones are zero, or a NaN's.
+var fp8Codes = func() (t [2]*[1 << 12]uint8) {
+	for _, kind := range []quant.PVType{quant.E4M3, quant.E5M2} {
+		t[kind] = new([1 << 12]uint8)
+		for c := range 1 << 8 {
+			t[kind][math.Float32bits(kind.Decode(uint16(c)))>>20] = uint8(c)
+		}
+	}
+	return t
+}()
 
 // turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
 func (k *Kernel) turn(w *window, d int) {
