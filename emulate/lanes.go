@@ -278,9 +278,6 @@ func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idl
 			return false
 		}
 		if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, idle) {
-			if !vec.Combine(vec.JoinNone, st.o, st.o, &l.alpha, &l.factor, k.lanes.control) {
-				return false
-			}
 			continue
 		}
 		if !k.laneSoftmax(ws, lo, n, where) {
@@ -557,7 +554,8 @@ func (l *lanes) tops(r int) (top, scale [threads]float32) {
 	return top, scale
 }
 
-// lanePassed is passed for a block of one strip of n rows; O is left to rescale.
+// lanePassed is passed for a block of one strip of n rows. No maximum grows in a tile that is passed
+// over, so alpha is 1 and O stays as it is.
 func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
 	l := ws.lanes
 	tops, last := ws.factor[:n], float32(0)
@@ -565,12 +563,7 @@ func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
 		top, scale := l.tops(r)
 		tops[r], last = k.scaledTop(&top, &scale), scale[0]
 	}
-	if !k.passes(ws, tops, last, idle) {
-		return false
-	}
-	l.alpha = oneRows // of rows that the strip lacks
-	copy(l.alpha[:n], ws.alpha)
-	return true
+	return k.passes(ws, tops, last, idle)
 }
 
 // laneSoftmax is softmax from the maxima of the threads on.

@@ -195,6 +195,8 @@ func TestLanesRun(t *testing.T) {
 		}{
 			{128, 256, 64, false, 0, -1}, {130, 1300, 64, true, 0, -1}, {70, 77, 128, false, 0, -1}, {200, 200, 128, true, 0, -1},
 			{3, 200, 40, false, 0, -1}, {100, 100, 64, true, 30, -1}, {150, 150, 64, false, 0, 40}, {1, 1, 16, false, 0, -1},
+			// Blocks after others, in whose first tile 16 keys of a step of 32 are hidden from all rows.
+			{300, 1038, 128, true, 0, -1},
 		} {
 			for _, dtype := range []format.DType{format.FP16, format.BF16} {
 				r := rand.New(rand.NewPCG(3, 4))
@@ -307,6 +309,22 @@ func TestLanesRefuse(t *testing.T) {
 		tc.change(k)
 		if got := k.planLanes() != nil; got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+	if p, err = program.Preset("fa3-fp8"); err != nil {
+		t.Fatal(err)
+	}
+	for keys, want := range map[int]bool{32: true, 48: false, 64: true, 224: true, 256: false} {
+		k, err := NewAt(p, level)
+		if err == nil {
+			k, err = k.For(64, format.FP16, false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.tiling.BlockK, k.sumKeys = keys, keys
+		if got := k.dotsValues(); got != want {
+			t.Errorf("tiles of %d keys: V by sign %v, want %v", keys, got, want)
 		}
 	}
 }
