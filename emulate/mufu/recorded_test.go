@@ -3,6 +3,8 @@ package mufu
 import (
 	"math"
 	"testing"
+
+	"github.com/sageacc/sageacc/emulate/format"
 )
 
 // TestValues holds the functions to values recorded on an H200: specials, the
@@ -121,11 +123,28 @@ func TestChecksums(t *testing.T) {
 		{"rcp", of(Rcp), 0xfa72a6c698274964, 0xdd9f288560887489, 0xc5e7dd1978796b78},
 		{"lg2", of(Lg2), 0x5ca43d6b0d176848, 0x4a46980ec7d185df, 0xf5663f20f0f02ffb},
 		{"div.full", over(DivFull), 0x8273bf88916e4f0d, 0x5c0dc0c28a7ff9c, 0xdb7cff4fb7b3fb70},
+		{"div.full, subnormal", over(DivFullSubnormal), 0x3b0dd3dc7b1070ef, 0x3cc632aee8a68591, 0xde2893cf4f71ca30},
+		{"tanh", of(Tanh), 0x84573e3df0ccdcc5, 0x677972cbe67697b6, 0x3329415a6c68c614}, // recorded on an H100 from 2^-27 on; its NaN is the same for all
 		{"div.approx", over(DivApprox), 0x8273bf88916e4f0d, 0x53ec00a6e224a637, 0xdc21e7339591b368},
 	} {
 		binade, all, edges := checksum(tc.f, 0x3f80_0000, 0x4000_0000, 1), checksum(tc.f, 0, 1<<32, 499), edges(tc.f)
 		if binade != tc.binade || all != tc.all || edges != tc.edges {
 			t.Errorf("%s: checksums %#x, %#x, %#x, not %#x, %#x, %#x", tc.name, binade, all, edges, tc.binade, tc.all, tc.edges)
+		}
+	}
+}
+
+// TestFactor: a division is one multiplication where the divisor is not scaled first.
+func TestFactor(t *testing.T) {
+	for _, tc := range []struct {
+		b    float32
+		keep bool
+		want bool
+	}{{3, false, true}, {-3, true, true}, {0x1p126, true, true}, {0x1.8p126, false, false}, {0x1.8p126, true, false}, {0x1p-127, true, false}, {0x1p-127, false, true}} {
+		d := NewDivisor(tc.b, tc.keep)
+		f, ok := d.Factor()
+		if ok != tc.want || ok && format.MulFtz(5, f) != d.Divide(5) {
+			t.Errorf("%g, keep %v: %g, %v", tc.b, tc.keep, f, ok)
 		}
 	}
 }

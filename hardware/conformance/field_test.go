@@ -127,7 +127,7 @@ func TestFieldAlternatives(t *testing.T) {
 // TestScaledQuery: a Q that was scaled first is quantised with the call's softmax scale, by
 // default that of the head before it was padded.
 func TestScaledQuery(t *testing.T) {
-	cases, err := Load(field, regexp.MustCompile("^quantize .*/q_scale"))
+	cases, err := Load(field, regexp.MustCompile("^quantize quant_.*/q_scale"))
 	if err != nil || len(cases) != 2 {
 		t.Fatalf("%d cases, %v", len(cases), err)
 	}

@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
-
-	"github.com/sageacc/sageacc/emulate/format"
 )
 
 // Levels returns what this machine can run, the best last.
@@ -79,62 +77,6 @@ func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels i
 	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 }
 
-func (l Level) exponentSplitPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
-	_, _, _ = e[channels*Rows-1], pe[24*Rows-1], codes[(channels-1)*32+23]
-	exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
-}
-
-func (l Level) exponentOctetPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
-	_, _, _ = e[channels*Rows-1], pe[12*Rows-1], codes[(channels-1)*32+11]
-	exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
-}
-
-// widePass is dotPass in FP64. values are those of the codes or, with FP16, a matrix
-// [channels][32] from its beginning or from a key on.
-func (l Level) widePass(acc []float32, records, codes []uint8, values []float64, p []float32, e []uint8, channels, stride int, bias uint32, u Unit) bool {
-	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
-	if u.Kind.FP16() {
-		_ = values[(channels-1)*32+u.Step-1]
-	} else {
-		_ = values[255]
-	}
-	f := dot25
-	switch {
-	case u.Kind == Split && u.Half:
-		f = dot25Half
-	case u.Kind == Truncated25 && u.Half:
-		f = dot25FP16Half
-	case u.Kind == Truncated25:
-		f = dot25FP16
-	case u.Kind == Truncated24 && u.Half:
-		f = dot24FP16Half
-	case u.Kind == Truncated24:
-		f = dot24FP16
-	}
-	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
-}
-
-func (l Level) exactPass(acc []float32, codes []uint8, values *[256]float64, p []float32, channels int, half bool) bool {
-	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
-	if half {
-		return dotExactHalf(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
-	}
-	return dotExact(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
-}
-
-func (l Level) addPass(acc, sums []float32, channels int, half bool) bool {
-	_, _ = acc[channels*Rows-1], sums[channels*Rows-1]
-	if half {
-		return addSumsHalf(&acc[0], &sums[0], channels) == 0
-	}
-	return addSums(&acc[0], &sums[0], channels) == 0
-}
-
-func (l Level) widen(dst []float64, src []uint16) {
-	_ = src[len(dst)-1]
-	widen(&dst[0], &src[0], len(dst)/32)
-}
-
 func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
 	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
 	if l == AVX2 {
@@ -204,51 +146,6 @@ func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) 
 	partition((*uint8)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
 }
 
-// Encode writes the codes of rows of V, len(mean) channels, a multiple of 16: x minus
-// mean, divided by factor or, unless paper, times it, with FP32 operations that flush
-// subnormal numbers. Where a divisor is zero the code is 0. It reports whether no code is
-// NaN.
-func (l Level) Encode(e5m2, paper bool, codes []uint8, x, mean, factor []float32) bool {
-	d := len(mean)
-	rows := len(x) / d
-	if rows == 0 {
-		return true
-	}
-	_, _ = codes[rows*d-1], factor[d-1]
-	f := encodeE4M3Fused
-	switch {
-	case e5m2 && paper:
-		f = encodeE5M2Paper
-	case e5m2:
-		f = encodeE5M2Fused
-	case paper:
-		f = encodeE4M3Paper
-	}
-	return f(&codes[0], &x[0], &mean[0], &factor[0], rows, d/16) == 0
-}
-
-// Finite says whether all of x, a multiple of 16, is finite.
-func (l Level) Finite(x []float32) bool { return len(x) == 0 || finite(&x[0], len(x)/16) == 0 }
-
-// Extremes raises hi and lowers lo, by channel, a multiple of 16, to the elements of x.
-func (l Level) Extremes(hi, lo, x []float32) {
-	d := len(hi)
-	if rows := len(x) / d; rows > 0 {
-		_ = lo[d-1]
-		extremes(&hi[0], &lo[0], &x[0], rows, d/16)
-	}
-}
-
-// AddMeans adds rows of x to sum, by channel, a multiple of 8, and what the additions
-// lose to comp.
-func (l Level) AddMeans(sum, comp []float64, x []float32) {
-	d := len(sum)
-	if rows := len(x) / d; rows > 0 {
-		_ = comp[d-1]
-		addMeans(&sum[0], &comp[0], &x[0], rows, d/8)
-	}
-}
-
 // Narrow says which kernels a level below AVX512 lacks: those of Finish,
 // AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
 func (l Level) Narrow() bool { return l < AVX512 }
@@ -263,56 +160,4 @@ func (l Level) MeanDots(out, x, mean, q []float32) bool {
 		return meanDotsAVX2(&out[0], &x[0], &mean[0], &q[0], len(out)/8, len(q)) == 0
 	}
 	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/16, len(q)) == 0
-}
-
-// Finish sets o[channel][row] = round(o*inverse[row]*scale[channel] +
-// mean[channel]), flushing subnormal products and sums. It reports whether all
-// results are finite; if not, o is lost.
-func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
-	channels := len(scale)
-	_, _ = o[channels*Rows-1], mean[channels-1]
-	f := finishFP32
-	switch to {
-	case format.FP16:
-		f = finishFP16
-	case format.BF16:
-		f = finishBF16
-	}
-	return f(&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
-}
-
-// AbsMax returns the larger of m and the largest magnitude of x, ignoring NaN.
-// len(x) is a multiple of 16, as in Subtract and Quantize.
-func (l Level) AbsMax(m float32, x []float32) float32 {
-	if len(x) == 0 {
-		return m
-	}
-	return absMax(&x[0], m, len(x)/16)
-}
-
-// Subtract subtracts mean from each row of x and rounds to the format. BF16
-// makes numbers of some NaN: x must not hold one.
-func (l Level) Subtract(to format.DType, x, mean []float32) {
-	rows := len(x) / len(mean)
-	if rows == 0 {
-		return
-	}
-	f := subtractFP32
-	switch to {
-	case format.FP16:
-		f = subtractFP16
-	case format.BF16:
-		f = subtractBF16
-	}
-	f(&x[0], &mean[0], rows, len(mean)/16)
-}
-
-// Quantize writes the codes of x, between least and limit; NaN gives 0.
-func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, limit, least int8) {
-	if len(x) == 0 {
-		return
-	}
-	_ = codes[len(x)-1]
-	f := [...]func(*int8, *float32, float32, int32, int32, int){quantizeAway, quantizeEven, quantizeDivide}[r]
-	f(&codes[0], &x[0], factor, int32(limit), int32(least), len(x)/16)
 }

@@ -1,4 +1,4 @@
-//go:build !amd64 || purego
+//go:build !(amd64 || arm64) || purego
 
 package vec
 
@@ -6,8 +6,6 @@ import "github.com/sageacc/sageacc/emulate/format"
 
 // Levels returns what this machine can run, the best last.
 func Levels() []Level { return []Level{Portable} }
-
-const unavailable = "vec: no kernels on this machine"
 
 // QK needs a vector level.
 func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s *Scratch) {
@@ -109,3 +107,9 @@ func (l Level) Has(k Kind) bool { return false }
 
 // Narrow reports true.
 func (l Level) Narrow() bool { return true }
+
+// EncodeFP16 needs a vector level.
+func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
+
+// DecodeFP16 needs a vector level.
+func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }

@@ -60,24 +60,6 @@ func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice
 	f(&sum[0], &w[0], &alpha[0], keys/8, uint32(c))
 }
 
-// EncodeFP16 writes the codes of x, a multiple of 16. It reports whether none of x is NaN or
-// larger than FP16's largest number.
-func (l Level) EncodeFP16(codes []uint16, x []float32) bool {
-	if len(x) == 0 {
-		return true
-	}
-	_ = codes[len(x)-1]
-	return encodeFP16(&codes[0], &x[0], len(x)/16) == 0
-}
-
-// DecodeFP16 writes the values of codes, a multiple of 16.
-func (l Level) DecodeFP16(dst []float32, codes []uint16) {
-	if len(codes) > 0 {
-		_ = dst[len(codes)-1]
-		decodeFP16(&dst[0], &codes[0], len(codes)/16)
-	}
-}
-
 // Round writes weights, none of them negative, rounded to the format: a multiple of 16. It
 // reports whether none is above most or the format's largest.
 func Round(to Weight, dst, src []float32, most float32) bool {

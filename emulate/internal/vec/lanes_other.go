@@ -4,6 +4,9 @@ package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
+// unavailable is what kernels panic with that a level or a machine lacks.
+const unavailable = "vec: no such kernel here"
+
 // Tops needs a vector level.
 func Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
 
@@ -22,12 +25,6 @@ func Sums(sum, w []float32, keys int, c Control) { panic(unavailable) }
 func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice bool) {
 	panic(unavailable)
 }
-
-// EncodeFP16 needs a vector level.
-func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
-
-// DecodeFP16 needs a vector level.
-func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }
 
 // Round needs a vector level.
 func Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }

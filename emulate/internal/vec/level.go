@@ -12,10 +12,12 @@ const (
 	AVX2
 	// AVX512 needs AVX-512 F, BW, DQ, VL, VBMI, VBMI2 and VNNI.
 	AVX512
+	// NEON needs arm64's Advanced SIMD with dot products (FEAT_DotProd).
+	NEON
 )
 
 // String names the level.
-func (l Level) String() string { return [...]string{"portable", "avx2", "avx512"}[l] }
+func (l Level) String() string { return [...]string{"portable", "avx2", "avx512", "neon"}[l] }
 
 // Rounding is what Quantize does.
 type Rounding uint8

@@ -7,12 +7,13 @@
 // row is a vertical operation there, so every order of additions is kept by
 // itself. Matrices of a strip are stored with the row as the fast index.
 //
-// The kernels are generated: see folder asm.
+// The kernels are generated: see folders asm (amd64) and asmarm64.
 package vec
 
 import "math"
 
 //go:generate go -C asm run . -out ../vec_amd64.s -stubs ../stubs_amd64.go -pkg vec
+//go:generate go run ./asmarm64 -out vec_arm64.s -stubs stubs_arm64.go
 
 // Rows is the number of query rows of a strip.
 const Rows = 64

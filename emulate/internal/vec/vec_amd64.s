@@ -175,136 +175,187 @@ vector:
 	MOVQ      DX, R11
 
 octet:
-	VCVTDQ2PS    (R10), Z7
-	VMULPS.BCST  (SI)(R12*4), Z5, Z8
-	VBROADCASTSS (DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         (R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z1, Z7, Z1
-	VMOVUPS      Z7, (R10)
-	VCVTDQ2PS    256(R10), Z7
-	VMULPS.BCST  4(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 4(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         1(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z1, Z7, Z1
-	VMOVUPS      Z7, 256(R10)
-	VCVTDQ2PS    512(R10), Z7
-	VMULPS.BCST  8(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 8(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         2(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z2, Z7, Z2
-	VMOVUPS      Z7, 512(R10)
-	VCVTDQ2PS    768(R10), Z7
-	VMULPS.BCST  12(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 12(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         3(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z2, Z7, Z2
-	VMOVUPS      Z7, 768(R10)
-	VCVTDQ2PS    1024(R10), Z7
-	VMULPS.BCST  16(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 16(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         4(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z3, Z7, Z3
-	VMOVUPS      Z7, 1024(R10)
-	VCVTDQ2PS    1280(R10), Z7
-	VMULPS.BCST  20(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 20(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         5(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z3, Z7, Z3
-	VMOVUPS      Z7, 1280(R10)
-	VCVTDQ2PS    1536(R10), Z7
-	VMULPS.BCST  24(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 24(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         6(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z4, Z7, Z4
-	VMOVUPS      Z7, 1536(R10)
-	VCVTDQ2PS    1792(R10), Z7
-	VMULPS.BCST  28(SI)(R12*4), Z5, Z8
-	VBROADCASTSS 28(DI)(R12*4), Z9
-	VFMADD132PS  Z8, Z9, Z7
-	LEAL         7(R12), R13
-	VPBROADCASTD R13, Z9
-	VPCMPD       $0x06, Z9, Z6, K4
-	VFPCLASSPSZ  $0xb9, Z7, K4, K2
-	VFPCLASSPSZ  $0x20, Z8, K4, K3
-	KORW         K2, K1, K1
-	KORW         K3, K1, K1
-	VBLENDMPS    Z7, Z0, K4, Z7
-	VMAXPS       Z4, Z7, Z4
-	VMOVUPS      Z7, 1792(R10)
-	ADDQ         $0x00000800, R10
-	ADDQ         $0x08, R12
-	SUBQ         $0x08, R11
-	JNZ          octet
-	VMOVUPS      Z1, (CX)
-	VMOVUPS      Z2, 256(CX)
-	VMOVUPS      Z3, 512(CX)
-	VMOVUPS      Z4, 768(CX)
-	ADDQ         $0x40, AX
-	ADDQ         $0x40, CX
-	ADDQ         $0x40, BX
-	ADDQ         $0x40, R8
-	DECQ         R9
-	JNZ          vector
-	KMOVW        K1, AX
-	MOVL         AX, ret+64(FP)
+	VCVTDQ2PS     (R10), Z7
+	VMULPS.BCST   (SI)(R12*4), Z5, Z8
+	VBROADCASTSS  (DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          (R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z1, Z7, Z1
+	VMOVUPS       Z7, (R10)
+	VCVTDQ2PS     256(R10), Z7
+	VMULPS.BCST   4(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  4(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          1(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z1, Z7, Z1
+	VMOVUPS       Z7, 256(R10)
+	VCVTDQ2PS     512(R10), Z7
+	VMULPS.BCST   8(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  8(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          2(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z2, Z7, Z2
+	VMOVUPS       Z7, 512(R10)
+	VCVTDQ2PS     768(R10), Z7
+	VMULPS.BCST   12(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  12(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          3(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z2, Z7, Z2
+	VMOVUPS       Z7, 768(R10)
+	VCVTDQ2PS     1024(R10), Z7
+	VMULPS.BCST   16(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  16(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          4(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       Z7, 1024(R10)
+	VCVTDQ2PS     1280(R10), Z7
+	VMULPS.BCST   20(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  20(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          5(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z3, Z7, Z3
+	VMOVUPS       Z7, 1280(R10)
+	VCVTDQ2PS     1536(R10), Z7
+	VMULPS.BCST   24(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  24(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          6(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z4, Z7, Z4
+	VMOVUPS       Z7, 1536(R10)
+	VCVTDQ2PS     1792(R10), Z7
+	VMULPS.BCST   28(SI)(R12*4), Z5, Z8
+	VBROADCASTSS  28(DI)(R12*4), Z9
+	VFMADD132PS   Z8, Z9, Z7
+	LEAL          7(R12), R13
+	VPBROADCASTD  R13, Z9
+	VPCMPD        $0x06, Z9, Z6, K4
+	VFPCLASSPSZ   $0xb9, Z7, K4, K2
+	VFPCLASSPSZ   $0x20, Z8, K4, K3
+	KORW          K2, K1, K1
+	KORW          K3, K1, K1
+	VPADDD        Z7, Z7, Z9
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z9, K4, K2
+	KORW          K2, K1, K1
+	VPADDD        Z8, Z8, Z8
+	VPCMPEQD.BCST dequantizeConstants<>+0(SB), Z8, K4, K2
+	KORW          K2, K1, K1
+	VBLENDMPS     Z7, Z0, K4, Z7
+	VMAXPS        Z4, Z7, Z4
+	VMOVUPS       Z7, 1792(R10)
+	ADDQ          $0x00000800, R10
+	ADDQ          $0x08, R12
+	SUBQ          $0x08, R11
+	JNZ           octet
+	VMOVUPS       Z1, (CX)
+	VMOVUPS       Z2, 256(CX)
+	VMOVUPS       Z3, 512(CX)
+	VMOVUPS       Z4, 768(CX)
+	ADDQ          $0x40, AX
+	ADDQ          $0x40, CX
+	ADDQ          $0x40, BX
+	ADDQ          $0x40, R8
+	DECQ          R9
+	JNZ           vector
+	KMOVW         K1, AX
+	MOVL          AX, ret+64(FP)
 	VZEROUPPER
 	RET
+
+DATA dequantizeConstants<>+0(SB)/4, $0x01000000
+GLOBL dequantizeConstants<>(SB), RODATA|NOPTR, $4
 
 // func softmax(a *byte) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI
@@ -336,44 +387,80 @@ vector:
 	VMULPS.BCST    (SI), Z8, Z12
 	VFPCLASSPSZ    $0x20, Z12, K3
 	KORW           K3, K2, K2
+	VPADDD         Z12, Z12, Z13
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K3
+	KORW           K3, K2, K2
 	VMULPS.BCST    88(AX), Z12, Z12
 	VFPCLASSPSZ    $0x20, Z12, K3
 	KORW           K3, K2, K2
+	VPADDD         Z12, Z12, Z13
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K3
+	KORW           K3, K2, K2
 	VMOVUPS        (BX)(CX*1), Z13
 	VFMSUB132PS    Z12, Z11, Z13
+	VPADDD         Z13, Z13, Z14
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z13, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z13, K3, Z13
 	VMAXPS         Z10, Z13, Z10
 	VMULPS.BCST    4(SI), Z8, Z13
 	VFPCLASSPSZ    $0x20, Z13, K3
 	KORW           K3, K2, K2
+	VPADDD         Z13, Z13, Z14
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
+	KORW           K3, K2, K2
 	VMULPS.BCST    88(AX), Z13, Z13
 	VFPCLASSPSZ    $0x20, Z13, K3
 	KORW           K3, K2, K2
+	VPADDD         Z13, Z13, Z14
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
+	KORW           K3, K2, K2
 	VMOVUPS        256(BX)(CX*1), Z14
 	VFMSUB132PS    Z13, Z11, Z14
+	VPADDD         Z14, Z14, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z14, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z14, K3, Z14
 	VMAXPS         Z10, Z14, Z10
 	VMULPS.BCST    8(SI), Z8, Z14
 	VFPCLASSPSZ    $0x20, Z14, K3
 	KORW           K3, K2, K2
+	VPADDD         Z14, Z14, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
+	KORW           K3, K2, K2
 	VMULPS.BCST    88(AX), Z14, Z14
 	VFPCLASSPSZ    $0x20, Z14, K3
 	KORW           K3, K2, K2
+	VPADDD         Z14, Z14, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
+	KORW           K3, K2, K2
 	VMOVUPS        512(BX)(CX*1), Z15
 	VFMSUB132PS    Z14, Z11, Z15
+	VPADDD         Z15, Z15, Z16
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z16, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMAXPS         Z10, Z15, Z10
 	VMULPS.BCST    12(SI), Z8, Z8
 	VFPCLASSPSZ    $0x20, Z8, K3
 	KORW           K3, K2, K2
+	VPADDD         Z8, Z8, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
+	KORW           K3, K2, K2
 	VMULPS.BCST    88(AX), Z8, Z8
 	VFPCLASSPSZ    $0x20, Z8, K3
 	KORW           K3, K2, K2
+	VPADDD         Z8, Z8, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
+	KORW           K3, K2, K2
 	VMOVUPS        768(BX)(CX*1), Z15
 	VFMSUB132PS    Z8, Z11, Z15
+	VPADDD         Z15, Z15, Z11
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMAXPS         Z10, Z15, Z10
@@ -503,7 +590,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -571,7 +658,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -639,7 +726,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -707,7 +794,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -719,6 +806,9 @@ block:
 	VPMOVDB        Z15, 576(DX)
 	VMOVUPS        (R8)(CX*1), Z15
 	VFMADD132PS    Z9, Z11, Z15
+	VPADDD         Z15, Z15, Z11
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMOVUPS        Z15, (R8)(CX*1)
@@ -780,7 +870,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -848,7 +938,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -916,7 +1006,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -984,7 +1074,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -996,6 +1086,9 @@ block:
 	VPMOVDB        Z15, 704(DX)
 	VMOVUPS        256(R8)(CX*1), Z15
 	VFMADD132PS    Z9, Z11, Z15
+	VPADDD         Z15, Z15, Z11
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMOVUPS        Z15, 256(R8)(CX*1)
@@ -1057,7 +1150,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1125,7 +1218,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1193,7 +1286,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1261,7 +1354,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1273,6 +1366,9 @@ block:
 	VPMOVDB        Z15, 832(DX)
 	VMOVUPS        512(R8)(CX*1), Z15
 	VFMADD132PS    Z9, Z11, Z15
+	VPADDD         Z15, Z15, Z11
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMOVUPS        Z15, 512(R8)(CX*1)
@@ -1334,7 +1430,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z11, K3
 	VMOVDQA32.Z    Z11, K3, Z15
 	VMOVAPS        Z15, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1402,7 +1498,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1470,7 +1566,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1538,7 +1634,7 @@ block:
 	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z15, K3
 	VMOVDQA32.Z    Z15, K3, Z15
 	VADDPS         Z15, Z11, Z11
-	VPANDD.BCST    softmaxConstants<>+4(SB), Z15, Z16
+	VPANDD.BCST    softmaxConstants<>+8(SB), Z15, Z16
 	VPADDD.BCST    100(AX), Z16, Z16
 	VPMAXSD.BCST   104(AX), Z16, Z16
 	VADDPS         Z16, Z15, Z15
@@ -1550,10 +1646,13 @@ block:
 	VPMOVDB        Z15, 960(DX)
 	VMOVUPS        768(R8)(CX*1), Z15
 	VFMADD132PS    Z9, Z11, Z15
+	VPADDD         Z15, Z15, Z9
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z9, K3
+	KORW           K3, K2, K2
 	VFPCLASSPSZ    $0x20, Z15, K3
 	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
 	VMOVUPS        Z15, 768(R8)(CX*1)
-	VBROADCASTSS   softmaxConstants<>+8(SB), Z9
+	VBROADCASTSS   softmaxConstants<>+12(SB), Z9
 	ADDQ           $0x00001000, DI
 	ADDQ           $0x00001000, SI
 	ADDQ           $0x00000400, DX
@@ -1586,9 +1685,10 @@ DATA softmaxEx2<>+76(SB)/4, $0x3f000000
 GLOBL softmaxEx2<>(SB), RODATA|NOPTR, $80
 
 DATA softmaxConstants<>+0(SB)/4, $0x80000000
-DATA softmaxConstants<>+4(SB)/4, $0x7f800000
-DATA softmaxConstants<>+8(SB)/4, $0x3f800000
-GLOBL softmaxConstants<>(SB), RODATA|NOPTR, $12
+DATA softmaxConstants<>+4(SB)/4, $0x01000000
+DATA softmaxConstants<>+8(SB)/4, $0x7f800000
+DATA softmaxConstants<>+12(SB)/4, $0x3f800000
+GLOBL softmaxConstants<>(SB), RODATA|NOPTR, $16
 
 // func exponents(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
 // Requires: AVX, AVX512BW, AVX512F
@@ -8775,49 +8875,62 @@ TEXT ·addTile(SB), NOSPLIT, $0-36
 	VPXORD  Z4, Z4, Z4
 
 channel:
-	VMOVUPS     (AX), Z5
-	VFMADD213PS (CX), Z0, Z5
-	VMOVUPS     Z4, (CX)
-	VFPCLASSPSZ $0x20, Z5, K2
-	VPANDD.BCST addTileConstants<>+0(SB), Z5, K2, Z5
-	VFPCLASSPSZ $0x99, Z5, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z5, (AX)
-	VMOVUPS     64(AX), Z5
-	VFMADD213PS 64(CX), Z1, Z5
-	VMOVUPS     Z4, 64(CX)
-	VFPCLASSPSZ $0x20, Z5, K2
-	VPANDD.BCST addTileConstants<>+0(SB), Z5, K2, Z5
-	VFPCLASSPSZ $0x99, Z5, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z5, 64(AX)
-	VMOVUPS     128(AX), Z5
-	VFMADD213PS 128(CX), Z2, Z5
-	VMOVUPS     Z4, 128(CX)
-	VFPCLASSPSZ $0x20, Z5, K2
-	VPANDD.BCST addTileConstants<>+0(SB), Z5, K2, Z5
-	VFPCLASSPSZ $0x99, Z5, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z5, 128(AX)
-	VMOVUPS     192(AX), Z5
-	VFMADD213PS 192(CX), Z3, Z5
-	VMOVUPS     Z4, 192(CX)
-	VFPCLASSPSZ $0x20, Z5, K2
-	VPANDD.BCST addTileConstants<>+0(SB), Z5, K2, Z5
-	VFPCLASSPSZ $0x99, Z5, K2
-	KORW        K2, K1, K1
-	VMOVUPS     Z5, 192(AX)
-	ADDQ        $0x00000100, AX
-	ADDQ        $0x00000100, CX
-	DECQ        BX
-	JNZ         channel
-	KMOVW       K1, AX
-	MOVL        AX, ret+32(FP)
+	VMOVUPS       (AX), Z5
+	VFMADD213PS   (CX), Z0, Z5
+	VMOVUPS       Z4, (CX)
+	VPADDD        Z5, Z5, Z6
+	VPCMPEQD.BCST addTileConstants<>+4(SB), Z6, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z5, K2
+	VPANDD.BCST   addTileConstants<>+0(SB), Z5, K2, Z5
+	VFPCLASSPSZ   $0x99, Z5, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z5, (AX)
+	VMOVUPS       64(AX), Z5
+	VFMADD213PS   64(CX), Z1, Z5
+	VMOVUPS       Z4, 64(CX)
+	VPADDD        Z5, Z5, Z6
+	VPCMPEQD.BCST addTileConstants<>+4(SB), Z6, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z5, K2
+	VPANDD.BCST   addTileConstants<>+0(SB), Z5, K2, Z5
+	VFPCLASSPSZ   $0x99, Z5, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z5, 64(AX)
+	VMOVUPS       128(AX), Z5
+	VFMADD213PS   128(CX), Z2, Z5
+	VMOVUPS       Z4, 128(CX)
+	VPADDD        Z5, Z5, Z6
+	VPCMPEQD.BCST addTileConstants<>+4(SB), Z6, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z5, K2
+	VPANDD.BCST   addTileConstants<>+0(SB), Z5, K2, Z5
+	VFPCLASSPSZ   $0x99, Z5, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z5, 128(AX)
+	VMOVUPS       192(AX), Z5
+	VFMADD213PS   192(CX), Z3, Z5
+	VMOVUPS       Z4, 192(CX)
+	VPADDD        Z5, Z5, Z6
+	VPCMPEQD.BCST addTileConstants<>+4(SB), Z6, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z5, K2
+	VPANDD.BCST   addTileConstants<>+0(SB), Z5, K2, Z5
+	VFPCLASSPSZ   $0x99, Z5, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z5, 192(AX)
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x00000100, CX
+	DECQ          BX
+	JNZ           channel
+	KMOVW         K1, AX
+	MOVL          AX, ret+32(FP)
 	VZEROUPPER
 	RET
 
 DATA addTileConstants<>+0(SB)/4, $0x80000000
-GLOBL addTileConstants<>(SB), RODATA|NOPTR, $4
+DATA addTileConstants<>+4(SB)/4, $0x01000000
+GLOBL addTileConstants<>(SB), RODATA|NOPTR, $8
 
 // func rescale(o *float32, factors *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
@@ -8944,20 +9057,32 @@ channel:
 	VFMADD231PS.BCST (BX)(R10*4), Z6, Z0
 	VFPCLASSPSZ      $0x20, Z0, K2
 	KORW             K2, K1, K1
+	VPADDD           Z0, Z0, Z6
+	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z6, K2
+	KORW             K2, K1, K1
 	VFPCLASSPSZ      $0x20, Z5, K2
 	KORW             K2, K1, K1
 	VFMADD231PS.BCST 4(BX)(R10*4), Z5, Z0
 	VFPCLASSPSZ      $0x20, Z0, K2
+	KORW             K2, K1, K1
+	VPADDD           Z0, Z0, Z5
+	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
 	KORW             K2, K1, K1
 	VFPCLASSPSZ      $0x20, Z8, K2
 	KORW             K2, K1, K1
 	VFMADD231PS.BCST 8(BX)(R10*4), Z8, Z0
 	VFPCLASSPSZ      $0x20, Z0, K2
 	KORW             K2, K1, K1
+	VPADDD           Z0, Z0, Z5
+	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
+	KORW             K2, K1, K1
 	VFPCLASSPSZ      $0x20, Z7, K2
 	KORW             K2, K1, K1
 	VFMADD231PS.BCST 12(BX)(R10*4), Z7, Z0
 	VFPCLASSPSZ      $0x20, Z0, K2
+	KORW             K2, K1, K1
+	VPADDD           Z0, Z0, Z5
+	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
 	KORW             K2, K1, K1
 	ADDQ             $0x04, R10
 	CMPQ             R10, DI
@@ -8971,6 +9096,9 @@ channel:
 	MOVL             AX, ret+48(FP)
 	VZEROUPPER
 	RET
+
+DATA meanDotsConstants<>+0(SB)/4, $0x01000000
+GLOBL meanDotsConstants<>(SB), RODATA|NOPTR, $4
 
 // func absMax(x *float32, m float32, groups int) float32
 // Requires: AVX, AVX512F, SSE
@@ -9644,72 +9772,97 @@ TEXT ·finishFP16(SB), NOSPLIT, $0-44
 	VMOVUPS 192(CX), Z3
 
 channel:
-	VBROADCASTSS (DX), Z4
-	VBROADCASTSS (BX), Z5
-	VMULPS       (AX), Z0, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VCVTPS2PH    $0x00, Z6, Y6
-	VCVTPH2PS    Y6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, (AX)
-	VMULPS       64(AX), Z1, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VCVTPS2PH    $0x00, Z6, Y6
-	VCVTPH2PS    Y6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 64(AX)
-	VMULPS       128(AX), Z2, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VCVTPS2PH    $0x00, Z6, Y6
-	VCVTPH2PS    Y6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 128(AX)
-	VMULPS       192(AX), Z3, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VCVTPS2PH    $0x00, Z6, Y4
-	VCVTPH2PS    Y4, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 192(AX)
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
-	ADDQ         $0x04, BX
-	DECQ         SI
-	JNZ          channel
-	KMOVW        K1, AX
-	MOVL         AX, ret+40(FP)
+	VBROADCASTSS  (DX), Z4
+	VBROADCASTSS  (BX), Z5
+	VMULPS        (AX), Z0, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VCVTPS2PH     $0x00, Z6, Y6
+	VCVTPH2PS     Y6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, (AX)
+	VMULPS        64(AX), Z1, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VCVTPS2PH     $0x00, Z6, Y6
+	VCVTPH2PS     Y6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 64(AX)
+	VMULPS        128(AX), Z2, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VCVTPS2PH     $0x00, Z6, Y6
+	VCVTPH2PS     Y6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 128(AX)
+	VMULPS        192(AX), Z3, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z4
+	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z4, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VCVTPS2PH     $0x00, Z6, Y4
+	VCVTPH2PS     Y4, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 192(AX)
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x04, DX
+	ADDQ          $0x04, BX
+	DECQ          SI
+	JNZ           channel
+	KMOVW         K1, AX
+	MOVL          AX, ret+40(FP)
 	VZEROUPPER
 	RET
 
 DATA finishFP16Constants<>+0(SB)/4, $0x80000000
-GLOBL finishFP16Constants<>(SB), RODATA|NOPTR, $4
+DATA finishFP16Constants<>+4(SB)/4, $0x01000000
+GLOBL finishFP16Constants<>(SB), RODATA|NOPTR, $8
 
 // func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
@@ -9726,87 +9879,112 @@ TEXT ·finishBF16(SB), NOSPLIT, $0-44
 	VMOVUPS 192(CX), Z3
 
 channel:
-	VBROADCASTSS (DX), Z4
-	VBROADCASTSS (BX), Z5
-	VMULPS       (AX), Z0, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VPSRLD       $0x10, Z6, Z7
-	VPANDD.BCST  finishBF16Constants<>+4(SB), Z7, Z7
-	VPADDD.BCST  finishBF16Constants<>+8(SB), Z7, Z7
-	VPADDD       Z7, Z6, Z6
-	VPANDD.BCST  finishBF16Constants<>+12(SB), Z6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, (AX)
-	VMULPS       64(AX), Z1, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VPSRLD       $0x10, Z6, Z7
-	VPANDD.BCST  finishBF16Constants<>+4(SB), Z7, Z7
-	VPADDD.BCST  finishBF16Constants<>+8(SB), Z7, Z7
-	VPADDD       Z7, Z6, Z6
-	VPANDD.BCST  finishBF16Constants<>+12(SB), Z6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 64(AX)
-	VMULPS       128(AX), Z2, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VPSRLD       $0x10, Z6, Z7
-	VPANDD.BCST  finishBF16Constants<>+4(SB), Z7, Z7
-	VPADDD.BCST  finishBF16Constants<>+8(SB), Z7, Z7
-	VPADDD       Z7, Z6, Z6
-	VPANDD.BCST  finishBF16Constants<>+12(SB), Z6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 128(AX)
-	VMULPS       192(AX), Z3, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishBF16Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VPSRLD       $0x10, Z6, Z4
-	VPANDD.BCST  finishBF16Constants<>+4(SB), Z4, Z4
-	VPADDD.BCST  finishBF16Constants<>+8(SB), Z4, Z4
-	VPADDD       Z4, Z6, Z6
-	VPANDD.BCST  finishBF16Constants<>+12(SB), Z6, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 192(AX)
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
-	ADDQ         $0x04, BX
-	DECQ         SI
-	JNZ          channel
-	KMOVW        K1, AX
-	MOVL         AX, ret+40(FP)
+	VBROADCASTSS  (DX), Z4
+	VBROADCASTSS  (BX), Z5
+	VMULPS        (AX), Z0, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VPSRLD        $0x10, Z6, Z7
+	VPANDD.BCST   finishBF16Constants<>+8(SB), Z7, Z7
+	VPADDD.BCST   finishBF16Constants<>+12(SB), Z7, Z7
+	VPADDD        Z7, Z6, Z6
+	VPANDD.BCST   finishBF16Constants<>+16(SB), Z6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, (AX)
+	VMULPS        64(AX), Z1, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VPSRLD        $0x10, Z6, Z7
+	VPANDD.BCST   finishBF16Constants<>+8(SB), Z7, Z7
+	VPADDD.BCST   finishBF16Constants<>+12(SB), Z7, Z7
+	VPADDD        Z7, Z6, Z6
+	VPANDD.BCST   finishBF16Constants<>+16(SB), Z6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 64(AX)
+	VMULPS        128(AX), Z2, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VPSRLD        $0x10, Z6, Z7
+	VPANDD.BCST   finishBF16Constants<>+8(SB), Z7, Z7
+	VPADDD.BCST   finishBF16Constants<>+12(SB), Z7, Z7
+	VPADDD        Z7, Z6, Z6
+	VPANDD.BCST   finishBF16Constants<>+16(SB), Z6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 128(AX)
+	VMULPS        192(AX), Z3, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z4
+	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z4, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishBF16Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VPSRLD        $0x10, Z6, Z4
+	VPANDD.BCST   finishBF16Constants<>+8(SB), Z4, Z4
+	VPADDD.BCST   finishBF16Constants<>+12(SB), Z4, Z4
+	VPADDD        Z4, Z6, Z6
+	VPANDD.BCST   finishBF16Constants<>+16(SB), Z6, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 192(AX)
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x04, DX
+	ADDQ          $0x04, BX
+	DECQ          SI
+	JNZ           channel
+	KMOVW         K1, AX
+	MOVL          AX, ret+40(FP)
 	VZEROUPPER
 	RET
 
 DATA finishBF16Constants<>+0(SB)/4, $0x80000000
-DATA finishBF16Constants<>+4(SB)/4, $0x00000001
-DATA finishBF16Constants<>+8(SB)/4, $0x00007fff
-DATA finishBF16Constants<>+12(SB)/4, $0xffff0000
-GLOBL finishBF16Constants<>(SB), RODATA|NOPTR, $16
+DATA finishBF16Constants<>+4(SB)/4, $0x01000000
+DATA finishBF16Constants<>+8(SB)/4, $0x00000001
+DATA finishBF16Constants<>+12(SB)/4, $0x00007fff
+DATA finishBF16Constants<>+16(SB)/4, $0xffff0000
+GLOBL finishBF16Constants<>(SB), RODATA|NOPTR, $20
 
 // func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
@@ -9823,56 +10001,81 @@ TEXT ·finishFP32(SB), NOSPLIT, $0-44
 	VMOVUPS 192(CX), Z3
 
 channel:
-	VBROADCASTSS (DX), Z4
-	VBROADCASTSS (BX), Z5
-	VMULPS       (AX), Z0, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, (AX)
-	VMULPS       64(AX), Z1, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 64(AX)
-	VMULPS       128(AX), Z2, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 128(AX)
-	VMULPS       192(AX), Z3, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFMADD213PS  Z5, Z4, Z6
-	VFPCLASSPSZ  $0x20, Z6, K2
-	VPANDD.BCST  finishFP32Constants<>+0(SB), Z6, K2, Z6
-	VFPCLASSPSZ  $0x99, Z6, K2
-	KORW         K2, K1, K1
-	VMOVUPS      Z6, 192(AX)
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
-	ADDQ         $0x04, BX
-	DECQ         SI
-	JNZ          channel
-	KMOVW        K1, AX
-	MOVL         AX, ret+40(FP)
+	VBROADCASTSS  (DX), Z4
+	VBROADCASTSS  (BX), Z5
+	VMULPS        (AX), Z0, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, (AX)
+	VMULPS        64(AX), Z1, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 64(AX)
+	VMULPS        128(AX), Z2, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 128(AX)
+	VMULPS        192(AX), Z3, Z6
+	VPADDD        Z6, Z6, Z7
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFMADD213PS   Z5, Z4, Z6
+	VPADDD        Z6, Z6, Z4
+	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z4, K2
+	KORW          K2, K1, K1
+	VFPCLASSPSZ   $0x20, Z6, K2
+	VPANDD.BCST   finishFP32Constants<>+0(SB), Z6, K2, Z6
+	VFPCLASSPSZ   $0x99, Z6, K2
+	KORW          K2, K1, K1
+	VMOVUPS       Z6, 192(AX)
+	ADDQ          $0x00000100, AX
+	ADDQ          $0x04, DX
+	ADDQ          $0x04, BX
+	DECQ          SI
+	JNZ           channel
+	KMOVW         K1, AX
+	MOVL          AX, ret+40(FP)
 	VZEROUPPER
 	RET
 
 DATA finishFP32Constants<>+0(SB)/4, $0x80000000
-GLOBL finishFP32Constants<>(SB), RODATA|NOPTR, $4
+DATA finishFP32Constants<>+4(SB)/4, $0x01000000
+GLOBL finishFP32Constants<>(SB), RODATA|NOPTR, $8
 
 // func laneTops(s *float32, top *float32, octets int, masked float32) uint32
 // Requires: AVX, AVX512DQ, AVX512F
@@ -12110,23 +12313,24 @@ channel:
 DATA constantsAVX2<>+0(SB)/4, $0x000000ff
 DATA constantsAVX2<>+4(SB)/4, $0x00ff0000
 DATA constantsAVX2<>+8(SB)/4, $0x7f800000
-DATA constantsAVX2<>+12(SB)/4, $0x4b000000
-DATA constantsAVX2<>+16(SB)/4, $0x000001ff
-DATA constantsAVX2<>+20(SB)/4, $0x0000003f
-DATA constantsAVX2<>+24(SB)/4, $0x0000ffff
-DATA constantsAVX2<>+28(SB)/4, $0x00006000
-DATA constantsAVX2<>+32(SB)/4, $0x000077e2
-DATA constantsAVX2<>+36(SB)/4, $0xff800000
-DATA constantsAVX2<>+40(SB)/4, $0x3f000000
-DATA constantsAVX2<>+44(SB)/4, $0x007fffff
-DATA constantsAVX2<>+48(SB)/4, $0x3f800000
-DATA constantsAVX2<>+52(SB)/4, $0x0000001f
-DATA constantsAVX2<>+56(SB)/4, $0x05400000
-DATA constantsAVX2<>+60(SB)/4, $0x85800000
-DATA constantsAVX2<>+64(SB)/4, $0x80000000
-DATA constantsAVX2<>+68(SB)/4, $0xfffffc00
-DATA constantsAVX2<>+72(SB)/4, $0x00000071
-GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $76
+DATA constantsAVX2<>+12(SB)/4, $0x01000000
+DATA constantsAVX2<>+16(SB)/4, $0x4b000000
+DATA constantsAVX2<>+20(SB)/4, $0x000001ff
+DATA constantsAVX2<>+24(SB)/4, $0x0000003f
+DATA constantsAVX2<>+28(SB)/4, $0x0000ffff
+DATA constantsAVX2<>+32(SB)/4, $0x00006000
+DATA constantsAVX2<>+36(SB)/4, $0x000077e2
+DATA constantsAVX2<>+40(SB)/4, $0xff800000
+DATA constantsAVX2<>+44(SB)/4, $0x3f000000
+DATA constantsAVX2<>+48(SB)/4, $0x007fffff
+DATA constantsAVX2<>+52(SB)/4, $0x3f800000
+DATA constantsAVX2<>+56(SB)/4, $0x0000001f
+DATA constantsAVX2<>+60(SB)/4, $0x05400000
+DATA constantsAVX2<>+64(SB)/4, $0x85800000
+DATA constantsAVX2<>+68(SB)/4, $0x80000000
+DATA constantsAVX2<>+72(SB)/4, $0xfffffc00
+DATA constantsAVX2<>+76(SB)/4, $0x00000071
+GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $80
 
 // func qkAVX2(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys int, wideQ *int16, wideK *int16)
 // Requires: AVX, AVX2
@@ -12434,6 +12638,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12443,6 +12651,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12474,6 +12686,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12483,6 +12699,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12514,6 +12734,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12523,6 +12747,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12554,6 +12782,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12563,6 +12795,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12594,6 +12830,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12603,6 +12843,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12634,6 +12878,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12643,6 +12891,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12674,6 +12926,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12683,6 +12939,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12714,6 +12974,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y2, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y2, Y2, Y6
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPEQD     Y7, Y6, Y6
+	VPOR         Y6, Y5, Y5
 	VMOVAPS      Y3, Y6
 	VPBROADCASTD constantsAVX2<>+8(SB), Y7
 	VPAND        Y6, Y7, Y7
@@ -12723,6 +12987,10 @@ octet:
 	VPANDN       Y6, Y7, Y6
 	VPXOR        Y3, Y6, Y6
 	VPOR         Y6, Y5, Y5
+	VPADDD       Y3, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPEQD     Y6, Y3, Y3
+	VPOR         Y3, Y5, Y5
 	VPAND        Y4, Y5, Y5
 	VPOR         Y5, Y1, Y1
 	VBLENDVPS    Y4, Y2, Y0, Y2
@@ -12774,6 +13042,10 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VPBROADCASTD 88(AX), Y4
 	VMULPS       Y4, Y3, Y3
 	VMOVAPS      Y3, Y4
@@ -12785,10 +13057,18 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VMOVUPS      Y3, (SP)
 	VMOVUPS      (SI)(DX*1), Y4
 	VPBROADCASTD 92(AX), Y5
 	VFMSUB132PS  Y3, Y5, Y4
+	VPADDD       Y4, Y4, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPOR         Y3, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y3
 	VPAND        Y4, Y3, Y3
 	VPXOR        Y5, Y5, Y5
@@ -12807,6 +13087,10 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VPBROADCASTD 88(AX), Y4
 	VMULPS       Y4, Y3, Y3
 	VMOVAPS      Y3, Y4
@@ -12818,10 +13102,18 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VMOVUPS      Y3, 32(SP)
 	VMOVUPS      256(SI)(DX*1), Y4
 	VPBROADCASTD 92(AX), Y5
 	VFMSUB132PS  Y3, Y5, Y4
+	VPADDD       Y4, Y4, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPOR         Y3, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y3
 	VPAND        Y4, Y3, Y3
 	VPXOR        Y5, Y5, Y5
@@ -12840,6 +13132,10 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VPBROADCASTD 88(AX), Y4
 	VMULPS       Y4, Y3, Y3
 	VMOVAPS      Y3, Y4
@@ -12851,10 +13147,18 @@ vector:
 	VPANDN       Y4, Y5, Y4
 	VPXOR        Y3, Y4, Y4
 	VPOR         Y4, Y0, Y0
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
 	VMOVUPS      Y3, 64(SP)
 	VMOVUPS      512(SI)(DX*1), Y4
 	VPBROADCASTD 92(AX), Y5
 	VFMSUB132PS  Y3, Y5, Y4
+	VPADDD       Y4, Y4, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y5
+	VPCMPEQD     Y5, Y3, Y3
+	VPOR         Y3, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y3
 	VPAND        Y4, Y3, Y3
 	VPXOR        Y5, Y5, Y5
@@ -12873,6 +13177,10 @@ vector:
 	VPANDN       Y3, Y4, Y3
 	VPXOR        Y1, Y3, Y3
 	VPOR         Y3, Y0, Y0
+	VPADDD       Y1, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPOR         Y3, Y0, Y0
 	VPBROADCASTD 88(AX), Y3
 	VMULPS       Y3, Y1, Y1
 	VMOVAPS      Y1, Y3
@@ -12884,10 +13192,18 @@ vector:
 	VPANDN       Y3, Y4, Y3
 	VPXOR        Y1, Y3, Y3
 	VPOR         Y3, Y0, Y0
+	VPADDD       Y1, Y1, Y3
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPOR         Y3, Y0, Y0
 	VMOVUPS      Y1, 96(SP)
 	VMOVUPS      768(SI)(DX*1), Y3
 	VPBROADCASTD 92(AX), Y4
 	VFMSUB132PS  Y1, Y4, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPOR         Y1, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y1
 	VPXOR        Y4, Y4, Y4
@@ -12902,7 +13218,7 @@ vector:
 	VMOVUPS      (BX)(DX*1), Y1
 	VMOVUPS      Y2, (BX)(DX*1)
 	VSUBPS       Y2, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPBROADCASTD constantsAVX2<>+16(SB), Y3
 	VMULPS       Y3, Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
 	VPSLLD       $0x09, Y1, Y3
@@ -12911,7 +13227,7 @@ vector:
 	VPSRAD       $0x1f, Y1, Y4
 	VPANDN       Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
 	VPAND        Y3, Y1, Y5
 	VPSRLD       $0x09, Y1, Y6
 	VPBROADCASTD constantsAVX2<>+0(SB), Y3
@@ -12954,27 +13270,27 @@ vector:
 	VPAND        Y4, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x11, Y1, Y4
-	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
 	VPAND        Y3, Y4, Y4
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y5, Y5
 	VPMADDWD     Y6, Y5, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, (CX)(Y4*4), Y5
 	VPSLLD       $0x0d, Y5, Y3
-	VPBROADCASTD constantsAVX2<>+28(SB), Y7
-	VPAND        Y7, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+36(SB), Y7
 	VPADDD       Y7, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y7, Y7, Y7
 	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y7, Y7
 	VPSLLD       $0x1f, Y1, Y3
 	VPSRAD       $0x1f, Y3, Y3
@@ -12982,19 +13298,19 @@ vector:
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x01, Y6, Y6
 	VPSRLD       $0x01, Y1, Y3
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPMULLD      Y3, Y7, Y7
 	VPADDD       Y6, Y7, Y7
 	VPSRLD       $0x0e, Y7, Y7
 	VPSRLD       $0x02, Y5, Y5
 	VPADDD       Y5, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+36(SB), Y3
-	VPAND        Y3, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
 	VPADDD       Y3, Y7, Y7
 	VPADDD       Y7, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
 	VPCMPGTD     Y3, Y1, Y3
 	VPAND        Y3, Y1, Y1
 	MOVQ         56(AX), BX
@@ -13014,7 +13330,7 @@ block:
 	VPBROADCASTD 96(AX), Y1
 	VCMPPS       $0x06, Y1, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y1
 	VMULPS       Y1, Y3, Y1
 	VCVTTPS2DQ   Y1, Y1
 	VPSLLD       $0x09, Y1, Y3
@@ -13023,7 +13339,7 @@ block:
 	VPSRAD       $0x1f, Y1, Y4
 	VPANDN       Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
 	VPAND        Y3, Y1, Y5
 	VPSRLD       $0x09, Y1, Y6
 	VPBROADCASTD constantsAVX2<>+0(SB), Y3
@@ -13066,27 +13382,27 @@ block:
 	VPAND        Y4, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x11, Y1, Y4
-	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
 	VPAND        Y3, Y4, Y4
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y5, Y5
 	VPMADDWD     Y6, Y5, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, (CX)(Y4*4), Y5
 	VPSLLD       $0x0d, Y5, Y3
-	VPBROADCASTD constantsAVX2<>+28(SB), Y7
-	VPAND        Y7, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+36(SB), Y7
 	VPADDD       Y7, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y7, Y7, Y7
 	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y7, Y7
 	VPSLLD       $0x1f, Y1, Y3
 	VPSRAD       $0x1f, Y3, Y3
@@ -13094,19 +13410,19 @@ block:
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x01, Y6, Y6
 	VPSRLD       $0x01, Y1, Y3
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPMULLD      Y3, Y7, Y7
 	VPADDD       Y6, Y7, Y7
 	VPSRLD       $0x0e, Y7, Y7
 	VPSRLD       $0x02, Y5, Y5
 	VPADDD       Y5, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+36(SB), Y3
-	VPAND        Y3, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
 	VPADDD       Y3, Y7, Y7
 	VPADDD       Y7, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
 	VPCMPGTD     Y3, Y1, Y3
 	VPAND        Y3, Y1, Y3
 	VMOVAPS      Y3, Y1
@@ -13134,7 +13450,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13143,7 +13459,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13186,27 +13502,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13214,19 +13530,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13254,7 +13570,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13263,7 +13579,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13306,27 +13622,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13334,19 +13650,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13374,7 +13690,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13383,7 +13699,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13426,27 +13742,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13454,19 +13770,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13491,6 +13807,10 @@ block:
 	VMOVQ        X3, 576(BX)
 	VMOVUPS      (R9)(DX*1), Y3
 	VFMADD132PS  128(SP), Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPOR         Y1, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y1
 	VPXOR        Y4, Y4, Y4
@@ -13503,7 +13823,7 @@ block:
 	VPBROADCASTD 96(AX), Y1
 	VCMPPS       $0x06, Y1, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y1
 	VMULPS       Y1, Y3, Y1
 	VCVTTPS2DQ   Y1, Y1
 	VPSLLD       $0x09, Y1, Y3
@@ -13512,7 +13832,7 @@ block:
 	VPSRAD       $0x1f, Y1, Y4
 	VPANDN       Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
 	VPAND        Y3, Y1, Y5
 	VPSRLD       $0x09, Y1, Y6
 	VPBROADCASTD constantsAVX2<>+0(SB), Y3
@@ -13555,27 +13875,27 @@ block:
 	VPAND        Y4, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x11, Y1, Y4
-	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
 	VPAND        Y3, Y4, Y4
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y5, Y5
 	VPMADDWD     Y6, Y5, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, (CX)(Y4*4), Y5
 	VPSLLD       $0x0d, Y5, Y3
-	VPBROADCASTD constantsAVX2<>+28(SB), Y7
-	VPAND        Y7, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+36(SB), Y7
 	VPADDD       Y7, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y7, Y7, Y7
 	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y7, Y7
 	VPSLLD       $0x1f, Y1, Y3
 	VPSRAD       $0x1f, Y3, Y3
@@ -13583,19 +13903,19 @@ block:
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x01, Y6, Y6
 	VPSRLD       $0x01, Y1, Y3
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPMULLD      Y3, Y7, Y7
 	VPADDD       Y6, Y7, Y7
 	VPSRLD       $0x0e, Y7, Y7
 	VPSRLD       $0x02, Y5, Y5
 	VPADDD       Y5, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+36(SB), Y3
-	VPAND        Y3, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
 	VPADDD       Y3, Y7, Y7
 	VPADDD       Y7, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
 	VPCMPGTD     Y3, Y1, Y3
 	VPAND        Y3, Y1, Y3
 	VMOVAPS      Y3, Y1
@@ -13623,7 +13943,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13632,7 +13952,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13675,27 +13995,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13703,19 +14023,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13743,7 +14063,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13752,7 +14072,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13795,27 +14115,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13823,19 +14143,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13863,7 +14183,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -13872,7 +14192,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -13915,27 +14235,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -13943,19 +14263,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -13980,6 +14300,10 @@ block:
 	VMOVQ        X3, 704(BX)
 	VMOVUPS      256(R9)(DX*1), Y3
 	VFMADD132PS  128(SP), Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPOR         Y1, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y1
 	VPXOR        Y4, Y4, Y4
@@ -13992,7 +14316,7 @@ block:
 	VPBROADCASTD 96(AX), Y1
 	VCMPPS       $0x06, Y1, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y1
 	VMULPS       Y1, Y3, Y1
 	VCVTTPS2DQ   Y1, Y1
 	VPSLLD       $0x09, Y1, Y3
@@ -14001,7 +14325,7 @@ block:
 	VPSRAD       $0x1f, Y1, Y4
 	VPANDN       Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
 	VPAND        Y3, Y1, Y5
 	VPSRLD       $0x09, Y1, Y6
 	VPBROADCASTD constantsAVX2<>+0(SB), Y3
@@ -14044,27 +14368,27 @@ block:
 	VPAND        Y4, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x11, Y1, Y4
-	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
 	VPAND        Y3, Y4, Y4
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y5, Y5
 	VPMADDWD     Y6, Y5, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, (CX)(Y4*4), Y5
 	VPSLLD       $0x0d, Y5, Y3
-	VPBROADCASTD constantsAVX2<>+28(SB), Y7
-	VPAND        Y7, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+36(SB), Y7
 	VPADDD       Y7, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y7, Y7, Y7
 	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y7, Y7
 	VPSLLD       $0x1f, Y1, Y3
 	VPSRAD       $0x1f, Y3, Y3
@@ -14072,19 +14396,19 @@ block:
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x01, Y6, Y6
 	VPSRLD       $0x01, Y1, Y3
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPMULLD      Y3, Y7, Y7
 	VPADDD       Y6, Y7, Y7
 	VPSRLD       $0x0e, Y7, Y7
 	VPSRLD       $0x02, Y5, Y5
 	VPADDD       Y5, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+36(SB), Y3
-	VPAND        Y3, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
 	VPADDD       Y3, Y7, Y7
 	VPADDD       Y7, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
 	VPCMPGTD     Y3, Y1, Y3
 	VPAND        Y3, Y1, Y3
 	VMOVAPS      Y3, Y1
@@ -14112,7 +14436,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14121,7 +14445,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14164,27 +14488,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14192,19 +14516,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14232,7 +14556,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14241,7 +14565,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14284,27 +14608,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14312,19 +14636,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14352,7 +14676,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14361,7 +14685,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14404,27 +14728,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14432,19 +14756,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14469,6 +14793,10 @@ block:
 	VMOVQ        X3, 832(BX)
 	VMOVUPS      512(R9)(DX*1), Y3
 	VFMADD132PS  128(SP), Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPOR         Y1, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y1
 	VPXOR        Y4, Y4, Y4
@@ -14481,7 +14809,7 @@ block:
 	VPBROADCASTD 96(AX), Y1
 	VCMPPS       $0x06, Y1, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y1
+	VPBROADCASTD constantsAVX2<>+16(SB), Y1
 	VMULPS       Y1, Y3, Y1
 	VCVTTPS2DQ   Y1, Y1
 	VPSLLD       $0x09, Y1, Y3
@@ -14490,7 +14818,7 @@ block:
 	VPSRAD       $0x1f, Y1, Y4
 	VPANDN       Y4, Y3, Y3
 	VPADDD       Y3, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+16(SB), Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y3
 	VPAND        Y3, Y1, Y5
 	VPSRLD       $0x09, Y1, Y6
 	VPBROADCASTD constantsAVX2<>+0(SB), Y3
@@ -14533,27 +14861,27 @@ block:
 	VPAND        Y4, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x11, Y1, Y4
-	VPBROADCASTD constantsAVX2<>+20(SB), Y3
+	VPBROADCASTD constantsAVX2<>+24(SB), Y3
 	VPAND        Y3, Y4, Y4
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, 384(CX)(Y4*2), Y5
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y5, Y5
 	VPMADDWD     Y6, Y5, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y5, Y5, Y5
 	VPGATHERDD   Y3, (CX)(Y4*4), Y5
 	VPSLLD       $0x0d, Y5, Y3
-	VPBROADCASTD constantsAVX2<>+28(SB), Y7
-	VPAND        Y7, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+32(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+36(SB), Y7
 	VPADDD       Y7, Y3, Y3
 	VPADDD       Y3, Y6, Y6
 	VPCMPEQD     Y3, Y3, Y3
 	VPXOR        Y7, Y7, Y7
 	VPGATHERDD   Y3, 256(CX)(Y4*2), Y7
-	VPBROADCASTD constantsAVX2<>+24(SB), Y3
+	VPBROADCASTD constantsAVX2<>+28(SB), Y3
 	VPAND        Y3, Y7, Y7
 	VPSLLD       $0x1f, Y1, Y3
 	VPSRAD       $0x1f, Y3, Y3
@@ -14561,19 +14889,19 @@ block:
 	VPADDD       Y3, Y6, Y6
 	VPSRLD       $0x01, Y6, Y6
 	VPSRLD       $0x01, Y1, Y3
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y3, Y3
 	VPMULLD      Y3, Y7, Y7
 	VPADDD       Y6, Y7, Y7
 	VPSRLD       $0x0e, Y7, Y7
 	VPSRLD       $0x02, Y5, Y5
 	VPADDD       Y5, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+36(SB), Y3
-	VPAND        Y3, Y1, Y1
 	VPBROADCASTD constantsAVX2<>+40(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+44(SB), Y3
 	VPADDD       Y3, Y7, Y7
 	VPADDD       Y7, Y1, Y1
-	VPBROADCASTD constantsAVX2<>+44(SB), Y3
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
 	VPCMPGTD     Y3, Y1, Y3
 	VPAND        Y3, Y1, Y3
 	VMOVAPS      Y3, Y1
@@ -14601,7 +14929,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14610,7 +14938,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14653,27 +14981,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14681,19 +15009,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14721,7 +15049,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14730,7 +15058,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14773,27 +15101,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14801,19 +15129,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14841,7 +15169,7 @@ block:
 	VPBROADCASTD 96(AX), Y4
 	VCMPPS       $0x06, Y4, Y3, Y4
 	VPOR         Y4, Y0, Y0
-	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPBROADCASTD constantsAVX2<>+16(SB), Y4
 	VMULPS       Y4, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
 	VPSLLD       $0x09, Y3, Y4
@@ -14850,7 +15178,7 @@ block:
 	VPSRAD       $0x1f, Y3, Y5
 	VPANDN       Y5, Y4, Y4
 	VPADDD       Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+16(SB), Y4
+	VPBROADCASTD constantsAVX2<>+20(SB), Y4
 	VPAND        Y4, Y3, Y6
 	VPSRLD       $0x09, Y3, Y7
 	VPBROADCASTD constantsAVX2<>+0(SB), Y4
@@ -14893,27 +15221,27 @@ block:
 	VPAND        Y5, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x11, Y3, Y5
-	VPBROADCASTD constantsAVX2<>+20(SB), Y4
+	VPBROADCASTD constantsAVX2<>+24(SB), Y4
 	VPAND        Y4, Y5, Y5
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, 384(CX)(Y5*2), Y6
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y6, Y6
 	VPMADDWD     Y7, Y6, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y6, Y6, Y6
 	VPGATHERDD   Y4, (CX)(Y5*4), Y6
 	VPSLLD       $0x0d, Y6, Y4
-	VPBROADCASTD constantsAVX2<>+28(SB), Y8
-	VPAND        Y8, Y4, Y4
 	VPBROADCASTD constantsAVX2<>+32(SB), Y8
+	VPAND        Y8, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y8
 	VPADDD       Y8, Y4, Y4
 	VPADDD       Y4, Y7, Y7
 	VPCMPEQD     Y4, Y4, Y4
 	VPXOR        Y8, Y8, Y8
 	VPGATHERDD   Y4, 256(CX)(Y5*2), Y8
-	VPBROADCASTD constantsAVX2<>+24(SB), Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
 	VPAND        Y4, Y8, Y8
 	VPSLLD       $0x1f, Y3, Y4
 	VPSRAD       $0x1f, Y4, Y4
@@ -14921,19 +15249,19 @@ block:
 	VPADDD       Y4, Y7, Y7
 	VPSRLD       $0x01, Y7, Y7
 	VPSRLD       $0x01, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+24(SB), Y5
+	VPBROADCASTD constantsAVX2<>+28(SB), Y5
 	VPAND        Y5, Y4, Y4
 	VPMULLD      Y4, Y8, Y8
 	VPADDD       Y7, Y8, Y8
 	VPSRLD       $0x0e, Y8, Y8
 	VPSRLD       $0x02, Y6, Y6
 	VPADDD       Y6, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+36(SB), Y4
-	VPAND        Y4, Y3, Y3
 	VPBROADCASTD constantsAVX2<>+40(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD constantsAVX2<>+44(SB), Y4
 	VPADDD       Y4, Y8, Y8
 	VPADDD       Y8, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+44(SB), Y4
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
 	VPCMPGTD     Y4, Y3, Y4
 	VPAND        Y4, Y3, Y3
 	VADDPS       Y3, Y1, Y1
@@ -14958,6 +15286,10 @@ block:
 	VMOVQ        X3, 960(BX)
 	VMOVUPS      768(R9)(DX*1), Y3
 	VFMADD132PS  128(SP), Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y4
+	VPCMPEQD     Y4, Y1, Y1
+	VPOR         Y1, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y1
 	VPAND        Y3, Y1, Y1
 	VPXOR        Y4, Y4, Y4
@@ -14965,7 +15297,7 @@ block:
 	VPSRLD       $0x01, Y1, Y1
 	VPANDN       Y3, Y1, Y3
 	VMOVUPS      Y3, 768(R9)(DX*1)
-	VPBROADCASTD constantsAVX2<>+48(SB), Y1
+	VPBROADCASTD constantsAVX2<>+52(SB), Y1
 	VMOVUPS      Y1, 128(SP)
 	ADDQ         $0x00001000, R8
 	ADDQ         $0x00001000, DI
@@ -15140,13 +15472,13 @@ channel:
 	VPSLLD       $0x01, Y1, Y3
 	VPSRLD       $0x18, Y3, Y3
 	VPMAXSD      Y3, Y2, Y2
-	VPBROADCASTD constantsAVX2<>+52(SB), Y3
+	VPBROADCASTD constantsAVX2<>+56(SB), Y3
 	VPMAXSD      Y3, Y2, Y2
 	VPSLLD       $0x17, Y2, Y2
-	VPBROADCASTD constantsAVX2<>+56(SB), Y3
+	VPBROADCASTD constantsAVX2<>+60(SB), Y3
 	VPADDD       Y3, Y2, Y3
 	VMOVDQU      Y3, (SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y4
+	VPBROADCASTD constantsAVX2<>+64(SB), Y4
 	VPSUBD       Y2, Y4, Y4
 	VMULPS       Y4, Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
@@ -15158,13 +15490,13 @@ channel:
 	VPSLLD       $0x01, Y2, Y4
 	VPSRLD       $0x18, Y4, Y4
 	VPMAXSD      Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+52(SB), Y4
+	VPBROADCASTD constantsAVX2<>+56(SB), Y4
 	VPMAXSD      Y4, Y3, Y3
 	VPSLLD       $0x17, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+56(SB), Y4
+	VPBROADCASTD constantsAVX2<>+60(SB), Y4
 	VPADDD       Y4, Y3, Y4
 	VMOVDQU      Y4, 32(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y5
+	VPBROADCASTD constantsAVX2<>+64(SB), Y5
 	VPSUBD       Y3, Y5, Y5
 	VMULPS       Y5, Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
@@ -15176,13 +15508,13 @@ channel:
 	VPSLLD       $0x01, Y3, Y5
 	VPSRLD       $0x18, Y5, Y5
 	VPMAXSD      Y5, Y4, Y4
-	VPBROADCASTD constantsAVX2<>+52(SB), Y5
+	VPBROADCASTD constantsAVX2<>+56(SB), Y5
 	VPMAXSD      Y5, Y4, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VPBROADCASTD constantsAVX2<>+56(SB), Y5
+	VPBROADCASTD constantsAVX2<>+60(SB), Y5
 	VPADDD       Y5, Y4, Y5
 	VMOVDQU      Y5, 64(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y6
+	VPBROADCASTD constantsAVX2<>+64(SB), Y6
 	VPSUBD       Y4, Y6, Y6
 	VMULPS       Y6, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
@@ -15194,13 +15526,13 @@ channel:
 	VPSLLD       $0x01, Y4, Y6
 	VPSRLD       $0x18, Y6, Y6
 	VPMAXSD      Y6, Y5, Y5
-	VPBROADCASTD constantsAVX2<>+52(SB), Y6
+	VPBROADCASTD constantsAVX2<>+56(SB), Y6
 	VPMAXSD      Y6, Y5, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VPBROADCASTD constantsAVX2<>+56(SB), Y6
+	VPBROADCASTD constantsAVX2<>+60(SB), Y6
 	VPADDD       Y6, Y5, Y6
 	VMOVDQU      Y6, 96(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y7
+	VPBROADCASTD constantsAVX2<>+64(SB), Y7
 	VPSUBD       Y5, Y7, Y7
 	VMULPS       Y7, Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
@@ -15212,13 +15544,13 @@ channel:
 	VPSLLD       $0x01, Y5, Y7
 	VPSRLD       $0x18, Y7, Y7
 	VPMAXSD      Y7, Y6, Y6
-	VPBROADCASTD constantsAVX2<>+52(SB), Y7
+	VPBROADCASTD constantsAVX2<>+56(SB), Y7
 	VPMAXSD      Y7, Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
-	VPBROADCASTD constantsAVX2<>+56(SB), Y7
+	VPBROADCASTD constantsAVX2<>+60(SB), Y7
 	VPADDD       Y7, Y6, Y7
 	VMOVDQU      Y7, 128(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y8
+	VPBROADCASTD constantsAVX2<>+64(SB), Y8
 	VPSUBD       Y6, Y8, Y8
 	VMULPS       Y8, Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
@@ -15230,13 +15562,13 @@ channel:
 	VPSLLD       $0x01, Y6, Y8
 	VPSRLD       $0x18, Y8, Y8
 	VPMAXSD      Y8, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+52(SB), Y8
+	VPBROADCASTD constantsAVX2<>+56(SB), Y8
 	VPMAXSD      Y8, Y7, Y7
 	VPSLLD       $0x17, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+56(SB), Y8
+	VPBROADCASTD constantsAVX2<>+60(SB), Y8
 	VPADDD       Y8, Y7, Y8
 	VMOVDQU      Y8, 160(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y9
+	VPBROADCASTD constantsAVX2<>+64(SB), Y9
 	VPSUBD       Y7, Y9, Y9
 	VMULPS       Y9, Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
@@ -15248,13 +15580,13 @@ channel:
 	VPSLLD       $0x01, Y7, Y9
 	VPSRLD       $0x18, Y9, Y9
 	VPMAXSD      Y9, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+52(SB), Y9
+	VPBROADCASTD constantsAVX2<>+56(SB), Y9
 	VPMAXSD      Y9, Y8, Y8
 	VPSLLD       $0x17, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+56(SB), Y9
+	VPBROADCASTD constantsAVX2<>+60(SB), Y9
 	VPADDD       Y9, Y8, Y9
 	VMOVDQU      Y9, 192(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y10
+	VPBROADCASTD constantsAVX2<>+64(SB), Y10
 	VPSUBD       Y8, Y10, Y10
 	VMULPS       Y10, Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
@@ -15266,13 +15598,13 @@ channel:
 	VPSLLD       $0x01, Y8, Y10
 	VPSRLD       $0x18, Y10, Y10
 	VPMAXSD      Y10, Y9, Y9
-	VPBROADCASTD constantsAVX2<>+52(SB), Y10
+	VPBROADCASTD constantsAVX2<>+56(SB), Y10
 	VPMAXSD      Y10, Y9, Y9
 	VPSLLD       $0x17, Y9, Y9
-	VPBROADCASTD constantsAVX2<>+56(SB), Y10
+	VPBROADCASTD constantsAVX2<>+60(SB), Y10
 	VPADDD       Y10, Y9, Y10
 	VMOVDQU      Y10, 224(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y11
+	VPBROADCASTD constantsAVX2<>+64(SB), Y11
 	VPSUBD       Y9, Y11, Y11
 	VMULPS       Y11, Y8, Y8
 	VCVTTPS2DQ   Y8, Y8
@@ -15328,35 +15660,35 @@ positiveEnd:
 	VFMADD231PS  224(R10), Y9, Y8
 	VSUBPS       (SP), Y1, Y1
 	VMOVUPS      Y1, 256(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y1
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
 	VPXOR        (SP), Y1, Y1
 	VSUBPS       32(SP), Y2, Y2
 	VMOVUPS      Y2, 288(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y2
+	VPBROADCASTD constantsAVX2<>+68(SB), Y2
 	VPXOR        32(SP), Y2, Y2
 	VSUBPS       64(SP), Y3, Y3
 	VMOVUPS      Y3, 320(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y3
+	VPBROADCASTD constantsAVX2<>+68(SB), Y3
 	VPXOR        64(SP), Y3, Y3
 	VSUBPS       96(SP), Y4, Y4
 	VMOVUPS      Y4, 352(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y4
+	VPBROADCASTD constantsAVX2<>+68(SB), Y4
 	VPXOR        96(SP), Y4, Y4
 	VSUBPS       128(SP), Y5, Y5
 	VMOVUPS      Y5, 384(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y5
+	VPBROADCASTD constantsAVX2<>+68(SB), Y5
 	VPXOR        128(SP), Y5, Y5
 	VSUBPS       160(SP), Y6, Y6
 	VMOVUPS      Y6, 416(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y6
+	VPBROADCASTD constantsAVX2<>+68(SB), Y6
 	VPXOR        160(SP), Y6, Y6
 	VSUBPS       192(SP), Y7, Y7
 	VMOVUPS      Y7, 448(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y7
+	VPBROADCASTD constantsAVX2<>+68(SB), Y7
 	VPXOR        192(SP), Y7, Y7
 	VSUBPS       224(SP), Y8, Y8
 	VMOVUPS      Y8, 480(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y8
+	VPBROADCASTD constantsAVX2<>+68(SB), Y8
 	VPXOR        224(SP), Y8, Y8
 	MOVBQZX      1(R9), R10
 	MOVBQZX      (R12)(R10*1), R13
@@ -15410,42 +15742,42 @@ negative:
 negativeEnd:
 	VADDPS       (SP), Y1, Y1
 	VADDPS       256(SP), Y1, Y1
-	VPBROADCASTD constantsAVX2<>+68(SB), Y9
+	VPBROADCASTD constantsAVX2<>+72(SB), Y9
 	VPAND        Y9, Y1, Y1
 	VMOVUPS      Y1, (R11)
 	VADDPS       32(SP), Y2, Y2
 	VADDPS       288(SP), Y2, Y2
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y2, Y2
 	VMOVUPS      Y2, 32(R11)
 	VADDPS       64(SP), Y3, Y3
 	VADDPS       320(SP), Y3, Y3
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y3, Y3
 	VMOVUPS      Y3, 64(R11)
 	VADDPS       96(SP), Y4, Y4
 	VADDPS       352(SP), Y4, Y4
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y4, Y4
 	VMOVUPS      Y4, 96(R11)
 	VADDPS       128(SP), Y5, Y5
 	VADDPS       384(SP), Y5, Y5
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y5, Y5
 	VMOVUPS      Y5, 128(R11)
 	VADDPS       160(SP), Y6, Y6
 	VADDPS       416(SP), Y6, Y6
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y6, Y6
 	VMOVUPS      Y6, 160(R11)
 	VADDPS       192(SP), Y7, Y7
 	VADDPS       448(SP), Y7, Y7
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y7, Y7
 	VMOVUPS      Y7, 192(R11)
 	VADDPS       224(SP), Y8, Y8
 	VADDPS       480(SP), Y8, Y8
-	VPBROADCASTD constantsAVX2<>+68(SB), Y1
+	VPBROADCASTD constantsAVX2<>+72(SB), Y1
 	VPAND        Y1, Y8, Y8
 	VMOVUPS      Y8, 224(R11)
 	ADDQ         stride+56(FP), CX
@@ -15498,17 +15830,17 @@ channel:
 	VPSRLD       $0x18, Y3, Y3
 	VPXOR        Y4, Y4, Y4
 	VPCMPEQD     Y4, Y3, Y4
-	VPBROADCASTD constantsAVX2<>+72(SB), Y5
+	VPBROADCASTD constantsAVX2<>+76(SB), Y5
 	VPMAXSD      Y5, Y3, Y3
 	VPANDN       Y3, Y4, Y3
 	VPMAXSD      Y3, Y2, Y2
-	VPBROADCASTD constantsAVX2<>+52(SB), Y3
+	VPBROADCASTD constantsAVX2<>+56(SB), Y3
 	VPMAXSD      Y3, Y2, Y2
 	VPSLLD       $0x17, Y2, Y2
-	VPBROADCASTD constantsAVX2<>+56(SB), Y3
+	VPBROADCASTD constantsAVX2<>+60(SB), Y3
 	VPADDD       Y3, Y2, Y3
 	VMOVDQU      Y3, (SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y4
+	VPBROADCASTD constantsAVX2<>+64(SB), Y4
 	VPSUBD       Y2, Y4, Y4
 	VMULPS       Y4, Y1, Y1
 	VCVTTPS2DQ   Y1, Y1
@@ -15521,17 +15853,17 @@ channel:
 	VPSRLD       $0x18, Y4, Y4
 	VPXOR        Y5, Y5, Y5
 	VPCMPEQD     Y5, Y4, Y5
-	VPBROADCASTD constantsAVX2<>+72(SB), Y6
+	VPBROADCASTD constantsAVX2<>+76(SB), Y6
 	VPMAXSD      Y6, Y4, Y4
 	VPANDN       Y4, Y5, Y4
 	VPMAXSD      Y4, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+52(SB), Y4
+	VPBROADCASTD constantsAVX2<>+56(SB), Y4
 	VPMAXSD      Y4, Y3, Y3
 	VPSLLD       $0x17, Y3, Y3
-	VPBROADCASTD constantsAVX2<>+56(SB), Y4
+	VPBROADCASTD constantsAVX2<>+60(SB), Y4
 	VPADDD       Y4, Y3, Y4
 	VMOVDQU      Y4, 32(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y5
+	VPBROADCASTD constantsAVX2<>+64(SB), Y5
 	VPSUBD       Y3, Y5, Y5
 	VMULPS       Y5, Y2, Y2
 	VCVTTPS2DQ   Y2, Y2
@@ -15544,17 +15876,17 @@ channel:
 	VPSRLD       $0x18, Y5, Y5
 	VPXOR        Y6, Y6, Y6
 	VPCMPEQD     Y6, Y5, Y6
-	VPBROADCASTD constantsAVX2<>+72(SB), Y7
+	VPBROADCASTD constantsAVX2<>+76(SB), Y7
 	VPMAXSD      Y7, Y5, Y5
 	VPANDN       Y5, Y6, Y5
 	VPMAXSD      Y5, Y4, Y4
-	VPBROADCASTD constantsAVX2<>+52(SB), Y5
+	VPBROADCASTD constantsAVX2<>+56(SB), Y5
 	VPMAXSD      Y5, Y4, Y4
 	VPSLLD       $0x17, Y4, Y4
-	VPBROADCASTD constantsAVX2<>+56(SB), Y5
+	VPBROADCASTD constantsAVX2<>+60(SB), Y5
 	VPADDD       Y5, Y4, Y5
 	VMOVDQU      Y5, 64(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y6
+	VPBROADCASTD constantsAVX2<>+64(SB), Y6
 	VPSUBD       Y4, Y6, Y6
 	VMULPS       Y6, Y3, Y3
 	VCVTTPS2DQ   Y3, Y3
@@ -15567,17 +15899,17 @@ channel:
 	VPSRLD       $0x18, Y6, Y6
 	VPXOR        Y7, Y7, Y7
 	VPCMPEQD     Y7, Y6, Y7
-	VPBROADCASTD constantsAVX2<>+72(SB), Y8
+	VPBROADCASTD constantsAVX2<>+76(SB), Y8
 	VPMAXSD      Y8, Y6, Y6
 	VPANDN       Y6, Y7, Y6
 	VPMAXSD      Y6, Y5, Y5
-	VPBROADCASTD constantsAVX2<>+52(SB), Y6
+	VPBROADCASTD constantsAVX2<>+56(SB), Y6
 	VPMAXSD      Y6, Y5, Y5
 	VPSLLD       $0x17, Y5, Y5
-	VPBROADCASTD constantsAVX2<>+56(SB), Y6
+	VPBROADCASTD constantsAVX2<>+60(SB), Y6
 	VPADDD       Y6, Y5, Y6
 	VMOVDQU      Y6, 96(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y7
+	VPBROADCASTD constantsAVX2<>+64(SB), Y7
 	VPSUBD       Y5, Y7, Y7
 	VMULPS       Y7, Y4, Y4
 	VCVTTPS2DQ   Y4, Y4
@@ -15590,17 +15922,17 @@ channel:
 	VPSRLD       $0x18, Y7, Y7
 	VPXOR        Y8, Y8, Y8
 	VPCMPEQD     Y8, Y7, Y8
-	VPBROADCASTD constantsAVX2<>+72(SB), Y9
+	VPBROADCASTD constantsAVX2<>+76(SB), Y9
 	VPMAXSD      Y9, Y7, Y7
 	VPANDN       Y7, Y8, Y7
 	VPMAXSD      Y7, Y6, Y6
-	VPBROADCASTD constantsAVX2<>+52(SB), Y7
+	VPBROADCASTD constantsAVX2<>+56(SB), Y7
 	VPMAXSD      Y7, Y6, Y6
 	VPSLLD       $0x17, Y6, Y6
-	VPBROADCASTD constantsAVX2<>+56(SB), Y7
+	VPBROADCASTD constantsAVX2<>+60(SB), Y7
 	VPADDD       Y7, Y6, Y7
 	VMOVDQU      Y7, 128(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y8
+	VPBROADCASTD constantsAVX2<>+64(SB), Y8
 	VPSUBD       Y6, Y8, Y8
 	VMULPS       Y8, Y5, Y5
 	VCVTTPS2DQ   Y5, Y5
@@ -15613,17 +15945,17 @@ channel:
 	VPSRLD       $0x18, Y8, Y8
 	VPXOR        Y9, Y9, Y9
 	VPCMPEQD     Y9, Y8, Y9
-	VPBROADCASTD constantsAVX2<>+72(SB), Y10
+	VPBROADCASTD constantsAVX2<>+76(SB), Y10
 	VPMAXSD      Y10, Y8, Y8
 	VPANDN       Y8, Y9, Y8
 	VPMAXSD      Y8, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+52(SB), Y8
+	VPBROADCASTD constantsAVX2<>+56(SB), Y8
 	VPMAXSD      Y8, Y7, Y7
 	VPSLLD       $0x17, Y7, Y7
-	VPBROADCASTD constantsAVX2<>+56(SB), Y8
+	VPBROADCASTD constantsAVX2<>+60(SB), Y8
 	VPADDD       Y8, Y7, Y8
 	VMOVDQU      Y8, 160(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y9
+	VPBROADCASTD constantsAVX2<>+64(SB), Y9
 	VPSUBD       Y7, Y9, Y9
 	VMULPS       Y9, Y6, Y6
 	VCVTTPS2DQ   Y6, Y6
@@ -15636,17 +15968,17 @@ channel:
 	VPSRLD       $0x18, Y9, Y9
 	VPXOR        Y10, Y10, Y10
 	VPCMPEQD     Y10, Y9, Y10
-	VPBROADCASTD constantsAVX2<>+72(SB), Y11
+	VPBROADCASTD constantsAVX2<>+76(SB), Y11
 	VPMAXSD      Y11, Y9, Y9
 	VPANDN       Y9, Y10, Y9
 	VPMAXSD      Y9, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+52(SB), Y9
+	VPBROADCASTD constantsAVX2<>+56(SB), Y9
 	VPMAXSD      Y9, Y8, Y8
 	VPSLLD       $0x17, Y8, Y8
-	VPBROADCASTD constantsAVX2<>+56(SB), Y9
+	VPBROADCASTD constantsAVX2<>+60(SB), Y9
 	VPADDD       Y9, Y8, Y9
 	VMOVDQU      Y9, 192(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y10
+	VPBROADCASTD constantsAVX2<>+64(SB), Y10
 	VPSUBD       Y8, Y10, Y10
 	VMULPS       Y10, Y7, Y7
 	VCVTTPS2DQ   Y7, Y7
@@ -15659,17 +15991,17 @@ channel:
 	VPSRLD       $0x18, Y10, Y10
 	VPXOR        Y11, Y11, Y11
 	VPCMPEQD     Y11, Y10, Y11
-	VPBROADCASTD constantsAVX2<>+72(SB), Y12
+	VPBROADCASTD constantsAVX2<>+76(SB), Y12
 	VPMAXSD      Y12, Y10, Y10
 	VPANDN       Y10, Y11, Y10
 	VPMAXSD      Y10, Y9, Y9
-	VPBROADCASTD constantsAVX2<>+52(SB), Y10
+	VPBROADCASTD constantsAVX2<>+56(SB), Y10
 	VPMAXSD      Y10, Y9, Y9
 	VPSLLD       $0x17, Y9, Y9
-	VPBROADCASTD constantsAVX2<>+56(SB), Y10
+	VPBROADCASTD constantsAVX2<>+60(SB), Y10
 	VPADDD       Y10, Y9, Y10
 	VMOVDQU      Y10, 224(SP)
-	VPBROADCASTD constantsAVX2<>+60(SB), Y11
+	VPBROADCASTD constantsAVX2<>+64(SB), Y11
 	VPSUBD       Y9, Y11, Y11
 	VMULPS       Y11, Y8, Y8
 	VCVTTPS2DQ   Y8, Y8
@@ -15725,35 +16057,35 @@ positiveEnd:
 	VFMADD231PS  224(R10), Y9, Y8
 	VSUBPS       (SP), Y1, Y1
 	VMOVUPS      Y1, 256(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y1
+	VPBROADCASTD constantsAVX2<>+68(SB), Y1
 	VPXOR        (SP), Y1, Y1
 	VSUBPS       32(SP), Y2, Y2
 	VMOVUPS      Y2, 288(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y2
+	VPBROADCASTD constantsAVX2<>+68(SB), Y2
 	VPXOR        32(SP), Y2, Y2
 	VSUBPS       64(SP), Y3, Y3
 	VMOVUPS      Y3, 320(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y3
+	VPBROADCASTD constantsAVX2<>+68(SB), Y3
 	VPXOR        64(SP), Y3, Y3
 	VSUBPS       96(SP), Y4, Y4
 	VMOVUPS      Y4, 352(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y4
+	VPBROADCASTD constantsAVX2<>+68(SB), Y4
 	VPXOR        96(SP), Y4, Y4
 	VSUBPS       128(SP), Y5, Y5
 	VMOVUPS      Y5, 384(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y5
+	VPBROADCASTD constantsAVX2<>+68(SB), Y5
 	VPXOR        128(SP), Y5, Y5
 	VSUBPS       160(SP), Y6, Y6
 	VMOVUPS      Y6, 416(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y6
+	VPBROADCASTD constantsAVX2<>+68(SB), Y6
 	VPXOR        160(SP), Y6, Y6
 	VSUBPS       192(SP), Y7, Y7
 	VMOVUPS      Y7, 448(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y7
+	VPBROADCASTD constantsAVX2<>+68(SB), Y7
 	VPXOR        192(SP), Y7, Y7
 	VSUBPS       224(SP), Y8, Y8
 	VMOVUPS      Y8, 480(SP)
-	VPBROADCASTD constantsAVX2<>+64(SB), Y8
+	VPBROADCASTD constantsAVX2<>+68(SB), Y8
 	VPXOR        224(SP), Y8, Y8
 	MOVBQZX      1(R9), R10
 	MOVBQZX      (R12)(R10*1), R13
@@ -15920,6 +16252,10 @@ channel:
 	VFMADD213PS  (CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, (CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -15936,6 +16272,10 @@ channel:
 	VFMADD213PS  32(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 32(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -15952,6 +16292,10 @@ channel:
 	VFMADD213PS  64(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 64(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -15968,6 +16312,10 @@ channel:
 	VFMADD213PS  96(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 96(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -15984,6 +16332,10 @@ channel:
 	VFMADD213PS  128(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 128(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -16000,6 +16352,10 @@ channel:
 	VFMADD213PS  160(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 160(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -16016,6 +16372,10 @@ channel:
 	VFMADD213PS  192(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 192(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -16032,6 +16392,10 @@ channel:
 	VFMADD213PS  224(CX), Y2, Y1
 	VPXOR        Y2, Y2, Y2
 	VMOVUPS      Y2, 224(CX)
+	VPADDD       Y1, Y1, Y2
+	VPBROADCASTD constantsAVX2<>+12(SB), Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPOR         Y2, Y0, Y0
 	VPBROADCASTD constantsAVX2<>+8(SB), Y2
 	VPAND        Y1, Y2, Y2
 	VPXOR        Y3, Y3, Y3
@@ -16112,6 +16476,10 @@ channel:
 	VPANDN         Y10, Y11, Y10
 	VPXOR          Y7, Y10, Y10
 	VPOR           Y10, Y0, Y0
+	VPADDD         Y7, Y7, Y10
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y11
+	VPCMPEQD       Y11, Y10, Y10
+	VPOR           Y10, Y0, Y0
 	VPBROADCASTD   (BX)(R10*4), Y10
 	VFMADD231PS    Y10, Y7, Y1
 	VMOVAPS        Y1, Y7
@@ -16123,6 +16491,10 @@ channel:
 	VPANDN         Y7, Y10, Y7
 	VPXOR          Y1, Y7, Y7
 	VPOR           Y7, Y0, Y0
+	VPADDD         Y1, Y1, Y7
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y10
+	VPCMPEQD       Y10, Y7, Y7
+	VPOR           Y7, Y0, Y0
 	VMOVAPS        Y6, Y7
 	VPBROADCASTD   constantsAVX2<>+8(SB), Y10
 	VPAND          Y7, Y10, Y10
@@ -16131,6 +16503,10 @@ channel:
 	VPSRLD         $0x01, Y10, Y10
 	VPANDN         Y7, Y10, Y7
 	VPXOR          Y6, Y7, Y7
+	VPOR           Y7, Y0, Y0
+	VPADDD         Y6, Y6, Y7
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y10
+	VPCMPEQD       Y10, Y7, Y7
 	VPOR           Y7, Y0, Y0
 	VPBROADCASTD   4(BX)(R10*4), Y7
 	VFMADD231PS    Y7, Y6, Y1
@@ -16143,6 +16519,10 @@ channel:
 	VPANDN         Y6, Y7, Y6
 	VPXOR          Y1, Y6, Y6
 	VPOR           Y6, Y0, Y0
+	VPADDD         Y1, Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
+	VPCMPEQD       Y7, Y6, Y6
+	VPOR           Y6, Y0, Y0
 	VMOVAPS        Y9, Y6
 	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
 	VPAND          Y6, Y7, Y7
@@ -16151,6 +16531,10 @@ channel:
 	VPSRLD         $0x01, Y7, Y7
 	VPANDN         Y6, Y7, Y6
 	VPXOR          Y9, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPADDD         Y9, Y9, Y6
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
+	VPCMPEQD       Y7, Y6, Y6
 	VPOR           Y6, Y0, Y0
 	VPBROADCASTD   8(BX)(R10*4), Y6
 	VFMADD231PS    Y6, Y9, Y1
@@ -16163,6 +16547,10 @@ channel:
 	VPANDN         Y6, Y7, Y6
 	VPXOR          Y1, Y6, Y6
 	VPOR           Y6, Y0, Y0
+	VPADDD         Y1, Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
+	VPCMPEQD       Y7, Y6, Y6
+	VPOR           Y6, Y0, Y0
 	VMOVAPS        Y8, Y6
 	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
 	VPAND          Y6, Y7, Y7
@@ -16171,6 +16559,10 @@ channel:
 	VPSRLD         $0x01, Y7, Y7
 	VPANDN         Y6, Y7, Y6
 	VPXOR          Y8, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPADDD         Y8, Y8, Y6
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
+	VPCMPEQD       Y7, Y6, Y6
 	VPOR           Y6, Y0, Y0
 	VPBROADCASTD   12(BX)(R10*4), Y6
 	VFMADD231PS    Y6, Y8, Y1
@@ -16182,6 +16574,10 @@ channel:
 	VPSRLD         $0x01, Y7, Y7
 	VPANDN         Y6, Y7, Y6
 	VPXOR          Y1, Y6, Y6
+	VPOR           Y6, Y0, Y0
+	VPADDD         Y1, Y1, Y6
+	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
+	VPCMPEQD       Y7, Y6, Y6
 	VPOR           Y6, Y0, Y0
 	ADDQ           $0x04, R10
 	CMPQ           R10, DI

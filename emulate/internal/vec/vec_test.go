@@ -251,6 +251,35 @@ func TestDot(t *testing.T) {
 	}
 }
 
+// TestRoundingRestored: after Dot, which may set the rounding of the machine, operations
+// round to nearest and keep subnormal numbers, as Go's do.
+func TestRoundingRestored(t *testing.T) {
+	for i, u := range units {
+		c := newDotCase(t, i, 4, func(k, r int) uint16 { return uint16(0x30 + k%8) }, func(k, ch int) uint16 { return uint16(0x30 + k%8 + ch%2*0x80) })
+		for _, l := range levels(t) {
+			if !l.Has(u.unit.Kind) {
+				continue
+			}
+			c.v.Index(l, nil)
+			acc := make([]float32, c.dim*Rows)
+			if !c.v.Dot(l, acc, c.p, c.pe, &c.s, 0) {
+				t.Fatalf("%s: overflow", u.name)
+			}
+			x := acc[:1] // so that the compiler cannot add
+			for _, s := range []struct{ a, b, want float32 }{
+				{1, 0x1.8p-24, 1 + 0x1p-23}, // not toward zero, not down
+				{1, 0x0.8p-24, 1},           // not up
+				{0x1p-149, 0, 0x1p-149},     // not flushed
+			} {
+				x[0] = s.a
+				if x[0] += s.b; x[0] != s.want {
+					t.Errorf("%s %s: %x + %x = %x", l, u.name, s.a, s.b, x[0])
+				}
+			}
+		}
+	}
+}
+
 func BenchmarkDot(b *testing.B) {
 	all := levels(b)
 	r := rand.New(rand.NewPCG(1, 2))

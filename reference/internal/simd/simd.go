@@ -2,7 +2,7 @@
 // instructions. Both perform the same operations in the same order, each rounded
 // once, so the results do not depend on the machine.
 //
-// The vector kernels are generated: see folder asm.
+// The vector kernels of amd64 are generated: see folder asm.
 package simd
 
 import (
@@ -34,7 +34,7 @@ func Ceil(n, step int) int { return (n + step - 1) / step * step }
 
 // Kernels are the loops for one type on one instruction set.
 type Kernels[T Real] struct {
-	// Name is "avx512", "avx2" or "portable".
+	// Name is "avx512", "avx2", "neon" or "portable".
 	Name string
 	// Product computes the first n columns of C = A·B for A [m, k], B [k, n] in panels
 	// and C [m, n]: every element by k fused multiply-adds, from 0, in order of the inner

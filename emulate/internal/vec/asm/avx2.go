@@ -59,13 +59,22 @@ func raiseY(bad, x VecVirtual, c *constants) {
 	VPOR(t, bad, bad)
 }
 
-// raiseSubnormalY sets in bad the lanes of x that are subnormal.
-func raiseSubnormalY(bad, x VecVirtual, c *constants) {
+// raiseTinyY sets in bad the lanes of x that are subnormal, 2^-126 or its negative.
+func raiseTinyY(bad, x VecVirtual, c *constants) {
 	t := YMM()
 	VMOVAPS(x, t)
 	flushY(t, c)
 	VPXOR(x, t, t)
 	VPOR(t, bad, bad) // any bit will do
+	raiseSmallestY(bad, x, c)
+}
+
+// raiseSmallestY sets in bad the lanes of x that are 2^-126 or its negative.
+func raiseSmallestY(bad, x VecVirtual, c *constants) {
+	t := YMM()
+	VPADDD(x, x, t)
+	VPCMPEQD(splatY(c.u32(smallest)), t, t)
+	VPOR(t, bad, bad)
 }
 
 // retBad returns whether a bit of bad is set.
@@ -242,8 +251,8 @@ func dequantizeAVX2(c *constants) {
 		now := YMM()
 		VPXOR(now, now, now)
 		raiseY(now, x, c)
-		raiseSubnormalY(now, x, c)
-		raiseSubnormalY(now, scale, c)
+		raiseTinyY(now, x, c)
+		raiseTinyY(now, scale, c)
 		VPAND(live, now, now)
 		VPOR(now, bad, bad)
 		VBLENDVPS(live, x, masked, x)
@@ -362,12 +371,13 @@ func softmaxAVX2(c *constants) {
 	for j := range threads {
 		s, x := YMM(), YMM()
 		VMULPS(splatY(Mem{Base: kscale, Disp: 4 * j}), q, s)
-		raiseSubnormalY(bad, s, c)
+		raiseTinyY(bad, s, c)
 		VMULPS(constant(smScale), s, s)
-		raiseSubnormalY(bad, s, c)
+		raiseTinyY(bad, s, c)
 		VMOVUPS(s, scale(j))
 		VMOVUPS(lane(top, j*row32), x)
 		VFMSUB132PS(s, constant(offset), x)
+		raiseSmallestY(bad, x, c)
 		flushY(x, c)
 		VMAXPS(max, x, max) // x where x > max
 	}
@@ -418,6 +428,7 @@ func softmaxAVX2(c *constants) {
 		x := YMM()
 		VMOVUPS(lane(d, j*row32), x)
 		VFMADD132PS(factor, sum, x)
+		raiseSmallestY(bad, x, c)
 		flushY(x, c)
 		VMOVUPS(x, lane(d, j*row32))
 	}
@@ -594,6 +605,7 @@ func addTileAVX2(c *constants) {
 		VMOVUPS(Mem{Base: rescale, Disp: 32 * i}, t)
 		VFMADD213PS(Mem{Base: tile, Disp: 32 * i}, t, x)
 		VMOVUPS(zeroY(), Mem{Base: tile, Disp: 32 * i})
+		raiseSmallestY(bad, x, c)
 		flushY(x, c)
 		raiseY(bad, x, c)
 		VMOVUPS(x, Mem{Base: o, Disp: 32 * i})
@@ -651,9 +663,9 @@ func meanDotsAVX2(c *constants) {
 	VUNPCKLPD(t[3], t[1], k[2])
 	VUNPCKHPD(t[3], t[1], k[3])
 	for i := range k {
-		raiseSubnormalY(bad, k[i], c)
+		raiseTinyY(bad, k[i], c)
 		VFMADD231PS(splatY(Mem{Base: q, Index: ch, Scale: 4, Disp: 4 * i}), k[i], acc)
-		raiseSubnormalY(bad, acc, c)
+		raiseTinyY(bad, acc, c)
 	}
 	ADDQ(Imm(4), ch)
 	CMPQ(ch, dim)

@@ -231,6 +231,7 @@ func dequantize() {
 	qscale, kscale, delta, limit := load("qscale"), load("kscale"), load("delta"), load("limit")
 	masked := ZMM()
 	VBROADCASTSS(NewParamAddr("masked", 56), masked)
+	least := newConstants("dequantizeConstants").u32(smallest)
 	bad := K()
 	KXORW(bad, bad, bad)
 	count := GP64()
@@ -256,7 +257,7 @@ func dequantize() {
 		VMULPS_BCST(Mem{Base: kscale, Index: key, Scale: 4, Disp: 4 * i}, qs, scale)
 		VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
 		VFMADD132PS(scale, d, x)
-		k1, k2, live := K(), K(), K()
+		k1, k2, k3, live := K(), K(), K(), K()
 		// Only scores that count are looked at.
 		r := GP32()
 		LEAL(Mem{Base: key, Disp: i}, r)
@@ -266,6 +267,12 @@ func dequantize() {
 		VFPCLASSPSZ(Imm(classSubnormal), scale, live, k2)
 		KORW(k1, bad, bad)
 		KORW(k2, bad, bad)
+		for _, result := range []VecVirtual{x, scale} {
+			twice := ZMM()
+			VPADDD(result, result, twice)
+			VPCMPEQD_BCST(least, twice, live, k3)
+			KORW(k3, bad, bad)
+		}
 		VBLENDMPS(x, masked, live, x)
 		VMAXPS(t[i/2], x, t[i/2])
 		VMOVUPS(x, m)
@@ -457,6 +464,19 @@ func flush(x VecVirtual, sign Mem) {
 	VPANDD_BCST(sign, x, k, x)
 }
 
+// smallest is twice the bits of 2^-126. A result of so much may have been less before it was
+// rounded, which an operation that flushes must know (package format).
+const smallest = 2 * 0x00800000
+
+// raiseSmallest sets in bad the lanes of x that are 2^-126 or its negative. least holds
+// smallest.
+func raiseSmallest(bad Register, x VecVirtual, least Mem) {
+	twice, k := ZMM(), K()
+	VPADDD(x, x, twice)
+	VPCMPEQD_BCST(least, twice, k)
+	KORW(k, bad, bad)
+}
+
 // raise sets in bad the lanes of x in the classes.
 func raise(bad Register, classes uint64, x VecVirtual) {
 	k := K()
@@ -480,7 +500,7 @@ func softmax() {
 	smScale, offset, limit := constant(0), constant(1), constant(2)
 	quantum, lowest, floor := constant(3), constant(4), constant(5)
 	c := newConstants("softmaxConstants")
-	sign := c.u32(1 << 31)
+	sign, least := c.u32(1<<31), c.u32(smallest)
 	exponent := c.u32(0x7f800000)
 	one := c.u32(0x3f800000)
 	bad := K()
@@ -504,11 +524,14 @@ func softmax() {
 		scale[j] = ZMM()
 		VMULPS_BCST(Mem{Base: kscale, Disp: 4 * j}, q, scale[j])
 		raise(bad, classSubnormal, scale[j])
+		raiseSmallest(bad, scale[j], least)
 		VMULPS_BCST(smScale, scale[j], scale[j])
 		raise(bad, classSubnormal, scale[j])
+		raiseSmallest(bad, scale[j], least)
 		x := ZMM()
 		VMOVUPS(lane(top, j*row32), x)
 		VFMSUB132PS(scale[j], off, x)
+		raiseSmallest(bad, x, least)
 		flush(x, sign)
 		VMAXPS(max, x, max) // x where x > max
 	}
@@ -554,6 +577,7 @@ func softmax() {
 		x := ZMM()
 		VMOVUPS(lane(d, j*row32), x)
 		VFMADD132PS(factor, sum, x)
+		raiseSmallest(bad, x, least)
 		flush(x, sign)
 		VMOVUPS(x, lane(d, j*row32))
 	}
@@ -1143,7 +1167,7 @@ func addTile() {
 		"The result is not zero if a value is NaN or infinite.")
 	o, tile, rescale, channels := load("o"), load("tile"), load("rescale"), load("channels")
 	c := newConstants("addTileConstants")
-	sign := c.u32(1 << 31)
+	sign, least := c.u32(1<<31), c.u32(smallest)
 	bad := K()
 	KXORW(bad, bad, bad)
 	var r [vecs]VecVirtual
@@ -1159,6 +1183,7 @@ func addTile() {
 		VMOVUPS(at(o, 0, i), x)
 		VFMADD213PS(at(tile, 0, i), r[i], x)
 		VMOVUPS(zero, at(tile, 0, i))
+		raiseSmallest(bad, x, least)
 		flush(x, sign)
 		raise(bad, classNaN|classInf, x)
 		VMOVUPS(x, at(o, 0, i))
@@ -1210,6 +1235,7 @@ func meanDots() {
 	Doc("meanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), one fused multiply-add per channel in order,",
 		"for 16*groups keys. The result is not zero if an operand or a sum is subnormal.")
 	out, x, mean, q, groups, dim := load("out"), load("x"), load("mean"), load("q"), load("groups"), load("dim")
+	least := newConstants("meanDotsConstants").u32(smallest)
 	bad := K()
 	KXORW(bad, bad, bad)
 	row, next := GP64(), GP64()
@@ -1256,6 +1282,7 @@ func meanDots() {
 		raise(bad, classSubnormal, k[i])
 		VFMADD231PS_BCST(Mem{Base: q, Index: c, Scale: 4, Disp: 4 * i}, k[i], acc)
 		raise(bad, classSubnormal, acc)
+		raiseSmallest(bad, acc, least)
 	}
 	ADDQ(Imm(4), c)
 	CMPQ(c, dim)
@@ -1276,7 +1303,7 @@ func finish(name string, round func(VecVirtual, *constants)) {
 		"the result is not zero if one of them is NaN or infinite. mean may be -0.")
 	o, inverse, scale, mean, channels := load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
 	c := newConstants(name + "Constants")
-	sign := c.u32(1 << 31)
+	sign, least := c.u32(1<<31), c.u32(smallest)
 	bad := K()
 	KXORW(bad, bad, bad)
 	var r [vecs]VecVirtual
@@ -1291,8 +1318,10 @@ func finish(name string, round func(VecVirtual, *constants)) {
 	for i := range r {
 		x := ZMM()
 		VMULPS(at(o, 0, i), r[i], x)
+		raiseSmallest(bad, x, least)
 		flush(x, sign)
 		VFMADD213PS(m, s, x)
+		raiseSmallest(bad, x, least)
 		flush(x, sign)
 		raise(bad, classNaN|classInf, x)
 		if round != nil {
