@@ -245,23 +245,15 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 	if k.exactSums() {
 		clear(ws.o64[:rows*d])
 	}
-	listed := k.listed(q, ws, block, first, last)
-	run := 0 // tiles of the list so far
+	walk := k.walk(q, ws, block, first, last, end)
 	idle := idleRow{m: k.start}
 	for i := range last - first {
 		t := k.tileAt(i, first, last)
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		at := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
-		final := i == last-first-1
-		if q.in.Listed != nil {
-			if !ws.list[i] {
-				continue
-			}
-			at = place{first: run == 0, tail: k.tail(run, listed), last: run == listed-1}
-			run, final = run+1, run == listed-1
-		} else if k.hidden(q, ws, block, t) {
+		at, runs := walk.next(i, t)
+		if !runs {
 			continue
 		}
 		k.scores(ws, kv, t, rows)
@@ -269,12 +261,41 @@ func (k *Kernel) runTiles(ctx context.Context, q *Query, ws *Workspace, block, r
 			continue
 		}
 		k.softmax(q, ws, t, rows, at)
-		k.multiplyV(ws, kv, t, rows, at, final)
+		k.multiplyV(ws, kv, t, rows, at)
 		if ws.Observer != nil {
 			k.observe(ws, kv, block, t, rows)
 		}
 	}
 	return nil
+}
+
+// tileWalk goes through the tiles that a block looks at.
+type tileWalk struct {
+	k                       *Kernel
+	q                       *Query
+	ws                      *Workspace
+	block, first, last, end int
+	listed, run             int // tiles of a block map, and those of them so far
+}
+
+// walk starts with tiles [first, last) of a block that looks at all below end.
+func (k *Kernel) walk(q *Query, ws *Workspace, block, first, last, end int) tileWalk {
+	return tileWalk{k, q, ws, block, first, last, end, k.listed(q, ws, block, first, last), 0}
+}
+
+// next says where the i-th of the tiles stands, which is t, and whether it is run.
+func (w *tileWalk) next(i, t int) (at place, runs bool) {
+	if w.q.in.Listed == nil {
+		at = place{first: i == 0, tail: w.k.tail(t, w.end), last: t == w.end-1, final: i == w.last-w.first-1}
+		return at, !w.k.hidden(w.q, w.ws, w.block, t)
+	}
+	if !w.ws.list[i] {
+		return at, false
+	}
+	last := w.run == w.listed-1
+	at = place{first: w.run == 0, tail: w.k.tail(w.run, w.listed), last: last, final: last}
+	w.run++
+	return at, true
 }
 
 // listed fills ws.list with which of the tiles [first, last) a block map lists for a block, and
@@ -301,6 +322,49 @@ type idleRow struct{ m float32 }
 // what is left to do: the maxima and what they rescale. Its scores are there.
 func (k *Kernel) passed(q *Query, ws *Workspace, t, rows int, idle *idleRow) bool {
 	bk := k.tiling.BlockK
+	tops := ws.factor[:rows] // which softmax sets
+	var scale [threads]float32
+	for r := range rows {
+		s := ws.s[r*bk : r*bk+bk]
+		k.dequantize(q, ws, r, t*bk, s, &scale, false, false)
+		var top [threads]float32
+		for j := range top {
+			top[j] = k.start
+		}
+		for i, x := range s {
+			if j := i & 7 >> 1; x > top[j] {
+				top[j] = x
+			}
+		}
+		tops[r] = k.scaledTop(&top, &scale)
+	}
+	if !k.passes(ws, tops, scale[0], idle) {
+		return false
+	}
+	d := q.kv.in.Dim
+	for r := range rows {
+		ws.total[r] += bk
+		for c := range d {
+			ws.o[r*d+c] = k.arith.mul(ws.o[r*d+c], ws.alpha[r])
+		}
+	}
+	return true
+}
+
+// scaledTop is a row's largest score in the exponent's unit.
+func (k *Kernel) scaledTop(top, scale *[threads]float32) float32 {
+	m := float32(math.NaN())
+	for j, x := range top {
+		if x = k.arith.mul(x, scale[j]); x > m || m != m {
+			m = x
+		}
+	}
+	return m
+}
+
+// passes is passed of the rows' largest scores and what a score of the last is multiplied by; it
+// leaves O and its factors in ws.alpha.
+func (k *Kernel) passes(ws *Workspace, tops []float32, scale float32, idle *idleRow) bool {
 	most := k.start // of what a maximum grows by
 	grows := func(old, top float32) float32 {
 		if d := k.arith.sub(top, old); d > most {
@@ -311,45 +375,21 @@ func (k *Kernel) passed(q *Query, ws *Workspace, t, rows int, idle *idleRow) boo
 		}
 		return old
 	}
-	tops := ws.factor[:rows] // which softmax sets
-	var scale [threads]float32
-	for r := range rows {
-		s := ws.s[r*bk : r*bk+bk]
-		k.dequantize(q, ws, r, t*bk, s, &scale, false, false)
-		tops[r] = float32(math.NaN())
-		var top [threads]float32
-		for j := range top {
-			top[j] = k.start
-		}
-		for i, x := range s {
-			if j := i & 7 >> 1; x > top[j] {
-				top[j] = x
-			}
-		}
-		for j, x := range top {
-			if x = k.arith.mul(x, scale[j]); x > tops[r] || tops[r] != tops[r] {
-				tops[r] = x
-			}
-		}
-		grows(ws.m[r], tops[r])
+	for r, top := range tops {
+		grows(ws.m[r], top)
 	}
-	if rows < k.tiling.BlockQ {
-		idle.m = grows(idle.m, k.arith.mul(0, scale[0]))
+	if len(tops) < k.tiling.BlockQ {
+		idle.m = grows(idle.m, k.arith.mul(0, scale))
 	}
 	if k.arith.add(most, float32(k.prog.PV.Threshold)) > 0 {
 		return false
 	}
-	d := q.kv.in.Dim
-	for r := range rows {
+	for r, top := range tops {
 		old := ws.m[r]
-		ws.m[r] = grows(old, tops[r])
-		ws.total[r] += bk
-		alpha := k.ex2(k.arith.sub(old, ws.m[r]))
+		ws.m[r] = grows(old, top)
+		ws.alpha[r] = k.ex2(k.arith.sub(old, ws.m[r]))
 		for j := range threads {
-			ws.d[r*threads+j] = k.arith.mul(ws.d[r*threads+j], alpha)
-		}
-		for c := range d {
-			ws.o[r*d+c] = k.arith.mul(ws.o[r*d+c], alpha)
+			ws.d[r*threads+j] = k.arith.mul(ws.d[r*threads+j], ws.alpha[r])
 		}
 	}
 	return true
@@ -467,8 +507,8 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 }
 
 // place says where a tile stands among those that a block looks at: the first in the order of
-// the program; one of the tail of the scores; the one with the last keys.
-type place struct{ first, tail, last bool }
+// the program; one of the tail of the scores; the one with the last keys; the last in that order.
+type place struct{ first, tail, last, final bool }
 
 // softmax turns the scores of a tile into P, its codes, the new row maxima, the
 // rescaling factors and the denominators.
@@ -1040,8 +1080,8 @@ func (k *Kernel) deltaScores(ws *Workspace, kv *KV, qMean []float32, lo int) {
 	clear(ws.deltaS[n:])
 }
 
-// multiplyV rescales O and adds the tile's PV; final says that it is the last one to be run.
-func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, pos place, final bool) {
+// multiplyV rescales O and adds the tile's PV.
+func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, pos place) {
 	d := kv.in.Dim
 	bk := k.tiling.BlockK
 	w, at := kv.windowAt(t*bk, ws)
@@ -1078,7 +1118,7 @@ func (k *Kernel) multiplyV(ws *Workspace, kv *KV, t, rows int, pos place, final 
 		}
 		ws.Counts[StageTileSums].scan(tile)
 		if k.prog.PV.Join == "memory" {
-			k.joinMemory(ws, tile, rows, d, pos.first, final)
+			k.joinMemory(ws, tile, rows, d, pos.first, pos.final)
 			continue
 		}
 		for r := range rows {

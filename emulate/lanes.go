@@ -17,15 +17,18 @@ import (
 // interpreter's: step by step as there, with the block's rows in the lanes, so that each
 // row's order of operations is kept by itself. What is of a row, not of a score, is the
 // interpreter's own code. Whatever is not an ordinary number makes runLanes give the block
-// up, before anything has been counted, and the portable steps do it.
+// up, before anything has been counted, and the portable steps do it. Weights beyond P's format
+// are ordinary: the largest of a row is, where P's scale is the format's largest number and the
+// exponent comes out a little above 0.
 
 // lanePlan is how the steps of a description run on vectors.
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers
+	dots             bool              // PV through vec.Values
 	weight           vec.Weight
-	most             float32 // of P that cannot saturate
+	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control
-	join             vec.Join
+	join             vec.Join // of tiles but the last, for twice-but-last
 }
 
 // laneChoices says, for every choice of a description, what the steps on vectors take. A test
@@ -42,22 +45,22 @@ var laneChoices = map[string]string{
 	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input",
 	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": anything, "qk_codes.rotate": anything,
 	"v_codes.format": "e4m3 e5m2 int8 fp16 bf16 input", "v_codes.scale": anything, "v_codes.max": anything,
-	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything,
+	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything, "v_codes.cast": anything,
 	"tiles.shapes.0.rows": anything, "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": anything,
 	"tiles.order": "first-to-last last-to-first", "tiles.split": anything, "tiles.combine": anything, "tiles.sms": anything,
 	// Code of the interpreter says which scores are masked.
 	"mask.causal": anything, "mask.shift": anything, "mask.tiles": anything, "mask.window": anything, "mask.beyond": anything, "mask.beyond_value": anything,
-	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything,
+	"mask.value": anything, "mask.boolean": anything, "mask.boolean_value": anything, "mask.hidden": anything, "mask.additive": anything, "mask.block_map": anything,
 	"scores.unit.instruction": anything, "scores.unit.fraction_bits": anything, "scores.unit.step": anything, "scores.unit.sum_round": anything,
 	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores with-scale", "scores.product": anything, "scores.head_dim": "natural residual32",
 	"scores.softcap": "none tanh.approx",
-	"maximum.start":  anything, "maximum.of": "shifted scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
+	"maximum.start":  anything, "maximum.of": "shifted scaled scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
 	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": "ex2.approx.ftz ex2.approx",
 	"denominator.of": "p codes ones codes-but-last", "denominator.unit": anything, "denominator.start": anything,
 	"denominator.order": "groups16 pairwise16 sequential chain tile tile-tree groups32", "denominator.rescale": anything, "denominator.combine": anything,
-	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.round": "even",
+	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.scale": anything, "p.round": "even",
 	"pv.unit.instruction": anything, "pv.unit.fraction_bits": anything, "pv.unit.step": anything, "pv.unit.sum_round": anything,
-	"pv.level": anything, "pv.join": "none fma twice factor", "pv.rescale": "fp32 fp16 none",
+	"pv.level": anything, "pv.join": "none fma twice twice-but-last factor", "pv.rescale": "fp32 fp16 none", "pv.threshold": anything,
 	"finish.inverse": anything, "finish.scale": anything, "finish.mean": anything, "finish.empty": anything,
 	"finish.first": anything, "finish.round": anything,
 	"log_sum_exp.form": anything,
@@ -84,6 +87,10 @@ func (k *Kernel) planLanes() *lanePlan {
 	if !p.operands(k) || !p.units(k) {
 		return nil
 	}
+	if k.prog.PV.Threshold != 0 && (k.tiling.BlockQ > vec.Rows || k.prog.Scores.TailTiles == 0) {
+		return nil // rows of several strips decide together, or with keys beyond the end
+	}
+	p.dots = k.dotsValues()
 	switch {
 	case k.ofTile:
 		p.join = vec.JoinFactor
@@ -91,7 +98,7 @@ func (k *Kernel) planLanes() *lanePlan {
 		p.join = vec.JoinNoneFP16
 	case k.prog.OneChain():
 		p.join = vec.JoinNone
-	case k.prog.PV.Join == "twice":
+	case k.prog.PV.Join == "twice", k.prog.PV.Join == "twice-but-last":
 		p.join = vec.JoinTwice
 	default:
 		p.join = vec.JoinFMA
@@ -155,6 +162,20 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 		d%2 == 0 && (!k.integer || k.vectorScores(k.CodeDim(d)))
 }
 
+// dotsValues says whether PV is a product of [vec.Values], with V by sign: of FP8, in sums of whole
+// tiles, with 13 fraction bits.
+func (k *Kernel) dotsValues() bool {
+	u, ok := k.vectorUnit()
+	bk := k.tiling.BlockK
+	return ok && u.Pairs(k.level.l) && !u.Half && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+}
+
+// dots says whether a head's V lies as k.lanes.dots wants it.
+func (k *Kernel) dots(kv *KV) bool {
+	by := kv.kernel
+	return k.lanes.dots && by.lanes != nil && by.lanes.dots && by.vecUnit == k.vecUnit
+}
+
 // laneRows is a value for each row of a strip.
 type laneRows = [vec.Rows]float32
 
@@ -162,11 +183,11 @@ type laneRows = [vec.Rows]float32
 type lanes struct {
 	strips []laneStrip
 
-	s, p    []float32 // [BlockK][Rows], scores, then P; P as the operand, in the order of the keys
+	s       []float32 // [BlockK][Rows], scores, then P
+	p       []float32 // [BlockK][Rows], P as the operand, in the order of the keys
 	stored  []float32 // p in V's stored order, if that is another
-	tile    []float32 // [Dim][Rows]
 	keyRows []float32 // [BlockK][depth], keys whose operand has more channels than they
-	vRows   []float32 // [Dim][BlockK], V in its stored order, if that is another
+	vRows   []float32 // [Dim][BlockK], V in its stored order, if the window has it otherwise
 	steps   []float32 // [BlockK], of the keys' scales
 	all     []float32 // [BlockK], the same number
 
@@ -183,6 +204,10 @@ type lanes struct {
 	// alpha of O, that of the denominator, and the factor of what a tile adds.
 	alpha, rescale, factor laneRows
 	scratch                vec.Scratch
+	slots                  [2]laneSlot // the first held have P and no PV yet
+	held                   int
+	// saturated counts the weights of the block beyond P's format.
+	saturated int64
 }
 
 // laneStrip is what a strip of rows keeps.
@@ -190,6 +215,16 @@ type laneStrip struct {
 	o       []float32 // [Dim][Rows]
 	q       []float32 // [depth][Rows]
 	queries tensorcore.LaneOperand
+}
+
+// laneSlot is what a strip waits with for its PV, which two take together.
+type laneSlot struct {
+	strip         *laneStrip
+	p             []float32 // [BlockK+1][Rows], with zeros at the end
+	pe            []uint8   // [BlockK][Rows], the exponents of p
+	tile          []float32 // [Dim][Rows]
+	alpha, factor laneRows
+	keys          int // the first that may have weight
 }
 
 var oneRows = laneRows(ones)
@@ -203,36 +238,67 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 		return false, nil
 	}
 	k.startRows(ws, rows)
+	walk := k.walk(q, ws, block, first, last, end)
+	idle := idleRow{m: k.start}
 	for i := range last - first {
 		t := k.tileAt(i, first, last)
 		if i%(kv.windowKeys/k.tiling.BlockK) == 0 && ctx.Err() != nil {
 			return false, context.Cause(ctx)
 		}
-		if k.hidden(q, ws, block, t) {
-			continue
-		}
-		w, at := kv.windowAt(t*k.tiling.BlockK, ws)
-		if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
-			k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
-		}
-		if !k.loadTile(l, w, at, d) {
+		where, ok := walk.next(i, t)
+		if ok && !k.laneTile(q, ws, t, rows, where, &idle) {
 			return false, nil
-		}
-		where := place{first: i == 0, tail: k.tail(t, end), last: t == end-1}
-		for i := range l.strips {
-			lo := i * vec.Rows
-			n := min(vec.Rows, rows-lo)
-			keys := k.laneKeys(q, ws, t, lo, n, where.tail)
-			if !k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, keys, where) || !k.laneSoftmax(q, ws, t, lo, n, where) || !k.laneValues(l, &l.strips[i], ws, lo, n, keys) {
-				return false, nil
-			}
 		}
 	}
 	for i := range l.strips {
 		lo := i * vec.Rows
 		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
 	}
+	ws.Counts[StagePCodes].Saturated += l.saturated
 	return true, nil
+}
+
+// laneTile runs a tile. It reports whether it could.
+func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idle *idleRow) bool {
+	l, kv := ws.lanes, q.kv
+	d, dots := kv.in.Dim, k.dots(kv)
+	w, at := kv.windowAt(t*k.tiling.BlockK, ws)
+	if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
+		k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
+	}
+	if !k.loadKeys(l, w, at, d) || !dots && !k.loadLaneValues(l, w, at, d) || dots && len(w.vCodes.Odd(at)) > 0 {
+		return false
+	}
+	for i := range l.strips {
+		st, lo := &l.strips[i], i*vec.Rows
+		n := min(vec.Rows, rows-lo)
+		keys := k.laneKeys(q, ws, t, lo, n, where.tail)
+		l.p = l.slots[l.held].p[:k.tiling.BlockK*vec.Rows]
+		if !k.laneScores(q, ws, st, w, t, at, lo, n, keys, where) || !k.laneTops(l, where) {
+			return false
+		}
+		if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, idle) {
+			continue
+		}
+		if !k.laneSoftmax(ws, lo, n, where) {
+			return false
+		}
+		if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
+			keys = k.tiling.BlockK
+		}
+		if !dots {
+			if !k.laneValues(l, st, ws, lo, n, keys, where) {
+				return false
+			}
+			continue
+		}
+		slot := &l.slots[l.held]
+		slot.strip, slot.alpha, slot.factor, slot.keys = st, l.alpha, l.factor, keys
+		if l.held++; l.held == len(l.slots) && !k.laneDots(l, w, at, d, where) {
+			return false
+		}
+	}
+	return l.held == 0 || k.laneDots(l, w, at, d, where)
 }
 
 // fitLanes makes room for rows of d channels, and starts their outputs.
@@ -247,12 +313,18 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 		s.o = grow(s.o, d*vec.Rows)
 		clear(s.o)
 	}
-	l.s, l.p, l.tile = grow(l.s, bk*vec.Rows), grow(l.p, bk*vec.Rows), grow(l.tile, d*vec.Rows)
+	l.s = grow(l.s, bk*vec.Rows)
+	for i := range l.slots {
+		s := &l.slots[i]
+		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, d*vec.Rows)
+		clear(s.p[bk*vec.Rows:])
+	}
 	l.steps, l.all = grow(l.steps, bk), grow(l.all, bk)
 	if !k.natural {
-		l.stored, l.vRows = grow(l.stored, bk*vec.Rows), grow(l.vRows, d*bk)
+		l.stored = grow(l.stored, bk*vec.Rows)
 	}
 	l.values = grow(l.values, bk/k.sumKeys)
+	l.saturated, l.held = 0, 0
 	return l
 }
 
@@ -293,34 +365,45 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 	return true
 }
 
-// loadTile loads the keys and values of the tile whose first key is the window's key at. It
-// reports whether they are numbers of the units' formats.
-func (k *Kernel) loadTile(l *lanes, w *window, at, d int) bool {
-	bk := k.tiling.BlockK
-	if u := k.lanes.scores; u != nil {
-		depth, short, shift := k.scoreLayout(d)
-		x := w.kRaw[at*d : (at+bk)*d]
-		if depth != d {
-			l.keyRows = grow(l.keyRows, bk*depth)
-			clear(l.keyRows)
-			for i := range bk {
-				copy(l.keyRows[i*depth:], x[i*d:i*d+short])
-				copy(l.keyRows[i*depth+short+shift:], x[i*d+short:i*d+d])
-			}
-			x = l.keyRows
-		}
-		if !u.LoadRows(&l.keys, x, bk, depth, depth) {
-			return false
-		}
+// loadKeys loads the keys of the tile whose first one is the window's key at. It reports whether
+// they are numbers of the unit's format.
+func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
+	u, bk := k.lanes.scores, k.tiling.BlockK
+	if u == nil {
+		return true
 	}
-	v, stride := w.vTurned[at:], w.keys
-	if !k.natural {
+	depth, short, shift := k.scoreLayout(d)
+	x := w.kRaw[at*d : (at+bk)*d]
+	if depth != d {
+		l.keyRows = grow(l.keyRows, bk*depth)
+		clear(l.keyRows)
+		for i := range bk {
+			copy(l.keyRows[i*depth:], x[i*d:i*d+short])
+			copy(l.keyRows[i*depth+short+shift:], x[i*d+short:i*d+d])
+		}
+		x = l.keyRows
+	}
+	return u.LoadRows(&l.keys, x, bk, depth, depth)
+}
+
+// loadLaneValues is loadKeys for the values.
+func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
+	bk := k.tiling.BlockK
+	if w.vTurned == nil || !k.natural {
+		l.vRows = grow(l.vRows, d*bk)
 		for c := range d {
 			for i := range bk {
-				l.vRows[c*bk+i] = w.vTurned[c*w.keys+at+k.Stored(i)]
+				if key := at + k.Stored(i); w.vTurned != nil {
+					l.vRows[c*bk+i] = w.vTurned[c*w.keys+key]
+				} else {
+					l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, key))
+				}
 			}
 		}
-		v, stride = l.vRows, bk
+	}
+	v, stride := l.vRows, bk
+	if w.vTurned != nil && k.natural {
+		v, stride = w.vTurned[at:], w.keys
 	}
 	for i := range l.values {
 		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], d, k.sumKeys, stride) {
@@ -451,9 +534,8 @@ func (k *Kernel) laneMask(q *Query, ws *Workspace, r, at, lo int, tail bool) {
 	}
 }
 
-// laneSoftmax is softmax from the masked scores on.
-func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bool {
-	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
+// laneTops finds the maxima of a strip's threads. It reports whether the scores are numbers.
+func (k *Kernel) laneTops(l *lanes, at place) bool {
 	start := float32(math.Inf(-1))
 	if k.bounded(at) {
 		start = k.start
@@ -461,14 +543,34 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 	for i := range l.top {
 		l.top[i] = start
 	}
-	if !vec.Tops(l.s, l.top[:], bk, k.masked) {
-		return false
+	return vec.Tops(l.s, l.top[:], k.tiling.BlockK, k.masked)
+}
+
+// tops returns the maxima of a row's threads, and what their scores are multiplied by.
+func (l *lanes) tops(r int) (top, scale [threads]float32) {
+	for j := range top {
+		top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
 	}
+	return top, scale
+}
+
+// lanePassed is passed for a block of one strip of n rows. No maximum grows in a tile that is passed
+// over, so alpha is 1 and O stays as it is.
+func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
+	l := ws.lanes
+	tops, last := ws.factor[:n], float32(0)
 	for r := range n {
-		var top, scale [threads]float32
-		for j := range top {
-			top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
-		}
+		top, scale := l.tops(r)
+		tops[r], last = k.scaledTop(&top, &scale), scale[0]
+	}
+	return k.passes(ws, tops, last, idle)
+}
+
+// laneSoftmax is softmax from the maxima of the threads on.
+func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
+	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
+	for r := range n {
+		top, scale := l.tops(r)
 		lower, alpha := k.raise(ws, lo+r, &top, &scale, at)
 		for j, x := range lower {
 			l.lower[j*vec.Rows+r] = x
@@ -484,8 +586,7 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 			l.scale[j*vec.Rows+r], l.lower[j*vec.Rows+r] = 0, 0
 		}
 	}
-	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") ||
-		!vec.Round(p.weight, l.p, l.s, p.most) {
+	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") || !k.laneCodes(l, n) {
 		return false
 	}
 	weights := l.s
@@ -493,6 +594,37 @@ func (k *Kernel) laneSoftmax(q *Query, ws *Workspace, t, lo, n int, at place) bo
 		weights = l.p
 	}
 	k.laneSum(ws, weights, lo, n, at)
+	return true
+}
+
+// laneCodes is convertP for a strip of n rows. It reports whether it could.
+func (k *Kernel) laneCodes(l *lanes, n int) bool {
+	p, x, scale := k.lanes, l.s, float32(1)
+	if k.pScale != 0 {
+		x, scale = l.p, k.pScale
+		copy(x, l.s)
+		for i := range l.all {
+			l.all[i] = scale
+		}
+		vec.Scale(x, &oneRows, l.all, p.control)
+	}
+	if vec.Round(p.weight, l.p, x, p.most) {
+		return true
+	}
+	if p.most == math.MaxFloat32 {
+		return false
+	}
+	for i, x := range l.s {
+		if x = float32(x * scale); x <= p.most {
+			continue
+		}
+		if x != x {
+			return false
+		}
+		if l.p[i] = p.most; i%vec.Rows < n {
+			l.saturated++
+		}
+	}
 	return true
 }
 
@@ -562,20 +694,98 @@ func (l *lanes) sums(r int) [threads]float32 {
 	return [threads]float32{l.sum[r], l.sum[vec.Rows+r], l.sum[2*vec.Rows+r], l.sum[3*vec.Rows+r]}
 }
 
-// laneValues rescales a strip's O and adds the tile's PV.
-// Only keys from the first on count, as long as all others have no weight.
-func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int) bool {
-	p, bk := k.lanes, k.tiling.BlockK
-	if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
-		keys = bk
+// laneDots is laneValues for the strips held, through vec.Values.
+func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
+	slots, chain := l.slots[:l.held], k.prog.OneChain()
+	l.held = 0
+	var acc, p [2][]float32
+	var pe [2][]uint8
+	keys, whole := 1, true
+	for i := range slots {
+		s := &slots[i]
+		o := s.strip.o
+		p[i], pe[i], acc[i], keys = s.p, s.pe, s.tile, max(keys, s.keys)
+		weightFormats[k.v.kind].Exponents(s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
+		if !chain {
+			clear(s.tile)
+			continue
+		}
+		acc[i] = o
+		if !k.laneRescale(o, &s.alpha, &s.factor) {
+			return false
+		}
+		whole = k.level.l.Rescale(o, &oneRows, d) && whole // which changes nothing
 	}
-	weights := l.p
-	if !k.natural {
-		weights = l.stored
-		for i := range bk {
-			copy(weights[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+	if !whole {
+		return k.laneTiny(l, w, at, d, slots)
+	}
+	const most = 32 // keys of a step
+	keys = (keys + most - 1) / most * most
+	for i := range slots {
+		s := &slots[i]
+		clear(s.pe[s.keys*vec.Rows : keys*vec.Rows])
+	}
+	w.vCodes.DotKeys(k.level.l, len(slots), acc, p, pe, &l.scratch, at, keys)
+	for i := range slots {
+		s := &slots[i]
+		if !chain && !vec.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
+			return false
 		}
 	}
+	return true
+}
+
+// laneTiny adds the products of the slots' strips to their outputs, of which some are too small
+// for vec.Values.
+func (k *Kernel) laneTiny(l *lanes, w *window, at, d int, slots []laneSlot) bool {
+	if !k.loadLaneValues(l, w, at, d) {
+		return false
+	}
+	for i := range slots {
+		s := &slots[i]
+		if l.p = s.p[:k.tiling.BlockK*vec.Rows]; !k.lanes.pv.LoadLanes(&l.weights, k.storedWeights(l)) ||
+			!k.lanes.pv.Dot(s.strip.o, &l.values[0], &l.weights, 0, k.laneDepth(s.keys)) {
+			return false
+		}
+	}
+	return true
+}
+
+// storedWeights are the weights of a strip in the order of the operands.
+func (k *Kernel) storedWeights(l *lanes) []float32 {
+	if k.natural {
+		return l.p
+	}
+	for i := range k.tiling.BlockK {
+		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+	}
+	return l.stored
+}
+
+// laneJoin is how a tile joins O.
+func (k *Kernel) laneJoin(at place) vec.Join {
+	if k.prog.PV.Join == "twice-but-last" && at.last {
+		return vec.JoinFMA
+	}
+	return k.lanes.join
+}
+
+// laneRescale multiplies the O of one chain by alpha.
+func (k *Kernel) laneRescale(o []float32, alpha, factor *laneRows) bool {
+	control := k.lanes.control
+	if k.lanes.join == vec.JoinNoneFP16 {
+		control = vec.Keep
+		for r, x := range alpha {
+			alpha[r] = format.RoundFP16(x)
+		}
+	}
+	return vec.Combine(k.lanes.join, o, o, alpha, factor, control)
+}
+
+// laneValues rescales a strip's O and adds the tile's PV. Only keys from the first on count.
+func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys int, at place) bool {
+	p := k.lanes
+	weights := k.storedWeights(l)
 	if p.pv != nil && !p.pv.LoadLanes(&l.weights, weights) {
 		return false
 	}
@@ -583,28 +793,22 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		return false
 	}
 	if k.prog.OneChain() {
-		control := p.control
-		if p.join == vec.JoinNoneFP16 {
-			control = vec.Keep
-			for r, x := range l.alpha {
-				l.alpha[r] = format.RoundFP16(x)
-			}
-		}
-		return vec.Combine(p.join, st.o, st.o, &l.alpha, &l.factor, control) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
+		return k.laneRescale(st.o, &l.alpha, &l.factor) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
 	}
+	tile := l.slots[0].tile
 	alpha := l.alpha
 	for i := range l.values {
-		at := i * k.sumKeys
+		from := i * k.sumKeys
 		if k.intPV {
-			depth := max(1, min(k.sumKeys, keys-at))
-			vec.Multiply(l.tile, l.whole[at:], l.stride, weights[at*vec.Rows:][:depth*vec.Rows])
+			depth := max(1, min(k.sumKeys, keys-from))
+			vec.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
 		} else {
-			clear(l.tile)
-			if !p.pv.Dot(l.tile, &l.values[i], &l.weights, at, k.laneDepth(keys-at)) {
+			clear(tile)
+			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from)) {
 				return false
 			}
 		}
-		if !vec.Combine(p.join, st.o, l.tile, &alpha, &l.factor, p.control) {
+		if !vec.Combine(k.laneJoin(at), st.o, tile, &alpha, &l.factor, p.control) {
 			return false
 		}
 		alpha = oneRows
@@ -649,11 +853,12 @@ var unscaled = func() (s [MaxHeadDim]float32) {
 // by products and one rounding alone, and all of it is finite.
 func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
 	f := &k.prog.Finish
-	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" || k.pScale != 0 {
+	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
 		return false
 	}
 	factor, ok := inverse, true
 	scale := unscaled[:len(o)]
+	var without [MaxHeadDim]float32
 	switch f.Inverse {
 	case "rcp.approx.ftz", "exact":
 	case "div.full":
@@ -671,10 +876,25 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 	default:
 		return false
 	}
+	if k.pScale != 0 {
+		scale = k.unscaledRow(without[:len(o)], scale)
+	}
 	control := vec.Flush
 	if k.arith.keep {
 		control = vec.Keep
 	}
 	to := k.OutputDType(kv.in.DType)
 	return !to.IsFP8() && vec.Output(to, out, o, scale, factor, last, control)
+}
+
+// unscaledRow sets dst to unscaled of a row of V's scales, which are often all one.
+func (k *Kernel) unscaledRow(dst, scale []float32) []float32 {
+	for c, x := range scale {
+		if c > 0 && x == scale[c-1] {
+			dst[c] = dst[c-1]
+		} else {
+			dst[c] = k.unscaled(x)
+		}
+	}
+	return dst
 }

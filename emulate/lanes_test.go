@@ -118,10 +118,10 @@ func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ws.Counts != before {
-			t.Errorf("%s: block %d: the steps on vectors count", what, b)
-		}
 		if !done {
+			if ws.Counts != before {
+				t.Errorf("%s: block %d: the steps on vectors count, and give up", what, b)
+			}
 			continue
 		}
 		ran++
@@ -129,8 +129,9 @@ func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int)
 		if err := portable.runTiles(t.Context(), q, &other, b, rows, first, last, last); err != nil {
 			t.Fatal(err)
 		}
-		if other.Counts != counted {
-			t.Errorf("%s: block %d: the interpreter counts %v", what, b, other.Counts.Map())
+		before.Merge(&other.Counts)
+		if counted.Merge(&ws.Counts); before != counted {
+			t.Errorf("%s: block %d: counts %v, want %v", what, b, ws.Counts.Map(), other.Counts.Map())
 		}
 		want, got := other.state(rows, h.d), ws.state(rows, h.d)
 		if d := want.differs(&got, shared); d != "" {
@@ -194,6 +195,8 @@ func TestLanesRun(t *testing.T) {
 		}{
 			{128, 256, 64, false, 0, -1}, {130, 1300, 64, true, 0, -1}, {70, 77, 128, false, 0, -1}, {200, 200, 128, true, 0, -1},
 			{3, 200, 40, false, 0, -1}, {100, 100, 64, true, 30, -1}, {150, 150, 64, false, 0, 40}, {1, 1, 16, false, 0, -1},
+			// Blocks after others, in whose first tile 16 keys of a step of 32 are hidden from all rows.
+			{300, 1038, 128, true, 0, -1},
 		} {
 			for _, dtype := range []format.DType{format.FP16, format.BF16} {
 				r := rand.New(rand.NewPCG(3, 4))
@@ -223,6 +226,50 @@ func TestLanesRun(t *testing.T) {
 	}
 }
 
+// TestLanesListed: the tiles of a block map, and those that a threshold passes over, with rows
+// behind the last query and without.
+func TestLanesListed(t *testing.T) {
+	level := lanesLevel(t)
+	r := rand.New(rand.NewPCG(6, 4))
+	for _, threshold := range []string{"50", "0.25", "3"} {
+		p, err := program.Preset("sparge-sm90")
+		if err == nil {
+			err = p.Set("pv.threshold", threshold)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		matters := 0
+		for _, shape := range [][3]int{{64, 128, 64}, {128, 2640, 8}, {70, 300, 8}, {63, 900, 16}} {
+			h := spargeCall(r, shape[0], shape[1], shape[2], []format.DType{format.FP16, format.BF16}[r.IntN(2)], 1)
+			h.in.Scale = 0.5
+			for _, listed := range []func(int, int, int, []bool){h.in.Listed, nil} {
+				h.in.Listed = listed
+				k, err := NewAt(p, level)
+				if err == nil {
+					k, err = h.bind(k)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				what := fmt.Sprintf("threshold %s, %v, listed %v", threshold, shape, listed != nil)
+				if took, ran := compareLanes(t, k, h, what); took == 0 || ran != took {
+					t.Errorf("%s: %d blocks taken, %d run", what, took, ran)
+				}
+				none := p
+				none.PV.Threshold = 0
+				a, _, _ := runCall(t, p, level, h)
+				if b, _, _ := runCall(t, none, level, h); a.differs(&b) != "" {
+					matters++
+				}
+			}
+		}
+		if matters == 0 && threshold != "50" {
+			t.Errorf("threshold %s passes over nothing", threshold)
+		}
+	}
+}
+
 // TestLanesRefuse: a choice that the steps on vectors do not have keeps a description from
 // them.
 func TestLanesRefuse(t *testing.T) {
@@ -247,7 +294,10 @@ func TestLanesRefuse(t *testing.T) {
 			u.FractionBits = tensorcore.Exact
 			k.pvUnit = &u
 		}, false},
-		"no level": {func(k *Kernel) { k.level = Levels()[0] }, false},
+		"no level":                      {func(k *Kernel) { k.level = Levels()[0] }, false},
+		"a threshold of several strips": {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles = 50, 1 }, false},
+		"a threshold of one":            {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 1, 64 }, true},
+		"a threshold without tail":      {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 0, 64 }, false},
 	} {
 		k, err := NewAt(p, level)
 		if err == nil {
@@ -259,6 +309,22 @@ func TestLanesRefuse(t *testing.T) {
 		tc.change(k)
 		if got := k.planLanes() != nil; got != tc.want {
 			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+	if p, err = program.Preset("fa3-fp8"); err != nil {
+		t.Fatal(err)
+	}
+	for keys, want := range map[int]bool{32: true, 48: false, 64: true, 224: true, 256: false} {
+		k, err := NewAt(p, level)
+		if err == nil {
+			k, err = k.For(64, format.FP16, false)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		k.tiling.BlockK, k.sumKeys = keys, keys
+		if got := k.dotsValues(); got != want {
+			t.Errorf("tiles of %d keys: V by sign %v, want %v", keys, got, want)
 		}
 	}
 }
@@ -307,6 +373,120 @@ func TestLanesRare(t *testing.T) {
 		}
 		if took, ran := compareLanes(t, k, h, name); took == 0 || ran != took {
 			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}
+
+// TestLanesTiny: outputs that a climbing maximum makes so small that PV by V's sign does not take
+// them, next to strips that it takes, and others that it makes subnormal.
+func TestLanesTiny(t *testing.T) {
+	level := lanesLevel(t)
+	for _, name := range []string{"fa3-fp8", "fa3-fp8-2level", "flashinfer-fp8", "sparge-sm90"} {
+		took, ran := 0, 0
+		for _, step := range []float32{0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.6} {
+			r := rand.New(rand.NewPCG(9, 4))
+			h := &call{nq: 200, nk: 450, d: 64, dtype: format.BF16}
+			draw := func(n int, of func(token, c int, x float32) float32) Rows {
+				x := make([]float32, n*h.d)
+				for i := range x {
+					x[i] = h.dtype.Round(of(i/h.d, i%h.d, float32(r.NormFloat64())))
+				}
+				return slicesOf(x, h.d)
+			}
+			p, err := program.Preset(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			late := func(token int) bool { return (token >= 230) == (p.Tiles.Order == "first-to-last") }
+			h.in = QInput{Q: draw(h.nq, func(token, c int, x float32) float32 {
+				if token < 64 {
+					return x / 8
+				}
+				return 8
+			}), Len: h.nq}
+			h.kIn = KVInput{K: draw(h.nk, func(token, c int, x float32) float32 {
+				if late(token) {
+					return x/64 + step
+				}
+				return x / 64
+			}), V: draw(h.nk, func(token, c int, x float32) float32 {
+				if late(token) && c%2 == 0 {
+					return 0
+				}
+				return x
+			}), Len: h.nk, Dim: h.d, DType: h.dtype}
+			k, err := NewAt(p, level)
+			if err == nil {
+				k, err = h.bind(k)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, b := compareLanes(t, k, h, fmt.Sprintf("%s, climbing %g", name, step))
+			took, ran = took+a, ran+b
+		}
+		if ran <= took/2 {
+			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
+		}
+	}
+}
+
+// TestLanesPrepared: K and V that a kernel with another unit prepared, or one that takes PV another
+// way, give what the kernel's own do; and a code of V that is NaN is seen.
+func TestLanesPrepared(t *testing.T) {
+	level := lanesLevel(t)
+	for _, name := range []string{"fa3-fp8", "sparge-sm90"} {
+		var kernels []*Kernel
+		h := fp8Call(rand.New(rand.NewPCG(7, 4)), 150, 500, 64, false, -1)
+		for _, set := range [][]string{nil, {"pv.unit.step=16"}, {"pv.unit.fraction_bits=23"}, {"p.round=zero"}} {
+			p, err := program.Selection{Kernel: name, Set: set}.Program()
+			if err != nil {
+				t.Fatal(err)
+			}
+			k, err := NewAt(p, level)
+			if err == nil {
+				k, err = h.bind(k)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			kernels = append(kernels, k)
+		}
+		for i, dots := range []bool{true, true, false, false} {
+			if k := kernels[i]; (k.lanes != nil && k.lanes.dots) != dots {
+				t.Errorf("%s: kernel %d takes PV the wrong way", name, i)
+			}
+		}
+		results := make([]result, len(kernels))
+		for i, k := range kernels {
+			for j, by := range kernels {
+				if k.Preparation() != by.Preparation() {
+					t.Fatal("the preparations differ")
+				}
+				kv, err := by.Prepare(h.kIn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := h.run(t, k, kv)
+				if j == 0 {
+					results[i] = got
+				} else if d := results[i].differs(&got); d != "" {
+					t.Errorf("%s: kernel %d, prepared by %d: %s", name, i, j, d)
+				}
+			}
+			if d := results[0].differs(&results[i]); i > 0 && d == "" {
+				t.Errorf("%s: kernel %d gives what the first does", name, i)
+			}
+		}
+		bad := *h
+		bad.kIn.V = func(lo, hi int, dst []float32) {
+			h.kIn.V(lo, hi, dst)
+			if lo <= 300 && 300 < hi {
+				dst[(300-lo)*h.d+5] = float32(math.NaN())
+			}
+		}
+		if took, ran := compareLanes(t, kernels[0], &bad, "NaN"); took == 0 || ran != 0 {
+			t.Errorf("%s, with NaN in V: %d blocks taken, %d run", name, took, ran)
 		}
 	}
 }

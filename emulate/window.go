@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"math"
 	"sync"
 
 	"github.com/sageacc/sageacc/emulate/internal/vec"
@@ -23,7 +24,7 @@ type window struct {
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
-	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes
+	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -127,10 +128,48 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
 	}
-	if k.turnsValues() {
+	switch {
+	case !k.turnsValues():
+	case k.lanes != nil && k.lanes.dots:
+		k.index(w, d)
+	default:
 		k.turn(w, d)
 	}
 }
+
+// index writes the window's vCodes by sign, for lanes.
+func (k *Kernel) index(w *window, d int) {
+	if w.vCodes == nil || w.vCodes.Keys() != w.keys {
+		w.vCodes = vec.NewValues(valueFormats[k.v.kind], d, w.keys, k.tiling.BlockK, k.vecUnit)
+	}
+	for lo := 0; lo < w.keys; lo += readBlock {
+		rows := w.rows[:min(readBlock, w.keys-lo)*d]
+		if w.vRaw != nil {
+			codes := fp8Codes[k.v.kind]
+			for i, x := range w.vRaw[lo*d:][:len(rows)] {
+				rows[i] = codes[math.Float32bits(x)>>20]
+			}
+		} else {
+			for i, c := range w.vWide[lo*d:][:len(rows)] {
+				rows[i] = uint8(c)
+			}
+		}
+		w.vCodes.PutRows(lo, rows)
+	}
+	w.vCodes.Index(k.level.l, nil)
+}
+
+// fp8Codes are the codes of the values of FP8 formats, by the upper bits of a value's FP32 pattern:
+// the lower ones are zero, or a NaN's.
+var fp8Codes = func() (t [2]*[1 << 12]uint8) {
+	for _, kind := range []quant.PVType{quant.E4M3, quant.E5M2} {
+		t[kind] = new([1 << 12]uint8)
+		for c := range 1 << 8 {
+			t[kind][math.Float32bits(kind.Decode(uint16(c)))>>20] = uint8(c)
+		}
+	}
+	return t
+}()
 
 // turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
 func (k *Kernel) turn(w *window, d int) {

@@ -236,7 +236,7 @@ func kernelHead(k compare.KernelInfo) []pair {
 		head = append(head, pair{"reported", k.Reported})
 	}
 	if k.Portable != "" {
-		head = append(head, pair{"speed", "step by step, several times slower than other kernels: no vector path has " + k.Portable})
+		head = append(head, pair{"speed", "several times slower than kernels that run whole in strips of vectors, which have no " + k.Portable})
 	}
 	return head
 }

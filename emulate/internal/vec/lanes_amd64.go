@@ -70,6 +70,13 @@ func Round(to Weight, dst, src []float32, most float32) bool {
 	return f(&dst[0], &src[0], len(src)/16, most) == 0
 }
 
+// Exponents writes the exponents of weights of an FP8 format, a multiple of 16, as Values.Dot takes
+// them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros.
+func (f Format) Exponents(dst []uint8, src []float32) {
+	_ = dst[len(src)-1]
+	laneExponents(&dst[0], &src[0], len(src)/16, f.floor)
+}
+
 // Multiply sets acc[row][Rows], an even number of rows, to the sum over k of a[row][k]*b[k][Rows],
 // for whole numbers whose sums are all below 2^24. stride is the length of a row of a.
 func Multiply(acc, a []float32, stride int, b []float32) {

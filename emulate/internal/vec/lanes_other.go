@@ -29,6 +29,9 @@ func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice
 // Round needs a vector level.
 func Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }
 
+// Exponents needs a vector level.
+func (f Format) Exponents(dst []uint8, src []float32) { panic(unavailable) }
+
 // Multiply needs a vector level.
 func Multiply(acc, a []float32, stride int, b []float32) { panic(unavailable) }
 

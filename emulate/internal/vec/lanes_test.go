@@ -308,3 +308,37 @@ func TestOutput(t *testing.T) {
 		t.Errorf("%d rows ran", ran)
 	}
 }
+
+// TestExponents: of every code of the formats, in every lane.
+func TestExponents(t *testing.T) {
+	needLanes(t)
+	for _, tc := range []struct {
+		name   string
+		format vec.Format
+		value  func(c uint8) float32
+		least  int
+	}{
+		{"e4m3", vec.E4M3, func(c uint8) float32 { return format.E4M3(c).Float32() }, -6},
+		{"e5m2", vec.E5M2, func(c uint8) float32 { return format.E5M2(c).Float32() }, -14},
+	} {
+		var x [128 + 16]float32
+		for c := range x {
+			if v := tc.value(uint8(c % 128)); v-v == 0 {
+				x[c] = v
+			}
+		}
+		for at := range 16 {
+			got := make([]uint8, 128)
+			tc.format.Exponents(got, x[at:at+128])
+			for i, v := range x[at : at+128] {
+				want := 0
+				if v != 0 {
+					want = 127 + max(int(math.Float32bits(v)>>23)-127, tc.least)
+				}
+				if int(got[i]) != want {
+					t.Errorf("%s: the exponent of %g is %d, want %d", tc.name, v, got[i], want)
+				}
+			}
+		}
+	}
+}

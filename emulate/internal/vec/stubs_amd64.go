@@ -242,6 +242,9 @@ func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
 // laneRoundInt writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
 func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
 
+// laneExponents writes the biased exponents of 16*groups weights, floor at least, 0 of zeros.
+func laneExponents(dst *uint8, src *float32, groups int, floor uint32)
+
 // laneMultiply sets acc[row][64] = the sum over k of a[row][k]*b[k][64] for an even number of rows, stride bytes apart.
 func laneMultiply(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
 

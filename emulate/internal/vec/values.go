@@ -448,7 +448,7 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		return ok
 	}
 	if unit.Kind == Truncated13 {
-		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first)[0]
+		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first, v.tile)[0]
 	}
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
@@ -491,16 +491,22 @@ func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 
 
 // DotTwo is Dot for two strips, where Unit.Pairs holds: what is read of V serves both.
 func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) [2]bool {
-	return v.dot13(l, 2, acc, p, pe, s, first)
+	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
+}
+
+// DotKeys is Dot for n strips, one or two, where Unit.Pairs holds, and for the first keys of the
+// tile alone: one at least, all others have P~ zero.
+func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) [2]bool {
+	return v.dot13(l, n, acc, p, pe, s, first, keys)
 }
 
 // dot13 is Dot of n strips, one or two, on a unit with 13 fraction bits.
-func (v *Values) dot13(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) (ok [2]bool) {
+func (v *Values) dot13(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) (ok [2]bool) {
 	f, size, unit := v.format, v.recordSize(), v.unit
 	sums := v.dim * Rows
 	e := grow(&s.e, n*sums)
 	ok = [2]bool{true, n == 2}
-	for k := 0; k < v.tile; k += unit.Step {
+	for k := 0; k < keys; k += unit.Step {
 		codes := v.codes[(first+k)/32*v.dim*32+(first+k)%32:]
 		records := v.records[(first+k)/unit.Step*v.dim*size:]
 		for i := range n {

@@ -11931,6 +11931,28 @@ DATA laneRoundIntConstants<>+4(SB)/4, $0x00000000
 DATA laneRoundIntConstants<>+8(SB)/4, $0x4b000000
 GLOBL laneRoundIntConstants<>(SB), RODATA|NOPTR, $12
 
+// func laneExponents(dst *uint8, src *float32, groups int, floor uint32)
+// Requires: AVX, AVX512F
+TEXT ·laneExponents(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	MOVL         floor+24(FP), BX
+	VPBROADCASTD BX, Z0
+
+group:
+	VMOVUPS   (CX), Z1
+	VPTESTMD  Z1, Z1, K1
+	VPSRLD    $0x17, Z1, Z1
+	VPMAXSD.Z Z0, Z1, K1, Z1
+	VPMOVDB   Z1, (AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x10, AX
+	DECQ      DX
+	JNZ       group
+	VZEROUPPER
+	RET
+
 // func laneMultiply(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
 // Requires: AVX, AVX512F
 TEXT ·laneMultiply(SB), NOSPLIT, $0-48

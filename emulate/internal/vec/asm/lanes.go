@@ -33,6 +33,7 @@ func lanes() {
 	laneRound("laneRoundE4M3", 0x43e00000, quantum(20<<23, (127+14)<<23))
 	laneRound("laneRoundE5M2", 0x47600000, quantum(21<<23, (127+7)<<23))
 	laneRound("laneRoundInt", 0, quantum(0, (127+23)<<23))
+	laneExponents()
 	laneMultiply()
 	laneJoin("laneRescale", func(o, tile, alpha, factor VecVirtual) { VMULPS(alpha, o, o) })
 	laneJoin("laneRescaleFP16", func(o, tile, alpha, factor VecVirtual) {
@@ -280,6 +281,28 @@ func laneRound(name string, largest uint32, round func(VecVirtual, *constants)) 
 	DECQ(groups)
 	JNZ(LabelRef("group"))
 	retMask(bad)
+}
+
+// laneExponents makes bytes of the exponents of weights, as the softmax of a strip does.
+func laneExponents() {
+	TEXT("laneExponents", NOSPLIT, "func(dst *uint8, src *float32, groups int, floor uint32)")
+	Doc("laneExponents writes the biased exponents of 16*groups weights, floor at least, 0 of zeros.")
+	dst, src, groups := load("dst"), load("src"), load("groups")
+	floor := ZMM()
+	VPBROADCASTD(Load(Param("floor"), GP32()), floor)
+	Label("group")
+	x, nonzero := ZMM(), K()
+	VMOVUPS(Mem{Base: src}, x)
+	VPTESTMD(x, x, nonzero)
+	VPSRLD(Imm(23), x, x)
+	VPMAXSD_Z(floor, x, nonzero, x)
+	VPMOVDB(x, Mem{Base: dst})
+	ADDQ(Imm(64), src)
+	ADDQ(Imm(16), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
 }
 
 // laneMultiply is a product of whole numbers whose sums FP32 holds: no order of additions
