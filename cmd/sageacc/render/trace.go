@@ -9,7 +9,6 @@ import (
 	"github.com/sageacc/sageacc/cmd/sageacc/render/texttab"
 	"github.com/sageacc/sageacc/compare/trace"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
-	"github.com/sageacc/sageacc/layerdumps"
 )
 
 // TraceText writes what happens to a row as aligned text: the softmax tile by tile,
@@ -55,7 +54,7 @@ func TraceText(w io.Writer, r *trace.Row, channels, tiles []int) error {
 			if r.Tiles[i].Index != n {
 				continue
 			}
-			if err := keysText(w, &r.Tiles[i], r.Call); err != nil {
+			if err := keysText(w, &r.Tiles[i], r.Call == nil || r.Call.Window == nil && r.Call.Mask == nil); err != nil {
 				return err
 			}
 		}
@@ -121,10 +120,9 @@ func sumsText(w io.Writer, r *trace.Row, channels []int) error {
 	return t.Text(w)
 }
 
-// keysText writes every key of a tile. Of a call with a window or a mask it does not say which
-// of them are masked: those may be any.
-func keysText(w io.Writer, x *trace.Tile, call *layerdumps.Call) error {
-	inOrder := call == nil || call.Window == nil && call.Mask == nil // those seen, then the others
+// keysText writes every key of a tile. Where the row sees the tile's first keys, inOrder, it
+// says which are masked; with a window or a mask those may be any.
+func keysText(w io.Writer, x *trace.Tile, inOrder bool) error {
 	if err := section(w, fmt.Sprintf("Tile %d, key by key.", x.Index)); err != nil {
 		return err
 	}
