@@ -56,10 +56,6 @@ func TestComfy(t *testing.T) {
 		if err := p.SetArch(arch); err != nil {
 			t.Fatal(err)
 		}
-		k, err := NewAt(p, Levels()[0])
-		if err != nil {
-			t.Fatal(err)
-		}
 		taken := map[string]int{}
 		for _, d := range []int{33, 64, 128, 200} {
 			for _, nk := range []int{1, 70, 256, 257, 520, 1040} {
@@ -69,42 +65,12 @@ func TestComfy(t *testing.T) {
 					}
 					dtype := []format.DType{format.FP16, format.BF16, format.FP32}[r.IntN(3)]
 					h := comfyCall(r, 1+r.IntN(150), nk, d, dtype, mask)
-					bound, err := h.bind(k)
-					if err != nil {
-						t.Fatal(err)
-					}
-					taken[strings.Join([]string{bound.Bound().QKCodes.Rotate, bound.Bound().Maximum.Of, bound.Bound().Mask.Additive}, " ")]++
-					if bound.Portable() == "" {
-						t.Fatal("a vector path takes it")
-					}
-					kv, err := bound.Prepare(h.kIn)
-					if err != nil {
-						t.Fatal(err)
-					}
-					got := h.run(t, bound, kv)
-					for _, level := range Levels()[1:] {
-						fast, err := NewAt(p, level)
-						if err == nil {
-							fast, err = h.bind(fast)
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
-						kv, err := fast.Prepare(h.kIn)
-						if err != nil {
-							t.Fatal(err)
-						}
-						other := h.run(t, fast, kv)
-						if diff := got.differs(&other); diff != "" {
-							t.Errorf("%s, %d queries, %d keys of %d %s, mask %s: level %s: %s", arch, h.nq, nk, d, dtype, mask, level, diff)
-						}
-					}
-					second := &naive{p: bound.Bound(), h: h, sm: 1 / math.Sqrt(float64(d))}
-					for _, i := range []int{0, h.nq / 2, h.nq - 1} {
-						a := result{out: got.out[i*d : (i+1)*d]}
-						if diff := a.differs(&result{out: second.row(i)}); diff != "" {
-							t.Errorf("%s, %d queries, %d keys of %d %s, mask %s: row %d: %s", arch, h.nq, nk, d, dtype, mask, i, diff)
-						}
+					what := fmt.Sprintf("%s, %d queries, %d keys of %d %s, mask %s", arch, h.nq, nk, d, dtype, mask)
+					_, k, _ := agree(t, p, h, what, 0, h.nq/2, h.nq-1)
+					bound := k.Bound()
+					taken[strings.Join([]string{bound.QKCodes.Rotate, bound.Maximum.Of, bound.Mask.Additive}, " ")]++
+					if k.Portable() == "" {
+						t.Fatal("the strips take it")
 					}
 				}
 			}

@@ -1,6 +1,7 @@
 package emulate
 
 import (
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"testing"
@@ -35,10 +36,6 @@ func TestFlashInfer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := NewAt(p, Levels()[0])
-		if err != nil {
-			t.Fatal(err)
-		}
 		unseen := 0
 		for _, d := range []int{64, 128, 256} {
 			for _, n := range [][2]int{{1, 1}, {200, 30}, {130, 400}, {70, 70}} {
@@ -47,39 +44,7 @@ func TestFlashInfer(t *testing.T) {
 						continue
 					}
 					h := fp8Call(r, n[0], n[1], d, n[0] != 70, left)
-					bound, err := h.bind(k)
-					if err != nil {
-						t.Fatal(err)
-					}
-					kv, err := bound.Prepare(h.kIn)
-					if err != nil {
-						t.Fatal(err)
-					}
-					got := h.run(t, bound, kv)
-					for _, level := range Levels()[1:] {
-						fast, err := NewAt(p, level)
-						if err == nil {
-							fast, err = h.bind(fast)
-						}
-						if err != nil {
-							t.Fatal(err)
-						}
-						kv, err := fast.Prepare(h.kIn)
-						if err != nil {
-							t.Fatal(err)
-						}
-						other := h.run(t, fast, kv)
-						if diff := got.differs(&other); diff != "" {
-							t.Errorf("%s: %d queries, %d keys of %d, left %d: level %s: %s", name, h.nq, h.nk, d, left, level, diff)
-						}
-					}
-					second := &naive{p: bound.Bound(), h: h, sm: 1 / math.Sqrt(float64(d))}
-					for _, i := range []int{0, h.nq / 2, h.nq - 1} {
-						a := result{out: got.out[i*d : (i+1)*d]}
-						if diff := a.differs(&result{out: second.row(i)}); diff != "" {
-							t.Errorf("%s: %d queries, %d keys of %d, left %d: row %d: %s", name, h.nq, h.nk, d, left, i, diff)
-						}
-					}
+					got, _, _ := agree(t, p, h, fmt.Sprintf("%s: %d queries, %d keys of %d, left %d", name, h.nq, h.nk, d, left), 0, h.nq/2, h.nq-1)
 					for i := range max(0, h.nq-h.nk) {
 						if !h.in.Causal {
 							break

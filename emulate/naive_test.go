@@ -1092,3 +1092,44 @@ func tame(h *call) bool {
 	}
 	return true
 }
+
+// agree holds a call to be the same at every level and, in the given rows, to the second
+// reading. It returns what the portable code gives, and its kernel.
+func agree(t *testing.T, p program.Program, h *call, what string, rows ...int) (result, *Kernel, *KV) {
+	t.Helper()
+	got, k, kv := runCall(t, p, Levels()[0], h)
+	for _, level := range Levels()[1:] {
+		other, _, _ := runCall(t, p, level, h)
+		if diff := got.differs(&other); diff != "" {
+			t.Errorf("%s: level %s: %s", what, level, diff)
+		}
+	}
+	second := &naive{p: k.Bound(), h: h, sm: 1 / math.Sqrt(float64(h.d)), frameworkMean: kv.KeyMean()}
+	for _, i := range rows {
+		a := result{out: got.out[i*h.d : (i+1)*h.d]}
+		if diff := a.differs(&result{out: second.row(i)}); diff != "" {
+			t.Errorf("%s: row %d: %s", what, i, diff)
+		}
+	}
+	return got, k, kv
+}
+
+// runCall runs a call by a program at a level.
+func runCall(t *testing.T, p program.Program, level Level, h *call) (result, *Kernel, *KV) {
+	t.Helper()
+	k, err := NewAt(p, level)
+	if err == nil {
+		k, err = h.bind(k)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Supports(h.in); err != nil {
+		t.Fatal(err)
+	}
+	kv, err := k.Prepare(h.kIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.run(t, k, kv), k, kv
+}

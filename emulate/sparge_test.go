@@ -2,7 +2,6 @@ package emulate
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -49,25 +48,6 @@ func spargeCall(r *rand.Rand, nq, nk, d int, dtype format.DType, size float64) *
 	return h
 }
 
-func runCall(t *testing.T, p program.Program, level Level, h *call) (result, *Kernel, *KV) {
-	t.Helper()
-	k, err := NewAt(p, level)
-	if err == nil {
-		k, err = h.bind(k)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.Supports(h.in); err != nil {
-		t.Fatal(err)
-	}
-	kv, err := k.Prepare(h.kIn)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h.run(t, k, kv), k, kv
-}
-
 // TestSparge holds the interpreter to the second reading on sparge-sm90, every row, with its
 // threshold and with ones that pass over many tiles.
 func TestSparge(t *testing.T) {
@@ -85,23 +65,11 @@ func TestSparge(t *testing.T) {
 				continue
 			}
 			h := spargeCall(r, shape[0], shape[1], shape[2], []format.DType{format.FP16, format.BF16}[r.IntN(2)], pick(r, []float64{1, 2}))
-			got, k, kv := runCall(t, p, Levels()[0], h)
+			got, k, kv := agree(t, p, h, fmt.Sprintf("threshold %s, %v of %s", threshold, shape, h.dtype), r.IntN(h.nq))
 			if k.Portable() == "" {
-				t.Fatal("a vector path takes it")
-			}
-			for _, level := range Levels()[1:] {
-				other, _, _ := runCall(t, p, level, h)
-				if diff := got.differs(&other); diff != "" {
-					t.Errorf("threshold %s, %v: level %s: %s", threshold, shape, level, diff)
-				}
+				t.Fatal("the strips take it")
 			}
 			h.checkAlone(t, k, kv, &got, t.Errorf)
-			second := &naive{p: k.Bound(), h: h, sm: 1 / math.Sqrt(float64(h.d)), frameworkMean: kv.KeyMean()}
-			i := r.IntN(h.nq)
-			a := result{out: got.out[i*h.d : (i+1)*h.d]}
-			if diff := a.differs(&result{out: second.row(i)}); diff != "" {
-				t.Errorf("threshold %s, %v of %s: row %d: %s", threshold, shape, h.dtype, i, diff)
-			}
 		}
 		q := p
 		q.PV.Threshold = 0
