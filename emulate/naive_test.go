@@ -15,7 +15,7 @@ import (
 
 // naive reads a description a second time, from its documentation and as simply as it
 // can: a row and a channel at a time, tensorcore.Unit.Dot for every product, nothing
-// shared, nothing kept, nothing of the interpreter's. It knows a good part of the choices
+// shared, nothing kept but the codes of keys, nothing of the interpreter's. It knows a good part of the choices
 // (see knows), and numbers that are finite.
 type naive struct {
 	p  program.Program
@@ -24,6 +24,26 @@ type naive struct {
 	// frameworkMean is PyTorch's mean of K, whose order of sums is quant's to know.
 	frameworkMean []float32
 	ofV           float32 // V's descale
+	keys          map[int]keyCodes
+}
+
+// keyCodes are the scale and the codes of a key.
+type keyCodes struct {
+	scale float32
+	row   []float32
+}
+
+// key is codes of key j, found once.
+func (n *naive) key(k []float32, j int) (float32, []float32) {
+	c, ok := n.keys[j]
+	if !ok {
+		if n.keys == nil {
+			n.keys = map[int]keyCodes{}
+		}
+		c.scale, c.row = n.codes(k, n.h.d, j, true)
+		n.keys[j] = c
+	}
+	return c.scale, c.row
 }
 
 // knows says whether naive can read a description.
@@ -542,7 +562,7 @@ func (n *naive) scores(k, q, qMean []float32, qScale, scale float32, i, lo int, 
 			var kScale float32
 			var kRow []float32
 			if j < h.nk || p.QKCodes.Granularity != "per-token" {
-				kScale, kRow = n.codes(k, d, j, true)
+				kScale, kRow = n.key(k, j)
 			} else {
 				kRow = make([]float32, d)
 			}
