@@ -505,12 +505,17 @@ func (p *Program) choose(c Case) (shape *Shape, path, split string) {
 	return &shapes[i], fmt.Sprintf("%s.%d", list, i), split
 }
 
+// possible says whether the shape's conditions on the program itself hold.
+func (s *Shape) possible(p *Program) bool {
+	return (s.Accum == "" || s.Accum == p.Accum()) && (s.Arch == "" || slices.Contains(list(s.Arch), p.Arch))
+}
+
 // holds says whether the shape's conditions do.
 func (s *Shape) holds(p *Program, c Case) bool {
 	yes := func(want string, is bool) bool { return want == "" || (want == "yes") == is }
 	return (s.HeadDim == 0 || c.HeadDim == s.HeadDim) && (s.MaxHeadDim == 0 || c.HeadDim <= s.MaxHeadDim) &&
 		yes(s.Causal, c.Causal) && yes(s.Window, c.Window) && yes(s.Softcap, c.Softcap) && yes(s.Masked, c.Masked) && (s.DType == "" || s.DType == c.DType) &&
-		(s.Accum == "" || s.Accum == p.Accum()) && (s.Arch == "" || slices.Contains(list(s.Arch), p.Arch)) &&
+		s.possible(p) &&
 		(s.MaxKeys == 0 || c.Keys > 0 && c.Keys <= s.MaxKeys) &&
 		(s.MaxQueries == 0 || c.Queries > 0 && c.Queries*max(1, c.Heads/max(1, c.KVHeads)) <= s.MaxQueries)
 }
@@ -600,7 +605,7 @@ func (p *Program) Shape() string {
 	}
 	var tiles []string
 	for _, s := range p.Tiles.Shapes {
-		if t := fmt.Sprintf("%dx%d", s.Rows, s.Keys); !slices.Contains(tiles, t) {
+		if t := fmt.Sprintf("%dx%d", s.Rows, s.Keys); s.possible(p) && !slices.Contains(tiles, t) {
 			tiles = append(tiles, t)
 		}
 	}

@@ -2,6 +2,7 @@ package program
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 )
 
@@ -77,6 +78,9 @@ func TestFA2Tiles(t *testing.T) {
 		c.at.DType = "fp16"
 		if s, _ := p.ShapeAt(c.at); s == nil || s.Keys != c.keys {
 			t.Errorf("%s, %+v: %+v, want tiles of %d keys", c.arch, c.at, s, c.keys)
+		}
+		if small := strings.Contains(p.Shape(), "128x32"); small != (c.arch == "sm_86" || c.arch == "sm_89") {
+			t.Errorf("%s: %s", c.arch, p.Shape())
 		}
 	}
 }
