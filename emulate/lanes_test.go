@@ -232,26 +232,14 @@ func TestLanesListed(t *testing.T) {
 	level := lanesLevel(t)
 	r := rand.New(rand.NewPCG(6, 4))
 	for _, threshold := range []string{"50", "0.25", "3"} {
-		p, err := program.Preset("sparge-sm90")
-		if err == nil {
-			err = p.Set("pv.threshold", threshold)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := spargeWith(t, threshold)
 		matters := 0
 		for _, shape := range [][3]int{{64, 128, 64}, {128, 2640, 8}, {70, 300, 8}, {63, 900, 16}} {
 			h := spargeCall(r, shape[0], shape[1], shape[2], []format.DType{format.FP16, format.BF16}[r.IntN(2)], 1)
 			h.in.Scale = 0.5
 			for _, listed := range []func(int, int, int, []bool){h.in.Listed, nil} {
 				h.in.Listed = listed
-				k, err := NewAt(p, level)
-				if err == nil {
-					k, err = h.bind(k)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
+				k := h.bindAt(t, p, level)
 				what := fmt.Sprintf("threshold %s, %v, listed %v", threshold, shape, listed != nil)
 				if took, ran := compareLanes(t, k, h, what); took == 0 || ran != took {
 					t.Errorf("%s: %d blocks taken, %d run", what, took, ran)
@@ -364,13 +352,7 @@ func TestLanesRare(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		k, err := NewAt(p, level)
-		if err == nil {
-			k, err = h.bind(k)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		k := h.bindAt(t, p, level)
 		if took, ran := compareLanes(t, k, h, name); took == 0 || ran != took {
 			t.Errorf("%s: %d blocks taken, %d run", name, took, ran)
 		}
@@ -415,13 +397,7 @@ func TestLanesTiny(t *testing.T) {
 				}
 				return x
 			}), Len: h.nk, Dim: h.d, DType: h.dtype}
-			k, err := NewAt(p, level)
-			if err == nil {
-				k, err = h.bind(k)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			k := h.bindAt(t, p, level)
 			a, b := compareLanes(t, k, h, fmt.Sprintf("%s, climbing %g", name, step))
 			took, ran = took+a, ran+b
 		}
@@ -443,13 +419,7 @@ func TestLanesPrepared(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			k, err := NewAt(p, level)
-			if err == nil {
-				k, err = h.bind(k)
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			k := h.bindAt(t, p, level)
 			kernels = append(kernels, k)
 		}
 		for i, dots := range []bool{true, true, false, false} {

@@ -1134,8 +1134,8 @@ func agree(t *testing.T, p program.Program, h *call, what string, rows ...int) (
 	return got, k, kv
 }
 
-// runCall runs a call by a program at a level.
-func runCall(t *testing.T, p program.Program, level Level, h *call) (result, *Kernel, *KV) {
+// bindAt returns the kernel of a program for a call at a level.
+func (h *call) bindAt(t *testing.T, p program.Program, level Level) *Kernel {
 	t.Helper()
 	k, err := NewAt(p, level)
 	if err == nil {
@@ -1144,6 +1144,13 @@ func runCall(t *testing.T, p program.Program, level Level, h *call) (result, *Ke
 	if err != nil {
 		t.Fatal(err)
 	}
+	return k
+}
+
+// runCall runs a call by a program at a level.
+func runCall(t *testing.T, p program.Program, level Level, h *call) (result, *Kernel, *KV) {
+	t.Helper()
+	k := h.bindAt(t, p, level)
 	if err := k.Supports(h.in); err != nil {
 		t.Fatal(err)
 	}

@@ -48,18 +48,25 @@ func spargeCall(r *rand.Rand, nq, nk, d int, dtype format.DType, size float64) *
 	return h
 }
 
+// spargeWith is sparge-sm90 with a threshold.
+func spargeWith(t *testing.T, threshold string) program.Program {
+	t.Helper()
+	p, err := program.Preset("sparge-sm90")
+	if err == nil {
+		err = p.Set("pv.threshold", threshold)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
 // TestSparge holds the interpreter to the second reading on sparge-sm90, every row, with its
 // threshold and with ones that pass over many tiles.
 func TestSparge(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 90))
 	for _, threshold := range []string{"50", "0.25", "3"} {
-		p, err := program.Preset("sparge-sm90")
-		if err == nil {
-			err = p.Set("pv.threshold", threshold)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		p := spargeWith(t, threshold)
 		for _, shape := range [][3]int{{64, 128, 64}, {128, 640, 8}, {70, 300, 8}} {
 			if testing.Short() && shape[1] > 500 {
 				continue

@@ -94,6 +94,21 @@ func (a *asm) signs(lanes string, sums, vecs, x v, element func(k int)) {
 }
 
 // largestExponent raises max, the largest sum of exponents of a product, which is bias too
+// widened makes 32-bit lanes of the i-th four bytes from base, taken one after the other;
+// the registers in t keep what the next ones need.
+func (a *asm) widened(i v, base string, to v, t [3]v) {
+	if i%4 == 0 {
+		a.at(t[0], base, int(4*i))
+		a.do("VUXTL V%d.B8, V%d.H8", t[0], t[1])
+		a.do("VUXTL2 V%d.B16, V%d.H8", t[0], t[2])
+	}
+	if i%2 == 0 {
+		a.do("VUXTL V%d.H4, V%d.S4", t[1+i%4/2], to)
+	} else {
+		a.do("VUXTL2 V%d.H8, V%d.S4", t[1+i%4/2], to)
+	}
+}
+
 // large, to the exponent of x and to least, which counts where all terms are zero.
 func (a *asm) largestExponent(max, x, bias, least, lowest, t, u v, half bool) {
 	a.op("sub.4s", max, max, bias)
@@ -136,17 +151,8 @@ func dot13(a *asm, name string, half bool) {
 	a.do("ADD R9<<6, R5, R15") // its exponents
 	a.do("ADD $4, R1, R8")
 	for i := range v(vecs) {
-		const e, lower, upper, max = v(16), v(17), v(18), v(19)
-		if i%4 == 0 {
-			a.at(e, "R15", int(4*i))
-			a.do("VUXTL V%d.B8, V%d.H8", e, lower)
-			a.do("VUXTL2 V%d.B16, V%d.H8", e, upper)
-		}
-		if i%2 == 0 {
-			a.do("VUXTL V%d.H4, V%d.S4", lower+i%4/2, max)
-		} else {
-			a.do("VUXTL2 V%d.H8, V%d.S4", lower+i%4/2, max)
-		}
+		const max = v(19)
+		a.widened(i, "R15", max, [3]v{16, 17, 18})
 		a.at(x, "R13", int(16*i))
 		a.largestExponent(max, x, bias, least, lowest, t, u, half)
 		a.shift("shl.4s", max, max, 23)

@@ -104,17 +104,8 @@ func dotWide(a *asm, name string, f int, half, matrix bool) {
 		a.do("ADD R19, R4, R23") // P~
 		a.do("ADD $4, R1, R8")
 		for i := range v(wideVecs / 2) {
-			const e, lower, upper, max, t, u = v(16), v(17), v(18), v(19), v(21), v(22)
-			if i%4 == 0 {
-				a.at(e, "R15", int(4*i))
-				a.do("VUXTL V%d.B8, V%d.H8", e, lower)
-				a.do("VUXTL2 V%d.B16, V%d.H8", e, upper)
-			}
-			if i%2 == 0 {
-				a.do("VUXTL V%d.H4, V%d.S4", lower+i%4/2, max)
-			} else {
-				a.do("VUXTL2 V%d.H8, V%d.S4", lower+i%4/2, max)
-			}
+			const max, t, u = v(19), v(21), v(22)
+			a.widened(i, "R15", max, [3]v{16, 17, 18})
 			a.at(x, "R13", int(16*i))
 			a.largestExponent(max, x, bias, least, lowest, t, u, half)
 			for j := range v(2) {
