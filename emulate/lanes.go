@@ -455,11 +455,11 @@ func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t
 		}
 		var qScale laneRows
 		copy(qScale[:n], ws.qScale[lo:])
-		vec.Scale(l.s, &qScale, l.steps, k.lanes.control)
+		k.level.l.Scale(l.s, &qScale, l.steps, k.lanes.control)
 	}
 	scores := k.prog.Scores.SMScale == "scores"
 	if scores {
-		l.scaleAll(float32(q.sm), k.lanes.control)
+		k.scaleAll(l, float32(q.sm))
 	}
 	if q.cap != 0 {
 		for i, x := range l.s {
@@ -467,7 +467,7 @@ func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t
 		}
 	}
 	if scores {
-		l.scaleAll(math.Log2E, k.lanes.control)
+		k.scaleAll(l, math.Log2E)
 	}
 	var scale [threads]float32
 	for r := range n {
@@ -513,11 +513,11 @@ func (l *lanes) setScale(r int, scale *[threads]float32) {
 }
 
 // scaleAll multiplies all scores by a number.
-func (l *lanes) scaleAll(by float32, c vec.Control) {
+func (k *Kernel) scaleAll(l *lanes, by float32) {
 	for i := range l.all {
 		l.all[i] = by
 	}
-	vec.Scale(l.s, &oneRows, l.all, c)
+	k.level.l.Scale(l.s, &oneRows, l.all, k.lanes.control)
 }
 
 // laneMask is mask for the row r of the strip, the block's row at, and counts what it sees.
@@ -543,7 +543,7 @@ func (k *Kernel) laneTops(l *lanes, at place) bool {
 	for i := range l.top {
 		l.top[i] = start
 	}
-	return vec.Tops(l.s, l.top[:], k.tiling.BlockK, k.masked)
+	return k.level.l.Tops(l.s, l.top[:], k.tiling.BlockK, k.masked)
 }
 
 // tops returns the maxima of a row's threads, and what their scores are multiplied by.
@@ -586,7 +586,7 @@ func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
 			l.scale[j*vec.Rows+r], l.lower[j*vec.Rows+r] = 0, 0
 		}
 	}
-	if !vec.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") || !k.laneCodes(l, n) {
+	if !k.level.l.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") || !k.laneCodes(l, n) {
 		return false
 	}
 	weights := l.s
@@ -606,9 +606,9 @@ func (k *Kernel) laneCodes(l *lanes, n int) bool {
 		for i := range l.all {
 			l.all[i] = scale
 		}
-		vec.Scale(x, &oneRows, l.all, p.control)
+		k.level.l.Scale(x, &oneRows, l.all, p.control)
 	}
-	if vec.Round(p.weight, l.p, x, p.most) {
+	if k.level.l.Round(p.weight, l.p, x, p.most) {
 		return true
 	}
 	if p.most == math.MaxFloat32 {
@@ -645,14 +645,14 @@ func (k *Kernel) laneSum(ws *Workspace, weights []float32, lo, n int, at place) 
 				l.sum[j*vec.Rows+r] = ws.d[(lo+r)*threads+j]
 			}
 		}
-		vec.SumsFrom(l.sum[:], weights, &l.rescale, bk, control, twice)
+		k.level.l.SumsFrom(l.sum[:], weights, &l.rescale, bk, control, twice)
 		for r := range n {
 			for j := range threads {
 				ws.d[(lo+r)*threads+j] = l.sum[j*vec.Rows+r]
 			}
 		}
 	case "tile":
-		l.threadSums(weights, 0, bk, control)
+		k.laneSums(l, weights, 0, bk)
 		for r := range n {
 			d := &ws.d[(lo+r)*threads]
 			*d = a.mulAdd(*d, l.rescale[r], k.combine(l.sums(r)), twice)
@@ -663,7 +663,7 @@ func (k *Kernel) laneSum(ws *Workspace, weights []float32, lo, n int, at place) 
 			*d = a.mul(*d, l.rescale[r])
 		}
 		for b := 0; b < bk; b += 32 {
-			l.threadSums(weights, b, min(b+32, bk), control)
+			k.laneSums(l, weights, b, min(b+32, bk))
 			for r := range n {
 				d := &ws.d[(lo+r)*threads]
 				*d = a.add(*d, k.combine(l.sums(r)))
@@ -680,13 +680,13 @@ func (k *Kernel) laneSum(ws *Workspace, weights []float32, lo, n int, at place) 
 	}
 }
 
-// threadSums sets sum to that of each thread's weights of keys [lo, hi), one after the other.
-func (l *lanes) threadSums(weights []float32, lo, hi int, c vec.Control) {
+// laneSums sets sum to that of each thread's weights of keys [lo, hi), one after the other.
+func (k *Kernel) laneSums(l *lanes, weights []float32, lo, hi int) {
 	w := weights[lo*vec.Rows : hi*vec.Rows]
 	for j := range threads {
 		copy(l.sum[j*vec.Rows:][:vec.Rows], w[2*j*vec.Rows:])
 	}
-	vec.Sums(l.sum[:], w, hi-lo, c)
+	k.level.l.Sums(l.sum[:], w, hi-lo, k.lanes.control)
 }
 
 // sums returns those of a row's threads.
@@ -705,7 +705,7 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 		s := &slots[i]
 		o := s.strip.o
 		p[i], pe[i], acc[i], keys = s.p, s.pe, s.tile, max(keys, s.keys)
-		weightFormats[k.v.kind].Exponents(s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
+		k.level.l.Exponents(weightFormats[k.v.kind], s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
 		if !chain {
 			clear(s.tile)
 			continue
@@ -728,7 +728,7 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 	w.vCodes.DotKeys(k.level.l, len(slots), acc, p, pe, &l.scratch, at, keys)
 	for i := range slots {
 		s := &slots[i]
-		if !chain && !vec.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
+		if !chain && !k.level.l.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
 			return false
 		}
 	}
@@ -779,7 +779,7 @@ func (k *Kernel) laneRescale(o []float32, alpha, factor *laneRows) bool {
 			alpha[r] = format.RoundFP16(x)
 		}
 	}
-	return vec.Combine(k.lanes.join, o, o, alpha, factor, control)
+	return k.level.l.Combine(k.lanes.join, o, o, alpha, factor, control)
 }
 
 // laneValues rescales a strip's O and adds the tile's PV. Only keys from the first on count.
@@ -801,14 +801,14 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		from := i * k.sumKeys
 		if k.intPV {
 			depth := max(1, min(k.sumKeys, keys-from))
-			vec.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
+			k.level.l.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
 		} else {
 			clear(tile)
 			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from)) {
 				return false
 			}
 		}
-		if !vec.Combine(k.laneJoin(at), st.o, tile, &alpha, &l.factor, p.control) {
+		if !k.level.l.Combine(k.laneJoin(at), st.o, tile, &alpha, &l.factor, p.control) {
 			return false
 		}
 		alpha = oneRows
@@ -884,7 +884,7 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 		control = vec.Keep
 	}
 	to := k.OutputDType(kv.in.DType)
-	return !to.IsFP8() && vec.Output(to, out, o, scale, factor, last, control)
+	return !to.IsFP8() && k.level.l.Output(to, out, o, scale, factor, last, control)
 }
 
 // unscaledRow sets dst to unscaled of a row of V's scales, which are often all one.

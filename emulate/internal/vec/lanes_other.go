@@ -8,39 +8,39 @@ import "github.com/sageacc/sageacc/emulate/format"
 const unavailable = "vec: no such kernel here"
 
 // Tops needs a vector level.
-func Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
+func (Level) Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
 
 // Scale needs a vector level.
-func Scale(s []float32, q *[Rows]float32, k []float32, c Control) { panic(unavailable) }
+func (Level) Scale(s []float32, q *[Rows]float32, k []float32, c Control) { panic(unavailable) }
 
 // Weights needs a vector level.
-func Weights(s, scale, lower []float32, table *Ex2Table, keys int, c Control, twice, wide bool) bool {
+func (Level) Weights(s, scale, lower []float32, table *Ex2Table, keys int, c Control, twice, wide bool) bool {
 	panic(unavailable)
 }
 
 // Sums needs a vector level.
-func Sums(sum, w []float32, keys int, c Control) { panic(unavailable) }
+func (Level) Sums(sum, w []float32, keys int, c Control) { panic(unavailable) }
 
 // SumsFrom needs a vector level.
-func SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice bool) {
+func (Level) SumsFrom(sum, w []float32, alpha *[Rows]float32, keys int, c Control, twice bool) {
 	panic(unavailable)
 }
 
 // Round needs a vector level.
-func Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }
+func (Level) Round(to Weight, dst, src []float32, most float32) bool { panic(unavailable) }
 
 // Exponents needs a vector level.
-func (f Format) Exponents(dst []uint8, src []float32) { panic(unavailable) }
+func (Level) Exponents(f Format, dst []uint8, src []float32) { panic(unavailable) }
 
 // Multiply needs a vector level.
-func Multiply(acc, a []float32, stride int, b []float32) { panic(unavailable) }
+func (Level) Multiply(acc, a []float32, stride int, b []float32) { panic(unavailable) }
 
 // Combine needs a vector level.
-func Combine(j Join, o, tile []float32, alpha, factor *[Rows]float32, c Control) bool {
+func (Level) Combine(j Join, o, tile []float32, alpha, factor *[Rows]float32, c Control) bool {
 	panic(unavailable)
 }
 
 // Output needs a vector level.
-func Output(to format.DType, out, o, scale []float32, inverse float32, last bool, c Control) bool {
+func (Level) Output(to format.DType, out, o, scale []float32, inverse float32, last bool, c Control) bool {
 	panic(unavailable)
 }

@@ -64,7 +64,7 @@ func TestControl(t *testing.T) {
 				vec.JoinFactor: func(x, y, a, b float32) float32 { return fma(y, b, mul(x, a)) },
 			} {
 				got := append([]float32(nil), o...)
-				if !vec.Combine(j, got, tile, &alpha, &factor, c) {
+				if !vec.AVX512.Combine(j, got, tile, &alpha, &factor, c) {
 					t.Fatal("not finite")
 				}
 				for i, x := range o {
@@ -76,7 +76,7 @@ func TestControl(t *testing.T) {
 	}
 	bad := make([]float32, vec.Rows)
 	bad[63] = float32(math.Inf(1))
-	if vec.Combine(vec.JoinFMA, bad, make([]float32, vec.Rows), &[vec.Rows]float32{63: 1}, &[vec.Rows]float32{}, vec.Keep) {
+	if vec.AVX512.Combine(vec.JoinFMA, bad, make([]float32, vec.Rows), &[vec.Rows]float32{63: 1}, &[vec.Rows]float32{}, vec.Keep) {
 		t.Error("an infinity is finite")
 	}
 }
@@ -115,7 +115,7 @@ func TestWeights(t *testing.T) {
 				c = vec.Flush
 			}
 			got := append([]float32(nil), s...)
-			valid := vec.Weights(got, scale, lower, table, keys, c, twice, wide)
+			valid := vec.AVX512.Weights(got, scale, lower, table, keys, c, twice, wide)
 			want := make([]float32, len(s))
 			good := true
 			for i, x := range s {
@@ -181,7 +181,7 @@ func TestRound(t *testing.T) {
 				}
 				src[i] = min(float32(x), f.top, 60000)
 			}
-			if !vec.Round(to, dst, src, f.most) {
+			if !vec.AVX512.Round(to, dst, src, f.most) {
 				t.Fatalf("format %d: not valid", to)
 			}
 			for i, x := range src {
@@ -189,7 +189,7 @@ func TestRound(t *testing.T) {
 			}
 		}
 		for _, x := range []float32{float32(math.NaN()), float32(math.Inf(1)), math.Nextafter32(f.top, float32(math.Inf(1)))} {
-			if src[77] = x; vec.Round(to, dst, src, f.most) {
+			if src[77] = x; vec.AVX512.Round(to, dst, src, f.most) {
 				t.Errorf("format %d: %g is valid", to, x)
 			}
 		}
@@ -212,9 +212,9 @@ func TestSums(t *testing.T) {
 			got := append([]float32(nil), sum...)
 			switch mode / 2 {
 			case 0:
-				vec.Sums(got, w, keys, c)
+				vec.AVX512.Sums(got, w, keys, c)
 			default:
-				vec.SumsFrom(got, w, &alpha, keys, c, mode/2 == 2)
+				vec.AVX512.SumsFrom(got, w, &alpha, keys, c, mode/2 == 2)
 			}
 			for i, want := range sum {
 				j, row := i/vec.Rows, i%vec.Rows
@@ -253,7 +253,7 @@ func TestTops(t *testing.T) {
 			s[i] = -1 - float32(i)
 		}
 		s[11*vec.Rows+37] = tc.x // of thread 1
-		if got := vec.Tops(s, top, keys, tc.masked); got != tc.want {
+		if got := vec.AVX512.Tops(s, top, keys, tc.masked); got != tc.want {
 			t.Errorf("%g masked as %g: %v", tc.x, tc.masked, got)
 		}
 		for i, x := range top {
@@ -282,7 +282,7 @@ func TestOutput(t *testing.T) {
 					c, mul = vec.Flush, format.MulFtz
 				}
 				out := make([]float32, len(o))
-				valid, want := vec.Output(to, out, o, scale, inverse, mode&2 != 0, c), true
+				valid, want := vec.AVX512.Output(to, out, o, scale, inverse, mode&2 != 0, c), true
 				for i, x := range o {
 					if mode&2 != 0 {
 						x = mul(mul(x, inverse), scale[i])
@@ -329,7 +329,7 @@ func TestExponents(t *testing.T) {
 		}
 		for at := range 16 {
 			got := make([]uint8, 128)
-			tc.format.Exponents(got, x[at:at+128])
+			vec.AVX512.Exponents(tc.format, got, x[at:at+128])
 			for i, v := range x[at : at+128] {
 				want := 0
 				if v != 0 {
