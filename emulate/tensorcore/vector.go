@@ -24,7 +24,7 @@ func Levels() []Level {
 // String names the level.
 func (l Level) String() string {
 	if l.vector {
-		return "avx512"
+		return simd.Name
 	}
 	return "portable"
 }

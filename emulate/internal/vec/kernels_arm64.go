@@ -76,9 +76,11 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
-// dotPassTwo needs AVX512.
+// dotPassTwo is dotPass for two strips, one after the other; e holds the exponents of one behind
+// those of the other.
 func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
-	panic(unavailable)
+	first = l.dotPass(acc[0], records, codes, values, p[0], e, channels, stride, bias, half)
+	return first, l.dotPass(acc[1], records, codes, values, p[1], e[channels*Rows:], channels, stride, bias, half)
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {

@@ -1,6 +1,6 @@
 package vec
 
-// Control says what FP32 operations do with subnormal numbers: a value of MXCSR.
+// Control says what FP32 operations do with subnormal numbers: a value of amd64's MXCSR.
 type Control uint32
 
 // Controls.

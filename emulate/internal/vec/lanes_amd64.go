@@ -11,6 +11,9 @@ import (
 // The steps of a strip's softmax and sums for [AVX512], of matrices [key][Rows] or
 // [channel][Rows].
 
+// Lanes says whether the level has the kernels of this file.
+func (l Level) Lanes() bool { return l == AVX512 }
+
 // Tops raises top[thread][row] to the maximum of the scores of keys keys, a multiple of 8. It
 // reports whether they are finite, but for those that are masked.
 func (Level) Tops(s, top []float32, keys int, masked float32) bool {

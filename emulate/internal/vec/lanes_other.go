@@ -1,11 +1,11 @@
-//go:build !amd64 || purego
+//go:build !(amd64 || arm64) || purego
 
 package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
-// unavailable is what kernels panic with that a level or a machine lacks.
-const unavailable = "vec: no such kernel here"
+// Lanes says that no level here has these kernels.
+func (Level) Lanes() bool { return false }
 
 // Tops needs a vector level.
 func (Level) Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }

@@ -218,3 +218,128 @@ func extremes(hi *float32, lo *float32, x *float32, rows int, groups int)
 //
 //go:noescape
 func addMeans(sum *float64, comp *float64, x *float32, rows int, groups int)
+
+// laneTops is that of amd64.
+//
+//go:noescape
+func laneTops(s *float32, top *float32, octets int, masked float32) uint32
+
+// laneScale is that of amd64.
+//
+//go:noescape
+func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
+
+// laneWeights is that of amd64; table is packEx2's.
+//
+//go:noescape
+func laneWeights(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
+
+// laneWeightsTwice is that of amd64; table is packEx2's.
+//
+//go:noescape
+func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
+
+// laneSums is that of amd64.
+//
+//go:noescape
+func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsFMA is that of amd64.
+//
+//go:noescape
+func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsTwice is that of amd64.
+//
+//go:noescape
+func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneRoundFP16 is that of amd64.
+//
+//go:noescape
+func laneRoundFP16(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundBF16 is that of amd64.
+//
+//go:noescape
+func laneRoundBF16(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE4M3 is that of amd64.
+//
+//go:noescape
+func laneRoundE4M3(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE5M2 is that of amd64.
+//
+//go:noescape
+func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundInt is that of amd64.
+//
+//go:noescape
+func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneExponents is that of amd64.
+//
+//go:noescape
+func laneExponents(dst *uint8, src *float32, groups int, floor uint32)
+
+// laneMultiply is that of amd64.
+//
+//go:noescape
+func laneMultiply(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
+
+// laneRescale is that of amd64.
+//
+//go:noescape
+func laneRescale(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneRescaleFP16 is that of amd64.
+//
+//go:noescape
+func laneRescaleFP16(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoin is that of amd64.
+//
+//go:noescape
+func laneJoin(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinTwice is that of amd64.
+//
+//go:noescape
+func laneJoinTwice(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinFactor is that of amd64.
+//
+//go:noescape
+func laneJoinFactor(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneOutputFP16 is that of amd64.
+//
+//go:noescape
+func laneOutputFP16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP16Last is that of amd64.
+//
+//go:noescape
+func laneOutputFP16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16 is that of amd64.
+//
+//go:noescape
+func laneOutputBF16(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16Last is that of amd64.
+//
+//go:noescape
+func laneOutputBF16Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32 is that of amd64.
+//
+//go:noescape
+func laneOutputFP32(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32Last is that of amd64.
+//
+//go:noescape
+func laneOutputFP32Last(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32

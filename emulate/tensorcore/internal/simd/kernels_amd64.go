@@ -4,6 +4,9 @@ package simd
 
 import "golang.org/x/sys/cpu"
 
+// Name is the level's.
+const Name = "avx512"
+
 // Has reports whether this machine runs Dot and what DotLanes needs.
 func Has() bool {
 	return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL

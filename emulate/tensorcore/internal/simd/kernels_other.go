@@ -1,6 +1,9 @@
-//go:build !amd64 || purego
+//go:build !(amd64 || arm64) || purego
 
 package simd
+
+// Name is that of no level.
+const Name = "none"
 
 // Has reports false.
 func Has() bool { return false }

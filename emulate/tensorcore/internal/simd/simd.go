@@ -2,12 +2,13 @@
 // row of a product and several columns in the lanes. The portable Go of tensorcore is the
 // definition, which the kernel equals bit for bit where it says that an element is valid.
 //
-// The kernel is generated: see folder asm.
+// The kernels are generated: see folder asm (amd64) and package vec's asmarm64.
 package simd
 
 import "math"
 
 //go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
+//go:generate go run ../../../internal/vec/asmarm64 -pkg simd -out simd_arm64.s -stubs stubs_arm64.go
 
 // Columns is how many columns Dot computes at once.
 const Columns = 32
