@@ -7,6 +7,9 @@ import "github.com/sageacc/sageacc/emulate/format"
 // unavailable is what kernels panic with that a level or a machine lacks.
 const unavailable = "vec: no such kernel here"
 
+// Lanes reports false.
+func (Level) Lanes() bool { return false }
+
 // Tops needs a vector level.
 func (Level) Tops(s, top []float32, keys int, masked float32) bool { panic(unavailable) }
 

@@ -1,5 +1,3 @@
-//go:build !purego && amd64
-
 package vec_test
 
 import (
@@ -12,9 +10,17 @@ import (
 	"github.com/sageacc/sageacc/emulate/mufu"
 )
 
-func needLanes(t *testing.T) {
-	if l := vec.Levels(); l[len(l)-1] != vec.AVX512 {
-		t.Skip("no AVX-512 here")
+// forLanes runs a test at every level that has steps of the interpreter.
+func forLanes(t *testing.T, f func(t *testing.T, l vec.Level)) {
+	ran := false
+	for _, l := range vec.Levels() {
+		if l.Lanes() {
+			ran = true
+			t.Run(l.String(), func(t *testing.T) { f(t, l) })
+		}
+	}
+	if !ran {
+		t.Skip("no level has steps here")
 	}
 }
 
@@ -45,45 +51,60 @@ func sameBits(t *testing.T, what string, got, want float32, operands ...float32)
 
 // TestControl: operations under a Control are those of package format, with results that are
 // tiny before and after rounding, or subnormal.
-func TestControl(t *testing.T) {
-	needLanes(t)
+func TestControl(t *testing.T) { forLanes(t, testControl) }
+
+func testControl(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const channels = 8
-	for range 800 {
+	for round := range 800 {
 		o, tile := oddNumbers(r, channels*vec.Rows), oddNumbers(r, channels*vec.Rows)
 		alpha, factor := [vec.Rows]float32(oddNumbers(r, vec.Rows)), [vec.Rows]float32(oddNumbers(r, vec.Rows))
+		if round%2 == 0 { // whose products FP16 has
+			for i, x := range o {
+				o[i] = max(-60000, min(x, 60000))
+			}
+			for i, x := range alpha {
+				alpha[i] = max(-1, min(x, 1))
+			}
+		}
 		for _, c := range []vec.Control{vec.Keep, vec.Flush} {
 			mul, add, fma := func(x, y float32) float32 { return float32(x * y) }, func(x, y float32) float32 { return x + y }, format.FMA
 			if c == vec.Flush {
 				mul, add, fma = format.MulFtz, format.AddFtz, format.FMAFtz
 			}
 			for j, f := range map[vec.Join]func(x, y, a, b float32) float32{
-				vec.JoinNone:   func(x, y, a, b float32) float32 { return mul(x, a) },
-				vec.JoinFMA:    func(x, y, a, b float32) float32 { return fma(x, a, y) },
-				vec.JoinTwice:  func(x, y, a, b float32) float32 { return add(mul(x, a), y) },
-				vec.JoinFactor: func(x, y, a, b float32) float32 { return fma(y, b, mul(x, a)) },
+				vec.JoinNone:     func(x, y, a, b float32) float32 { return mul(x, a) },
+				vec.JoinNoneFP16: func(x, y, a, b float32) float32 { return format.RoundFP16(mul(x, a)) },
+				vec.JoinFMA:      func(x, y, a, b float32) float32 { return fma(x, a, y) },
+				vec.JoinTwice:    func(x, y, a, b float32) float32 { return add(mul(x, a), y) },
+				vec.JoinFactor:   func(x, y, a, b float32) float32 { return fma(y, b, mul(x, a)) },
 			} {
 				got := append([]float32(nil), o...)
-				if !vec.AVX512.Combine(j, got, tile, &alpha, &factor, c) {
-					t.Fatal("not finite")
-				}
+				valid, finite := l.Combine(j, got, tile, &alpha, &factor, c), true
 				for i, x := range o {
 					a, b := alpha[i%vec.Rows], factor[i%vec.Rows]
-					sameBits(t, "a join", got[i], f(x, tile[i], a, b), x, tile[i], a, b)
+					want := f(x, tile[i], a, b)
+					if finite = finite && want-want == 0; finite {
+						sameBits(t, "a join", got[i], want, x, tile[i], a, b)
+					}
+				}
+				if valid != finite || round%2 == 0 && !valid {
+					t.Fatalf("join %d: valid %v, finite %v", j, valid, finite)
 				}
 			}
 		}
 	}
 	bad := make([]float32, vec.Rows)
 	bad[63] = float32(math.Inf(1))
-	if vec.AVX512.Combine(vec.JoinFMA, bad, make([]float32, vec.Rows), &[vec.Rows]float32{63: 1}, &[vec.Rows]float32{}, vec.Keep) {
+	if l.Combine(vec.JoinFMA, bad, make([]float32, vec.Rows), &[vec.Rows]float32{63: 1}, &[vec.Rows]float32{}, vec.Keep) {
 		t.Error("an infinity is finite")
 	}
 }
 
 // TestWeights: exponents and ex2 of a strip, in one rounding or two, of every size.
-func TestWeights(t *testing.T) {
-	needLanes(t)
+func TestWeights(t *testing.T) { forLanes(t, testWeights) }
+
+func testWeights(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(3, 4))
 	const keys, threads = 16, 4
 	table := mufu.Ex2Coefficients()
@@ -115,7 +136,7 @@ func TestWeights(t *testing.T) {
 				c = vec.Flush
 			}
 			got := append([]float32(nil), s...)
-			valid := vec.AVX512.Weights(got, scale, lower, table, keys, c, twice, wide)
+			valid := l.Weights(got, scale, lower, table, keys, c, twice, wide)
 			want := make([]float32, len(s))
 			good := true
 			for i, x := range s {
@@ -158,8 +179,9 @@ func TestWeights(t *testing.T) {
 }
 
 // TestRound: every value half way between two numbers of a format, and its neighbours.
-func TestRound(t *testing.T) {
-	needLanes(t)
+func TestRound(t *testing.T) { forLanes(t, testRound) }
+
+func testRound(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for to, f := range map[vec.Weight]struct {
 		round func(float32) float32
@@ -181,7 +203,7 @@ func TestRound(t *testing.T) {
 				}
 				src[i] = min(float32(x), f.top, 60000)
 			}
-			if !vec.AVX512.Round(to, dst, src, f.most) {
+			if !l.Round(to, dst, src, f.most) {
 				t.Fatalf("format %d: not valid", to)
 			}
 			for i, x := range src {
@@ -189,7 +211,7 @@ func TestRound(t *testing.T) {
 			}
 		}
 		for _, x := range []float32{float32(math.NaN()), float32(math.Inf(1)), math.Nextafter32(f.top, float32(math.Inf(1)))} {
-			if src[77] = x; vec.AVX512.Round(to, dst, src, f.most) {
+			if src[77] = x; l.Round(to, dst, src, f.most) {
 				t.Errorf("format %d: %g is valid", to, x)
 			}
 		}
@@ -197,8 +219,9 @@ func TestRound(t *testing.T) {
 }
 
 // TestSums holds the sums to additions one by one, with results that are flushed.
-func TestSums(t *testing.T) {
-	needLanes(t)
+func TestSums(t *testing.T) { forLanes(t, testSums) }
+
+func testSums(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(7, 8))
 	const threads = 4
 	for range 500 {
@@ -212,9 +235,9 @@ func TestSums(t *testing.T) {
 			got := append([]float32(nil), sum...)
 			switch mode / 2 {
 			case 0:
-				vec.AVX512.Sums(got, w, keys, c)
+				l.Sums(got, w, keys, c)
 			default:
-				vec.AVX512.SumsFrom(got, w, &alpha, keys, c, mode/2 == 2)
+				l.SumsFrom(got, w, &alpha, keys, c, mode/2 == 2)
 			}
 			for i, want := range sum {
 				j, row := i/vec.Rows, i%vec.Rows
@@ -236,9 +259,41 @@ func TestSums(t *testing.T) {
 	}
 }
 
+// TestMultiply: products of whole numbers, at their largest too, for rows apart and of every depth.
+func TestMultiply(t *testing.T) { forLanes(t, testMultiply) }
+
+func testMultiply(t *testing.T, l vec.Level) {
+	r := rand.New(rand.NewPCG(9, 10))
+	for round := range 200 {
+		rows, depth := 2*(1+r.IntN(4)), 1+r.IntN(128)
+		stride := depth + r.IntN(5)
+		a, b := make([]float32, rows*stride), make([]float32, depth*vec.Rows)
+		for i := range a {
+			if a[i] = float32(r.IntN(256) - 128); round == 0 {
+				a[i] = -128
+			}
+		}
+		for i := range b {
+			if b[i] = float32(r.IntN(256)); round == 0 {
+				b[i] = 255
+			}
+		}
+		acc := oddNumbers(r, rows*vec.Rows)
+		l.Multiply(acc, a, stride, b)
+		for i, got := range acc {
+			want := float32(0)
+			for k := range depth {
+				want += float32(a[i/vec.Rows*stride+k] * b[k*vec.Rows+i%vec.Rows])
+			}
+			sameBits(t, "a product", got, want)
+		}
+	}
+}
+
 // TestTops: maxima, and scores that are not finite.
-func TestTops(t *testing.T) {
-	needLanes(t)
+func TestTops(t *testing.T) { forLanes(t, testTops) }
+
+func testTops(t *testing.T, l vec.Level) {
 	inf := float32(math.Inf(1))
 	for _, tc := range []struct {
 		x, masked float32
@@ -253,7 +308,7 @@ func TestTops(t *testing.T) {
 			s[i] = -1 - float32(i)
 		}
 		s[11*vec.Rows+37] = tc.x // of thread 1
-		if got := vec.AVX512.Tops(s, top, keys, tc.masked); got != tc.want {
+		if got := l.Tops(s, top, keys, tc.masked); got != tc.want {
 			t.Errorf("%g masked as %g: %v", tc.x, tc.masked, got)
 		}
 		for i, x := range top {
@@ -269,8 +324,9 @@ func TestTops(t *testing.T) {
 }
 
 // TestOutput holds the end of a row to the operations that it is made of.
-func TestOutput(t *testing.T) {
-	needLanes(t)
+func TestOutput(t *testing.T) { forLanes(t, testOutput) }
+
+func testOutput(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(11, 12))
 	ran := 0
 	for range 4000 {
@@ -282,7 +338,7 @@ func TestOutput(t *testing.T) {
 					c, mul = vec.Flush, format.MulFtz
 				}
 				out := make([]float32, len(o))
-				valid, want := vec.AVX512.Output(to, out, o, scale, inverse, mode&2 != 0, c), true
+				valid, want := l.Output(to, out, o, scale, inverse, mode&2 != 0, c), true
 				for i, x := range o {
 					if mode&2 != 0 {
 						x = mul(mul(x, inverse), scale[i])
@@ -310,8 +366,9 @@ func TestOutput(t *testing.T) {
 }
 
 // TestExponents: of every code of the formats, in every lane.
-func TestExponents(t *testing.T) {
-	needLanes(t)
+func TestExponents(t *testing.T) { forLanes(t, testExponents) }
+
+func testExponents(t *testing.T, l vec.Level) {
 	for _, tc := range []struct {
 		name   string
 		format vec.Format
@@ -329,7 +386,7 @@ func TestExponents(t *testing.T) {
 		}
 		for at := range 16 {
 			got := make([]uint8, 128)
-			vec.AVX512.Exponents(tc.format, got, x[at:at+128])
+			l.Exponents(tc.format, got, x[at:at+128])
 			for i, v := range x[at : at+128] {
 				want := 0
 				if v != 0 {

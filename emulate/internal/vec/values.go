@@ -494,9 +494,14 @@ func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch,
 	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
 }
 
-// DotKeys is Dot for n strips, one or two, where Unit.Pairs holds, and for the first keys of the
-// tile alone: one at least, all others have P~ zero.
+// DotKeys is Dot for n strips, one or two, on a unit with 13 fraction bits, and for the first keys
+// of the tile alone: one at least, all others have P~ zero.
 func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) [2]bool {
+	if n == 2 && !v.unit.Pairs(l) {
+		a := v.dot13(l, 1, acc, p, pe, s, first, keys)
+		b := v.dot13(l, 1, [2][]float32{acc[1]}, [2][]float32{p[1]}, [2][]uint8{pe[1]}, s, first, keys)
+		return [2]bool{a[0], b[0]}
+	}
 	return v.dot13(l, n, acc, p, pe, s, first, keys)
 }
 
