@@ -5,7 +5,7 @@
 // The interpreter of this package (interpret.go) runs any valid description, stage by
 // stage, in pure Go: it is the definition. Where a description is, field by field, what
 // a vector path assumes, that path runs instead and gives the same bits (strip.go); of
-// most others each step of a tile is on vectors where there is AVX-512 (lanes.go).
+// most others each step of a tile is on vectors where there is AVX2 or AVX-512 (lanes.go).
 //
 // [Attention] emulates a head in one call. Kernel, KV, Query and Workspace are its
 // parts, for heads that do not fit in memory and for many goroutines.
@@ -100,9 +100,11 @@ func Levels() []Level {
 	var out []Level
 	rows, units := quant.Levels(), tensorcore.Levels()
 	for i, l := range vec.Levels() {
-		unit := units[0]
-		if l == vec.AVX512 {
-			unit = units[len(units)-1]
+		unit := units[0] // what has no kernels of its own for them
+		for _, u := range units {
+			if u.String() == l.String() {
+				unit = u
+			}
 		}
 		out = append(out, Level{l, rows[i], unit})
 	}

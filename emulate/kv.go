@@ -365,7 +365,7 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 // could.
 func (k *Kernel) roundFP16(x []float32) bool {
 	var codes [1024]uint16
-	if k.level.l != vec.AVX512 || !k.v.typed || k.v.kind != quant.FP16 || len(x)%16 != 0 || len(x) > len(codes) || !k.level.l.EncodeFP16(codes[:], x) {
+	if k.level.l == vec.Portable || !k.v.typed || k.v.kind != quant.FP16 || len(x)%16 != 0 || len(x) > len(codes) || !k.level.l.EncodeFP16(codes[:], x) {
 		return false
 	}
 	k.level.l.DecodeFP16(x, codes[:len(x)])

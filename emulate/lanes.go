@@ -108,7 +108,7 @@ func (k *Kernel) planLanes() *lanePlan {
 
 // turnsValues says whether windows keep V for the steps on vectors. It depends on nothing that
 // a Preparation does not but the level, without which they are not taken.
-func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l == vec.AVX512 }
+func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l.Lanes() }
 
 // operands finds the format of P and reports whether there is one.
 func (p *lanePlan) operands(k *Kernel) bool {
@@ -167,7 +167,7 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 func (k *Kernel) dotsValues() bool {
 	u, ok := k.vectorUnit()
 	bk := k.tiling.BlockK
-	return ok && u.Pairs(k.level.l) && !u.Half && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+	return ok && u.Kind == vec.Truncated13 && !u.Half && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
 }
 
 // dots says whether a head's V lies as k.lanes.dots wants it.
@@ -853,7 +853,7 @@ var unscaled = func() (s [MaxHeadDim]float32) {
 // by products and one rounding alone, and all of it is finite.
 func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
 	f := &k.prog.Finish
-	if k.level.l != vec.AVX512 || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
+	if !k.level.l.Lanes() || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
 		return false
 	}
 	factor, ok := inverse, true

@@ -13,14 +13,18 @@ import (
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
-// lanesLevel returns the level that has steps on vectors; it skips the test where there is none.
-func lanesLevel(t testing.TB) Level {
-	levels := Levels()
-	if l := levels[len(levels)-1]; l.String() == "avx512" {
-		return l
+// forLanes runs a test at every level that has steps on vectors.
+func forLanes(t *testing.T, f func(t *testing.T, level Level)) {
+	ran := false
+	for _, level := range Levels() {
+		if level.l.Lanes() {
+			ran = true
+			t.Run(level.String(), func(t *testing.T) { f(t, level) })
+		}
 	}
-	t.Skip("no AVX-512 here")
-	return Level{}
+	if !ran {
+		t.Skip("no level has steps here")
+	}
 }
 
 // TestLaneChoices: the list of what the steps on vectors take has every choice that a
@@ -145,8 +149,9 @@ func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int)
 // TestLanes holds the steps on vectors to the interpreter's, for invented descriptions and
 // heads, odd ones too: the same maxima, denominators and outputs after all tiles, and the
 // same counts.
-func TestLanes(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanes(t *testing.T) { forLanes(t, testLanes) }
+
+func testLanes(t *testing.T, level Level) {
 	n := uint64(1500)
 	if testing.Short() {
 		n = 150
@@ -181,8 +186,9 @@ func TestLanes(t *testing.T) {
 
 // TestLanesRun: heads of ordinary numbers run on vectors to the end, with every known kernel
 // that is the interpreter's and in every shape. The results could not tell.
-func TestLanesRun(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesRun(t *testing.T) { forLanes(t, testLanesRun) }
+
+func testLanesRun(t *testing.T, level Level) {
 	for _, p := range program.Presets() {
 		if strings.HasPrefix(p.Name, "sage2-") {
 			continue // in strips
@@ -228,8 +234,9 @@ func TestLanesRun(t *testing.T) {
 
 // TestLanesListed: the tiles of a block map, and those that a threshold passes over, with rows
 // behind the last query and without.
-func TestLanesListed(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesListed(t *testing.T) { forLanes(t, testLanesListed) }
+
+func testLanesListed(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(6, 4))
 	for _, threshold := range []string{"50", "0.25", "3"} {
 		p := spargeWith(t, threshold)
@@ -260,8 +267,9 @@ func TestLanesListed(t *testing.T) {
 
 // TestLanesRefuse: a choice that the steps on vectors do not have keeps a description from
 // them.
-func TestLanesRefuse(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesRefuse(t *testing.T) { forLanes(t, testLanesRefuse) }
+
+func testLanesRefuse(t *testing.T, level Level) {
 	p, err := program.Preset("fa3")
 	if err != nil {
 		t.Fatal(err)
@@ -319,8 +327,9 @@ func TestLanesRefuse(t *testing.T) {
 
 // TestLanesRare: what invented descriptions and heads hardly ever have. Each case is one that
 // a shortcut of the steps on vectors would get wrong.
-func TestLanesRare(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesRare(t *testing.T) { forLanes(t, testLanesRare) }
+
+func testLanesRare(t *testing.T, level Level) {
 	for name, tc := range map[string]struct {
 		kernel  string
 		set     []string
@@ -361,8 +370,9 @@ func TestLanesRare(t *testing.T) {
 
 // TestLanesTiny: outputs that a climbing maximum makes so small that PV by V's sign does not take
 // them, next to strips that it takes, and others that it makes subnormal.
-func TestLanesTiny(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesTiny(t *testing.T) { forLanes(t, testLanesTiny) }
+
+func testLanesTiny(t *testing.T, level Level) {
 	for _, name := range []string{"fa3-fp8", "fa3-fp8-2level", "flashinfer-fp8", "sparge-sm90"} {
 		took, ran := 0, 0
 		for _, step := range []float32{0.1, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.6} {
@@ -409,8 +419,9 @@ func TestLanesTiny(t *testing.T) {
 
 // TestLanesPrepared: K and V that a kernel with another unit prepared, or one that takes PV another
 // way, give what the kernel's own do; and a code of V that is NaN is seen.
-func TestLanesPrepared(t *testing.T) {
-	level := lanesLevel(t)
+func TestLanesPrepared(t *testing.T) { forLanes(t, testLanesPrepared) }
+
+func testLanesPrepared(t *testing.T, level Level) {
 	for _, name := range []string{"fa3-fp8", "sparge-sm90"} {
 		var kernels []*Kernel
 		h := fp8Call(rand.New(rand.NewPCG(7, 4)), 150, 500, 64, false, -1)

@@ -112,7 +112,7 @@ func (v *Values) EncodeAt(level Level, codes []uint8, x []float32) bool {
 // EncodeWideAt is Encode of rows of x to FP16 without a mean. It returns false, and writes
 // nothing of use, of other values, for which Encode is.
 func (v *Values) EncodeWideAt(level Level, codes []uint16, x []float32) bool {
-	if level.l.Narrow() || v.TowardZero || v.dtype != FP16 || v.Mean != nil || len(x)%16 != 0 || len(codes) < len(x) {
+	if level.l == vec.Portable || v.TowardZero || v.dtype != FP16 || v.Mean != nil || len(x)%16 != 0 || len(codes) < len(x) {
 		return false
 	}
 	return level.l.EncodeFP16(codes, x)

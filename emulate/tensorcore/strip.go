@@ -65,11 +65,11 @@ func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 	o.x, o.stride, o.k = x, stride, k
 	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
 	if k == stride {
-		return rows == 0 || simd.RowExponents(o.exp, x[:rows*k], &s.format)
+		return rows == 0 || s.level.l.RowExponents(o.exp, x[:rows*k], &s.format)
 	}
 	ok := true
 	for r := range rows {
-		ok = simd.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.format) && ok
+		ok = s.level.l.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.format) && ok
 	}
 	return ok
 }
@@ -85,7 +85,7 @@ type LaneOperand struct {
 func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 	o.x = x
 	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
-	return simd.LaneExponents(o.exp, x, &s.format)
+	return s.level.l.LaneExponents(o.exp, x, &s.format)
 }
 
 // Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
@@ -97,7 +97,7 @@ func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth in
 	if !ok || depth > a.k {
 		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
 	}
-	return simd.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:])
+	return s.level.l.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:])
 }
 
 // Idle says whether an instruction of products that are all zero leaves any sum that the unit

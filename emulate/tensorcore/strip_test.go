@@ -9,13 +9,14 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 )
 
-// stripLevel returns the level that has strips; it skips the test where there is none.
-func stripLevel(t testing.TB) Level {
-	levels := Levels()
-	if len(levels) == 1 {
+// vectorLevels returns the levels of vectors, all of which have strips; it skips the test where
+// there is none.
+func vectorLevels(t testing.TB) []Level {
+	levels := Levels()[1:]
+	if len(levels) == 0 {
 		t.Skip("no vector instructions here")
 	}
-	return levels[len(levels)-1]
+	return levels
 }
 
 // stripUnits are the units that a Strip is to be had of, by the table: a loss of one is one of
@@ -40,7 +41,12 @@ func stripUnits(t testing.TB, level Level) (list []Unit) {
 // TestStrip holds Strip.Dot to TileValues, for operands of every size: either all elements are
 // the same or it says that they are not; and it says so of ordinary numbers never.
 func TestStrip(t *testing.T) {
-	level := stripLevel(t)
+	for _, level := range vectorLevels(t) {
+		t.Run(level.String(), func(t *testing.T) { testStrips(t, level) })
+	}
+}
+
+func testStrips(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(5, 6))
 	for _, u := range stripUnits(t, level) {
 		for name, draw := range map[string]func() float64{
@@ -153,7 +159,12 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 }
 
 func BenchmarkStrip(b *testing.B) {
-	level := stripLevel(b)
+	for _, level := range vectorLevels(b) {
+		b.Run(level.String(), func(b *testing.B) { benchmarkStrips(b, level) })
+	}
+}
+
+func benchmarkStrips(b *testing.B, level Level) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const m, k = 64, 128
 	for _, u := range Units() {
@@ -186,7 +197,8 @@ func BenchmarkStrip(b *testing.B) {
 // TestIdle: instructions of zeros change no sum of a unit that is Idle, whatever the sum, and
 // some sum of one that is not.
 func TestIdle(t *testing.T) {
-	level := stripLevel(t)
+	levels := vectorLevels(t)
+	level := levels[len(levels)-1]
 	r := rand.New(rand.NewPCG(9, 9))
 	units := stripUnits(t, level)
 	short := Unit{Arch: "invented", Instruction: "short", A: FP16, C: FP32, K: 16, Steps: Consecutive(16, 16), FractionBits: 12, Out: FP32Zero}

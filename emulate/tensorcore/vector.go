@@ -11,23 +11,19 @@ import (
 
 // Level is a set of vector instructions that this machine has. No result depends on it.
 // The zero Level is portable Go.
-type Level struct{ vector bool }
+type Level struct{ l simd.Level }
 
 // Levels returns the levels of this machine: portable Go first, the fastest last.
 func Levels() []Level {
-	if simd.Has() {
-		return []Level{{}, {vector: true}}
+	var out []Level
+	for _, l := range simd.Levels() {
+		out = append(out, Level{l})
 	}
-	return []Level{{}}
+	return out
 }
 
 // String names the level.
-func (l Level) String() string {
-	if l.vector {
-		return simd.Name
-	}
-	return "portable"
-}
+func (l Level) String() string { return l.l.String() }
 
 // TileAt is [Unit.Tile] at a level. It keeps a copy of b's columns in b, which no other
 // goroutine may use meanwhile.
@@ -68,7 +64,7 @@ func (u *Unit) TileValuesAt(level Level, acc []float32, a, b *Panel) {
 			left := ^uint32(0)
 			if !a.special[i] {
 				clear(out[copy(out[:], part):])
-				left = simd.Dot(&t, &out, va.val32[i*a.k:], va.exp[i*a.k:], b.turned[j:], b.turnedExp[j:], stride)
+				left = level.l.Dot(&t, &out, va.val32[i*a.k:], va.exp[i*a.k:], b.turned[j:], b.turnedExp[j:], stride)
 			}
 			for c, x := range part {
 				if b.special[j+c] || !isFinite(x) {
@@ -105,7 +101,7 @@ func (u *Unit) HasVector(level Level) bool {
 // assumes anything that the unit or the formats do not have.
 func (u *Unit) vectorChain(level Level, fa, fb Operand, depth int) (c simd.Chain, order []int, ok bool) {
 	significand := topSignificand(fa) * topSignificand(fb)
-	if !level.vector || len(u.Steps) == 0 || depth == 0 || depth%u.K != 0 || u.FractionBits < 1 || significand == 0 {
+	if level.l == simd.Portable || len(u.Steps) == 0 || depth == 0 || depth%u.K != 0 || u.FractionBits < 1 || significand == 0 {
 		return c, nil, false
 	}
 	c = simd.Chain{

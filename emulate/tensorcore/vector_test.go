@@ -5,17 +5,18 @@ import "testing"
 // TestHasVector: which units of the table have a vector kernel, so that none falls back to
 // portable Go unseen, and which changes of a unit make it one that has none.
 func TestHasVector(t *testing.T) {
-	levels := Levels()
-	if len(levels) == 1 {
-		t.Skip("no vector instructions here")
+	for _, level := range vectorLevels(t) {
+		t.Run(level.String(), func(t *testing.T) { testHasVector(t, level) })
 	}
-	vector := levels[len(levels)-1]
+}
+
+func testHasVector(t *testing.T, vector Level) {
 	for _, u := range Units() {
 		want := u.Out != Int32 && u.FractionBits != Exact
 		if got := u.HasVector(vector); got != want {
 			t.Errorf("%s %s: %v, want %v", u.Arch, u.Instruction, got, want)
 		}
-		if u.HasVector(levels[0]) {
+		if u.HasVector(Level{}) {
 			t.Errorf("%s %s: portable Go has a vector kernel", u.Arch, u.Instruction)
 		}
 	}

@@ -251,30 +251,3 @@ func testOutputFlushes(t *testing.T, l vec.Level) {
 		second.check(t, "a second product")
 	}
 }
-
-// TestMultiply: products of whole numbers, of even numbers of rows.
-func TestMultiply(t *testing.T) { forLanes(t, testMultiply) }
-
-func testMultiply(t *testing.T, l vec.Level) {
-	r := rand.New(rand.NewPCG(25, 1))
-	for range times(80) {
-		rows, depth := 2*(1+r.IntN(4)), 1+r.IntN(20)
-		stride := depth + r.IntN(3)
-		a, b := make([]float32, rows*stride), make([]float32, depth*vec.Rows)
-		for i := range a {
-			a[i] = float32(r.IntN(256) - 128)
-		}
-		for i := range b {
-			b[i] = float32(r.IntN(256))
-		}
-		acc := oddNumbers(r, rows*vec.Rows) // what was there does not count
-		l.Multiply(acc, a, stride, b)
-		for i, got := range acc {
-			want := float32(0)
-			for k := range depth {
-				want += float32(a[i/vec.Rows*stride+k] * b[k*vec.Rows+i%vec.Rows])
-			}
-			sameBits(t, "a sum of products", got, want)
-		}
-	}
-}

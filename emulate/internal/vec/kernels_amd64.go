@@ -11,7 +11,7 @@ import (
 // Levels returns what this machine can run, the best last.
 func Levels() []Level {
 	l := []Level{Portable}
-	if x := &cpu.X86; x.HasAVX2 && x.HasFMA {
+	if x := &cpu.X86; x.HasAVX2 && x.HasFMA && x.HasF16C {
 		l = append(l, AVX2)
 	}
 	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL && x.HasAVX512VBMI && x.HasAVX512VBMI2 && x.HasAVX512VNNI {
@@ -132,16 +132,18 @@ func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) 
 // infinite, or not zero and below 2^-63, which Dot does not take: the exponents of zero
 // products reach up to 2^-83.
 func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
-	if l == AVX2 {
-		return rescaleRows(o, factors, channels)
-	}
 	_ = o[channels*Rows-1]
-	return rescale(&o[0], &factors[0], channels) == 0
+	return pick(l, rescale, rescaleAVX2)(&o[0], &factors[0], channels) == 0
 }
 
 // Has says whether the level has the kernels of a kind of unit.
 func (l Level) Has(k Kind) bool {
 	return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer)
+}
+
+// fp16 returns the kernels of FP16's codes.
+func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32, decode func(dst *float32, codes *uint16, groups int)) {
+	return pick(l, encodeFP16, encodeFP16AVX2), pick(l, decodeFP16, decodeFP16AVX2)
 }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
@@ -163,7 +165,7 @@ func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, s
 }
 
 // Narrow says which kernels a level below AVX512 lacks: those of Finish,
-// AbsMax, Subtract, Quantize, Encode, EncodeFP16, DecodeFP16, Finite, Extremes and AddMeans.
+// AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
 func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused

@@ -120,8 +120,13 @@ func (l Level) MeanDots(out, x, mean, q []float32) bool {
 }
 
 // Narrow says that a level lacks the kernels of Finish, AbsMax, Subtract, Quantize, Encode,
-// EncodeFP16, DecodeFP16, Finite, Extremes and AddMeans, as Portable does.
+// Finite, Extremes and AddMeans, as Portable does.
 func (l Level) Narrow() bool { return l == Portable }
+
+// fp16 returns the kernels of FP16's codes.
+func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32, decode func(dst *float32, codes *uint16, groups int)) {
+	return encodeFP16, decodeFP16
+}
 
 // partition needs AVX512.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {

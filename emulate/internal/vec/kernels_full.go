@@ -168,13 +168,15 @@ func (l Level) EncodeFP16(codes []uint16, x []float32) bool {
 		return true
 	}
 	_ = codes[len(x)-1]
-	return encodeFP16(&codes[0], &x[0], len(x)/16) == 0
+	encode, _ := l.fp16()
+	return encode(&codes[0], &x[0], len(x)/16) == 0
 }
 
 // DecodeFP16 writes the values of codes, a multiple of 16.
 func (l Level) DecodeFP16(dst []float32, codes []uint16) {
 	if len(codes) > 0 {
 		_ = dst[len(codes)-1]
-		decodeFP16(&dst[0], &codes[0], len(codes)/16)
+		_, decode := l.fp16()
+		decode(&dst[0], &codes[0], len(codes)/16)
 	}
 }

@@ -4,7 +4,7 @@ package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
-// Lanes says that no level here has these kernels.
+// Lanes reports false.
 func (Level) Lanes() bool { return false }
 
 // Tops needs a vector level.

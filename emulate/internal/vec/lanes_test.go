@@ -10,7 +10,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/mufu"
 )
 
-// forLanes runs a test at every level that has the steps of the interpreter.
+// forLanes runs a test at every level that has steps of the interpreter.
 func forLanes(t *testing.T, f func(t *testing.T, l vec.Level)) {
 	ran := false
 	for _, l := range vec.Levels() {
@@ -20,7 +20,7 @@ func forLanes(t *testing.T, f func(t *testing.T, l vec.Level)) {
 		}
 	}
 	if !ran {
-		t.Skip("no level has the kernels")
+		t.Skip("no level has steps here")
 	}
 }
 
@@ -64,9 +64,17 @@ func TestControl(t *testing.T) { forLanes(t, testControl) }
 func testControl(t *testing.T, l vec.Level) {
 	r := rand.New(rand.NewPCG(1, 2))
 	const channels = 8
-	for range times(800) {
+	for round := range times(800) {
 		o, tile := oddNumbers(r, channels*vec.Rows), oddNumbers(r, channels*vec.Rows)
 		alpha, factor := [vec.Rows]float32(oddNumbers(r, vec.Rows)), [vec.Rows]float32(oddNumbers(r, vec.Rows))
+		if round%2 == 0 { // whose products FP16 has
+			for i, x := range o {
+				o[i] = max(-60000, min(x, 60000))
+			}
+			for i, x := range alpha {
+				alpha[i] = max(-1, min(x, 1))
+			}
+		}
 		for _, c := range []vec.Control{vec.Keep, vec.Flush} {
 			mul, add, fma := func(x, y float32) float32 { return float32(x * y) }, func(x, y float32) float32 { return x + y }, format.FMA
 			if c == vec.Flush {
@@ -84,12 +92,12 @@ func testControl(t *testing.T, l vec.Level) {
 				for i, x := range o {
 					a, b := alpha[i%vec.Rows], factor[i%vec.Rows]
 					want := f(x, tile[i], a, b)
-					if finite = finite && want-want == 0; valid {
+					if finite = finite && want-want == 0; finite {
 						sameBits(t, "a join", got[i], want, x, tile[i], a, b)
 					}
 				}
-				if valid != finite {
-					t.Fatalf("join %d: valid %v, want %v", j, valid, finite)
+				if valid != finite || round%2 == 0 && !valid {
+					t.Fatalf("join %d: valid %v, finite %v", j, valid, finite)
 				}
 			}
 		}
@@ -255,6 +263,37 @@ func testSums(t *testing.T, l vec.Level) {
 				}
 				sameBits(t, "a sum", got[i], want)
 			}
+		}
+	}
+}
+
+// TestMultiply: products of whole numbers, at their largest too, for rows apart and of every depth.
+func TestMultiply(t *testing.T) { forLanes(t, testMultiply) }
+
+func testMultiply(t *testing.T, l vec.Level) {
+	r := rand.New(rand.NewPCG(9, 10))
+	for round := range times(200) {
+		rows, depth := 2*(1+r.IntN(4)), 1+r.IntN(128)
+		stride := depth + r.IntN(5)
+		a, b := make([]float32, rows*stride), make([]float32, depth*vec.Rows)
+		for i := range a {
+			if a[i] = float32(r.IntN(256) - 128); round == 0 {
+				a[i] = -128
+			}
+		}
+		for i := range b {
+			if b[i] = float32(r.IntN(256)); round == 0 {
+				b[i] = 255
+			}
+		}
+		acc := oddNumbers(r, rows*vec.Rows)
+		l.Multiply(acc, a, stride, b)
+		for i, got := range acc {
+			want := float32(0)
+			for k := range depth {
+				want += float32(a[i/vec.Rows*stride+k] * b[k*vec.Rows+i%vec.Rows])
+			}
+			sameBits(t, "a product", got, want)
 		}
 	}
 }

@@ -192,9 +192,6 @@ func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, cha
 // masked is NaN or infinite.
 func laneTops(s *float32, top *float32, octets int, masked float32) uint32
 
-// laneScale sets s[key][row] *= q[row]*k[key], the factor rounded.
-func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
-
 // laneWeights sets s[key][row] = ex2(s*scale[thread][row] - lower[thread][row]), the exponent in one rounding, for 8*octets keys;
 // where wide is all ones, of exponents below -126 the square of ex2 of their half. The result is not zero if an exponent is NaN or
 // at least 128.
@@ -205,6 +202,9 @@ func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets
 // at least 128.
 func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
 
+// laneScale sets s[key][row] *= q[row]*k[key], the factor rounded.
+func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
+
 // laneSums adds up sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first. alpha is not used.
 func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
 
@@ -213,6 +213,18 @@ func laneSumsFMA(sum *float32, w *float32, alpha *float32, octets int, control u
 
 // laneSumsTwice adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
 func laneSumsTwice(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneScaleAVX2 sets s[key][row] *= q[row]*k[key], the factor rounded.
+func laneScaleAVX2(s *float32, q *float32, k *float32, keys int, control uint32)
+
+// laneSumsAVX2 adds up sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys all but its first. alpha is not used.
+func laneSumsAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsFMAAVX2 adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsFMAAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+
+// laneSumsTwiceAVX2 adds up sum times alpha[row], sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys.
+func laneSumsTwiceAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
 
 // encodeFP16 writes the codes of 16*groups values. The result is not zero if a value is NaN or larger than FP16's largest.
 func encodeFP16(codes *uint16, x *float32, groups int) uint32
@@ -303,3 +315,75 @@ func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups in
 
 // dotIntegerAVX2 is dotInteger.
 func dotIntegerAVX2(acc *float32, codes *uint8, values *float32, p *float32, channels int)
+
+// laneTopsAVX2 is laneTops.
+func laneTopsAVX2(s *float32, top *float32, octets int, masked float32) uint32
+
+// laneWeightsAVX2 is laneWeights.
+func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+
+// laneWeightsTwiceAVX2 is laneWeightsTwice.
+func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+
+// encodeFP16AVX2 is encodeFP16.
+func encodeFP16AVX2(codes *uint16, x *float32, groups int) uint32
+
+// decodeFP16AVX2 is decodeFP16.
+func decodeFP16AVX2(dst *float32, codes *uint16, groups int)
+
+// laneOutputFP16AVX2 is laneOutputFP16.
+func laneOutputFP16AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16AVX2 is laneOutputBF16.
+func laneOutputBF16AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32AVX2 is laneOutputFP32.
+func laneOutputFP32AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP16LastAVX2 is laneOutputFP16Last.
+func laneOutputFP16LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputBF16LastAVX2 is laneOutputBF16Last.
+func laneOutputBF16LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneOutputFP32LastAVX2 is laneOutputFP32Last.
+func laneOutputFP32LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+
+// laneRoundFP16AVX2 is laneRoundFP16.
+func laneRoundFP16AVX2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundBF16AVX2 is laneRoundBF16.
+func laneRoundBF16AVX2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE4M3AVX2 is laneRoundE4M3.
+func laneRoundE4M3AVX2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundE5M2AVX2 is laneRoundE5M2.
+func laneRoundE5M2AVX2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneRoundIntAVX2 is laneRoundInt.
+func laneRoundIntAVX2(dst *float32, src *float32, groups int, most float32) uint32
+
+// laneExponentsAVX2 is laneExponents.
+func laneExponentsAVX2(dst *uint8, src *float32, groups int, floor uint32)
+
+// laneMultiplyAVX2 is laneMultiply.
+func laneMultiplyAVX2(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
+
+// laneRescaleAVX2 is laneRescale.
+func laneRescaleAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneRescaleFP16AVX2 is laneRescaleFP16.
+func laneRescaleFP16AVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinAVX2 is laneJoin.
+func laneJoinAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinTwiceAVX2 is laneJoinTwice.
+func laneJoinTwiceAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// laneJoinFactorAVX2 is laneJoinFactor.
+func laneJoinFactorAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+
+// rescaleAVX2 is rescale.
+func rescaleAVX2(o *float32, factors *float32, channels int) uint32

@@ -439,7 +439,7 @@ func clearOdd(x []float64) {
 // [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. Codes that
 // are not finite count as zeros (Odd). It reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
-	f, size, unit := v.format, v.recordSize(), v.unit
+	f, unit := v.format, v.unit
 	if unit.Kind == Integer || unit.Kind == Exact {
 		ok := true
 		for k := 0; k < v.tile; k += 32 {
@@ -455,9 +455,15 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 	if unit.Pairs(l) {
 		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first, v.tile)[0]
 	}
+	return v.dotSteps(l, acc, p, pe, s, first, v.tile)
+}
+
+// dotSteps is Dot for the first keys of the tile, of units that go by steps.
+func (v *Values) dotSteps(l Level, acc, p []float32, pe []uint8, s *Scratch, first, keys int) bool {
+	f, size, unit := v.format, v.recordSize(), v.unit
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
-	for k := 0; k < v.tile; k += unit.Step {
+	for k := 0; k < keys; k += unit.Step {
 		base := unit.base(k)
 		codes := v.codes[(first+base)/32*v.dim*32+base%32:]
 		records := v.records[(first+k)/unit.Step*v.dim*size:]
@@ -510,8 +516,14 @@ func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch,
 	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
 }
 
-// DotKeys is Dot for n strips, one or two, where Unit.Pairs holds, and for the first keys of the
-// tile alone: one at least, all others have P~ zero.
-func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) [2]bool {
-	return v.dot13(l, n, acc, p, pe, s, first, keys)
+// DotKeys is Dot for n strips, one or two, on a unit with 13 fraction bits, and for the first keys
+// of the tile alone: one at least, all others have P~ zero.
+func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) (ok [2]bool) {
+	if v.unit.Pairs(l) {
+		return v.dot13(l, n, acc, p, pe, s, first, keys)
+	}
+	for i := range n {
+		ok[i] = v.dotSteps(l, acc[i], p[i], pe[i], s, first, keys)
+	}
+	return ok
 }

@@ -10,8 +10,6 @@
 // The kernels are generated: see folders asm (amd64) and asmarm64.
 package vec
 
-import "math"
-
 //go:generate go -C asm run . -out ../vec_amd64.s -stubs ../stubs_amd64.go -pkg vec
 //go:generate go run ./asmarm64 -out vec_arm64.s -stubs stubs_arm64.go
 
@@ -66,21 +64,4 @@ type Ex2Table struct {
 	C0     [64]uint32
 	C1, C2 [64]uint16
 	_      uint32 // gathers read past the end
-}
-
-// rescaleRows is Rescale in Go.
-func rescaleRows(o []float32, factors *[Rows]float32, channels int) bool {
-	ok := true
-	for i := 0; i < channels*Rows; i += Rows {
-		row := (*[Rows]float32)(o[i:])
-		for j, f := range factors {
-			x := row[j] * f
-			row[j] = x
-			// Zero wraps around to the largest.
-			if b := math.Float32bits(x)<<1 - 1; b < 64<<24-1 || b >= 0xff<<24-1 && b != math.MaxUint32 {
-				ok = false
-			}
-		}
-	}
-	return ok
 }

@@ -11678,44 +11678,6 @@ octet:
 	VZEROUPPER
 	RET
 
-// func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
-// Requires: AVX, AVX512F, SSE
-TEXT ·laneScale(SB), NOSPLIT, $16-36
-	MOVQ    s+0(FP), AX
-	MOVQ    q+8(FP), CX
-	MOVQ    k+16(FP), DX
-	MOVQ    keys+24(FP), BX
-	STMXCSR (SP)
-	MOVL    control+32(FP), SI
-	MOVL    SI, 8(SP)
-	LDMXCSR 8(SP)
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
-
-key:
-	VBROADCASTSS (DX), Z4
-	VMULPS       Z4, Z0, Z5
-	VMULPS       (AX), Z5, Z5
-	VMOVUPS      Z5, (AX)
-	VMULPS       Z4, Z1, Z5
-	VMULPS       64(AX), Z5, Z5
-	VMOVUPS      Z5, 64(AX)
-	VMULPS       Z4, Z2, Z5
-	VMULPS       128(AX), Z5, Z5
-	VMOVUPS      Z5, 128(AX)
-	VMULPS       Z4, Z3, Z4
-	VMULPS       192(AX), Z4, Z4
-	VMOVUPS      Z4, 192(AX)
-	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
-	DECQ         BX
-	JNZ          key
-	LDMXCSR      (SP)
-	VZEROUPPER
-	RET
-
 // func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI, SSE
 TEXT ·laneWeights(SB), NOSPLIT, $16-52
@@ -12854,6 +12816,44 @@ DATA laneWeightsTwiceConstants<>+4(SB)/4, $0xc2fc0000
 DATA laneWeightsTwiceConstants<>+8(SB)/4, $0x3f000000
 GLOBL laneWeightsTwiceConstants<>(SB), RODATA|NOPTR, $12
 
+// func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
+// Requires: AVX, AVX512F, SSE
+TEXT ·laneScale(SB), NOSPLIT, $16-36
+	MOVQ    s+0(FP), AX
+	MOVQ    q+8(FP), CX
+	MOVQ    k+16(FP), DX
+	MOVQ    keys+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	VMOVUPS (CX), Z0
+	VMOVUPS 64(CX), Z1
+	VMOVUPS 128(CX), Z2
+	VMOVUPS 192(CX), Z3
+
+key:
+	VBROADCASTSS (DX), Z4
+	VMULPS       Z4, Z0, Z5
+	VMULPS       (AX), Z5, Z5
+	VMOVUPS      Z5, (AX)
+	VMULPS       Z4, Z1, Z5
+	VMULPS       64(AX), Z5, Z5
+	VMOVUPS      Z5, 64(AX)
+	VMULPS       Z4, Z2, Z5
+	VMULPS       128(AX), Z5, Z5
+	VMOVUPS      Z5, 128(AX)
+	VMULPS       Z4, Z3, Z4
+	VMULPS       192(AX), Z4, Z4
+	VMOVUPS      Z4, 192(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          key
+	LDMXCSR      (SP)
+	VZEROUPPER
+	RET
+
 // func laneSums(sum *float32, w *float32, alpha *float32, octets int, control uint32)
 // Requires: AVX, AVX512F, SSE
 TEXT ·laneSums(SB), NOSPLIT, $16-36
@@ -13010,6 +13010,222 @@ second:
 	ADDQ    $0x40, CX
 	ADDQ    $0x40, AX
 	ADDQ    $0x40, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneScaleAVX2(s *float32, q *float32, k *float32, keys int, control uint32)
+// Requires: AVX, SSE
+TEXT ·laneScaleAVX2(SB), NOSPLIT, $16-36
+	MOVQ    s+0(FP), AX
+	MOVQ    q+8(FP), CX
+	MOVQ    k+16(FP), DX
+	MOVQ    keys+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	VMOVUPS (CX), Y0
+	VMOVUPS 32(CX), Y1
+	VMOVUPS 64(CX), Y2
+	VMOVUPS 96(CX), Y3
+	VMOVUPS 128(CX), Y4
+	VMOVUPS 160(CX), Y5
+	VMOVUPS 192(CX), Y6
+	VMOVUPS 224(CX), Y7
+
+key:
+	VBROADCASTSS (DX), Y8
+	VMULPS       Y8, Y0, Y9
+	VMULPS       (AX), Y9, Y9
+	VMOVUPS      Y9, (AX)
+	VMULPS       Y8, Y1, Y9
+	VMULPS       32(AX), Y9, Y9
+	VMOVUPS      Y9, 32(AX)
+	VMULPS       Y8, Y2, Y9
+	VMULPS       64(AX), Y9, Y9
+	VMOVUPS      Y9, 64(AX)
+	VMULPS       Y8, Y3, Y9
+	VMULPS       96(AX), Y9, Y9
+	VMOVUPS      Y9, 96(AX)
+	VMULPS       Y8, Y4, Y9
+	VMULPS       128(AX), Y9, Y9
+	VMOVUPS      Y9, 128(AX)
+	VMULPS       Y8, Y5, Y9
+	VMULPS       160(AX), Y9, Y9
+	VMOVUPS      Y9, 160(AX)
+	VMULPS       Y8, Y6, Y9
+	VMULPS       192(AX), Y9, Y9
+	VMOVUPS      Y9, 192(AX)
+	VMULPS       Y8, Y7, Y8
+	VMULPS       224(AX), Y8, Y8
+	VMOVUPS      Y8, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	DECQ         BX
+	JNZ          key
+	LDMXCSR      (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, SSE
+TEXT ·laneSumsAVX2(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000008, SI
+
+vector:
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Y0
+	VMOVUPS (AX), Y0
+	VMOVUPS 256(AX), Y1
+	VMOVUPS 512(AX), Y2
+	VMOVUPS 768(AX), Y3
+	JMP     second
+
+octet:
+	VADDPS (DI), Y0, Y0
+	VADDPS 512(DI), Y1, Y1
+	VADDPS 1024(DI), Y2, Y2
+	VADDPS 1536(DI), Y3, Y3
+
+second:
+	VADDPS  256(DI), Y0, Y0
+	VADDPS  768(DI), Y1, Y1
+	VADDPS  1280(DI), Y2, Y2
+	VADDPS  1792(DI), Y3, Y3
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, 256(AX)
+	VMOVUPS Y2, 512(AX)
+	VMOVUPS Y3, 768(AX)
+	ADDQ    $0x20, CX
+	ADDQ    $0x20, AX
+	ADDQ    $0x20, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsFMAAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, FMA3, SSE
+TEXT ·laneSumsFMAAVX2(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000008, SI
+
+vector:
+	MOVQ        CX, DI
+	MOVQ        BX, R8
+	VMOVUPS     (DX), Y0
+	VMOVUPS     (AX), Y1
+	VFMADD213PS (DI), Y0, Y1
+	VMOVUPS     256(AX), Y2
+	VFMADD213PS 512(DI), Y0, Y2
+	VMOVUPS     512(AX), Y3
+	VFMADD213PS 1024(DI), Y0, Y3
+	VMOVUPS     768(AX), Y4
+	VFMADD213PS 1536(DI), Y0, Y4
+	JMP         second
+
+octet:
+	VADDPS (DI), Y1, Y1
+	VADDPS 512(DI), Y2, Y2
+	VADDPS 1024(DI), Y3, Y3
+	VADDPS 1536(DI), Y4, Y4
+
+second:
+	VADDPS  256(DI), Y1, Y1
+	VADDPS  768(DI), Y2, Y2
+	VADDPS  1280(DI), Y3, Y3
+	VADDPS  1792(DI), Y4, Y4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Y1, (AX)
+	VMOVUPS Y2, 256(AX)
+	VMOVUPS Y3, 512(AX)
+	VMOVUPS Y4, 768(AX)
+	ADDQ    $0x20, CX
+	ADDQ    $0x20, AX
+	ADDQ    $0x20, DX
+	DECQ    SI
+	JNZ     vector
+	LDMXCSR (SP)
+	VZEROUPPER
+	RET
+
+// func laneSumsTwiceAVX2(sum *float32, w *float32, alpha *float32, octets int, control uint32)
+// Requires: AVX, SSE
+TEXT ·laneSumsTwiceAVX2(SB), NOSPLIT, $16-36
+	MOVQ    sum+0(FP), AX
+	MOVQ    w+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    octets+24(FP), BX
+	STMXCSR (SP)
+	MOVL    control+32(FP), SI
+	MOVL    SI, 8(SP)
+	LDMXCSR 8(SP)
+	MOVQ    $0x00000008, SI
+
+vector:
+	MOVQ    CX, DI
+	MOVQ    BX, R8
+	VMOVUPS (DX), Y0
+	VMOVUPS (AX), Y1
+	VMULPS  Y0, Y1, Y1
+	VADDPS  (DI), Y1, Y1
+	VMOVUPS 256(AX), Y2
+	VMULPS  Y0, Y2, Y2
+	VADDPS  512(DI), Y2, Y2
+	VMOVUPS 512(AX), Y3
+	VMULPS  Y0, Y3, Y3
+	VADDPS  1024(DI), Y3, Y3
+	VMOVUPS 768(AX), Y4
+	VMULPS  Y0, Y4, Y4
+	VADDPS  1536(DI), Y4, Y4
+	JMP     second
+
+octet:
+	VADDPS (DI), Y1, Y1
+	VADDPS 512(DI), Y2, Y2
+	VADDPS 1024(DI), Y3, Y3
+	VADDPS 1536(DI), Y4, Y4
+
+second:
+	VADDPS  256(DI), Y1, Y1
+	VADDPS  768(DI), Y2, Y2
+	VADDPS  1280(DI), Y3, Y3
+	VADDPS  1792(DI), Y4, Y4
+	ADDQ    $0x00000800, DI
+	DECQ    R8
+	JNZ     octet
+	VMOVUPS Y1, (AX)
+	VMOVUPS Y2, 256(AX)
+	VMOVUPS Y3, 512(AX)
+	VMOVUPS Y4, 768(AX)
+	ADDQ    $0x20, CX
+	ADDQ    $0x20, AX
+	ADDQ    $0x20, DX
 	DECQ    SI
 	JNZ     vector
 	LDMXCSR (SP)
@@ -18471,5 +18687,3382 @@ channel:
 	ADDQ         $0x20, CX
 	DECQ         SI
 	JNZ          channel
+	VZEROUPPER
+	RET
+
+DATA lanesConstantsAVX2<>+0(SB)/4, $0x7f800000
+DATA lanesConstantsAVX2<>+4(SB)/4, $0x43000000
+DATA lanesConstantsAVX2<>+8(SB)/4, $0xc2fc0000
+DATA lanesConstantsAVX2<>+12(SB)/4, $0x3f000000
+DATA lanesConstantsAVX2<>+16(SB)/4, $0x4b000000
+DATA lanesConstantsAVX2<>+20(SB)/4, $0x000001ff
+DATA lanesConstantsAVX2<>+24(SB)/4, $0x000000ff
+DATA lanesConstantsAVX2<>+28(SB)/4, $0x0000003f
+DATA lanesConstantsAVX2<>+32(SB)/4, $0x0000ffff
+DATA lanesConstantsAVX2<>+36(SB)/4, $0x00006000
+DATA lanesConstantsAVX2<>+40(SB)/4, $0x000077e2
+DATA lanesConstantsAVX2<>+44(SB)/4, $0xff800000
+DATA lanesConstantsAVX2<>+48(SB)/4, $0x007fffff
+DATA lanesConstantsAVX2<>+52(SB)/4, $0x7fffffff
+DATA lanesConstantsAVX2<>+56(SB)/4, $0x477fe000
+DATA lanesConstantsAVX2<>+60(SB)/4, $0x00000001
+DATA lanesConstantsAVX2<>+64(SB)/4, $0x00007fff
+DATA lanesConstantsAVX2<>+68(SB)/4, $0xffff0000
+DATA lanesConstantsAVX2<>+72(SB)/4, $0x7f7f0000
+DATA lanesConstantsAVX2<>+76(SB)/4, $0x43e00000
+DATA lanesConstantsAVX2<>+80(SB)/4, $0x0a000000
+DATA lanesConstantsAVX2<>+84(SB)/4, $0x46800000
+DATA lanesConstantsAVX2<>+88(SB)/4, $0x47600000
+DATA lanesConstantsAVX2<>+92(SB)/4, $0x0a800000
+DATA lanesConstantsAVX2<>+96(SB)/4, $0x00000000
+DATA lanesConstantsAVX2<>+100(SB)/4, $0x40000000
+DATA lanesConstantsAVX2<>+104(SB)/4, $0xbeffffff
+GLOBL lanesConstantsAVX2<>(SB), RODATA|NOPTR, $108
+
+// func laneTopsAVX2(s *float32, top *float32, octets int, masked float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneTopsAVX2(SB), NOSPLIT, $0-36
+	MOVQ         s+0(FP), AX
+	MOVQ         top+8(FP), CX
+	MOVQ         octets+16(FP), DX
+	VBROADCASTSS masked+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	MOVQ         $0x00000008, BX
+
+vector:
+	VMOVUPS (CX), Y3
+	VMOVUPS 256(CX), Y4
+	VMOVUPS 512(CX), Y5
+	VMOVUPS 768(CX), Y6
+	MOVQ    AX, SI
+	MOVQ    DX, DI
+
+octet:
+	VMOVUPS   (SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y3, Y7, Y3
+	VMOVUPS   256(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y3, Y7, Y3
+	VMOVUPS   512(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y4, Y7, Y4
+	VMOVUPS   768(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y4, Y7, Y4
+	VMOVUPS   1024(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y5, Y7, Y5
+	VMOVUPS   1280(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y5, Y7, Y5
+	VMOVUPS   1536(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y6, Y7, Y6
+	VMOVUPS   1792(SI), Y7
+	VPAND     Y2, Y7, Y8
+	VPCMPEQD  Y2, Y8, Y8
+	VCMPPS    $0x04, Y0, Y7, Y9
+	VPAND     Y9, Y8, Y8
+	VPOR      Y8, Y1, Y1
+	VMAXPS    Y6, Y7, Y6
+	ADDQ      $0x00000800, SI
+	DECQ      DI
+	JNZ       octet
+	VMOVUPS   Y3, (CX)
+	VMOVUPS   Y4, 256(CX)
+	VMOVUPS   Y5, 512(CX)
+	VMOVUPS   Y6, 768(CX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x20, CX
+	DECQ      BX
+	JNZ       vector
+	VPXOR     Y0, Y0, Y0
+	VPCMPEQD  Y0, Y1, Y1
+	VMOVMSKPS Y1, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·laneWeightsAVX2(SB), NOSPLIT, $16-52
+	MOVQ    s+0(FP), AX
+	MOVQ    scale+8(FP), CX
+	MOVQ    lower+16(FP), DX
+	MOVQ    table+24(FP), BX
+	MOVQ    octets+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+	MOVQ    $0x00000008, DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R9
+
+octet:
+	VMOVUPS      (R8), Y1
+	VMOVUPS      (CX), Y2
+	VFMSUB213PS  (DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, (R8)
+	VMOVUPS      256(R8), Y1
+	VMOVUPS      (CX), Y2
+	VFMSUB213PS  (DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 256(R8)
+	VMOVUPS      512(R8), Y1
+	VMOVUPS      256(CX), Y2
+	VFMSUB213PS  256(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 512(R8)
+	VMOVUPS      768(R8), Y1
+	VMOVUPS      256(CX), Y2
+	VFMSUB213PS  256(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 768(R8)
+	VMOVUPS      1024(R8), Y1
+	VMOVUPS      512(CX), Y2
+	VFMSUB213PS  512(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1024(R8)
+	VMOVUPS      1280(R8), Y1
+	VMOVUPS      512(CX), Y2
+	VFMSUB213PS  512(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1280(R8)
+	VMOVUPS      1536(R8), Y1
+	VMOVUPS      768(CX), Y2
+	VFMSUB213PS  768(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1536(R8)
+	VMOVUPS      1792(R8), Y1
+	VMOVUPS      768(CX), Y2
+	VFMSUB213PS  768(DX), Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1792(R8)
+	ADDQ         $0x00000800, R8
+	DECQ         R9
+	JNZ          octet
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, DX
+	DECQ         DI
+	JNZ          vector
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneWeightsTwiceAVX2(SB), NOSPLIT, $16-52
+	MOVQ    s+0(FP), AX
+	MOVQ    scale+8(FP), CX
+	MOVQ    lower+16(FP), DX
+	MOVQ    table+24(FP), BX
+	MOVQ    octets+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+	MOVQ    $0x00000008, DI
+
+vector:
+	MOVQ AX, R8
+	MOVQ SI, R9
+
+octet:
+	VMOVUPS      (R8), Y1
+	VMULPS       (CX), Y1, Y1
+	VSUBPS       (DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, (R8)
+	VMOVUPS      256(R8), Y1
+	VMULPS       (CX), Y1, Y1
+	VSUBPS       (DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 256(R8)
+	VMOVUPS      512(R8), Y1
+	VMULPS       256(CX), Y1, Y1
+	VSUBPS       256(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 512(R8)
+	VMOVUPS      768(R8), Y1
+	VMULPS       256(CX), Y1, Y1
+	VSUBPS       256(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 768(R8)
+	VMOVUPS      1024(R8), Y1
+	VMULPS       512(CX), Y1, Y1
+	VSUBPS       512(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1024(R8)
+	VMOVUPS      1280(R8), Y1
+	VMULPS       512(CX), Y1, Y1
+	VSUBPS       512(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1280(R8)
+	VMOVUPS      1536(R8), Y1
+	VMULPS       768(CX), Y1, Y1
+	VSUBPS       768(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1536(R8)
+	VMOVUPS      1792(R8), Y1
+	VMULPS       768(CX), Y1, Y1
+	VSUBPS       768(DX), Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y2
+	VCMPPS       $0x05, Y2, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+8(SB), Y2
+	VCMPPS       $0x01, Y2, Y1, Y2
+	VBROADCASTSS wide+44(FP), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VMULPS       Y3, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y3
+	VMULPS       Y3, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VPSLLD       $0x09, Y1, Y3
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y3, Y3
+	VPSRAD       $0x1f, Y1, Y4
+	VPANDN       Y4, Y3, Y3
+	VPADDD       Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y5
+	VPSRLD       $0x09, Y1, Y6
+	VPBROADCASTD lanesConstantsAVX2<>+24(SB), Y3
+	VPAND        Y3, Y6, Y6
+	VPMADDWD     Y6, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x08, Y5, Y3
+	VPSLLD       $0x15, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x07, Y5, Y3
+	VPSLLD       $0x14, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x06, Y5, Y3
+	VPSLLD       $0x13, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x05, Y5, Y3
+	VPSLLD       $0x12, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x04, Y5, Y3
+	VPSLLD       $0x11, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x03, Y5, Y3
+	VPSLLD       $0x10, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x02, Y5, Y3
+	VPSLLD       $0x0f, Y1, Y4
+	VPSRAD       $0x1f, Y4, Y4
+	VPAND        Y4, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x11, Y1, Y4
+	VPBROADCASTD lanesConstantsAVX2<>+28(SB), Y3
+	VPAND        Y3, Y4, Y4
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, 384(BX)(Y4*2), Y5
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y5, Y5
+	VPMADDWD     Y6, Y5, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y5, Y5, Y5
+	VPGATHERDD   Y3, (BX)(Y4*4), Y5
+	VPSLLD       $0x0d, Y5, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+36(SB), Y7
+	VPAND        Y7, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+40(SB), Y7
+	VPADDD       Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPCMPEQD     Y3, Y3, Y3
+	VPXOR        Y7, Y7, Y7
+	VPGATHERDD   Y3, 256(BX)(Y4*2), Y7
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y3
+	VPAND        Y3, Y7, Y7
+	VPSLLD       $0x1f, Y1, Y3
+	VPSRAD       $0x1f, Y3, Y3
+	VPAND        Y7, Y3, Y3
+	VPADDD       Y3, Y6, Y6
+	VPSRLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y1, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+32(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPMULLD      Y3, Y7, Y7
+	VPADDD       Y6, Y7, Y7
+	VPSRLD       $0x0e, Y7, Y7
+	VPSRLD       $0x02, Y5, Y5
+	VPADDD       Y5, Y7, Y7
+	VPBROADCASTD lanesConstantsAVX2<>+44(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+12(SB), Y3
+	VPADDD       Y3, Y7, Y7
+	VPADDD       Y7, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+48(SB), Y3
+	VPCMPGTD     Y3, Y1, Y3
+	VPAND        Y3, Y1, Y1
+	VMULPS       Y1, Y1, Y3
+	VBLENDVPS    Y2, Y3, Y1, Y1
+	VMOVUPS      Y1, 1792(R8)
+	ADDQ         $0x00000800, R8
+	DECQ         R9
+	JNZ          octet
+	ADDQ         $0x20, AX
+	ADDQ         $0x20, CX
+	ADDQ         $0x20, DX
+	DECQ         DI
+	JNZ          vector
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func encodeFP16AVX2(codes *uint16, x *float32, groups int) uint32
+// Requires: AVX, AVX2, F16C
+TEXT ·encodeFP16AVX2(SB), NOSPLIT, $0-28
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VPXOR        Y0, Y0, Y0
+	VPBROADCASTD lanesConstantsAVX2<>+52(SB), Y1
+	VPBROADCASTD lanesConstantsAVX2<>+56(SB), Y2
+
+group:
+	VMOVUPS   (CX), Y3
+	VPAND     Y1, Y3, Y4
+	VCMPPS    $0x06, Y2, Y4, Y4
+	VPOR      Y4, Y0, Y0
+	VCVTPS2PH $0x00, Y3, (AX)
+	VMOVUPS   32(CX), Y3
+	VPAND     Y1, Y3, Y4
+	VCMPPS    $0x06, Y2, Y4, Y4
+	VPOR      Y4, Y0, Y0
+	VCVTPS2PH $0x00, Y3, 16(AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x20, AX
+	DECQ      DX
+	JNZ       group
+	VPXOR     Y1, Y1, Y1
+	VPCMPEQD  Y1, Y0, Y0
+	VMOVMSKPS Y0, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func decodeFP16AVX2(dst *float32, codes *uint16, groups int)
+// Requires: AVX, F16C
+TEXT ·decodeFP16AVX2(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), AX
+	MOVQ codes+8(FP), CX
+	MOVQ groups+16(FP), DX
+
+group:
+	VCVTPH2PS (CX), Y0
+	VMOVUPS   Y0, (AX)
+	VCVTPH2PS 16(CX), Y0
+	VMOVUPS   Y0, 32(AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x20, CX
+	DECQ      DX
+	JNZ       group
+	VZEROUPPER
+	RET
+
+// func laneOutputFP16AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·laneOutputFP16AVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (DX), Y0, Y2
+	VMULPS       (CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VCVTPS2PH    $0x00, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(DX), Y0, Y2
+	VMULPS       32(CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VCVTPS2PH    $0x00, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneOutputBF16AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneOutputBF16AVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (DX), Y0, Y2
+	VMULPS       (CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(DX), Y0, Y2
+	VMULPS       32(CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneOutputFP32AVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneOutputFP32AVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (DX), Y0, Y2
+	VMULPS       (CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(DX), Y0, Y2
+	VMULPS       32(CX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneOutputFP16LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·laneOutputFP16LastAVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (CX), Y0, Y2
+	VMULPS       (DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VCVTPS2PH    $0x00, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(CX), Y0, Y2
+	VMULPS       32(DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VCVTPS2PH    $0x00, Y2, X2
+	VCVTPH2PS    X2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneOutputBF16LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneOutputBF16LastAVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (CX), Y0, Y2
+	VMULPS       (DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(CX), Y0, Y2
+	VMULPS       32(DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneOutputFP32LastAVX2(out *float32, o *float32, scale *float32, groups int, inverse float32, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneOutputFP32LastAVX2(SB), NOSPLIT, $16-44
+	MOVQ         out+0(FP), AX
+	MOVQ         o+8(FP), CX
+	MOVQ         scale+16(FP), DX
+	MOVQ         groups+24(FP), BX
+	STMXCSR      (SP)
+	MOVL         control+36(FP), SI
+	MOVL         SI, 8(SP)
+	LDMXCSR      8(SP)
+	VBROADCASTSS inverse+32(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMULPS       (CX), Y0, Y2
+	VMULPS       (DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, (AX)
+	VMULPS       32(CX), Y0, Y2
+	VMULPS       32(DX), Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y2, Y3, Y4
+	VPCMPEQD     Y3, Y4, Y4
+	VPOR         Y4, Y1, Y1
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, DX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func laneRoundFP16AVX2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX2, F16C
+TEXT ·laneRoundFP16AVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+56(SB), Y2
+	VMINPS       Y2, Y0, Y0
+
+group:
+	VMOVUPS   (CX), Y2
+	VCMPPS    $0x06, Y0, Y2, Y3
+	VPOR      Y3, Y1, Y1
+	VCVTPS2PH $0x00, Y2, X2
+	VCVTPH2PS X2, Y2
+	VMOVUPS   Y2, (AX)
+	VMOVUPS   32(CX), Y2
+	VCMPPS    $0x06, Y0, Y2, Y3
+	VPOR      Y3, Y1, Y1
+	VCVTPS2PH $0x00, Y2, X2
+	VCVTPH2PS X2, Y2
+	VMOVUPS   Y2, 32(AX)
+	ADDQ      $0x40, CX
+	ADDQ      $0x40, AX
+	DECQ      DX
+	JNZ       group
+	VPXOR     Y0, Y0, Y0
+	VPCMPEQD  Y0, Y1, Y1
+	VMOVMSKPS Y1, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneRoundBF16AVX2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneRoundBF16AVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+72(SB), Y2
+	VMINPS       Y2, Y0, Y0
+
+group:
+	VMOVUPS      (CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      32(CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPSRLD       $0x10, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+60(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+64(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPADDD       Y3, Y2, Y2
+	VPBROADCASTD lanesConstantsAVX2<>+68(SB), Y3
+	VPAND        Y3, Y2, Y2
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneRoundE4M3AVX2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneRoundE4M3AVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+76(SB), Y2
+	VMINPS       Y2, Y0, Y0
+
+group:
+	VMOVUPS      (CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+80(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+84(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      32(CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+80(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+84(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneRoundE5M2AVX2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneRoundE5M2AVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+88(SB), Y2
+	VMINPS       Y2, Y0, Y0
+
+group:
+	VMOVUPS      (CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+92(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      32(CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+92(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+4(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneRoundIntAVX2(dst *float32, src *float32, groups int, most float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneRoundIntAVX2(SB), NOSPLIT, $0-36
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS most+24(FP), Y0
+	VPXOR        Y1, Y1, Y1
+
+group:
+	VMOVUPS      (CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+96(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, (AX)
+	VMOVUPS      32(CX), Y2
+	VCMPPS       $0x06, Y0, Y2, Y3
+	VPOR         Y3, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y3
+	VPAND        Y3, Y2, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+96(SB), Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD lanesConstantsAVX2<>+16(SB), Y4
+	VPMAXSD      Y4, Y3, Y3
+	VADDPS       Y3, Y2, Y2
+	VSUBPS       Y3, Y2, Y2
+	VMOVUPS      Y2, 32(AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, AX
+	DECQ         DX
+	JNZ          group
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func laneExponentsAVX2(dst *uint8, src *float32, groups int, floor uint32)
+// Requires: AVX, AVX2
+TEXT ·laneExponentsAVX2(SB), NOSPLIT, $0-28
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS floor+24(FP), Y0
+
+group:
+	VMOVUPS      (CX), Y1
+	VPXOR        Y2, Y2, Y2
+	VPCMPEQD     Y2, Y1, Y2
+	VPSRLD       $0x17, Y1, Y1
+	VPMAXSD      Y0, Y1, Y1
+	VPANDN       Y1, Y2, Y1
+	VMOVUPS      32(CX), Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y3
+	VPSRLD       $0x17, Y2, Y2
+	VPMAXSD      Y0, Y2, Y2
+	VPANDN       Y2, Y3, Y2
+	VPACKUSDW    Y2, Y1, Y1
+	VPERMQ       $0xd8, Y1, Y1
+	VEXTRACTI128 $0x01, Y1, X2
+	VPACKUSWB    X2, X1, X1
+	VMOVDQU      X1, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	DECQ         DX
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func laneMultiplyAVX2(acc *float32, a *float32, stride int, b *float32, rows int, depth int)
+// Requires: AVX, AVX2, FMA3
+TEXT ·laneMultiplyAVX2(SB), NOSPLIT, $0-48
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ stride+16(FP), DX
+	MOVQ b+24(FP), BX
+	MOVQ rows+32(FP), SI
+
+row:
+	XORQ DI, DI
+
+half:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	VPXOR Y4, Y4, Y4
+	VPXOR Y5, Y5, Y5
+	VPXOR Y6, Y6, Y6
+	VPXOR Y7, Y7, Y7
+	MOVQ  CX, R8
+	LEAQ  (BX)(DI*1), R9
+	MOVQ  depth+40(FP), R10
+
+k:
+	VBROADCASTSS (R8), Y8
+	VBROADCASTSS (R8)(DX*1), Y9
+	VMOVUPS      (R9), Y10
+	VFMADD231PS  Y10, Y8, Y0
+	VFMADD231PS  Y10, Y9, Y4
+	VMOVUPS      32(R9), Y10
+	VFMADD231PS  Y10, Y8, Y1
+	VFMADD231PS  Y10, Y9, Y5
+	VMOVUPS      64(R9), Y10
+	VFMADD231PS  Y10, Y8, Y2
+	VFMADD231PS  Y10, Y9, Y6
+	VMOVUPS      96(R9), Y10
+	VFMADD231PS  Y10, Y8, Y3
+	VFMADD231PS  Y10, Y9, Y7
+	ADDQ         $0x04, R8
+	ADDQ         $0x00000100, R9
+	DECQ         R10
+	JNZ          k
+	VMOVUPS      Y0, (AX)(DI*1)
+	VMOVUPS      Y1, 32(AX)(DI*1)
+	VMOVUPS      Y2, 64(AX)(DI*1)
+	VMOVUPS      Y3, 96(AX)(DI*1)
+	VMOVUPS      Y4, 256(AX)(DI*1)
+	VMOVUPS      Y5, 288(AX)(DI*1)
+	VMOVUPS      Y6, 320(AX)(DI*1)
+	VMOVUPS      Y7, 352(AX)(DI*1)
+	ADDQ         $0x00000080, DI
+	CMPQ         DI, $0x00000100
+	JNE          half
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, SI
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func laneRescaleAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneRescaleAVX2(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (CX), Y2
+	VMOVUPS      (DX), Y2
+	VMOVUPS      (BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(CX), Y2
+	VMOVUPS      32(DX), Y2
+	VMOVUPS      32(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(CX), Y2
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      64(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(CX), Y2
+	VMOVUPS      96(DX), Y2
+	VMOVUPS      96(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(CX), Y2
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      128(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(CX), Y2
+	VMOVUPS      160(DX), Y2
+	VMOVUPS      160(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(CX), Y2
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      192(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(CX), Y2
+	VMOVUPS      224(DX), Y2
+	VMOVUPS      224(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         SI
+	JNZ          channel
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneRescaleFP16AVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·laneRescaleFP16AVX2(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (CX), Y2
+	VMOVUPS      (DX), Y2
+	VMOVUPS      (BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(CX), Y2
+	VMOVUPS      32(DX), Y2
+	VMOVUPS      32(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(CX), Y2
+	VMOVUPS      64(DX), Y2
+	VMOVUPS      64(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(CX), Y2
+	VMOVUPS      96(DX), Y2
+	VMOVUPS      96(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(CX), Y2
+	VMOVUPS      128(DX), Y2
+	VMOVUPS      128(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(CX), Y2
+	VMOVUPS      160(DX), Y2
+	VMOVUPS      160(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(CX), Y2
+	VMOVUPS      192(DX), Y2
+	VMOVUPS      192(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(CX), Y2
+	VMOVUPS      224(DX), Y2
+	VMOVUPS      224(BX), Y3
+	VMULPS       Y2, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         SI
+	JNZ          channel
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoinAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·laneJoinAVX2(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (CX), Y2
+	VMOVUPS      (DX), Y3
+	VMOVUPS      (BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(CX), Y2
+	VMOVUPS      32(DX), Y3
+	VMOVUPS      32(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(CX), Y2
+	VMOVUPS      64(DX), Y3
+	VMOVUPS      64(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(CX), Y2
+	VMOVUPS      96(DX), Y3
+	VMOVUPS      96(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(CX), Y2
+	VMOVUPS      128(DX), Y3
+	VMOVUPS      128(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(CX), Y2
+	VMOVUPS      160(DX), Y3
+	VMOVUPS      160(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(CX), Y2
+	VMOVUPS      192(DX), Y3
+	VMOVUPS      192(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(CX), Y2
+	VMOVUPS      224(DX), Y3
+	VMOVUPS      224(BX), Y4
+	VFMADD213PS  Y2, Y3, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         SI
+	JNZ          channel
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoinTwiceAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·laneJoinTwiceAVX2(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (CX), Y2
+	VMOVUPS      (DX), Y3
+	VMOVUPS      (BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(CX), Y2
+	VMOVUPS      32(DX), Y3
+	VMOVUPS      32(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(CX), Y2
+	VMOVUPS      64(DX), Y3
+	VMOVUPS      64(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(CX), Y2
+	VMOVUPS      96(DX), Y3
+	VMOVUPS      96(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(CX), Y2
+	VMOVUPS      128(DX), Y3
+	VMOVUPS      128(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(CX), Y2
+	VMOVUPS      160(DX), Y3
+	VMOVUPS      160(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(CX), Y2
+	VMOVUPS      192(DX), Y3
+	VMOVUPS      192(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(CX), Y2
+	VMOVUPS      224(DX), Y3
+	VMOVUPS      224(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VADDPS       Y2, Y1, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         SI
+	JNZ          channel
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func laneJoinFactorAVX2(o *float32, tile *float32, alpha *float32, factor *float32, channels int, control uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·laneJoinFactorAVX2(SB), NOSPLIT, $16-52
+	MOVQ    o+0(FP), AX
+	MOVQ    tile+8(FP), CX
+	MOVQ    alpha+16(FP), DX
+	MOVQ    factor+24(FP), BX
+	MOVQ    channels+32(FP), SI
+	STMXCSR (SP)
+	MOVL    control+40(FP), DI
+	MOVL    DI, 8(SP)
+	LDMXCSR 8(SP)
+	VPXOR   Y0, Y0, Y0
+
+channel:
+	VMOVUPS      (AX), Y1
+	VMOVUPS      (CX), Y2
+	VMOVUPS      (DX), Y3
+	VMOVUPS      (BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      32(AX), Y1
+	VMOVUPS      32(CX), Y2
+	VMOVUPS      32(DX), Y3
+	VMOVUPS      32(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 32(AX)
+	VMOVUPS      64(AX), Y1
+	VMOVUPS      64(CX), Y2
+	VMOVUPS      64(DX), Y3
+	VMOVUPS      64(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 64(AX)
+	VMOVUPS      96(AX), Y1
+	VMOVUPS      96(CX), Y2
+	VMOVUPS      96(DX), Y3
+	VMOVUPS      96(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 96(AX)
+	VMOVUPS      128(AX), Y1
+	VMOVUPS      128(CX), Y2
+	VMOVUPS      128(DX), Y3
+	VMOVUPS      128(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 128(AX)
+	VMOVUPS      160(AX), Y1
+	VMOVUPS      160(CX), Y2
+	VMOVUPS      160(DX), Y3
+	VMOVUPS      160(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 160(AX)
+	VMOVUPS      192(AX), Y1
+	VMOVUPS      192(CX), Y2
+	VMOVUPS      192(DX), Y3
+	VMOVUPS      192(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 192(AX)
+	VMOVUPS      224(AX), Y1
+	VMOVUPS      224(CX), Y2
+	VMOVUPS      224(DX), Y3
+	VMOVUPS      224(BX), Y4
+	VMULPS       Y3, Y1, Y1
+	VFMADD231PS  Y4, Y2, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+0(SB), Y2
+	VPAND        Y1, Y2, Y3
+	VPCMPEQD     Y2, Y3, Y3
+	VPOR         Y3, Y0, Y0
+	VMOVUPS      Y1, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x00000100, CX
+	DECQ         SI
+	JNZ          channel
+	LDMXCSR      (SP)
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func rescaleAVX2(o *float32, factors *float32, channels int) uint32
+// Requires: AVX, AVX2
+TEXT ·rescaleAVX2(SB), NOSPLIT, $0-28
+	MOVQ         o+0(FP), AX
+	MOVQ         factors+8(FP), CX
+	MOVQ         channels+16(FP), DX
+	VPCMPEQD     Y0, Y0, Y0
+	VMOVDQA      Y0, Y1
+	VPBROADCASTD lanesConstantsAVX2<>+100(SB), Y2
+	VPBROADCASTD lanesConstantsAVX2<>+104(SB), Y3
+
+channel:
+	VMOVUPS   (CX), Y4
+	VMULPS    (AX), Y4, Y4
+	VMOVUPS   Y4, (AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   32(CX), Y4
+	VMULPS    32(AX), Y4, Y4
+	VMOVUPS   Y4, 32(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   64(CX), Y4
+	VMULPS    64(AX), Y4, Y4
+	VMOVUPS   Y4, 64(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   96(CX), Y4
+	VMULPS    96(AX), Y4, Y4
+	VMOVUPS   Y4, 96(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   128(CX), Y4
+	VMULPS    128(AX), Y4, Y4
+	VMOVUPS   Y4, 128(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   160(CX), Y4
+	VMULPS    160(AX), Y4, Y4
+	VMOVUPS   Y4, 160(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   192(CX), Y4
+	VMULPS    192(AX), Y4, Y4
+	VMOVUPS   Y4, 192(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	VMOVUPS   224(CX), Y4
+	VMULPS    224(AX), Y4, Y4
+	VMOVUPS   Y4, 224(AX)
+	VPSLLD    $0x01, Y4, Y4
+	VPXOR     Y5, Y5, Y5
+	VPCMPEQD  Y5, Y4, Y6
+	VPSUBD    Y2, Y4, Y4
+	VPMINUD   Y3, Y4, Y5
+	VPCMPEQD  Y4, Y5, Y5
+	VPOR      Y6, Y5, Y5
+	VPAND     Y5, Y1, Y1
+	ADDQ      $0x00000100, AX
+	DECQ      DX
+	JNZ       channel
+	VPXOR     Y0, Y1, Y0
+	VPXOR     Y1, Y1, Y1
+	VPCMPEQD  Y1, Y0, Y0
+	VMOVMSKPS Y0, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+24(FP)
 	VZEROUPPER
 	RET

@@ -12,15 +12,17 @@ import (
 // after rounding with an unbounded exponent.
 func lanes() {
 	laneTops()
-	laneScale()
 	laneWeights("laneWeights", false)
 	laneWeights("laneWeightsTwice", true)
-	laneSums("laneSums", nil)
-	laneSums("laneSumsFMA", func(t, alpha VecVirtual, first Mem) { VFMADD213PS(first, alpha, t) })
-	laneSums("laneSumsTwice", func(t, alpha VecVirtual, first Mem) {
-		VMULPS(alpha, t, t)
-		VADDPS(first, t, t)
-	})
+	for _, w := range []width{zmm, ymm} {
+		laneScale(w)
+		laneSums(w, "laneSums", nil)
+		laneSums(w, "laneSumsFMA", func(t, alpha VecVirtual, first Mem) { VFMADD213PS(first, alpha, t) })
+		laneSums(w, "laneSumsTwice", func(t, alpha VecVirtual, first Mem) {
+			VMULPS(alpha, t, t)
+			VADDPS(first, t, t)
+		})
+	}
 	encodeFP16()
 	decodeFP16()
 	for _, last := range []bool{false, true} {
@@ -28,27 +30,60 @@ func lanes() {
 		laneOutput("laneOutputBF16", last, roundBF16)
 		laneOutput("laneOutputFP32", last, func(VecVirtual, *constants) {})
 	}
-	laneRound("laneRoundFP16", 0x477fe000, func(x VecVirtual, c *constants) { roundFP16(x, c) })
-	laneRound("laneRoundBF16", 0x7f7f0000, roundBF16)
-	laneRound("laneRoundE4M3", 0x43e00000, quantum(20<<23, (127+14)<<23))
-	laneRound("laneRoundE5M2", 0x47600000, quantum(21<<23, (127+7)<<23))
-	laneRound("laneRoundInt", 0, quantum(0, (127+23)<<23))
+	for _, f := range weightFormats {
+		laneRound("laneRound"+f.name, f.largest, map[string]func(VecVirtual, *constants){"FP16": roundFP16, "BF16": roundBF16}[f.name], f.quantum, f.lowest)
+	}
 	laneExponents()
 	laneMultiply()
-	laneJoin("laneRescale", func(o, tile, alpha, factor VecVirtual) { VMULPS(alpha, o, o) })
-	laneJoin("laneRescaleFP16", func(o, tile, alpha, factor VecVirtual) {
+	for _, j := range joins {
+		laneJoin(j.name, j.join)
+	}
+}
+
+// width is what registers a kernel has that the levels have alike.
+type width struct {
+	suffix   string
+	bytes    int
+	register func() VecVirtual
+}
+
+var zmm, ymm = width{"", 64, ZMM}, width{"AVX2", 32, YMM}
+
+// vecs is how many registers hold the rows of a strip.
+func (w width) vecs() int { return row32 / w.bytes }
+
+// weightFormats are the formats of weights: their largest number, 0 where that is an argument,
+// and those of their rounding, if it is by quantum.
+var weightFormats = []struct {
+	name                     string
+	largest, quantum, lowest uint32
+}{
+	{"FP16", 0x477fe000, 0, 0},
+	{"BF16", 0x7f7f0000, 0, 0},
+	{"E4M3", 0x43e00000, 20 << 23, (127 + 14) << 23},
+	{"E5M2", 0x47600000, 21 << 23, (127 + 7) << 23},
+	{"Int", 0, 0, (127 + 23) << 23},
+}
+
+// joins are what becomes of the sums between tiles.
+var joins = []struct {
+	name string
+	join func(o, tile, alpha, factor VecVirtual)
+}{
+	{"laneRescale", func(o, tile, alpha, factor VecVirtual) { VMULPS(alpha, o, o) }},
+	{"laneRescaleFP16", func(o, tile, alpha, factor VecVirtual) {
 		VMULPS(alpha, o, o)
 		roundFP16(o, nil)
-	})
-	laneJoin("laneJoin", func(o, tile, alpha, factor VecVirtual) { VFMADD213PS(tile, alpha, o) })
-	laneJoin("laneJoinTwice", func(o, tile, alpha, factor VecVirtual) {
+	}},
+	{"laneJoin", func(o, tile, alpha, factor VecVirtual) { VFMADD213PS(tile, alpha, o) }},
+	{"laneJoinTwice", func(o, tile, alpha, factor VecVirtual) {
 		VMULPS(alpha, o, o)
 		VADDPS(tile, o, o)
-	})
-	laneJoin("laneJoinFactor", func(o, tile, alpha, factor VecVirtual) {
+	}},
+	{"laneJoinFactor", func(o, tile, alpha, factor VecVirtual) {
 		VMULPS(alpha, o, o)
 		VFMADD231PS(factor, tile, o)
-	})
+	}},
 }
 
 // control loads the argument control into MXCSR and returns what was there.
@@ -103,24 +138,25 @@ func laneTops() {
 	retMask(bad)
 }
 
-func laneScale() {
-	TEXT("laneScale", NOSPLIT, "func(s, q, k *float32, keys int, control uint32)")
-	Doc("laneScale sets s[key][row] *= q[row]*k[key], the factor rounded.")
+func laneScale(w width) {
+	name := "laneScale" + w.suffix
+	TEXT(name, NOSPLIT, "func(s, q, k *float32, keys int, control uint32)")
+	Doc(name + " sets s[key][row] *= q[row]*k[key], the factor rounded.")
 	s, q, ks, keys := load("s"), load("q"), load("k"), load("keys")
 	old := control()
-	var r [vecs]VecVirtual
+	r := make([]VecVirtual, w.vecs())
 	for i := range r {
-		r[i] = ZMM()
-		VMOVUPS(at(q, 0, i), r[i])
+		r[i] = w.register()
+		VMOVUPS(Mem{Base: q, Disp: w.bytes * i}, r[i])
 	}
 	Label("key")
-	by := ZMM()
+	by := w.register()
 	VBROADCASTSS(Mem{Base: ks}, by)
 	for i := range r {
-		x := ZMM()
+		x, m := w.register(), Mem{Base: s, Disp: w.bytes * i}
 		VMULPS(by, r[i], x)
-		VMULPS(at(s, 0, i), x, x)
-		VMOVUPS(x, at(s, 0, i))
+		VMULPS(m, x, x)
+		VMOVUPS(x, m)
 	}
 	ADDQ(U32(row32), s)
 	ADDQ(Imm(4), ks)
@@ -194,7 +230,8 @@ func laneWeights(name string, twice bool) {
 }
 
 // laneSums adds one key of a thread after the other; begin says how its first joins the sum.
-func laneSums(name string, begin func(t, alpha VecVirtual, first Mem)) {
+func laneSums(w width, name string, begin func(t, alpha VecVirtual, first Mem)) {
+	name += w.suffix
 	TEXT(name, NOSPLIT, "func(sum, w, alpha *float32, octets int, control uint32)")
 	text := "sum[thread][row] and the weights w[key][row] of the thread's keys one after the other, of 8*octets keys"
 	if begin == nil {
@@ -202,18 +239,18 @@ func laneSums(name string, begin func(t, alpha VecVirtual, first Mem)) {
 	} else {
 		Doc(name + " adds up sum times alpha[row], " + text + ".")
 	}
-	sum, w, alpha, octets := load("sum"), load("w"), load("alpha"), load("octets")
+	sum, weights, alpha, octets := load("sum"), load("w"), load("alpha"), load("octets")
 	old := control()
 	count := GP64()
-	MOVQ(U32(vecs), count)
+	MOVQ(U32(uint32(w.vecs())), count)
 	Label("vector")
 	var t [threads]VecVirtual
-	p, n, by := GP64(), GP64(), ZMM()
-	MOVQ(w, p)
+	p, n, by := GP64(), GP64(), w.register()
+	MOVQ(weights, p)
 	MOVQ(octets, n)
 	VMOVUPS(Mem{Base: alpha}, by)
 	for j := range t {
-		t[j] = ZMM()
+		t[j] = w.register()
 		VMOVUPS(Mem{Base: sum, Disp: j * row32}, t[j])
 		if begin != nil {
 			begin(t[j], by, Mem{Base: p, Disp: 2 * j * row32})
@@ -234,9 +271,9 @@ func laneSums(name string, begin func(t, alpha VecVirtual, first Mem)) {
 	for j := range t {
 		VMOVUPS(t[j], Mem{Base: sum, Disp: j * row32})
 	}
-	ADDQ(Imm(64), w)
-	ADDQ(Imm(64), sum)
-	ADDQ(Imm(64), alpha)
+	ADDQ(Imm(uint64(w.bytes)), weights)
+	ADDQ(Imm(uint64(w.bytes)), sum)
+	ADDQ(Imm(uint64(w.bytes)), alpha)
 	DECQ(count)
 	JNZ(LabelRef("vector"))
 	LDMXCSR(old)
@@ -244,21 +281,19 @@ func laneSums(name string, begin func(t, alpha VecVirtual, first Mem)) {
 	RET()
 }
 
-// quantum rounds numbers that are not negative by adding and subtracting a power of two that
+// roundQuantum rounds numbers that are not negative by adding and subtracting a power of two that
 // has a format's quantum as its ulp.
-func quantum(quantum, lowest uint32) func(VecVirtual, *constants) {
-	return func(x VecVirtual, c *constants) {
-		big := ZMM()
-		VPANDD_BCST(c.u32(0x7f800000), x, big)
-		VPADDD_BCST(c.u32(quantum), big, big)
-		VPMAXSD_BCST(c.u32(lowest), big, big)
-		VADDPS(big, x, x)
-		VSUBPS(big, x, x)
-	}
+func roundQuantum(x VecVirtual, c *constants, quantum, lowest uint32) {
+	big := ZMM()
+	VPANDD_BCST(c.u32(0x7f800000), x, big)
+	VPADDD_BCST(c.u32(quantum), big, big)
+	VPMAXSD_BCST(c.u32(lowest), big, big)
+	VADDPS(big, x, x)
+	VSUBPS(big, x, x)
 }
 
-// laneRound rounds weights. A largest of 0 is the argument.
-func laneRound(name string, largest uint32, round func(VecVirtual, *constants)) {
+// laneRound rounds weights, by quantum without another rounding. A largest of 0 is the argument.
+func laneRound(name string, largest uint32, round func(VecVirtual, *constants), quantum, lowest uint32) {
 	TEXT(name, NOSPLIT, "func(dst, src *float32, groups int, most float32) uint32")
 	Doc(name + " writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.")
 	dst, src, groups := load("dst"), load("src"), load("groups")
@@ -274,7 +309,11 @@ func laneRound(name string, largest uint32, round func(VecVirtual, *constants)) 
 	VMOVUPS(Mem{Base: src}, x)
 	VCMPPS(Imm(6), most, x, k) // not at most
 	KORW(k, bad, bad)
-	round(x, c)
+	if round != nil {
+		round(x, c)
+	} else {
+		roundQuantum(x, c, quantum, lowest)
+	}
 	VMOVUPS(x, Mem{Base: dst})
 	ADDQ(Imm(64), src)
 	ADDQ(Imm(64), dst)
@@ -357,7 +396,7 @@ func laneMultiply() {
 	RET()
 }
 
-// laneJoin is what becomes of the sums between tiles.
+// laneJoin is a kernel of joins.
 func laneJoin(name string, join func(o, tile, alpha, factor VecVirtual)) {
 	TEXT(name, NOSPLIT, "func(o, tile, alpha, factor *float32, channels int, control uint32) uint32")
 	Doc(name + " makes o[channel][64] of itself, tile and the rows' alpha and factor. The result is not zero if an element is NaN or infinite.")

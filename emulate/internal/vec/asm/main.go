@@ -1,4 +1,4 @@
-// Command asm generates the AVX-512 kernels of package vec.
+// Command asm generates the kernels of package vec for amd64.
 //
 // Every kernel works on a strip of 64 query rows that lie in the lanes of
 // vector registers, 16 to a register, so that what a thread of the GPU does for
@@ -76,11 +76,17 @@ func main() {
 	finish("finishFP32", nil)
 	lanes()
 	avx2()
+	lanesAVX2()
 	Generate()
 }
 
 // roundFP16 and roundBF16 round to nearest even. The latter is not for NaN.
 func roundFP16(x VecVirtual, _ *constants) {
+	if x.Size() == uint(ymm.bytes) {
+		VCVTPS2PH(Imm(0), x, x.AsX())
+		VCVTPH2PS(x.AsX(), x)
+		return
+	}
 	h := YMM()
 	VCVTPS2PH(Imm(0), x, h)
 	VCVTPH2PS(h, x)

@@ -4,56 +4,73 @@ package simd
 
 import "golang.org/x/sys/cpu"
 
-// Name is the level's.
-const Name = "avx512"
-
-// Has reports whether this machine runs Dot and what DotLanes needs.
-func Has() bool {
-	return cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL
+// Levels returns what this machine can run, the best last.
+func Levels() []Level {
+	l := []Level{Portable}
+	if x := &cpu.X86; x.HasAVX2 && x.HasFMA && x.HasF16C {
+		l = append(l, AVX2)
+	}
+	if x := &cpu.X86; x.HasAVX512F && x.HasAVX512BW && x.HasAVX512DQ && x.HasAVX512VL {
+		l = append(l, AVX512)
+	}
+	return l
 }
 
 // Dot continues chains of dot-adds: acc[j] += sum over k of a[k]*b[k*stride+j], as c says,
 // with exponents ae[k] and be[k*stride+j], for operands whose products FP32 holds exactly.
 // c.Fits must hold. A bit of the result is set for each column whose element is not valid;
 // the caller computes those.
-func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
+func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
 	k := c.Instructions * c.Steps * c.Terms
 	last := (k-1)*stride + Columns - 1
 	_, _, _, _ = a[k-1], ae[k-1], b[last], be[last]
-	f := dotTile
-	switch {
-	case c.Half && c.Separate:
-		f = dotTileHalfSeparate
-	case c.Half:
-		f = dotTileHalf
-	case c.Separate:
-		f = dotTileSeparate
+	f := [...]func(acc, a *float32, ae *int32, b *float32, be *int32, stride, instructions, steps, terms int, fraction, keep uint32) uint32{
+		dotTile, dotTileSeparate, dotTileHalf, dotTileHalfSeparate,
+		dotTileAVX2, dotTileSeparateAVX2, dotTileHalfAVX2, dotTileHalfSeparateAVX2,
+	}[l.kernel(c)]
+	at := func(j int) uint32 {
+		return f(&acc[j], &a[0], &ae[0], &b[j], &be[j], stride*4, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep)
 	}
-	return f(&acc[0], &a[0], &ae[0], &b[0], &be[0], stride*4, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep)
+	if l == AVX2 {
+		return at(0) | at(Columns/2)<<(Columns/2)
+	}
+	return at(0)
+}
+
+// kernel numbers the kinds of chains, those of AVX2 behind those of AVX-512.
+func (l Level) kernel(c *Chain) (i int) {
+	if c.Separate {
+		i++
+	}
+	if c.Half {
+		i += 2
+	}
+	if l == AVX2 {
+		i += 4
+	}
+	return i
 }
 
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
-// of a[row][k]*b[k][lane], as c says, with exponents ae from [RowExponents] and be from
-// [LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
+// of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
+// [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
 // result, must not be 0.
-func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
 	}
 	_, _, _, _ = a[(rows-1)*stride+k-1], ae[(rows-1)*expStride+k-1], b[k*Lanes-1], be[k*Lanes-1]
-	f := dotLanes
-	switch {
-	case c.Half && c.Separate:
-		f = dotLanesHalfSeparate
-	case c.Half:
-		f = dotLanesHalf
-	case c.Separate:
-		f = dotLanesSeparate
+	f := [...]func(acc, a *float32, ae *uint32, b *float32, be *int16, aStride, aeStride, rows, instructions, steps, terms int, fraction, keep, most uint32) uint32{
+		dotLanes, dotLanesSeparate, dotLanesHalf, dotLanesHalfSeparate,
+		dotLanesAVX2, dotLanesSeparateAVX2, dotLanesHalfAVX2, dotLanesHalfSeparateAVX2,
+	}[l.kernel(c)]
+	bad, lanes := uint32(0), 32 // of a call
+	if l == AVX2 {
+		lanes = 16
 	}
-	bad := uint32(0)
-	for i := 0; i < Lanes; i += 32 {
+	for i := 0; i < Lanes; i += lanes {
 		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0
@@ -61,13 +78,21 @@ func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, 
 
 // LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
 // It reports whether all of x is of the format.
-func LaneExponents(dst []int16, x []float32, f *Format) bool {
+func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
-	return laneExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
+	g := laneExponents
+	if l == AVX2 {
+		g = laneExponentsAVX2
+	}
+	return g(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }
 
 // RowExponents is LaneExponents for rows.
-func RowExponents(dst []uint32, x []float32, f *Format) bool {
+func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
-	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
+	g := rowExponents
+	if l == AVX2 {
+		g = rowExponentsAVX2
+	}
+	return g(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }

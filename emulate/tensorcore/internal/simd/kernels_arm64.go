@@ -4,19 +4,20 @@ package simd
 
 import "golang.org/x/sys/cpu"
 
-// Name is the level's.
-const Name = "neon"
-
-// Has reports whether this machine runs Dot and what DotLanes needs.
-func Has() bool {
-	return cpu.ARM64.HasASIMD
+// Levels returns what this machine can run, the best last.
+func Levels() []Level {
+	l := []Level{Portable}
+	if cpu.ARM64.HasASIMD {
+		l = append(l, NEON)
+	}
+	return l
 }
 
 // Dot continues chains of dot-adds: acc[j] += sum over k of a[k]*b[k*stride+j], as c says,
 // with exponents ae[k] and be[k*stride+j], for operands whose products FP32 holds exactly.
 // c.Fits must hold. A bit of the result is set for each column whose element is not valid;
 // the caller computes those.
-func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
+func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
 	k := c.Instructions * c.Steps * c.Terms
 	last := (k-1)*stride + Columns - 1
 	_, _, _, _ = a[k-1], ae[k-1], b[last], be[last]
@@ -37,11 +38,11 @@ func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, 
 }
 
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
-// of a[row][k]*b[k][lane], as c says, with exponents ae from [RowExponents] and be from
-// [LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
+// of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
+// [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
 // result, must not be 0.
-func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -65,13 +66,13 @@ func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, 
 
 // LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
 // It reports whether all of x is of the format.
-func LaneExponents(dst []int16, x []float32, f *Format) bool {
+func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
 	return laneExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }
 
 // RowExponents is LaneExponents for rows.
-func RowExponents(dst []uint32, x []float32, f *Format) bool {
+func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
 	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }

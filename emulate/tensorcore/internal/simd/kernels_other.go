@@ -2,28 +2,25 @@
 
 package simd
 
-// Name is that of no level.
-const Name = "none"
+// Levels returns what this machine can run, the best last.
+func Levels() []Level { return []Level{Portable} }
 
-// Has reports false.
-func Has() bool { return false }
-
-// Dot needs a machine that Has it.
-func Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
+// Dot needs a vector level.
+func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b []float32, be []int32, stride int) uint32 {
 	panic("simd: no vector instructions")
 }
 
-// DotLanes needs a machine that Has it.
-func DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+// DotLanes needs a vector level.
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
 	panic("simd: no vector instructions")
 }
 
-// LaneExponents needs a machine that Has it.
-func LaneExponents(dst []int16, x []float32, f *Format) bool {
+// LaneExponents needs a vector level.
+func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
 }
 
-// RowExponents needs a machine that Has it.
-func RowExponents(dst []uint32, x []float32, f *Format) bool {
+// RowExponents needs a vector level.
+func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
 }

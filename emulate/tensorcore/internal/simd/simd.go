@@ -1,6 +1,6 @@
-// Package simd holds the vector kernel of package tensorcore: chains of dot-adds for one
+// Package simd holds the vector kernels of package tensorcore: chains of dot-adds for one
 // row of a product and several columns in the lanes. The portable Go of tensorcore is the
-// definition, which the kernel equals bit for bit where it says that an element is valid.
+// definition, which a kernel equals bit for bit where it says that an element is valid.
 //
 // The kernels are generated: see folder asm (amd64) and package vec's asmarm64.
 package simd
@@ -9,6 +9,25 @@ import "math"
 
 //go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
 //go:generate go run ../../../internal/vec/asmarm64 -pkg simd -out simd_arm64.s -stubs stubs_arm64.go
+
+// Level is a set of instructions that kernels may use. The kernels are its methods; those of
+// Portable panic.
+type Level uint8
+
+// Levels.
+const (
+	// Portable is pure Go, which has no kernels.
+	Portable Level = iota
+	// AVX2 needs AVX2, FMA and F16C.
+	AVX2
+	// AVX512 needs AVX-512 F, BW, DQ and VL.
+	AVX512
+	// NEON needs arm64's Advanced SIMD.
+	NEON
+)
+
+// String names the level.
+func (l Level) String() string { return [...]string{"portable", "avx2", "avx512", "neon"}[l] }
 
 // Columns is how many columns Dot computes at once.
 const Columns = 32
@@ -24,7 +43,7 @@ type Chain struct {
 	Half, Separate             bool
 }
 
-// Lanes is the length of a row of [Chain.DotLanes]' second operand and of its sums.
+// Lanes is the length of a row of [Level.DotLanes]' second operand and of its sums.
 const Lanes = 64
 
 // Most is the largest magnitude of a sum that DotLanes takes, in units of the last place: any

@@ -2139,3 +2139,2459 @@ DATA dotLanesHalfSeparateConstants<>+24(SB)/4, $0x0000081e
 DATA dotLanesHalfSeparateConstants<>+28(SB)/4, $0x0000001f
 DATA dotLanesHalfSeparateConstants<>+32(SB)/4, $0x00000001
 GLOBL dotLanesHalfSeparateConstants<>(SB), RODATA|NOPTR, $36
+
+DATA constantsAVX2<>+0(SB)/4, $0xfffff000
+DATA constantsAVX2<>+4(SB)/4, $0x0000007f
+DATA constantsAVX2<>+8(SB)/4, $0x00000064
+DATA constantsAVX2<>+12(SB)/4, $0xffffffa0
+DATA constantsAVX2<>+16(SB)/4, $0xfffff800
+DATA constantsAVX2<>+20(SB)/4, $0x7f000000
+DATA constantsAVX2<>+24(SB)/4, $0x80008000
+DATA constantsAVX2<>+28(SB)/4, $0x000000e3
+DATA constantsAVX2<>+32(SB)/4, $0x0000001f
+DATA constantsAVX2<>+36(SB)/4, $0xfffff801
+DATA constantsAVX2<>+40(SB)/4, $0x7f800000
+DATA constantsAVX2<>+44(SB)/4, $0x00000071
+DATA constantsAVX2<>+48(SB)/4, $0x00000001
+GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $52
+
+// func laneExponentsAVX2(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+// Requires: AVX, AVX2
+TEXT ·laneExponentsAVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS least+24(FP), Y0
+	VBROADCASTSS dropped+28(FP), Y1
+	VBROADCASTSS quanta+32(FP), Y2
+	VBROADCASTSS largest+36(FP), Y3
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPXOR        Y5, Y5, Y5
+
+group:
+	VMOVUPS   (CX), Y6
+	VPAND     Y1, Y6, Y7
+	VPOR      Y7, Y5, Y5
+	VMULPS    Y2, Y6, Y7
+	VROUNDPS  $0x08, Y7, Y8
+	VCMPPS    $0x04, Y7, Y8, Y7
+	VPOR      Y7, Y5, Y5
+	VPSLLD    $0x01, Y6, Y6
+	VPSRLD    $0x01, Y6, Y7
+	VCMPPS    $0x06, Y3, Y7, Y7
+	VPOR      Y7, Y5, Y5
+	VPSRLD    $0x18, Y6, Y7
+	VPMAXSD   Y0, Y7, Y7
+	VPXOR     Y8, Y8, Y8
+	VPCMPEQD  Y8, Y6, Y6
+	VPBLENDVB Y6, Y4, Y7, Y7
+	VMOVUPS   32(CX), Y6
+	VPAND     Y1, Y6, Y8
+	VPOR      Y8, Y5, Y5
+	VMULPS    Y2, Y6, Y8
+	VROUNDPS  $0x08, Y8, Y9
+	VCMPPS    $0x04, Y8, Y9, Y8
+	VPOR      Y8, Y5, Y5
+	VPSLLD    $0x01, Y6, Y6
+	VPSRLD    $0x01, Y6, Y8
+	VCMPPS    $0x06, Y3, Y8, Y8
+	VPOR      Y8, Y5, Y5
+	VPSRLD    $0x18, Y6, Y8
+	VPMAXSD   Y0, Y8, Y8
+	VPXOR     Y9, Y9, Y9
+	VPCMPEQD  Y9, Y6, Y6
+	VPBLENDVB Y6, Y4, Y8, Y8
+	VPACKSSDW Y8, Y7, Y7
+	VPERMQ    $0xd8, Y7, Y7
+	VMOVDQU   Y7, (AX)
+	ADDQ      $0x20, AX
+	ADDQ      $0x40, CX
+	DECQ      DX
+	JNZ       group
+	VPXOR     Y0, Y0, Y0
+	VPCMPEQD  Y0, Y5, Y5
+	VMOVMSKPS Y5, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func rowExponentsAVX2(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+// Requires: AVX, AVX2
+TEXT ·rowExponentsAVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VBROADCASTSS least+24(FP), Y0
+	VBROADCASTSS dropped+28(FP), Y1
+	VBROADCASTSS quanta+32(FP), Y2
+	VBROADCASTSS largest+36(FP), Y3
+	VPBROADCASTD constantsAVX2<>+0(SB), Y4
+	VPXOR        Y5, Y5, Y5
+
+group:
+	VMOVUPS      (CX), Y6
+	VPAND        Y1, Y6, Y7
+	VPOR         Y7, Y5, Y5
+	VMULPS       Y2, Y6, Y7
+	VROUNDPS     $0x08, Y7, Y8
+	VCMPPS       $0x04, Y7, Y8, Y7
+	VPOR         Y7, Y5, Y5
+	VPSLLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y6, Y7
+	VCMPPS       $0x06, Y3, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VPSRLD       $0x18, Y6, Y7
+	VPMAXSD      Y0, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+4(SB), Y8
+	VPSUBD       Y8, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y6, Y6
+	VPBLENDVB    Y6, Y4, Y7, Y7
+	VPSLLD       $0x10, Y7, Y6
+	VPBLENDW     $0xaa, Y6, Y7, Y7
+	VMOVDQU      Y7, (AX)
+	VMOVUPS      32(CX), Y6
+	VPAND        Y1, Y6, Y7
+	VPOR         Y7, Y5, Y5
+	VMULPS       Y2, Y6, Y7
+	VROUNDPS     $0x08, Y7, Y8
+	VCMPPS       $0x04, Y7, Y8, Y7
+	VPOR         Y7, Y5, Y5
+	VPSLLD       $0x01, Y6, Y6
+	VPSRLD       $0x01, Y6, Y7
+	VCMPPS       $0x06, Y3, Y7, Y7
+	VPOR         Y7, Y5, Y5
+	VPSRLD       $0x18, Y6, Y7
+	VPMAXSD      Y0, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+4(SB), Y8
+	VPSUBD       Y8, Y7, Y7
+	VPXOR        Y8, Y8, Y8
+	VPCMPEQD     Y8, Y6, Y6
+	VPBLENDVB    Y6, Y4, Y7, Y7
+	VPSLLD       $0x10, Y7, Y6
+	VPBLENDW     $0xaa, Y6, Y7, Y7
+	VMOVDQU      Y7, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, CX
+	DECQ         DX
+	JNZ          group
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y5, Y5
+	VMOVMSKPS    Y5, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func dotTileAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·dotTileAVX2(SB), NOSPLIT, $16-84
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    be+32(FP), SI
+	MOVQ    stride+40(FP), DI
+	MOVQ    instructions+48(FP), R8
+	MOVL    fraction+72(FP), R9
+	ADDL    $0x7f, R9
+	MOVL    R9, (SP)
+	STMXCSR 8(SP)
+	MOVL    8(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 12(SP)
+	LDMXCSR 12(SP)
+	VPXOR   Y1, Y1, Y1
+	VMOVUPS (AX), Y0
+	VPXOR   Y4, Y4, Y4
+	VMOVUPS 32(AX), Y3
+
+instruction:
+	MOVQ steps+56(FP), R9
+
+step:
+	VPSLLD       $0x01, Y0, Y2
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y2, Y5
+	VPSLLD       $0x1e, Y5, Y5
+	VPSRLD       $0x18, Y2, Y2
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+4(SB), Y5
+	VPSUBD       Y5, Y2, Y2
+	VPSLLD       $0x01, Y3, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y6
+	VPSLLD       $0x1e, Y6, Y6
+	VPSRLD       $0x18, Y5, Y5
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+4(SB), Y6
+	VPSUBD       Y6, Y5, Y5
+	MOVQ         terms+64(FP), R10
+
+exponent:
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	SUBQ         $0x02, R10
+	JNZ          exponent
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPCMPGTD     Y6, Y2, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPGTD     Y2, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+16(SB), Y7
+	VPCMPGTD     Y2, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPMINSD      Y6, Y2, Y2
+	VPBROADCASTD (SP), Y6
+	VPSUBD       Y2, Y6, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPXOR        Y6, Y6, Y6
+	VMULPS       Y2, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPCMPGTD     Y7, Y5, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPGTD     Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+16(SB), Y9
+	VPCMPGTD     Y5, Y9, Y9
+	VPANDN       Y7, Y9, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPMINSD      Y7, Y5, Y5
+	VPBROADCASTD (SP), Y7
+	VPSUBD       Y5, Y7, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VMULPS       Y5, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	MOVQ         terms+64(FP), R10
+
+product:
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	SUBQ         $0x02, R10
+	JNZ          product
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y2, Y9, Y2
+	VCVTDQ2PD    X0, Y9
+	VCVTDQ2PD    X6, Y10
+	VCVTPS2PD    X2, Y11
+	VADDPD       Y10, Y9, Y9
+	VMULPD       Y11, Y9, Y9
+	VCVTPD2PSY   Y9, X8
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTDQ2PD    X0, Y0
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTDQ2PD    X6, Y6
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y6, Y0, Y0
+	VMULPD       Y2, Y0, Y0
+	VCVTPD2PSY   Y0, X0
+	VINSERTF128  $0x01, X0, Y8, Y0
+	VBROADCASTSS keep+76(FP), Y2
+	VPAND        Y2, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+20(SB), Y2
+	VPSUBD       Y5, Y2, Y2
+	VCVTDQ2PD    X3, Y5
+	VCVTDQ2PD    X7, Y6
+	VCVTPS2PD    X2, Y9
+	VADDPD       Y6, Y5, Y5
+	VMULPD       Y9, Y5, Y5
+	VCVTPD2PSY   Y5, X8
+	VEXTRACTF128 $0x01, Y3, X3
+	VCVTDQ2PD    X3, Y3
+	VEXTRACTF128 $0x01, Y7, X5
+	VCVTDQ2PD    X5, Y5
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y5, Y3, Y3
+	VMULPD       Y2, Y3, Y3
+	VCVTPD2PSY   Y3, X2
+	VINSERTF128  $0x01, X2, Y8, Y3
+	VBROADCASTSS keep+76(FP), Y2
+	VPAND        Y2, Y3, Y3
+	DECQ         R9
+	JNZ          step
+	DECQ         R8
+	JNZ          instruction
+	VMOVUPS      Y0, (AX)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, CX
+	VMOVUPS      Y3, 32(AX)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y4, Y4
+	VMOVMSKPS    Y4, AX
+	SHLL         $0x08, AX
+	ORL          AX, CX
+	XORL         $0x0000ffff, CX
+	MOVL         CX, ret+80(FP)
+	LDMXCSR      8(SP)
+	VZEROUPPER
+	RET
+
+// func dotLanesAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·dotLanesAVX2(SB), NOSPLIT, $16-108
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aStride+40(FP), BX
+	MOVQ    aeStride+48(FP), SI
+	MOVQ    rows+56(FP), DI
+	MOVL    fraction+88(FP), R8
+	ADDL    $0x000000fe, R8
+	MOVL    R8, (SP)
+	VPXOR   Y8, Y8, Y8
+	STMXCSR 8(SP)
+	MOVL    8(SP), R8
+	ORL     $0x00006000, R8
+	MOVL    R8, 12(SP)
+	LDMXCSR 12(SP)
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Y1
+	VMOVUPS 32(AX), Y3
+	VMOVUPS 256(AX), Y5
+	VMOVUPS 288(AX), Y7
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD constantsAVX2<>+24(SB), Y2
+	VPBROADCASTD constantsAVX2<>+24(SB), Y6
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU      (R11), Y0
+	VPBROADCASTD (R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD (R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      128(R11), Y0
+	VPBROADCASTD 4(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 4(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      256(R11), Y0
+	VPBROADCASTD 8(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 8(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      384(R11), Y0
+	VPBROADCASTD 12(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 12(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPMOVSXWD    X2, Y0
+	VPSLLD       $0x01, Y1, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y0, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y0, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y0, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y0, Y4, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y2
+	VPSLLD       $0x01, Y3, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y2, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y2, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y2, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y2, Y4, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMOVSXWD    X6, Y4
+	VPSLLD       $0x01, Y5, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y4, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y4, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y4, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y4, Y9, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VPMOVSXWD    X6, Y6
+	VPSLLD       $0x01, Y7, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y6, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y6, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y6, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y6, Y9, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS      (R10), Y9
+	VMOVUPS      32(R10), Y10
+	VBROADCASTSS (R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS (R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      256(R10), Y9
+	VMOVUPS      288(R10), Y10
+	VBROADCASTSS 4(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 4(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      512(R10), Y9
+	VMOVUPS      544(R10), Y10
+	VBROADCASTSS 8(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 8(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      768(R10), Y9
+	VMOVUPS      800(R10), Y10
+	VBROADCASTSS 12(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 12(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000400, R10
+	SUBQ         $0x04, R14
+	JNZ          product
+	VPABSD       Y1, Y9
+	VBROADCASTSS most+96(FP), Y10
+	VPMINUD      Y10, Y9, Y10
+	VPXOR        Y9, Y10, Y10
+	VPOR         Y10, Y8, Y8
+	VCVTDQ2PS    Y1, Y1
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y0, Y9, Y9
+	VMULPS       Y9, Y1, Y1
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y1, Y1
+	VPABSD       Y3, Y0
+	VBROADCASTSS most+96(FP), Y9
+	VPMINUD      Y9, Y0, Y9
+	VPXOR        Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y2, Y0, Y0
+	VMULPS       Y0, Y3, Y3
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y3, Y3
+	VPABSD       Y5, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y5, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y4, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y5, Y5
+	VPABSD       Y7, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y7, Y7
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y6, Y0, Y0
+	VMULPS       Y0, Y7, Y7
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y7, Y7
+	DECQ         R13
+	JNZ          step
+	DECQ         R12
+	JNZ          instruction
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      Y5, 256(AX)
+	VMOVUPS      Y7, 288(AX)
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(BX*2), CX
+	LEAQ         (DX)(SI*2), DX
+	SUBQ         $0x02, DI
+	JNZ          rows
+	LDMXCSR      8(SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y8, Y8
+	VMOVMSKPS    Y8, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+// func dotTileSeparateAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·dotTileSeparateAVX2(SB), NOSPLIT, $16-84
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    be+32(FP), SI
+	MOVQ    stride+40(FP), DI
+	MOVQ    instructions+48(FP), R8
+	MOVL    fraction+72(FP), R9
+	ADDL    $0x7f, R9
+	MOVL    R9, (SP)
+	STMXCSR 8(SP)
+	MOVL    8(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 12(SP)
+	LDMXCSR 12(SP)
+	VPXOR   Y1, Y1, Y1
+	VMOVUPS (AX), Y0
+	VPXOR   Y4, Y4, Y4
+	VMOVUPS 32(AX), Y3
+
+instruction:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y3, Y3, Y3
+	MOVQ  steps+56(FP), R9
+
+step:
+	VPSLLD       $0x01, Y0, Y2
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y2, Y5
+	VPSLLD       $0x1e, Y5, Y5
+	VPSRLD       $0x18, Y2, Y2
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+4(SB), Y5
+	VPSUBD       Y5, Y2, Y2
+	VPSLLD       $0x01, Y3, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y6
+	VPSLLD       $0x1e, Y6, Y6
+	VPSRLD       $0x18, Y5, Y5
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+4(SB), Y6
+	VPSUBD       Y6, Y5, Y5
+	MOVQ         terms+64(FP), R10
+
+exponent:
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	SUBQ         $0x02, R10
+	JNZ          exponent
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPCMPGTD     Y6, Y2, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPGTD     Y2, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+16(SB), Y7
+	VPCMPGTD     Y2, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPMINSD      Y6, Y2, Y2
+	VPBROADCASTD (SP), Y6
+	VPSUBD       Y2, Y6, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPXOR        Y6, Y6, Y6
+	VMULPS       Y2, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPCMPGTD     Y7, Y5, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPGTD     Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+16(SB), Y9
+	VPCMPGTD     Y5, Y9, Y9
+	VPANDN       Y7, Y9, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPMINSD      Y7, Y5, Y5
+	VPBROADCASTD (SP), Y7
+	VPSUBD       Y5, Y7, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VMULPS       Y5, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	MOVQ         terms+64(FP), R10
+
+product:
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	SUBQ         $0x02, R10
+	JNZ          product
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y2, Y9, Y2
+	VCVTDQ2PD    X0, Y9
+	VCVTDQ2PD    X6, Y10
+	VCVTPS2PD    X2, Y11
+	VADDPD       Y10, Y9, Y9
+	VMULPD       Y11, Y9, Y9
+	VCVTPD2PSY   Y9, X8
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTDQ2PD    X0, Y0
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTDQ2PD    X6, Y6
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y6, Y0, Y0
+	VMULPD       Y2, Y0, Y0
+	VCVTPD2PSY   Y0, X0
+	VINSERTF128  $0x01, X0, Y8, Y0
+	VBROADCASTSS keep+76(FP), Y2
+	VPAND        Y2, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+20(SB), Y2
+	VPSUBD       Y5, Y2, Y2
+	VCVTDQ2PD    X3, Y5
+	VCVTDQ2PD    X7, Y6
+	VCVTPS2PD    X2, Y9
+	VADDPD       Y6, Y5, Y5
+	VMULPD       Y9, Y5, Y5
+	VCVTPD2PSY   Y5, X8
+	VEXTRACTF128 $0x01, Y3, X3
+	VCVTDQ2PD    X3, Y3
+	VEXTRACTF128 $0x01, Y7, X5
+	VCVTDQ2PD    X5, Y5
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y5, Y3, Y3
+	VMULPD       Y2, Y3, Y3
+	VCVTPD2PSY   Y3, X2
+	VINSERTF128  $0x01, X2, Y8, Y3
+	VBROADCASTSS keep+76(FP), Y2
+	VPAND        Y2, Y3, Y3
+	DECQ         R9
+	JNZ          step
+	LDMXCSR      8(SP)
+	VADDPS       (AX), Y0, Y0
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y0, Y5
+	VPCMPEQD     Y2, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVUPS      Y0, (AX)
+	VADDPS       32(AX), Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VMOVUPS      Y3, 32(AX)
+	LDMXCSR      12(SP)
+	DECQ         R8
+	JNZ          instruction
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y4, Y4
+	VMOVMSKPS    Y4, CX
+	SHLL         $0x08, CX
+	ORL          CX, AX
+	XORL         $0x0000ffff, AX
+	MOVL         AX, ret+80(FP)
+	LDMXCSR      8(SP)
+	VZEROUPPER
+	RET
+
+// func dotLanesSeparateAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX2, SSE
+TEXT ·dotLanesSeparateAVX2(SB), NOSPLIT, $16-108
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aStride+40(FP), BX
+	MOVQ    aeStride+48(FP), SI
+	MOVQ    rows+56(FP), DI
+	MOVL    fraction+88(FP), R8
+	ADDL    $0x000000fe, R8
+	MOVL    R8, (SP)
+	VPXOR   Y8, Y8, Y8
+	STMXCSR 8(SP)
+	MOVL    8(SP), R8
+	ORL     $0x00006000, R8
+	MOVL    R8, 12(SP)
+	LDMXCSR 12(SP)
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Y1
+	VMOVUPS 32(AX), Y3
+	VMOVUPS 256(AX), Y5
+	VMOVUPS 288(AX), Y7
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXOR Y1, Y1, Y1
+	VPXOR Y3, Y3, Y3
+	VPXOR Y5, Y5, Y5
+	VPXOR Y7, Y7, Y7
+	MOVQ  steps+72(FP), R13
+
+step:
+	VPBROADCASTD constantsAVX2<>+24(SB), Y2
+	VPBROADCASTD constantsAVX2<>+24(SB), Y6
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU      (R11), Y0
+	VPBROADCASTD (R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD (R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      128(R11), Y0
+	VPBROADCASTD 4(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 4(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      256(R11), Y0
+	VPBROADCASTD 8(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 8(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      384(R11), Y0
+	VPBROADCASTD 12(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 12(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPMOVSXWD    X2, Y0
+	VPSLLD       $0x01, Y1, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y0, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y0, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y0, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y0, Y4, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y2
+	VPSLLD       $0x01, Y3, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y2, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y2, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y2, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y2, Y4, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMOVSXWD    X6, Y4
+	VPSLLD       $0x01, Y5, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y4, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y4, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y4, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y4, Y9, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VPMOVSXWD    X6, Y6
+	VPSLLD       $0x01, Y7, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y6, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y6, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y6, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y6, Y9, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS      (R10), Y9
+	VMOVUPS      32(R10), Y10
+	VBROADCASTSS (R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS (R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      256(R10), Y9
+	VMOVUPS      288(R10), Y10
+	VBROADCASTSS 4(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 4(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      512(R10), Y9
+	VMOVUPS      544(R10), Y10
+	VBROADCASTSS 8(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 8(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      768(R10), Y9
+	VMOVUPS      800(R10), Y10
+	VBROADCASTSS 12(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 12(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000400, R10
+	SUBQ         $0x04, R14
+	JNZ          product
+	VPABSD       Y1, Y9
+	VBROADCASTSS most+96(FP), Y10
+	VPMINUD      Y10, Y9, Y10
+	VPXOR        Y9, Y10, Y10
+	VPOR         Y10, Y8, Y8
+	VCVTDQ2PS    Y1, Y1
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y0, Y9, Y9
+	VMULPS       Y9, Y1, Y1
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y1, Y1
+	VPABSD       Y3, Y0
+	VBROADCASTSS most+96(FP), Y9
+	VPMINUD      Y9, Y0, Y9
+	VPXOR        Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VCVTDQ2PS    Y3, Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y2, Y0, Y0
+	VMULPS       Y0, Y3, Y3
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y3, Y3
+	VPABSD       Y5, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y5, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y4, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y5, Y5
+	VPABSD       Y7, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y7, Y7
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y6, Y0, Y0
+	VMULPS       Y0, Y7, Y7
+	VBROADCASTSS keep+92(FP), Y0
+	VPAND        Y0, Y7, Y7
+	DECQ         R13
+	JNZ          step
+	LDMXCSR      8(SP)
+	VADDPS       (AX), Y1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y1, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VMOVUPS      Y1, (AX)
+	VADDPS       32(AX), Y3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y3, 32(AX)
+	VADDPS       256(AX), Y5, Y5
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y5, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y5, 256(AX)
+	VADDPS       288(AX), Y7, Y7
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y7, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y7, 288(AX)
+	LDMXCSR      12(SP)
+	DECQ         R12
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(BX*2), CX
+	LEAQ         (DX)(SI*2), DX
+	SUBQ         $0x02, DI
+	JNZ          rows
+	LDMXCSR      8(SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y8, Y8
+	VMOVMSKPS    Y8, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+// func dotTileHalfAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·dotTileHalfAVX2(SB), NOSPLIT, $16-84
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    be+32(FP), SI
+	MOVQ    stride+40(FP), DI
+	MOVQ    instructions+48(FP), R8
+	MOVL    fraction+72(FP), R9
+	ADDL    $0x7f, R9
+	MOVL    R9, (SP)
+	STMXCSR 8(SP)
+	MOVL    8(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 12(SP)
+	LDMXCSR 12(SP)
+	VPXOR   Y1, Y1, Y1
+	VMOVUPS (AX), Y0
+	VPXOR   Y4, Y4, Y4
+	VMOVUPS 32(AX), Y3
+
+instruction:
+	MOVQ steps+56(FP), R9
+
+step:
+	VPSLLD       $0x01, Y0, Y2
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y2, Y5
+	VPSLLD       $0x1e, Y5, Y5
+	VPSRLD       $0x18, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+44(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+4(SB), Y5
+	VPSUBD       Y5, Y2, Y2
+	VPSLLD       $0x01, Y3, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y6
+	VPSLLD       $0x1e, Y6, Y6
+	VPSRLD       $0x18, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+44(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+4(SB), Y6
+	VPSUBD       Y6, Y5, Y5
+	MOVQ         terms+64(FP), R10
+
+exponent:
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	SUBQ         $0x02, R10
+	JNZ          exponent
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPCMPGTD     Y6, Y2, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPGTD     Y2, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+16(SB), Y7
+	VPCMPGTD     Y2, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPMINSD      Y6, Y2, Y2
+	VPBROADCASTD (SP), Y6
+	VPSUBD       Y2, Y6, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPXOR        Y6, Y6, Y6
+	VMULPS       Y2, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPCMPGTD     Y7, Y5, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPGTD     Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+16(SB), Y9
+	VPCMPGTD     Y5, Y9, Y9
+	VPANDN       Y7, Y9, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPMINSD      Y7, Y5, Y5
+	VPBROADCASTD (SP), Y7
+	VPSUBD       Y5, Y7, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VMULPS       Y5, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	MOVQ         terms+64(FP), R10
+
+product:
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	SUBQ         $0x02, R10
+	JNZ          product
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y2, Y9, Y2
+	VCVTDQ2PD    X0, Y9
+	VCVTDQ2PD    X6, Y10
+	VCVTPS2PD    X2, Y11
+	VADDPD       Y10, Y9, Y9
+	VMULPD       Y11, Y9, Y9
+	VCVTPD2PSY   Y9, X8
+	VCVTPS2PD    X8, Y11
+	VCMPPD       $0x04, Y11, Y9, Y11
+	VEXTRACTF128 $0x01, Y11, X9
+	VPACKSSDW    X9, X11, X9
+	VPSRLD       $0x1f, X9, X9
+	VPOR         X9, X8, X8
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTDQ2PD    X0, Y0
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTDQ2PD    X6, Y6
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y6, Y0, Y0
+	VMULPD       Y2, Y0, Y0
+	VCVTPD2PSY   Y0, X6
+	VCVTPS2PD    X6, Y2
+	VCMPPD       $0x04, Y2, Y0, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VPACKSSDW    X0, X2, X0
+	VPSRLD       $0x1f, X0, X0
+	VPOR         X0, X6, X6
+	VINSERTF128  $0x01, X6, Y8, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPH2PS    X0, Y0
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y0, Y6
+	VPCMPEQD     Y2, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+20(SB), Y2
+	VPSUBD       Y5, Y2, Y2
+	VCVTDQ2PD    X3, Y5
+	VCVTDQ2PD    X7, Y6
+	VCVTPS2PD    X2, Y9
+	VADDPD       Y6, Y5, Y5
+	VMULPD       Y9, Y5, Y5
+	VCVTPD2PSY   Y5, X8
+	VCVTPS2PD    X8, Y9
+	VCMPPD       $0x04, Y9, Y5, Y9
+	VEXTRACTF128 $0x01, Y9, X5
+	VPACKSSDW    X5, X9, X5
+	VPSRLD       $0x1f, X5, X5
+	VPOR         X5, X8, X8
+	VEXTRACTF128 $0x01, Y3, X3
+	VCVTDQ2PD    X3, Y3
+	VEXTRACTF128 $0x01, Y7, X5
+	VCVTDQ2PD    X5, Y5
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y5, Y3, Y3
+	VMULPD       Y2, Y3, Y3
+	VCVTPD2PSY   Y3, X5
+	VCVTPS2PD    X5, Y2
+	VCMPPD       $0x04, Y2, Y3, Y2
+	VEXTRACTF128 $0x01, Y2, X3
+	VPACKSSDW    X3, X2, X3
+	VPSRLD       $0x1f, X3, X3
+	VPOR         X3, X5, X5
+	VINSERTF128  $0x01, X5, Y8, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y3, Y5
+	VPCMPEQD     Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPXOR        Y2, Y2, Y2
+	VADDPS       Y2, Y3, Y3
+	DECQ         R9
+	JNZ          step
+	DECQ         R8
+	JNZ          instruction
+	VMOVUPS      Y0, (AX)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, CX
+	VMOVUPS      Y3, 32(AX)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y4, Y4
+	VMOVMSKPS    Y4, AX
+	SHLL         $0x08, AX
+	ORL          AX, CX
+	XORL         $0x0000ffff, CX
+	MOVL         CX, ret+80(FP)
+	LDMXCSR      8(SP)
+	VZEROUPPER
+	RET
+
+// func dotLanesHalfAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·dotLanesHalfAVX2(SB), NOSPLIT, $16-108
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aStride+40(FP), BX
+	MOVQ    aeStride+48(FP), SI
+	MOVQ    rows+56(FP), DI
+	MOVL    fraction+88(FP), R8
+	ADDL    $0x000000fe, R8
+	MOVL    R8, (SP)
+	VPXOR   Y8, Y8, Y8
+	STMXCSR 8(SP)
+	MOVL    8(SP), R8
+	ORL     $0x00006000, R8
+	MOVL    R8, 12(SP)
+	LDMXCSR 12(SP)
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Y1
+	VMOVUPS 32(AX), Y3
+	VMOVUPS 256(AX), Y5
+	VMOVUPS 288(AX), Y7
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD constantsAVX2<>+24(SB), Y2
+	VPBROADCASTD constantsAVX2<>+24(SB), Y6
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU      (R11), Y0
+	VPBROADCASTD (R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD (R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      128(R11), Y0
+	VPBROADCASTD 4(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 4(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      256(R11), Y0
+	VPBROADCASTD 8(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 8(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      384(R11), Y0
+	VPBROADCASTD 12(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 12(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPMOVSXWD    X2, Y0
+	VPSLLD       $0x01, Y1, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+44(SB), Y10
+	VPMAXSD      Y10, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y0, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y0, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y0, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y0, Y4, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y2
+	VPSLLD       $0x01, Y3, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+44(SB), Y10
+	VPMAXSD      Y10, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y2, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y2, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y2, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y2, Y4, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMOVSXWD    X6, Y4
+	VPSLLD       $0x01, Y5, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+44(SB), Y11
+	VPMAXSD      Y11, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y4, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y4, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y4, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y4, Y9, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VPMOVSXWD    X6, Y6
+	VPSLLD       $0x01, Y7, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+44(SB), Y11
+	VPMAXSD      Y11, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y6, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y6, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y6, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y6, Y9, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS      (R10), Y9
+	VMOVUPS      32(R10), Y10
+	VBROADCASTSS (R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS (R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      256(R10), Y9
+	VMOVUPS      288(R10), Y10
+	VBROADCASTSS 4(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 4(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      512(R10), Y9
+	VMOVUPS      544(R10), Y10
+	VBROADCASTSS 8(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 8(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      768(R10), Y9
+	VMOVUPS      800(R10), Y10
+	VBROADCASTSS 12(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 12(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000400, R10
+	SUBQ         $0x04, R14
+	JNZ          product
+	VPABSD       Y1, Y9
+	VBROADCASTSS most+96(FP), Y10
+	VPMINUD      Y10, Y9, Y10
+	VPXOR        Y9, Y10, Y10
+	VPOR         Y10, Y8, Y8
+	VCVTDQ2PS    Y1, Y10
+	VCVTTPS2DQ   Y10, Y9
+	VPCMPEQD     Y1, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+48(SB), Y1
+	VPANDN       Y1, Y9, Y9
+	VPOR         Y9, Y10, Y1
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y0, Y9, Y9
+	VMULPS       Y9, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y1, Y9
+	VPCMPEQD     Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y1, Y1
+	VPABSD       Y3, Y0
+	VBROADCASTSS most+96(FP), Y9
+	VPMINUD      Y9, Y0, Y9
+	VPXOR        Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VCVTDQ2PS    Y3, Y9
+	VCVTTPS2DQ   Y9, Y0
+	VPCMPEQD     Y3, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
+	VPANDN       Y3, Y0, Y0
+	VPOR         Y0, Y9, Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y2, Y0, Y0
+	VMULPS       Y0, Y3, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y3, Y3
+	VPABSD       Y5, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y5, Y2
+	VCVTTPS2DQ   Y2, Y0
+	VPCMPEQD     Y5, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y5
+	VPANDN       Y5, Y0, Y0
+	VPOR         Y0, Y2, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y4, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VCVTPS2PH    $0x00, Y5, X5
+	VCVTPH2PS    X5, Y5
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y5, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y5, Y5
+	VPABSD       Y7, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y7, Y2
+	VCVTTPS2DQ   Y2, Y0
+	VPCMPEQD     Y7, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
+	VPANDN       Y4, Y0, Y0
+	VPOR         Y0, Y2, Y7
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y6, Y0, Y0
+	VMULPS       Y0, Y7, Y7
+	VCVTPS2PH    $0x00, Y7, X7
+	VCVTPH2PS    X7, Y7
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y7, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y7, Y7
+	DECQ         R13
+	JNZ          step
+	DECQ         R12
+	JNZ          instruction
+	VMOVUPS      Y1, (AX)
+	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      Y5, 256(AX)
+	VMOVUPS      Y7, 288(AX)
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(BX*2), CX
+	LEAQ         (DX)(SI*2), DX
+	SUBQ         $0x02, DI
+	JNZ          rows
+	LDMXCSR      8(SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y8, Y8
+	VMOVMSKPS    Y8, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+// func dotTileHalfSeparateAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·dotTileHalfSeparateAVX2(SB), NOSPLIT, $16-84
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    b+24(FP), BX
+	MOVQ    be+32(FP), SI
+	MOVQ    stride+40(FP), DI
+	MOVQ    instructions+48(FP), R8
+	MOVL    fraction+72(FP), R9
+	ADDL    $0x7f, R9
+	MOVL    R9, (SP)
+	STMXCSR 8(SP)
+	MOVL    8(SP), R9
+	ORL     $0x00006000, R9
+	MOVL    R9, 12(SP)
+	LDMXCSR 12(SP)
+	VPXOR   Y1, Y1, Y1
+	VMOVUPS (AX), Y0
+	VPXOR   Y4, Y4, Y4
+	VMOVUPS 32(AX), Y3
+
+instruction:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y3, Y3, Y3
+	MOVQ  steps+56(FP), R9
+
+step:
+	VPSLLD       $0x01, Y0, Y2
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y2, Y5
+	VPSLLD       $0x1e, Y5, Y5
+	VPSRLD       $0x18, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+44(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPOR         Y5, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+4(SB), Y5
+	VPSUBD       Y5, Y2, Y2
+	VPSLLD       $0x01, Y3, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y6
+	VPSLLD       $0x1e, Y6, Y6
+	VPSRLD       $0x18, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+44(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPOR         Y6, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+4(SB), Y6
+	VPSUBD       Y6, Y5, Y5
+	MOVQ         terms+64(FP), R10
+
+exponent:
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	VPBROADCASTD (DX), Y6
+	VPADDD       (SI), Y6, Y7
+	VPMAXSD      Y7, Y2, Y2
+	VPADDD       32(SI), Y6, Y6
+	VPMAXSD      Y6, Y5, Y5
+	ADDQ         $0x04, DX
+	ADDQ         DI, SI
+	SUBQ         $0x02, R10
+	JNZ          exponent
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPCMPGTD     Y6, Y2, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPCMPGTD     Y2, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+16(SB), Y7
+	VPCMPGTD     Y2, Y7, Y7
+	VPANDN       Y6, Y7, Y6
+	VPOR         Y6, Y1, Y1
+	VPBROADCASTD constantsAVX2<>+12(SB), Y6
+	VPMAXSD      Y6, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+8(SB), Y6
+	VPMINSD      Y6, Y2, Y2
+	VPBROADCASTD (SP), Y6
+	VPSUBD       Y2, Y6, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VPXOR        Y6, Y6, Y6
+	VMULPS       Y2, Y0, Y0
+	VCVTTPS2DQ   Y0, Y0
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPCMPGTD     Y7, Y5, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPCMPGTD     Y5, Y7, Y7
+	VPBROADCASTD constantsAVX2<>+16(SB), Y9
+	VPCMPGTD     Y5, Y9, Y9
+	VPANDN       Y7, Y9, Y7
+	VPOR         Y7, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+12(SB), Y7
+	VPMAXSD      Y7, Y5, Y5
+	VPBROADCASTD constantsAVX2<>+8(SB), Y7
+	VPMINSD      Y7, Y5, Y5
+	VPBROADCASTD (SP), Y7
+	VPSUBD       Y5, Y7, Y5
+	VPSLLD       $0x17, Y5, Y5
+	VPXOR        Y7, Y7, Y7
+	VMULPS       Y5, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	MOVQ         terms+64(FP), R10
+
+product:
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y0, Y0
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y3, Y3
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	VBROADCASTSS (CX), Y9
+	VMULPS       (BX), Y9, Y10
+	VMULPS       Y2, Y10, Y10
+	VCVTTPS2DQ   Y10, Y10
+	VPADDD       Y10, Y6, Y6
+	VMULPS       32(BX), Y9, Y9
+	VMULPS       Y5, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x04, CX
+	ADDQ         DI, BX
+	SUBQ         $0x02, R10
+	JNZ          product
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y2, Y9, Y2
+	VCVTDQ2PD    X0, Y9
+	VCVTDQ2PD    X6, Y10
+	VCVTPS2PD    X2, Y11
+	VADDPD       Y10, Y9, Y9
+	VMULPD       Y11, Y9, Y9
+	VCVTPD2PSY   Y9, X8
+	VCVTPS2PD    X8, Y11
+	VCMPPD       $0x04, Y11, Y9, Y11
+	VEXTRACTF128 $0x01, Y11, X9
+	VPACKSSDW    X9, X11, X9
+	VPSRLD       $0x1f, X9, X9
+	VPOR         X9, X8, X8
+	VEXTRACTF128 $0x01, Y0, X0
+	VCVTDQ2PD    X0, Y0
+	VEXTRACTF128 $0x01, Y6, X6
+	VCVTDQ2PD    X6, Y6
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y6, Y0, Y0
+	VMULPD       Y2, Y0, Y0
+	VCVTPD2PSY   Y0, X6
+	VCVTPS2PD    X6, Y2
+	VCMPPD       $0x04, Y2, Y0, Y2
+	VEXTRACTF128 $0x01, Y2, X0
+	VPACKSSDW    X0, X2, X0
+	VPSRLD       $0x1f, X0, X0
+	VPOR         X0, X6, X6
+	VINSERTF128  $0x01, X6, Y8, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPH2PS    X0, Y0
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y0, Y6
+	VPCMPEQD     Y2, Y6, Y6
+	VPOR         Y6, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VADDPS       Y2, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+20(SB), Y2
+	VPSUBD       Y5, Y2, Y2
+	VCVTDQ2PD    X3, Y5
+	VCVTDQ2PD    X7, Y6
+	VCVTPS2PD    X2, Y9
+	VADDPD       Y6, Y5, Y5
+	VMULPD       Y9, Y5, Y5
+	VCVTPD2PSY   Y5, X8
+	VCVTPS2PD    X8, Y9
+	VCMPPD       $0x04, Y9, Y5, Y9
+	VEXTRACTF128 $0x01, Y9, X5
+	VPACKSSDW    X5, X9, X5
+	VPSRLD       $0x1f, X5, X5
+	VPOR         X5, X8, X8
+	VEXTRACTF128 $0x01, Y3, X3
+	VCVTDQ2PD    X3, Y3
+	VEXTRACTF128 $0x01, Y7, X5
+	VCVTDQ2PD    X5, Y5
+	VEXTRACTF128 $0x01, Y2, X2
+	VCVTPS2PD    X2, Y2
+	VADDPD       Y5, Y3, Y3
+	VMULPD       Y2, Y3, Y3
+	VCVTPD2PSY   Y3, X5
+	VCVTPS2PD    X5, Y2
+	VCMPPD       $0x04, Y2, Y3, Y2
+	VEXTRACTF128 $0x01, Y2, X3
+	VPACKSSDW    X3, X2, X3
+	VPSRLD       $0x1f, X3, X3
+	VPOR         X3, X5, X5
+	VINSERTF128  $0x01, X5, Y8, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y3, Y5
+	VPCMPEQD     Y2, Y5, Y5
+	VPOR         Y5, Y4, Y4
+	VPXOR        Y2, Y2, Y2
+	VADDPS       Y2, Y3, Y3
+	DECQ         R9
+	JNZ          step
+	LDMXCSR      8(SP)
+	VADDPS       (AX), Y0, Y0
+	VCVTPS2PH    $0x00, Y0, X0
+	VCVTPH2PS    X0, Y0
+	VPBROADCASTD constantsAVX2<>+40(SB), Y2
+	VPAND        Y2, Y0, Y5
+	VPCMPEQD     Y2, Y5, Y5
+	VPOR         Y5, Y1, Y1
+	VMOVUPS      Y0, (AX)
+	VADDPS       32(AX), Y3, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VMOVUPS      Y3, 32(AX)
+	LDMXCSR      12(SP)
+	DECQ         R8
+	JNZ          instruction
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y1, Y1
+	VMOVMSKPS    Y1, AX
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y4, Y4
+	VMOVMSKPS    Y4, CX
+	SHLL         $0x08, CX
+	ORL          CX, AX
+	XORL         $0x0000ffff, AX
+	MOVL         AX, ret+80(FP)
+	LDMXCSR      8(SP)
+	VZEROUPPER
+	RET
+
+// func dotLanesHalfSeparateAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX2, F16C, SSE
+TEXT ·dotLanesHalfSeparateAVX2(SB), NOSPLIT, $16-108
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aStride+40(FP), BX
+	MOVQ    aeStride+48(FP), SI
+	MOVQ    rows+56(FP), DI
+	MOVL    fraction+88(FP), R8
+	ADDL    $0x000000fe, R8
+	MOVL    R8, (SP)
+	VPXOR   Y8, Y8, Y8
+	STMXCSR 8(SP)
+	MOVL    8(SP), R8
+	ORL     $0x00006000, R8
+	MOVL    R8, 12(SP)
+	LDMXCSR 12(SP)
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Y1
+	VMOVUPS 32(AX), Y3
+	VMOVUPS 256(AX), Y5
+	VMOVUPS 288(AX), Y7
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXOR Y1, Y1, Y1
+	VPXOR Y3, Y3, Y3
+	VPXOR Y5, Y5, Y5
+	VPXOR Y7, Y7, Y7
+	MOVQ  steps+72(FP), R13
+
+step:
+	VPBROADCASTD constantsAVX2<>+24(SB), Y2
+	VPBROADCASTD constantsAVX2<>+24(SB), Y6
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU      (R11), Y0
+	VPBROADCASTD (R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD (R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      128(R11), Y0
+	VPBROADCASTD 4(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 4(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      256(R11), Y0
+	VPBROADCASTD 8(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 8(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	VMOVDQU      384(R11), Y0
+	VPBROADCASTD 12(R9), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y2, Y2
+	VPBROADCASTD 12(R9)(SI*1), Y4
+	VPADDW       Y0, Y4, Y4
+	VPMAXSW      Y4, Y6, Y6
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPMOVSXWD    X2, Y0
+	VPSLLD       $0x01, Y1, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+44(SB), Y10
+	VPMAXSD      Y10, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y0, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y0, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y0, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y0, Y0
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y0, Y4, Y0
+	VPSLLD       $0x17, Y0, Y0
+	VMULPS       Y0, Y1, Y1
+	VCVTTPS2DQ   Y1, Y1
+	VEXTRACTI128 $0x01, Y2, X2
+	VPMOVSXWD    X2, Y2
+	VPSLLD       $0x01, Y3, Y4
+	VPXOR        Y9, Y9, Y9
+	VPCMPEQD     Y9, Y4, Y9
+	VPSLLD       $0x1e, Y9, Y9
+	VPSRLD       $0x18, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+44(SB), Y10
+	VPMAXSD      Y10, Y4, Y4
+	VPOR         Y9, Y4, Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD constantsAVX2<>+28(SB), Y4
+	VPCMPGTD     Y4, Y2, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPCMPGTD     Y2, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+36(SB), Y9
+	VPCMPGTD     Y2, Y9, Y9
+	VPANDN       Y4, Y9, Y4
+	VPOR         Y4, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y4
+	VPMAXSD      Y4, Y2, Y2
+	VPBROADCASTD (SP), Y4
+	VPSUBD       Y2, Y4, Y2
+	VPSLLD       $0x17, Y2, Y2
+	VMULPS       Y2, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMOVSXWD    X6, Y4
+	VPSLLD       $0x01, Y5, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+44(SB), Y11
+	VPMAXSD      Y11, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y4, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y4, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y4, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y4, Y9, Y4
+	VPSLLD       $0x17, Y4, Y4
+	VMULPS       Y4, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VEXTRACTI128 $0x01, Y6, X6
+	VPMOVSXWD    X6, Y6
+	VPSLLD       $0x01, Y7, Y9
+	VPXOR        Y10, Y10, Y10
+	VPCMPEQD     Y10, Y9, Y10
+	VPSLLD       $0x1e, Y10, Y10
+	VPSRLD       $0x18, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+44(SB), Y11
+	VPMAXSD      Y11, Y9, Y9
+	VPOR         Y10, Y9, Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD constantsAVX2<>+28(SB), Y9
+	VPCMPGTD     Y9, Y6, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPCMPGTD     Y6, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+36(SB), Y10
+	VPCMPGTD     Y6, Y10, Y10
+	VPANDN       Y9, Y10, Y9
+	VPOR         Y9, Y8, Y8
+	VPBROADCASTD constantsAVX2<>+32(SB), Y9
+	VPMAXSD      Y9, Y6, Y6
+	VPBROADCASTD (SP), Y9
+	VPSUBD       Y6, Y9, Y6
+	VPSLLD       $0x17, Y6, Y6
+	VMULPS       Y6, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS      (R10), Y9
+	VMOVUPS      32(R10), Y10
+	VBROADCASTSS (R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS (R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      256(R10), Y9
+	VMOVUPS      288(R10), Y10
+	VBROADCASTSS 4(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 4(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      512(R10), Y9
+	VMOVUPS      544(R10), Y10
+	VBROADCASTSS 8(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 8(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	VMOVUPS      768(R10), Y9
+	VMOVUPS      800(R10), Y10
+	VBROADCASTSS 12(R8), Y11
+	VMULPS       Y9, Y11, Y12
+	VMULPS       Y0, Y12, Y12
+	VCVTTPS2DQ   Y12, Y12
+	VPADDD       Y12, Y1, Y1
+	VMULPS       Y10, Y11, Y11
+	VMULPS       Y2, Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPADDD       Y11, Y3, Y3
+	VBROADCASTSS 12(R8)(BX*1), Y11
+	VMULPS       Y9, Y11, Y9
+	VMULPS       Y4, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y5, Y5
+	VMULPS       Y10, Y11, Y9
+	VMULPS       Y6, Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPADDD       Y9, Y7, Y7
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000400, R10
+	SUBQ         $0x04, R14
+	JNZ          product
+	VPABSD       Y1, Y9
+	VBROADCASTSS most+96(FP), Y10
+	VPMINUD      Y10, Y9, Y10
+	VPXOR        Y9, Y10, Y10
+	VPOR         Y10, Y8, Y8
+	VCVTDQ2PS    Y1, Y10
+	VCVTTPS2DQ   Y10, Y9
+	VPCMPEQD     Y1, Y9, Y9
+	VPBROADCASTD constantsAVX2<>+48(SB), Y1
+	VPANDN       Y1, Y9, Y9
+	VPOR         Y9, Y10, Y1
+	VPBROADCASTD constantsAVX2<>+20(SB), Y9
+	VPSUBD       Y0, Y9, Y9
+	VMULPS       Y9, Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y1, Y9
+	VPCMPEQD     Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y1, Y1
+	VPABSD       Y3, Y0
+	VBROADCASTSS most+96(FP), Y9
+	VPMINUD      Y9, Y0, Y9
+	VPXOR        Y0, Y9, Y9
+	VPOR         Y9, Y8, Y8
+	VCVTDQ2PS    Y3, Y9
+	VCVTTPS2DQ   Y9, Y0
+	VPCMPEQD     Y3, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y3
+	VPANDN       Y3, Y0, Y0
+	VPOR         Y0, Y9, Y3
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y2, Y0, Y0
+	VMULPS       Y0, Y3, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y3, Y3
+	VPABSD       Y5, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y5, Y2
+	VCVTTPS2DQ   Y2, Y0
+	VPCMPEQD     Y5, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y5
+	VPANDN       Y5, Y0, Y0
+	VPOR         Y0, Y2, Y5
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y4, Y0, Y0
+	VMULPS       Y0, Y5, Y5
+	VCVTPS2PH    $0x00, Y5, X5
+	VCVTPH2PS    X5, Y5
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y5, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y5, Y5
+	VPABSD       Y7, Y0
+	VBROADCASTSS most+96(FP), Y2
+	VPMINUD      Y2, Y0, Y2
+	VPXOR        Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VCVTDQ2PS    Y7, Y2
+	VCVTTPS2DQ   Y2, Y0
+	VPCMPEQD     Y7, Y0, Y0
+	VPBROADCASTD constantsAVX2<>+48(SB), Y4
+	VPANDN       Y4, Y0, Y0
+	VPOR         Y0, Y2, Y7
+	VPBROADCASTD constantsAVX2<>+20(SB), Y0
+	VPSUBD       Y6, Y0, Y0
+	VMULPS       Y0, Y7, Y7
+	VCVTPS2PH    $0x00, Y7, X7
+	VCVTPH2PS    X7, Y7
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y7, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VPXOR        Y0, Y0, Y0
+	VADDPS       Y0, Y7, Y7
+	DECQ         R13
+	JNZ          step
+	LDMXCSR      8(SP)
+	VADDPS       (AX), Y1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y1, Y2
+	VPCMPEQD     Y0, Y2, Y2
+	VPOR         Y2, Y8, Y8
+	VMOVUPS      Y1, (AX)
+	VADDPS       32(AX), Y3, Y3
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y3, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y3, 32(AX)
+	VADDPS       256(AX), Y5, Y5
+	VCVTPS2PH    $0x00, Y5, X5
+	VCVTPH2PS    X5, Y5
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y5, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y5, 256(AX)
+	VADDPS       288(AX), Y7, Y7
+	VCVTPS2PH    $0x00, Y7, X7
+	VCVTPH2PS    X7, Y7
+	VPBROADCASTD constantsAVX2<>+40(SB), Y0
+	VPAND        Y0, Y7, Y1
+	VPCMPEQD     Y0, Y1, Y1
+	VPOR         Y1, Y8, Y8
+	VMOVUPS      Y7, 288(AX)
+	LDMXCSR      12(SP)
+	DECQ         R12
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(BX*2), CX
+	LEAQ         (DX)(SI*2), DX
+	SUBQ         $0x02, DI
+	JNZ          rows
+	LDMXCSR      8(SP)
+	VPXOR        Y0, Y0, Y0
+	VPCMPEQD     Y0, Y8, Y8
+	VMOVMSKPS    Y8, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+104(FP)
+	VZEROUPPER
+	RET

@@ -57,3 +57,33 @@ func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, a
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
 func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// laneExponentsAVX2 is laneExponents.
+func laneExponentsAVX2(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+
+// rowExponentsAVX2 is rowExponents.
+func rowExponentsAVX2(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
+
+// dotTileAVX2 is dotTile of the same kind for 16 columns.
+func dotTileAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotLanesAVX2 is dotLanes of the same kind for 16 lanes.
+func dotLanesAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotTileSeparateAVX2 is dotTile of the same kind for 16 columns.
+func dotTileSeparateAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotLanesSeparateAVX2 is dotLanes of the same kind for 16 lanes.
+func dotLanesSeparateAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotTileHalfAVX2 is dotTile of the same kind for 16 columns.
+func dotTileHalfAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotLanesHalfAVX2 is dotLanes of the same kind for 16 lanes.
+func dotLanesHalfAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotTileHalfSeparateAVX2 is dotTile of the same kind for 16 columns.
+func dotTileHalfSeparateAVX2(acc *float32, a *float32, ae *int32, b *float32, be *int32, stride int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotLanesHalfSeparateAVX2 is dotLanes of the same kind for 16 lanes.
+func dotLanesHalfSeparateAVX2(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32

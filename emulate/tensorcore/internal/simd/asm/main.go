@@ -1,4 +1,4 @@
-// Command asm generates the AVX-512 kernels of package simd.
+// Command asm generates the kernels of package simd.
 package main
 
 import (
@@ -19,6 +19,7 @@ func main() {
 	dotLanes("dotLanesSeparate", false, true)
 	dotLanes("dotLanesHalf", true, false)
 	dotLanes("dotLanesHalfSeparate", true, true)
+	avx2()
 	Generate()
 }
 
