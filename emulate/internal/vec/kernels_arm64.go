@@ -128,7 +128,25 @@ func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32
 	return encodeFP16, decodeFP16
 }
 
-// partition needs AVX512.
+// partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
-	panic(unavailable)
+	_ = codes[len(list)*32-1]
+	var mask [32]uint8
+	for i := range mask {
+		mask[i] = -uint8(keys >> i & 1)
+	}
+	partition((*uint8)(unsafe.Pointer(&list[0])), &codes[0], &mask[0], &places[0], len(list), limit)
 }
+
+// places holds, for each byte, the places of its bits, one in a byte, from the lowest on.
+var places = func() (t [256]uint64) {
+	for b := range t {
+		for bit, n := 0, 0; bit < 8; bit++ {
+			if b>>bit&1 != 0 {
+				t[b] |= uint64(bit) << n
+				n += 8
+			}
+		}
+	}
+	return t
+}()

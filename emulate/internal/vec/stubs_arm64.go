@@ -219,6 +219,12 @@ func extremes(hi *float32, lo *float32, x *float32, rows int, groups int)
 //go:noescape
 func addMeans(sum *float64, comp *float64, x *float32, rows int, groups int)
 
+// partition fills a channelKeys for each channel from those of its 32 codes whose bytes of mask are set. Codes whose magnitude is
+// limit or more are bad. table has the places of the bits of each byte, in order.
+//
+//go:noescape
+func partition(list *uint8, codes *uint8, mask *uint8, table *uint64, channels int, limit uint32)
+
 // laneTops is that of amd64.
 //
 //go:noescape

@@ -386,7 +386,7 @@ func (v *Values) partition(level Level, list []channelKeys, first, base int) {
 	switch {
 	case v.wide != nil:
 		v.partitionWide(list, keyOf[:v.unit.Step], from)
-	case level == AVX512:
+	case level == AVX512 || level == NEON:
 		level.partition(list, v.codes[from:], mask, v.format.limit)
 	default:
 		for c := range list {

@@ -343,3 +343,48 @@ func FuzzDot(f *testing.F) {
 		newDotCase(t, int(unit)%len(units), 4, next, next).check(t)
 	})
 }
+
+// TestPartition holds the index of V by sign to the portable one, with codes of all kinds in
+// steps of every unit of FP8.
+func TestPartition(t *testing.T) {
+	r := rand.New(rand.NewPCG(31, 1))
+	const dim, keys = 5, 128
+	for _, l := range levels(t) {
+		for round := range 60 {
+			f := []*ValueFormat{e4m3Format(), e5m2Format()}[round%2]
+			for _, u := range []Unit{{Step: 32}, {Step: 16}, {Kind: Split, Step: 16}} {
+				v := NewValues(f, dim, keys, 64, u)
+				for key := range keys {
+					for c := range dim {
+						code := uint16(r.IntN(256))
+						switch {
+						case round%3 == 0 && !f.finite[code], round%3 == 1 && r.IntN(2) == 0:
+							code &= 0x80 // a zero
+						case round == 5:
+							code = 0x81
+						}
+						v.Put(c, key, code)
+					}
+				}
+				for first := 0; first < keys; first += u.Step {
+					got, want := make([]channelKeys, dim), make([]channelKeys, dim)
+					v.partition(Portable, want, first, u.base(first))
+					v.partition(l, got, first, u.base(first))
+					for c, w := range want {
+						g := &got[c]
+						if (g.bad != 0) != (w.bad != 0) {
+							t.Fatalf("%s: step at %d, channel %d: bad %d, want %d", l, first, c, g.bad, w.bad)
+						}
+						if w.bad != 0 {
+							continue // setApart makes the lists
+						}
+						if !slices.Equal(g.posKeys[:g.pos], w.posKeys[:w.pos]) || !slices.Equal(g.negKeys[:g.neg], w.negKeys[:w.neg]) {
+							t.Fatalf("%s: step at %d, channel %d: %v, %v, want %v, %v", l, first, c,
+								g.posKeys[:g.pos], g.negKeys[:g.neg], w.posKeys[:w.pos], w.negKeys[:w.neg])
+						}
+					}
+				}
+			}
+		}
+	}
+}

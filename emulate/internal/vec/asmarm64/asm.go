@@ -64,7 +64,7 @@ func (a *asm) word(code uint32, format string, args ...any) {
 
 // native are the instructions of two sources that Go's assembler has.
 var native = map[string]string{
-	"add": "VADD", "sub": "VSUB", "and": "VAND", "orr": "VORR", "eor": "VEOR", "umax": "VUMAX", "cmeq": "VCMEQ", "cmtst": "VCMTST",
+	"add": "VADD", "addp": "VADDP", "sub": "VSUB", "and": "VAND", "orr": "VORR", "eor": "VEOR", "umax": "VUMAX", "cmeq": "VCMEQ", "cmtst": "VCMTST",
 	"bit": "VBIT", "bif": "VBIF", "bsl": "VBSL", "zip1": "VZIP1", "zip2": "VZIP2", "uzp1": "VUZP1", "uzp2": "VUZP2", "trn1": "VTRN1", "trn2": "VTRN2",
 }
 

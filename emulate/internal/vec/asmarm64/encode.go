@@ -19,7 +19,7 @@ var three = map[string]uint32{
 	"mul.4s": 0x4ea09c00, "mla.4s": 0x4ea09400, "ushl.16b": 0x6e204400, "bic.16b": 0x4e601c00, "orn.16b": 0x4ee01c00, "udot.4s": 0x6e809400,
 	"fadd.2d": 0x4e60d400, "fsub.2d": 0x4ee0d400, "fmul.2d": 0x6e60dc00,
 	"fcmeq.2d": 0x4e60e400, "fcmgt.2d": 0x6ee0e400, "facge.2d": 0x6e60ec00, "cmgt.2d": 0x4ee03400,
-	"smax.8h": 0x4e606400, "saddl.2d": 0x0ea00000, "saddl2.2d": 0x4ea00000,
+	"cmhs.16b": 0x6e203c00, "cmgt.16b": 0x4e203400, "smax.8h": 0x4e606400, "saddl.2d": 0x0ea00000, "saddl2.2d": 0x4ea00000,
 }
 
 // two are the instructions of one source: Rn at 5 and Rd at 0. Those that narrow write
@@ -30,7 +30,7 @@ var two = map[string]uint32{
 	"xtn.4h": 0x0e612800, "xtn.8b": 0x0e212800, "fcvtn.4h": 0x0e216800, "fcvtl.4s": 0x0e217800, "fcvtl2.4s": 0x4e217800, "fcvtn2.8h": 0x4e216800,
 	"fcvtl.2d": 0x0e617800, "fcvtl2.2d": 0x4e617800, "fcvtn.2s": 0x0e616800, "fcvtn2.4s": 0x4e616800,
 	"fcvtzs.2d": 0x4ee1b800, "cmeq0.2d": 0x4ee09800, "fneg.2d": 0x6ee0f800, "frintn.2d": 0x4e618800, "fmaxv.4s": 0x6e30f800,
-	"abs.4s": 0x4ea0b800, "sxtl.4s": 0x0f10a400, "sxtl2.4s": 0x4f10a400, "addv.4s": 0x4eb1b800,
+	"cnt.16b": 0x4e205800, "abs.4s": 0x4ea0b800, "sxtl.4s": 0x0f10a400, "sxtl2.4s": 0x4f10a400, "addv.4s": 0x4eb1b800,
 	"scvtf.2d": 0x4e61d800, "fcvtxn.2s": 0x2e616800, "fcvtxn2.4s": 0x6e616800,
 }
 

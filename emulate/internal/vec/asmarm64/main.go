@@ -83,5 +83,6 @@ func strips(a *asm) {
 	finite(a)
 	extremes(a)
 	addMeans(a)
+	partition(a)
 	steps(a)
 }
