@@ -5,7 +5,7 @@
 // The interpreter of this package (interpret.go) runs any valid description, stage by
 // stage, in pure Go: it is the definition. Where a description is, field by field, what
 // a vector path assumes, that path runs instead and gives the same bits (strip.go); of
-// most others each step of a tile is on vectors where there is AVX2 or AVX-512 (lanes.go).
+// most others each step of a tile is on vectors where there is AVX2, AVX-512 or NEON (lanes.go).
 //
 // [Attention] emulates a head in one call. Kernel, KV, Query and Workspace are its
 // parts, for heads that do not fit in memory and for many goroutines.

@@ -184,6 +184,16 @@ func testWeights(t *testing.T, l vec.Level) {
 	if ran < times(1000) {
 		t.Errorf("only %d strips had exponents in range", ran)
 	}
+	for x, want := range map[float32]bool{128: false, math.Nextafter32(128, 0): true, float32(math.NaN()): false} {
+		s, one := make([]float32, keys*vec.Rows), make([]float32, threads*vec.Rows)
+		for i := range one {
+			one[i] = 1
+		}
+		s[9*vec.Rows+3] = x
+		if got := l.Weights(s, one, make([]float32, len(one)), table, keys, vec.Flush, false, false); got != want {
+			t.Errorf("an exponent of %g: valid %v", x, got)
+		}
+	}
 }
 
 // TestRound: every value half way between two numbers of a format, and its neighbours.
