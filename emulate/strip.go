@@ -111,7 +111,7 @@ var (
 // prepareStrips finds out whether a kv head's blocks can run in strips, as long as
 // V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	if k.level.l == vec.Portable || !k.level.l.Has(k.vecUnit.Kind) || kv.in.Dim%4 != 0 {
+	if k.level.l == vec.Portable || kv.in.Dim%4 != 0 {
 		return
 	}
 	kv.strips = true

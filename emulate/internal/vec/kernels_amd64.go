@@ -132,15 +132,17 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return pick(l, rescale, rescaleAVX2)(&o[0], &factors[0], channels) == 0
 }
 
-// Has says whether the level has the kernels of a kind of unit.
-func (l Level) Has(k Kind) bool {
-	return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer)
+var avx2Wide = wideKernels{
+	exponentsSplit: exponentsSplitAVX2, exponentsOctet: exponentsOctetAVX2,
+	dot25:     [...]dotKernel{dot25AVX2, dot25HalfAVX2},
+	dot25FP16: [...]dotKernel{dot25FP16AVX2, dot25FP16HalfAVX2},
+	dot24FP16: [...]dotKernel{dot24FP16AVX2, dot24FP16HalfAVX2},
+	dotExact:  [...]exactKernel{dotExactAVX2, dotExactHalfAVX2},
+	addSums:   [...]addKernel{addSumsAVX2, addSumsHalfAVX2}, widen: widenAVX2,
+	encodeFP16: encodeFP16AVX2, decodeFP16: decodeFP16AVX2,
 }
 
-// fp16 returns the kernels of FP16's codes.
-func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32, decode func(dst *float32, codes *uint16, groups int)) {
-	return pick(l, encodeFP16, encodeFP16AVX2), pick(l, decodeFP16, decodeFP16AVX2)
-}
+func (l Level) wide() *wideKernels { return pick(l, &fullWide, &avx2Wide) }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {

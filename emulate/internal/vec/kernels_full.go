@@ -4,18 +4,50 @@ package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
-// This file calls the kernels that AVX512 and NEON have alike and AVX2 lacks.
+// This file calls the kernels that AVX512 and NEON have alike. AVX2 has those of wideKernels.
 
-// Passes of Values.Dot.
+// wideKernels are the passes of Values.Dot for other units than those of 13 fraction bits, and the
+// kernels of FP16's codes.
+type wideKernels struct {
+	exponentsSplit, exponentsOctet func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)
+	// By whether sums are FP16.
+	dot25, dot25FP16, dot24FP16 [2]dotKernel
+	dotExact                    [2]exactKernel
+	addSums                     [2]addKernel
+	widen                       func(dst *float64, src *uint16, groups int)
+	encodeFP16                  func(codes *uint16, x *float32, groups int) uint32
+	decodeFP16                  func(dst *float32, codes *uint16, groups int)
+}
+
+type (
+	dotKernel   = func(acc *float32, records, codes *uint8, values *float64, p *float32, e *uint8, channels, stride int, bias uint64) uint32
+	exactKernel = func(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+	addKernel   = func(acc, sums *float32, channels int) uint32
+)
+
+var fullWide = wideKernels{
+	exponentsSplit: exponentsSplit, exponentsOctet: exponentsOctet,
+	dot25: [...]dotKernel{dot25, dot25Half}, dot25FP16: [...]dotKernel{dot25FP16, dot25FP16Half}, dot24FP16: [...]dotKernel{dot24FP16, dot24FP16Half},
+	dotExact: [...]exactKernel{dotExact, dotExactHalf}, addSums: [...]addKernel{addSums, addSumsHalf}, widen: widen,
+	encodeFP16: encodeFP16, decodeFP16: decodeFP16,
+}
+
+// index is 1 for FP16 sums.
+func index(half bool) int {
+	if half {
+		return 1
+	}
+	return 0
+}
 
 func (l Level) exponentSplitPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
 	_, _, _ = e[channels*Rows-1], pe[24*Rows-1], codes[(channels-1)*32+23]
-	exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
+	l.wide().exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
 }
 
 func (l Level) exponentOctetPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
 	_, _, _ = e[channels*Rows-1], pe[12*Rows-1], codes[(channels-1)*32+11]
-	exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
+	l.wide().exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
 }
 
 // widePass is dotPass in FP64. values are those of the codes or, with FP16, a matrix
@@ -27,41 +59,30 @@ func (l Level) widePass(acc []float32, records, codes []uint8, values []float64,
 	} else {
 		_ = values[255]
 	}
-	f := dot25
-	switch {
-	case u.Kind == Split && u.Half:
-		f = dot25Half
-	case u.Kind == Truncated25 && u.Half:
-		f = dot25FP16Half
-	case u.Kind == Truncated25:
-		f = dot25FP16
-	case u.Kind == Truncated24 && u.Half:
-		f = dot24FP16Half
-	case u.Kind == Truncated24:
-		f = dot24FP16
+	w := l.wide()
+	f := w.dot25
+	switch u.Kind {
+	case Truncated25:
+		f = w.dot25FP16
+	case Truncated24:
+		f = w.dot24FP16
 	}
-	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
+	return f[index(u.Half)](&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
 }
 
 func (l Level) exactPass(acc []float32, codes []uint8, values *[256]float64, p []float32, channels int, half bool) bool {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
-	if half {
-		return dotExactHalf(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
-	}
-	return dotExact(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
+	return l.wide().dotExact[index(half)](&acc[0], &codes[0], &values[0], &p[0], channels) == 0
 }
 
 func (l Level) addPass(acc, sums []float32, channels int, half bool) bool {
 	_, _ = acc[channels*Rows-1], sums[channels*Rows-1]
-	if half {
-		return addSumsHalf(&acc[0], &sums[0], channels) == 0
-	}
-	return addSums(&acc[0], &sums[0], channels) == 0
+	return l.wide().addSums[index(half)](&acc[0], &sums[0], channels) == 0
 }
 
 func (l Level) widen(dst []float64, src []uint16) {
 	_ = src[len(dst)-1]
-	widen(&dst[0], &src[0], len(dst)/32)
+	l.wide().widen(&dst[0], &src[0], len(dst)/32)
 }
 
 // Encode writes the codes of rows of V, len(mean) channels, a multiple of 16: x minus
@@ -168,15 +189,13 @@ func (l Level) EncodeFP16(codes []uint16, x []float32) bool {
 		return true
 	}
 	_ = codes[len(x)-1]
-	encode, _ := l.fp16()
-	return encode(&codes[0], &x[0], len(x)/16) == 0
+	return l.wide().encodeFP16(&codes[0], &x[0], len(x)/16) == 0
 }
 
 // DecodeFP16 writes the values of codes, a multiple of 16.
 func (l Level) DecodeFP16(dst []float32, codes []uint16) {
 	if len(codes) > 0 {
 		_ = dst[len(codes)-1]
-		_, decode := l.fp16()
-		decode(&dst[0], &codes[0], len(codes)/16)
+		l.wide().decodeFP16(&dst[0], &codes[0], len(codes)/16)
 	}
 }

@@ -102,9 +102,6 @@ func (l Level) Extremes(hi, lo, x []float32) { panic(unavailable) }
 // AddMeans needs a vector level.
 func (l Level) AddMeans(sum, comp []float64, x []float32) { panic(unavailable) }
 
-// Has reports false.
-func (l Level) Has(k Kind) bool { return false }
-
 // Narrow reports true.
 func (l Level) Narrow() bool { return true }
 

@@ -376,3 +376,42 @@ func laneJoinFactorAVX2(o *float32, tile *float32, alpha *float32, factor *float
 
 // rescaleAVX2 is rescale.
 func rescaleAVX2(o *float32, factors *float32, channels int) uint32
+
+// exponentsSplitAVX2 is exponentsSplit.
+func exponentsSplitAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// exponentsOctetAVX2 is exponentsOctet.
+func exponentsOctetAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// dot25AVX2 is dot25.
+func dot25AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16AVX2 is dot25FP16.
+func dot25FP16AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16AVX2 is dot24FP16.
+func dot24FP16AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dotExactAVX2 is dotExact.
+func dotExactAVX2(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// addSumsAVX2 is addSums.
+func addSumsAVX2(acc *float32, sums *float32, channels int) uint32
+
+// dot25HalfAVX2 is dot25Half.
+func dot25HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16HalfAVX2 is dot25FP16Half.
+func dot25FP16HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16HalfAVX2 is dot24FP16Half.
+func dot24FP16HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dotExactHalfAVX2 is dotExactHalf.
+func dotExactHalfAVX2(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// addSumsHalfAVX2 is addSumsHalf.
+func addSumsHalfAVX2(acc *float32, sums *float32, channels int) uint32
+
+// widenAVX2 is widen.
+func widenAVX2(dst *float64, src *uint16, groups int)

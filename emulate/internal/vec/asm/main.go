@@ -75,6 +75,7 @@ func main() {
 	lanes()
 	avx2()
 	lanesAVX2()
+	wideAVX2()
 	Generate()
 }
 
