@@ -377,7 +377,7 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 	if mean == nil {
 		mean = ss.zeros
 	}
-	if ordinary && !k.level.l.Narrow() {
+	if ordinary {
 		o := ss.slots[0].tile
 		copy(o, st.o)
 		done := k.level.l.Finish(kv.in.DType, o, &inverse, kv.vScale, mean)

@@ -132,27 +132,28 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return pick(l, rescale, rescaleAVX2)(&o[0], &factors[0], channels) == 0
 }
 
-var avx2Wide = wideKernels{
-	exponentsSplit: exponentsSplitAVX2, exponentsOctet: exponentsOctetAVX2,
-	dot25:     [...]dotKernel{dot25AVX2, dot25HalfAVX2},
-	dot25FP16: [...]dotKernel{dot25FP16AVX2, dot25FP16HalfAVX2},
-	dot24FP16: [...]dotKernel{dot24FP16AVX2, dot24FP16HalfAVX2},
-	dotExact:  [...]exactKernel{dotExactAVX2, dotExactHalfAVX2},
-	addSums:   [...]addKernel{addSumsAVX2, addSumsHalfAVX2}, widen: widenAVX2,
-	encodeFP16: encodeFP16AVX2, decodeFP16: decodeFP16AVX2,
-}
+var avx2 = func() (k kernels) {
+	k.exponentsSplit, k.exponentsOctet = exponentsSplitAVX2, exponentsOctetAVX2
+	k.dot25[0], k.dot25FP16[0], k.dot24FP16[0] = dot25AVX2, dot25FP16AVX2, dot24FP16AVX2
+	k.dot25[1], k.dot25FP16[1], k.dot24FP16[1] = dot25HalfAVX2, dot25FP16HalfAVX2, dot24FP16HalfAVX2
+	k.dotExact[0], k.addSums[0] = dotExactAVX2, addSumsAVX2
+	k.dotExact[1], k.addSums[1] = dotExactHalfAVX2, addSumsHalfAVX2
+	k.widen, k.encodeFP16, k.decodeFP16 = widenAVX2, encodeFP16AVX2, decodeFP16AVX2
+	k.finish[0], k.finish[1], k.finish[2] = finishFP16AVX2, finishBF16AVX2, finishFP32AVX2
+	k.subtract[0], k.subtract[1], k.subtract[2] = subtractFP16AVX2, subtractBF16AVX2, subtractFP32AVX2
+	k.quantize[MultiplyAway], k.quantize[MultiplyEven], k.quantize[DivideEven] = quantizeAwayAVX2, quantizeEvenAVX2, quantizeDivideAVX2
+	k.encode[0], k.encode[1], k.encode[2], k.encode[3] = encodeE4M3FusedAVX2, encodeE4M3PaperAVX2, encodeE5M2FusedAVX2, encodeE5M2PaperAVX2
+	k.absMax, k.finite, k.extremes, k.addMeans = absMaxAVX2, finiteAVX2, extremesAVX2, addMeansAVX2
+	return k
+}()
 
-func (l Level) wide() *wideKernels { return pick(l, &fullWide, &avx2Wide) }
+func (l Level) kernels() *kernels { return pick(l, &full, &avx2) }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
 	_ = codes[len(list)*32-1]
 	partition((*uint8)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
 }
-
-// Narrow says which kernels a level below AVX512 lacks: those of Finish,
-// AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
-func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
 // multiply-adds in order of the channel, for len(out) keys, a multiple of 16,

@@ -110,11 +110,7 @@ func (l Level) MeanDots(out, x, mean, q []float32) bool {
 	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/4, len(q)) == 0
 }
 
-// Narrow says that a level lacks the kernels of Finish, AbsMax, Subtract, Quantize, Encode,
-// Finite, Extremes and AddMeans, as Portable does.
-func (l Level) Narrow() bool { return l == Portable }
-
-func (l Level) wide() *wideKernels { return &fullWide }
+func (l Level) kernels() *kernels { return &full }
 
 // partition needs AVX512.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {

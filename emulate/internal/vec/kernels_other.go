@@ -102,9 +102,6 @@ func (l Level) Extremes(hi, lo, x []float32) { panic(unavailable) }
 // AddMeans needs a vector level.
 func (l Level) AddMeans(sum, comp []float64, x []float32) { panic(unavailable) }
 
-// Narrow reports true.
-func (l Level) Narrow() bool { return true }
-
 // EncodeFP16 needs a vector level.
 func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }
 

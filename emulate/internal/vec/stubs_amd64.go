@@ -415,3 +415,54 @@ func addSumsHalfAVX2(acc *float32, sums *float32, channels int) uint32
 
 // widenAVX2 is widen.
 func widenAVX2(dst *float64, src *uint16, groups int)
+
+// subtractFP16AVX2 is subtractFP16.
+func subtractFP16AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishFP16AVX2 is finishFP16.
+func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// subtractBF16AVX2 is subtractBF16.
+func subtractBF16AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishBF16AVX2 is finishBF16.
+func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// subtractFP32AVX2 is subtractFP32.
+func subtractFP32AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishFP32AVX2 is finishFP32.
+func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// absMaxAVX2 is absMax.
+func absMaxAVX2(x *float32, m float32, groups int) float32
+
+// quantizeAwayAVX2 is quantizeAway.
+func quantizeAwayAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeEvenAVX2 is quantizeEven.
+func quantizeEvenAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeDivideAVX2 is quantizeDivide.
+func quantizeDivideAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// encodeE4M3FusedAVX2 is encodeE4M3Fused.
+func encodeE4M3FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE4M3PaperAVX2 is encodeE4M3Paper.
+func encodeE4M3PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2FusedAVX2 is encodeE5M2Fused.
+func encodeE5M2FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2PaperAVX2 is encodeE5M2Paper.
+func encodeE5M2PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// finiteAVX2 is finite.
+func finiteAVX2(x *float32, groups int) uint32
+
+// extremesAVX2 is extremes.
+func extremesAVX2(hi *float32, lo *float32, x *float32, rows int, groups int)
+
+// addMeansAVX2 is addMeans.
+func addMeansAVX2(sum *float64, comp *float64, x *float32, rows int, groups int)

@@ -24914,3 +24914,1823 @@ group:
 	JNZ       group
 	VZEROUPPER
 	RET
+
+DATA quantConstantsAVX2<>+0(SB)/4, $0x01000000
+DATA quantConstantsAVX2<>+4(SB)/4, $0x7f800000
+DATA quantConstantsAVX2<>+8(SB)/4, $0x00000001
+DATA quantConstantsAVX2<>+12(SB)/4, $0x00007fff
+DATA quantConstantsAVX2<>+16(SB)/4, $0xffff0000
+DATA quantConstantsAVX2<>+20(SB)/4, $0x7fffffff
+DATA quantConstantsAVX2<>+24(SB)/4, $0x48000000
+DATA quantConstantsAVX2<>+28(SB)/4, $0x80000000
+DATA quantConstantsAVX2<>+32(SB)/4, $0x3f000000
+DATA quantConstantsAVX2<>+36(SB)/4, $0x43e00000
+DATA quantConstantsAVX2<>+40(SB)/4, $0x3c800000
+DATA quantConstantsAVX2<>+44(SB)/4, $0x0007ffff
+DATA quantConstantsAVX2<>+48(SB)/4, $0x000003c0
+DATA quantConstantsAVX2<>+52(SB)/4, $0x46800000
+DATA quantConstantsAVX2<>+56(SB)/4, $0x0000000f
+DATA quantConstantsAVX2<>+60(SB)/4, $0x47600000
+DATA quantConstantsAVX2<>+64(SB)/4, $0x38800000
+DATA quantConstantsAVX2<>+68(SB)/4, $0x000fffff
+DATA quantConstantsAVX2<>+72(SB)/4, $0x000001c0
+DATA quantConstantsAVX2<>+76(SB)/4, $0x43000000
+DATA quantConstantsAVX2<>+80(SB)/4, $0x00000007
+GLOBL quantConstantsAVX2<>(SB), RODATA|NOPTR, $84
+
+// func subtractFP16AVX2(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX, F16C
+TEXT ·subtractFP16AVX2(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS   (AX), Y0
+	VSUBPS    (SI), Y0, Y0
+	VCVTPS2PH $0x00, Y0, X0
+	VCVTPH2PS X0, Y0
+	VMOVUPS   Y0, (AX)
+	VMOVUPS   32(AX), Y0
+	VSUBPS    32(SI), Y0, Y0
+	VCVTPS2PH $0x00, Y0, X0
+	VCVTPH2PS X0, Y0
+	VMOVUPS   Y0, 32(AX)
+	ADDQ      $0x40, AX
+	ADDQ      $0x40, SI
+	DECQ      DI
+	JNZ       group
+	DECQ      DX
+	JNZ       row
+	VZEROUPPER
+	RET
+
+// func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·finishFP16AVX2(SB), NOSPLIT, $0-44
+	MOVQ  o+0(FP), AX
+	MOVQ  inverse+8(FP), CX
+	MOVQ  scale+16(FP), DX
+	MOVQ  mean+24(FP), BX
+	MOVQ  channels+32(FP), SI
+	VPXOR Y0, Y0, Y0
+
+channel:
+	VPBROADCASTD (DX), Y1
+	VPBROADCASTD (BX), Y2
+	VMOVUPS      (CX), Y3
+	VMULPS       (AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, (AX)
+	VMOVUPS      32(CX), Y3
+	VMULPS       32(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      64(CX), Y3
+	VMULPS       64(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 64(AX)
+	VMOVUPS      96(CX), Y3
+	VMULPS       96(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 96(AX)
+	VMOVUPS      128(CX), Y3
+	VMULPS       128(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 128(AX)
+	VMOVUPS      160(CX), Y3
+	VMULPS       160(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 160(AX)
+	VMOVUPS      192(CX), Y3
+	VMULPS       192(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      224(CX), Y3
+	VMULPS       224(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VCVTPS2PH    $0x00, Y3, X3
+	VCVTPH2PS    X3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y3, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          channel
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func subtractBF16AVX2(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX, AVX2
+TEXT ·subtractBF16AVX2(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS      (AX), Y0
+	VSUBPS       (SI), Y0, Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y2
+	VPAND        Y2, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y2
+	VPADDD       Y2, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y1
+	VPAND        Y1, Y0, Y0
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      32(AX), Y0
+	VSUBPS       32(SI), Y0, Y0
+	VPSRLD       $0x10, Y0, Y1
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y2
+	VPAND        Y2, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y2
+	VPADDD       Y2, Y1, Y1
+	VPADDD       Y1, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y1
+	VPAND        Y1, Y0, Y0
+	VMOVUPS      Y0, 32(AX)
+	ADDQ         $0x40, AX
+	ADDQ         $0x40, SI
+	DECQ         DI
+	JNZ          group
+	DECQ         DX
+	JNZ          row
+	VZEROUPPER
+	RET
+
+// func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·finishBF16AVX2(SB), NOSPLIT, $0-44
+	MOVQ  o+0(FP), AX
+	MOVQ  inverse+8(FP), CX
+	MOVQ  scale+16(FP), DX
+	MOVQ  mean+24(FP), BX
+	MOVQ  channels+32(FP), SI
+	VPXOR Y0, Y0, Y0
+
+channel:
+	VPBROADCASTD (DX), Y1
+	VPBROADCASTD (BX), Y2
+	VMOVUPS      (CX), Y3
+	VMULPS       (AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, (AX)
+	VMOVUPS      32(CX), Y3
+	VMULPS       32(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      64(CX), Y3
+	VMULPS       64(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 64(AX)
+	VMOVUPS      96(CX), Y3
+	VMULPS       96(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 96(AX)
+	VMOVUPS      128(CX), Y3
+	VMULPS       128(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 128(AX)
+	VMOVUPS      160(CX), Y3
+	VMULPS       160(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 160(AX)
+	VMOVUPS      192(CX), Y3
+	VMULPS       192(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VPSRLD       $0x10, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y5
+	VPADDD       Y5, Y4, Y4
+	VPADDD       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y4
+	VPAND        Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      224(CX), Y3
+	VMULPS       224(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x10, Y3, Y1
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y2
+	VPAND        Y2, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+12(SB), Y2
+	VPADDD       Y2, Y1, Y1
+	VPADDD       Y1, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+16(SB), Y1
+	VPAND        Y1, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y3, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          channel
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func subtractFP32AVX2(x *float32, mean *float32, rows int, groups int)
+// Requires: AVX
+TEXT ·subtractFP32AVX2(SB), NOSPLIT, $0-32
+	MOVQ x+0(FP), AX
+	MOVQ mean+8(FP), CX
+	MOVQ rows+16(FP), DX
+	MOVQ groups+24(FP), BX
+
+row:
+	MOVQ CX, SI
+	MOVQ BX, DI
+
+group:
+	VMOVUPS (AX), Y0
+	VSUBPS  (SI), Y0, Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(AX), Y0
+	VSUBPS  32(SI), Y0, Y0
+	VMOVUPS Y0, 32(AX)
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, SI
+	DECQ    DI
+	JNZ     group
+	DECQ    DX
+	JNZ     row
+	VZEROUPPER
+	RET
+
+// func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·finishFP32AVX2(SB), NOSPLIT, $0-44
+	MOVQ  o+0(FP), AX
+	MOVQ  inverse+8(FP), CX
+	MOVQ  scale+16(FP), DX
+	MOVQ  mean+24(FP), BX
+	MOVQ  channels+32(FP), SI
+	VPXOR Y0, Y0, Y0
+
+channel:
+	VPBROADCASTD (DX), Y1
+	VPBROADCASTD (BX), Y2
+	VMOVUPS      (CX), Y3
+	VMULPS       (AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, (AX)
+	VMOVUPS      32(CX), Y3
+	VMULPS       32(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 32(AX)
+	VMOVUPS      64(CX), Y3
+	VMULPS       64(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 64(AX)
+	VMOVUPS      96(CX), Y3
+	VMULPS       96(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 96(AX)
+	VMOVUPS      128(CX), Y3
+	VMULPS       128(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 128(AX)
+	VMOVUPS      160(CX), Y3
+	VMULPS       160(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 160(AX)
+	VMOVUPS      192(CX), Y3
+	VMULPS       192(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y5
+	VPCMPEQD     Y4, Y5, Y5
+	VPOR         Y5, Y0, Y0
+	VMOVUPS      Y3, 192(AX)
+	VMOVUPS      224(CX), Y3
+	VMULPS       224(AX), Y3, Y3
+	VPADDD       Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPOR         Y4, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VFMADD213PS  Y2, Y1, Y3
+	VPADDD       Y3, Y3, Y1
+	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPOR         Y1, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y1
+	VPXOR        Y2, Y2, Y2
+	VPCMPEQD     Y2, Y1, Y1
+	VPSRLD       $0x01, Y1, Y1
+	VPANDN       Y3, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+	VPAND        Y3, Y1, Y2
+	VPCMPEQD     Y1, Y2, Y2
+	VPOR         Y2, Y0, Y0
+	VMOVUPS      Y3, 224(AX)
+	ADDQ         $0x00000100, AX
+	ADDQ         $0x04, DX
+	ADDQ         $0x04, BX
+	DECQ         SI
+	JNZ          channel
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
+// func absMaxAVX2(x *float32, m float32, groups int) float32
+// Requires: AVX, AVX2, SSE
+TEXT ·absMaxAVX2(SB), NOSPLIT, $0-28
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+16(FP), CX
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y0
+	VBROADCASTSS m+8(FP), Y2
+	VBROADCASTSS m+8(FP), Y3
+
+group:
+	VPAND        (AX), Y0, Y1
+	VMAXPS       Y2, Y1, Y2
+	VPAND        32(AX), Y0, Y1
+	VMAXPS       Y3, Y1, Y3
+	ADDQ         $0x40, AX
+	DECQ         CX
+	JNZ          group
+	VMAXPS       Y3, Y2, Y2
+	VEXTRACTF128 $0x01, Y2, X1
+	VMAXPS       X1, X2, X2
+	VPSHUFD      $0x4e, X2, X1
+	VMAXPS       X1, X2, X2
+	VPSHUFD      $0xb1, X2, X1
+	VMAXPS       X1, X2, X2
+	MOVSS        X2, ret+24(FP)
+	VZEROUPPER
+	RET
+
+// func quantizeAwayAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX2
+TEXT ·quantizeAwayAVX2(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Y0
+	VBROADCASTSS limit+20(FP), Y1
+	VBROADCASTSS least+24(FP), Y2
+
+group:
+	VMOVUPS      (CX), Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VMULPS       Y0, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VCMPPS       $0x07, Y3, Y3, Y5
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y4
+	VMINPS       Y4, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+28(SB), Y4
+	VPAND        Y4, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+32(SB), Y6
+	VPOR         Y6, Y4, Y4
+	VADDPS       Y4, Y3, Y3
+	VCVTTPS2DQ   Y3, Y3
+	VPMINSD      Y1, Y3, Y3
+	VPMAXSD      Y2, Y3, Y3
+	VPAND        Y5, Y3, Y3
+	VMOVUPS      32(CX), Y4
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VMULPS       Y0, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VCMPPS       $0x07, Y4, Y4, Y6
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y5
+	VMINPS       Y5, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+28(SB), Y5
+	VPAND        Y5, Y4, Y5
+	VPBROADCASTD quantConstantsAVX2<>+32(SB), Y7
+	VPOR         Y7, Y5, Y5
+	VADDPS       Y5, Y4, Y4
+	VCVTTPS2DQ   Y4, Y4
+	VPMINSD      Y1, Y4, Y4
+	VPMAXSD      Y2, Y4, Y4
+	VPAND        Y6, Y4, Y4
+	VPACKSSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKSSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	DECQ         DX
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func quantizeEvenAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX2
+TEXT ·quantizeEvenAVX2(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Y0
+	VBROADCASTSS limit+20(FP), Y1
+	VBROADCASTSS least+24(FP), Y2
+
+group:
+	VMOVUPS      (CX), Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VMULPS       Y0, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y4
+	VPAND        Y3, Y4, Y4
+	VPXOR        Y5, Y5, Y5
+	VPCMPEQD     Y5, Y4, Y4
+	VPSRLD       $0x01, Y4, Y4
+	VPANDN       Y3, Y4, Y3
+	VCMPPS       $0x07, Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y5
+	VMINPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPMINSD      Y1, Y3, Y3
+	VPMAXSD      Y2, Y3, Y3
+	VPAND        Y4, Y3, Y3
+	VMOVUPS      32(CX), Y4
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VMULPS       Y0, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y5
+	VPAND        Y4, Y5, Y5
+	VPXOR        Y6, Y6, Y6
+	VPCMPEQD     Y6, Y5, Y5
+	VPSRLD       $0x01, Y5, Y5
+	VPANDN       Y4, Y5, Y4
+	VCMPPS       $0x07, Y4, Y4, Y5
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y6
+	VMINPS       Y6, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPMINSD      Y1, Y4, Y4
+	VPMAXSD      Y2, Y4, Y4
+	VPAND        Y5, Y4, Y4
+	VPACKSSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKSSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	DECQ         DX
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func quantizeDivideAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+// Requires: AVX, AVX2
+TEXT ·quantizeDivideAVX2(SB), NOSPLIT, $0-40
+	MOVQ         codes+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+32(FP), DX
+	VBROADCASTSS factor+16(FP), Y0
+	VBROADCASTSS limit+20(FP), Y1
+	VBROADCASTSS least+24(FP), Y2
+
+group:
+	VMOVUPS      (CX), Y3
+	VDIVPS       Y0, Y3, Y3
+	VCMPPS       $0x07, Y3, Y3, Y4
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y5
+	VMINPS       Y5, Y3, Y3
+	VCVTPS2DQ    Y3, Y3
+	VPMINSD      Y1, Y3, Y3
+	VPMAXSD      Y2, Y3, Y3
+	VPAND        Y4, Y3, Y3
+	VMOVUPS      32(CX), Y4
+	VDIVPS       Y0, Y4, Y4
+	VCMPPS       $0x07, Y4, Y4, Y5
+	VPBROADCASTD quantConstantsAVX2<>+24(SB), Y6
+	VMINPS       Y6, Y4, Y4
+	VCVTPS2DQ    Y4, Y4
+	VPMINSD      Y1, Y4, Y4
+	VPMAXSD      Y2, Y4, Y4
+	VPAND        Y5, Y4, Y4
+	VPACKSSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKSSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x10, AX
+	DECQ         DX
+	JNZ          group
+	VZEROUPPER
+	RET
+
+// func encodeE4M3FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX2
+TEXT ·encodeE4M3FusedAVX2(SB), NOSPLIT, $0-52
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  mean+16(FP), DX
+	MOVQ  factor+24(FP), BX
+	MOVQ  rows+32(FP), SI
+	MOVQ  groups+40(FP), DI
+	VPXOR Y0, Y0, Y0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VSUBPS       (R8), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VMULPS       (R9), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+36(SB), Y3
+	VMINPS       Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+40(SB), Y3
+	VCMPPS       $0x01, Y3, Y1, Y4
+	VPSRLD       $0x14, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+44(SB), Y5
+	VPADDD       Y5, Y3, Y3
+	VPADDD       Y1, Y3, Y3
+	VPSRLD       $0x14, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+48(SB), Y5
+	VPSUBD       Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+52(SB), Y5
+	VADDPS       Y5, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+56(SB), Y5
+	VPAND        Y5, Y1, Y1
+	VPBLENDVB    Y4, Y1, Y3, Y3
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VMOVUPS      32(CX), Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VSUBPS       32(R8), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VMULPS       32(R9), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+36(SB), Y4
+	VMINPS       Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+40(SB), Y4
+	VCMPPS       $0x01, Y4, Y1, Y5
+	VPSRLD       $0x14, Y1, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y6
+	VPAND        Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+44(SB), Y6
+	VPADDD       Y6, Y4, Y4
+	VPADDD       Y1, Y4, Y4
+	VPSRLD       $0x14, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+48(SB), Y6
+	VPSUBD       Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+52(SB), Y6
+	VADDPS       Y6, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+56(SB), Y6
+	VPAND        Y6, Y1, Y1
+	VPBLENDVB    Y5, Y1, Y4, Y4
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VPACKUSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func encodeE4M3PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX2
+TEXT ·encodeE4M3PaperAVX2(SB), NOSPLIT, $0-52
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  mean+16(FP), DX
+	MOVQ  factor+24(FP), BX
+	MOVQ  rows+32(FP), SI
+	MOVQ  groups+40(FP), DI
+	VPXOR Y0, Y0, Y0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Y1
+	VSUBPS       (R8), Y1, Y1
+	VMOVUPS      (R9), Y2
+	VPXOR        Y3, Y3, Y3
+	VCMPPS       $0x04, Y3, Y2, Y3
+	VDIVPS       Y2, Y1, Y1
+	VPAND        Y3, Y1, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+36(SB), Y3
+	VMINPS       Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+40(SB), Y3
+	VCMPPS       $0x01, Y3, Y1, Y4
+	VPSRLD       $0x14, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+44(SB), Y5
+	VPADDD       Y5, Y3, Y3
+	VPADDD       Y1, Y3, Y3
+	VPSRLD       $0x14, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+48(SB), Y5
+	VPSUBD       Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+52(SB), Y5
+	VADDPS       Y5, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+56(SB), Y5
+	VPAND        Y5, Y1, Y1
+	VPBLENDVB    Y4, Y1, Y3, Y3
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VMOVUPS      32(CX), Y1
+	VSUBPS       32(R8), Y1, Y1
+	VMOVUPS      32(R9), Y2
+	VPXOR        Y4, Y4, Y4
+	VCMPPS       $0x04, Y4, Y2, Y4
+	VDIVPS       Y2, Y1, Y1
+	VPAND        Y4, Y1, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+36(SB), Y4
+	VMINPS       Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+40(SB), Y4
+	VCMPPS       $0x01, Y4, Y1, Y5
+	VPSRLD       $0x14, Y1, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y6
+	VPAND        Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+44(SB), Y6
+	VPADDD       Y6, Y4, Y4
+	VPADDD       Y1, Y4, Y4
+	VPSRLD       $0x14, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+48(SB), Y6
+	VPSUBD       Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+52(SB), Y6
+	VADDPS       Y6, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+56(SB), Y6
+	VPAND        Y6, Y1, Y1
+	VPBLENDVB    Y5, Y1, Y4, Y4
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VPACKUSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func encodeE5M2FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX2
+TEXT ·encodeE5M2FusedAVX2(SB), NOSPLIT, $0-52
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  mean+16(FP), DX
+	MOVQ  factor+24(FP), BX
+	MOVQ  rows+32(FP), SI
+	MOVQ  groups+40(FP), DI
+	VPXOR Y0, Y0, Y0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VSUBPS       (R8), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VMULPS       (R9), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y3, Y3, Y3
+	VPCMPEQD     Y3, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+60(SB), Y3
+	VMINPS       Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+64(SB), Y3
+	VCMPPS       $0x01, Y3, Y1, Y4
+	VPSRLD       $0x15, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+68(SB), Y5
+	VPADDD       Y5, Y3, Y3
+	VPADDD       Y1, Y3, Y3
+	VPSRLD       $0x15, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+72(SB), Y5
+	VPSUBD       Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+76(SB), Y5
+	VADDPS       Y5, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+80(SB), Y5
+	VPAND        Y5, Y1, Y1
+	VPBLENDVB    Y4, Y1, Y3, Y3
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VMOVUPS      32(CX), Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VSUBPS       32(R8), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VMULPS       32(R9), Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y2
+	VPAND        Y1, Y2, Y2
+	VPXOR        Y4, Y4, Y4
+	VPCMPEQD     Y4, Y2, Y2
+	VPSRLD       $0x01, Y2, Y2
+	VPANDN       Y1, Y2, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+60(SB), Y4
+	VMINPS       Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+64(SB), Y4
+	VCMPPS       $0x01, Y4, Y1, Y5
+	VPSRLD       $0x15, Y1, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y6
+	VPAND        Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+68(SB), Y6
+	VPADDD       Y6, Y4, Y4
+	VPADDD       Y1, Y4, Y4
+	VPSRLD       $0x15, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+72(SB), Y6
+	VPSUBD       Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+76(SB), Y6
+	VADDPS       Y6, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+80(SB), Y6
+	VPAND        Y6, Y1, Y1
+	VPBLENDVB    Y5, Y1, Y4, Y4
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VPACKUSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func encodeE5M2PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+// Requires: AVX, AVX2
+TEXT ·encodeE5M2PaperAVX2(SB), NOSPLIT, $0-52
+	MOVQ  codes+0(FP), AX
+	MOVQ  x+8(FP), CX
+	MOVQ  mean+16(FP), DX
+	MOVQ  factor+24(FP), BX
+	MOVQ  rows+32(FP), SI
+	MOVQ  groups+40(FP), DI
+	VPXOR Y0, Y0, Y0
+
+row:
+	MOVQ DX, R8
+	MOVQ BX, R9
+	MOVQ DI, R10
+
+group:
+	VMOVUPS      (CX), Y1
+	VSUBPS       (R8), Y1, Y1
+	VMOVUPS      (R9), Y2
+	VPXOR        Y3, Y3, Y3
+	VCMPPS       $0x04, Y3, Y2, Y3
+	VDIVPS       Y2, Y1, Y1
+	VPAND        Y3, Y1, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y3
+	VPAND        Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+60(SB), Y3
+	VMINPS       Y3, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+64(SB), Y3
+	VCMPPS       $0x01, Y3, Y1, Y4
+	VPSRLD       $0x15, Y1, Y3
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y5
+	VPAND        Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+68(SB), Y5
+	VPADDD       Y5, Y3, Y3
+	VPADDD       Y1, Y3, Y3
+	VPSRLD       $0x15, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+72(SB), Y5
+	VPSUBD       Y5, Y3, Y3
+	VPBROADCASTD quantConstantsAVX2<>+76(SB), Y5
+	VADDPS       Y5, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+80(SB), Y5
+	VPAND        Y5, Y1, Y1
+	VPBLENDVB    Y4, Y1, Y3, Y3
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y3, Y3
+	VMOVUPS      32(CX), Y1
+	VSUBPS       32(R8), Y1, Y1
+	VMOVUPS      32(R9), Y2
+	VPXOR        Y4, Y4, Y4
+	VCMPPS       $0x04, Y4, Y2, Y4
+	VDIVPS       Y2, Y1, Y1
+	VPAND        Y4, Y1, Y1
+	VCMPPS       $0x03, Y1, Y1, Y2
+	VPOR         Y2, Y0, Y0
+	VPSRLD       $0x1f, Y1, Y2
+	VPBROADCASTD quantConstantsAVX2<>+20(SB), Y4
+	VPAND        Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+60(SB), Y4
+	VMINPS       Y4, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+64(SB), Y4
+	VCMPPS       $0x01, Y4, Y1, Y5
+	VPSRLD       $0x15, Y1, Y4
+	VPBROADCASTD quantConstantsAVX2<>+8(SB), Y6
+	VPAND        Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+68(SB), Y6
+	VPADDD       Y6, Y4, Y4
+	VPADDD       Y1, Y4, Y4
+	VPSRLD       $0x15, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+72(SB), Y6
+	VPSUBD       Y6, Y4, Y4
+	VPBROADCASTD quantConstantsAVX2<>+76(SB), Y6
+	VADDPS       Y6, Y1, Y1
+	VPBROADCASTD quantConstantsAVX2<>+80(SB), Y6
+	VPAND        Y6, Y1, Y1
+	VPBLENDVB    Y5, Y1, Y4, Y4
+	VPSLLD       $0x07, Y2, Y2
+	VPOR         Y2, Y4, Y4
+	VPACKUSDW    Y4, Y3, Y3
+	VPERMQ       $0xd8, Y3, Y3
+	VEXTRACTI128 $0x01, Y3, X4
+	VPACKUSWB    X4, X3, X3
+	VMOVDQU      X3, (AX)
+	ADDQ         $0x40, CX
+	ADDQ         $0x40, R8
+	ADDQ         $0x40, R9
+	ADDQ         $0x10, AX
+	DECQ         R10
+	JNZ          group
+	DECQ         SI
+	JNZ          row
+	VPXOR        Y1, Y1, Y1
+	VPCMPEQD     Y1, Y0, Y0
+	VMOVMSKPS    Y0, AX
+	XORL         $0xff, AX
+	MOVL         AX, ret+48(FP)
+	VZEROUPPER
+	RET
+
+// func finiteAVX2(x *float32, groups int) uint32
+// Requires: AVX, AVX2
+TEXT ·finiteAVX2(SB), NOSPLIT, $0-20
+	MOVQ         x+0(FP), AX
+	MOVQ         groups+8(FP), CX
+	VPXOR        Y0, Y0, Y0
+	VPBROADCASTD quantConstantsAVX2<>+4(SB), Y1
+
+group:
+	VPAND     (AX), Y1, Y2
+	VPCMPEQD  Y1, Y2, Y2
+	VPOR      Y2, Y0, Y0
+	VPAND     32(AX), Y1, Y2
+	VPCMPEQD  Y1, Y2, Y2
+	VPOR      Y2, Y0, Y0
+	ADDQ      $0x40, AX
+	DECQ      CX
+	JNZ       group
+	VPXOR     Y1, Y1, Y1
+	VPCMPEQD  Y1, Y0, Y0
+	VMOVMSKPS Y0, AX
+	XORL      $0xff, AX
+	MOVL      AX, ret+16(FP)
+	VZEROUPPER
+	RET
+
+// func extremesAVX2(hi *float32, lo *float32, x *float32, rows int, groups int)
+// Requires: AVX
+TEXT ·extremesAVX2(SB), NOSPLIT, $0-40
+	MOVQ hi+0(FP), AX
+	MOVQ lo+8(FP), CX
+	MOVQ x+16(FP), DX
+	MOVQ rows+24(FP), BX
+	MOVQ groups+32(FP), SI
+	MOVQ SI, DI
+	SHLQ $0x06, SI
+
+group:
+	VMOVUPS (AX), Y0
+	VMOVUPS (CX), Y1
+	VMOVUPS 32(AX), Y2
+	VMOVUPS 32(CX), Y3
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+
+row:
+	VMOVUPS (R8), Y4
+	VMAXPS  Y0, Y4, Y0
+	VMINPS  Y1, Y4, Y1
+	VMOVUPS 32(R8), Y4
+	VMAXPS  Y2, Y4, Y2
+	VMINPS  Y3, Y4, Y3
+	ADDQ    SI, R8
+	DECQ    R9
+	JNZ     row
+	VMOVUPS Y0, (AX)
+	VMOVUPS Y1, (CX)
+	VMOVUPS Y2, 32(AX)
+	VMOVUPS Y3, 32(CX)
+	ADDQ    $0x40, DX
+	ADDQ    $0x40, AX
+	ADDQ    $0x40, CX
+	DECQ    DI
+	JNZ     group
+	VZEROUPPER
+	RET
+
+// func addMeansAVX2(sum *float64, comp *float64, x *float32, rows int, groups int)
+// Requires: AVX, AVX2
+TEXT ·addMeansAVX2(SB), NOSPLIT, $0-40
+	MOVQ         sum+0(FP), AX
+	MOVQ         comp+8(FP), CX
+	MOVQ         x+16(FP), DX
+	MOVQ         rows+24(FP), BX
+	MOVQ         groups+32(FP), SI
+	VPBROADCASTD quantConstantsAVX2<>+28(SB), Y0
+	VPSLLQ       $0x20, Y0, Y0
+	MOVQ         SI, DI
+	SHLQ         $0x05, SI
+
+group:
+	VMOVUPD (AX), Y1
+	VMOVUPD (CX), Y2
+	VMOVUPD 32(AX), Y3
+	VMOVUPD 32(CX), Y4
+	MOVQ    DX, R8
+	MOVQ    BX, R9
+
+row:
+	VCVTPS2PD (R8), Y5
+	VADDPD    Y5, Y1, Y6
+	VPANDN    Y1, Y0, Y7
+	VPANDN    Y5, Y0, Y8
+	VCMPPD    $0x0d, Y8, Y7, Y8
+	VBLENDVPD Y8, Y1, Y5, Y7
+	VBLENDVPD Y8, Y5, Y1, Y8
+	VSUBPD    Y6, Y7, Y7
+	VADDPD    Y8, Y7, Y7
+	VADDPD    Y7, Y2, Y2
+	VMOVAPD   Y6, Y1
+	VCVTPS2PD 16(R8), Y5
+	VADDPD    Y5, Y3, Y6
+	VPANDN    Y3, Y0, Y7
+	VPANDN    Y5, Y0, Y8
+	VCMPPD    $0x0d, Y8, Y7, Y8
+	VBLENDVPD Y8, Y3, Y5, Y7
+	VBLENDVPD Y8, Y5, Y3, Y8
+	VSUBPD    Y6, Y7, Y7
+	VADDPD    Y8, Y7, Y7
+	VADDPD    Y7, Y4, Y4
+	VMOVAPD   Y6, Y3
+	ADDQ      SI, R8
+	DECQ      R9
+	JNZ       row
+	VMOVUPD   Y1, (AX)
+	VMOVUPD   Y2, (CX)
+	VMOVUPD   Y3, 32(AX)
+	VMOVUPD   Y4, 32(CX)
+	ADDQ      $0x20, DX
+	ADDQ      $0x40, AX
+	ADDQ      $0x40, CX
+	DECQ      DI
+	JNZ       group
+	VZEROUPPER
+	RET

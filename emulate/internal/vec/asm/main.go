@@ -76,6 +76,7 @@ func main() {
 	avx2()
 	lanesAVX2()
 	wideAVX2()
+	quantAVX2()
 	Generate()
 }
 
