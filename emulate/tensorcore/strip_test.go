@@ -204,46 +204,50 @@ func TestStripFormats(t *testing.T) {
 }
 
 // TestSubnormalSums: an FP16 sum that is subnormal has the smallest exponent, below which terms
-// lose their bits: here the one that would break a tie.
+// lose their bits: here the one that would break a tie. A sum of zero has none.
 func TestSubnormalSums(t *testing.T) {
 	for _, u := range Units() {
-		if u.C != FP16 || u.A != FP16 || len(u.Steps[0]) < 5 {
+		if u.C == FP16 && u.A == FP16 && len(u.Steps[0]) >= 5 {
+			testSubnormalSum(t, &u, 0x1p-23)
+			testSubnormalSum(t, &u, 0)
+		}
+	}
+}
+
+func testSubnormalSum(t *testing.T, u *Unit, start float32) {
+	// An element of 2^-28 * 2^(-10-n), from four, of which the first has a bit that is too low
+	// for 24 or 25 fraction bits, and the tie.
+	low := float32(1 + math.Ldexp(1, 23-u.FractionBits))
+	a := []float32{1 + 0x1p-10, -1, -1 - 0x1p-10, 1, 1}
+	b := []float32{low, low, 1, 1, 8}
+	const scale = 0x1p-14
+	bits := [2][]uint32{make([]uint32, u.K), make([]uint32, u.K)}
+	for i := range a {
+		k := u.Steps[0][i]
+		bits[0][k], bits[1][k] = nearestBits(FP16, a[i]*scale), nearestBits(FP16, b[i]*scale)
+	}
+	want := u.decodeC(u.Dot(u.encode(start), bits[0], bits[1]))
+	for _, level := range Levels() {
+		var pa, pb Panel
+		pa.LoadBits(FP16, bits[0], 1, u.K, u.K)
+		pb.LoadBits(FP16, bits[1], 1, u.K, u.K)
+		got := []float32{start}
+		if u.TileAt(level, got, &pa, &pb); got[0] != want {
+			t.Errorf("%s %s, %s: a tile's sum is %x, want %x", u.Arch, u.Instruction, level, got[0], want)
+		}
+		s, ok := u.Strip(level)
+		if !ok {
 			continue
 		}
-		// An element of 2^-28 * 2^(-10-n), from four, of which the first has a bit that is too low
-		// for 24 or 25 fraction bits, and the tie.
-		low := float32(1 + math.Ldexp(1, 23-u.FractionBits))
-		a := []float32{1 + 0x1p-10, -1, -1 - 0x1p-10, 1, 1}
-		b := []float32{low, low, 1, 1, 8}
-		const scale, start = 0x1p-14, 0x1p-23
-		bits := [2][]uint32{make([]uint32, u.K), make([]uint32, u.K)}
-		for i := range a {
-			k := u.Steps[0][i]
-			bits[0][k], bits[1][k] = nearestBits(FP16, a[i]*scale), nearestBits(FP16, b[i]*scale)
+		x, y, acc := make([]float32, 2*u.K), make([]float32, u.K*Lanes), make([]float32, 2*Lanes)
+		for k := range u.K {
+			x[k], y[k*Lanes] = pa.val32[k], pb.val32[k]
 		}
-		want := u.decodeC(u.Dot(u.encode(start), bits[0], bits[1]))
-		for _, level := range Levels() {
-			var pa, pb Panel
-			pa.LoadBits(FP16, bits[0], 1, u.K, u.K)
-			pb.LoadBits(FP16, bits[1], 1, u.K, u.K)
-			got := []float32{start}
-			if u.TileAt(level, got, &pa, &pb); got[0] != want {
-				t.Errorf("%s %s, %s: a tile's sum is %x, want %x", u.Arch, u.Instruction, level, got[0], want)
-			}
-			s, ok := u.Strip(level)
-			if !ok {
-				continue
-			}
-			x, y, acc := make([]float32, 2*u.K), make([]float32, u.K*Lanes), make([]float32, 2*Lanes)
-			for k := range u.K {
-				x[k], y[k*Lanes] = pa.val32[k], pb.val32[k]
-			}
-			acc[0] = start
-			var ra RowOperand
-			var lb LaneOperand
-			if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K) || acc[0] != want {
-				t.Errorf("%s %s, %s: a strip's sum is %x, want %x", u.Arch, u.Instruction, level, acc[0], want)
-			}
+		acc[0] = start
+		var ra RowOperand
+		var lb LaneOperand
+		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K) || acc[0] != want {
+			t.Errorf("%s %s, %s: a strip's sum is %x, want %x", u.Arch, u.Instruction, level, acc[0], want)
 		}
 	}
 }
