@@ -22447,83 +22447,59 @@ part:
 	VFMADD231PD  Y10, Y9, Y8
 	VCVTPS2PD    (AX)(SI*1), Y9
 	VADDPD       Y9, Y1, Y10
-	VSUBPD       Y1, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y1, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y1, Y10, Y1
+	VCMPPD       $0x04, Y9, Y1, Y1
+	VPSRLQ       $0x3f, Y1, Y1
+	VPOR         Y1, Y10, Y10
 	VMOVAPD      Y10, Y1
 	VCVTPS2PD    16(AX)(SI*1), Y9
 	VADDPD       Y9, Y2, Y10
-	VSUBPD       Y2, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y2, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y2, Y10, Y2
+	VCMPPD       $0x04, Y9, Y2, Y2
+	VPSRLQ       $0x3f, Y2, Y2
+	VPOR         Y2, Y10, Y10
 	VMOVAPD      Y10, Y2
 	VCVTPS2PD    32(AX)(SI*1), Y9
 	VADDPD       Y9, Y3, Y10
-	VSUBPD       Y3, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y3, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y3, Y10, Y3
+	VCMPPD       $0x04, Y9, Y3, Y3
+	VPSRLQ       $0x3f, Y3, Y3
+	VPOR         Y3, Y10, Y10
 	VMOVAPD      Y10, Y3
 	VCVTPS2PD    48(AX)(SI*1), Y9
 	VADDPD       Y9, Y4, Y10
-	VSUBPD       Y4, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y4, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y4, Y10, Y4
+	VCMPPD       $0x04, Y9, Y4, Y4
+	VPSRLQ       $0x3f, Y4, Y4
+	VPOR         Y4, Y10, Y10
 	VMOVAPD      Y10, Y4
 	VCVTPS2PD    64(AX)(SI*1), Y9
 	VADDPD       Y9, Y5, Y10
-	VSUBPD       Y5, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y5, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y5, Y10, Y5
+	VCMPPD       $0x04, Y9, Y5, Y5
+	VPSRLQ       $0x3f, Y5, Y5
+	VPOR         Y5, Y10, Y10
 	VMOVAPD      Y10, Y5
 	VCVTPS2PD    80(AX)(SI*1), Y9
 	VADDPD       Y9, Y6, Y10
-	VSUBPD       Y6, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y6, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y6, Y10, Y6
+	VCMPPD       $0x04, Y9, Y6, Y6
+	VPSRLQ       $0x3f, Y6, Y6
+	VPOR         Y6, Y10, Y10
 	VMOVAPD      Y10, Y6
 	VCVTPS2PD    96(AX)(SI*1), Y9
 	VADDPD       Y9, Y7, Y10
-	VSUBPD       Y7, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y7, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y7, Y10, Y7
+	VCMPPD       $0x04, Y9, Y7, Y7
+	VPSRLQ       $0x3f, Y7, Y7
+	VPOR         Y7, Y10, Y10
 	VMOVAPD      Y10, Y7
 	VCVTPS2PD    112(AX)(SI*1), Y9
 	VADDPD       Y9, Y8, Y10
-	VSUBPD       Y8, Y10, Y12
-	VCMPPD       $0x04, Y9, Y12, Y12
-	VSUBPD       Y9, Y10, Y9
-	VCMPPD       $0x04, Y8, Y9, Y9
-	VORPD        Y9, Y12, Y12
-	VPSRLQ       $0x3f, Y12, Y12
-	VPOR         Y12, Y10, Y10
+	VSUBPD       Y8, Y10, Y8
+	VCMPPD       $0x04, Y9, Y8, Y8
+	VPSRLQ       $0x3f, Y8, Y8
+	VPOR         Y8, Y10, Y10
 	VMOVAPD      Y10, Y8
 	LDMXCSR      (SP)
 	VCVTPD2PSY   Y1, X11

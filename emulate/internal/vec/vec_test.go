@@ -2,6 +2,7 @@ package vec
 
 import (
 	"math"
+	"math/big"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -282,6 +283,47 @@ func TestSubnormalSums(t *testing.T) {
 		}
 		newDotCase(t, i, 4, pick(p, 0x1p-12), pick(v, 0x1p-11)).check(t)
 		newDotCase(t, i, 4, pick(p, 0), pick(v, 0)).check(t)
+	}
+}
+
+// TestExactSums: the sum of an accumulator and a step of exact sums is rounded once, also where
+// FP64 does not hold it.
+func TestExactSums(t *testing.T) {
+	code := func(x float64) uint16 { return uint16(format.E4M3FromFloat32(float32(x))) }
+	for i, u := range units {
+		if u.unit.Kind != Exact || u.unit.Half {
+			continue
+		}
+		for _, tc := range []struct{ acc, large, small float64 }{
+			{0x1p40, 256, 0x1p-9}, {0x1p40, 256, -0x1p-9}, {-0x1p40, -256, 0x1p-9}, {-0x1p40, -256, -0x1p-9},
+			{0x1.000002p40, 256, 0x1p-9}, {0x1.000002p40, 256, -0x1p-9}, {0x1p40, -256, 0x1p-9}, {0x1p40, -256, -0x1p-9},
+			{0x1p40, 256, 0}, {0x1p-60, 256, 0}, {-0x1p-60, 256, 0x1p-9}, {0x1p-60, 0, 0}, {0x1p16, -256, 0}, {0x1p-40, -256, 0},
+		} {
+			p := func(key, _ int) uint16 {
+				return code([]float64{math.Abs(tc.large), math.Abs(tc.small), 0}[min(key, 2)])
+			}
+			v := func(key, _ int) uint16 { return code([]float64{tc.large, tc.small, 0}[min(key, 2)]) }
+			c := newDotCase(t, i, 4, p, v)
+			sum := new(big.Float).SetPrec(200).SetFloat64(tc.acc)
+			for _, x := range []float64{tc.large * math.Abs(tc.large), tc.small * math.Abs(tc.small)} {
+				sum.Add(sum, big.NewFloat(x))
+			}
+			want, _ := sum.Float32()
+			for _, l := range levels(t) {
+				acc := make([]float32, c.dim*Rows)
+				for j := range acc {
+					acc[j] = float32(tc.acc)
+				}
+				if !c.v.Dot(l, acc, c.p, c.pe, &c.s, 0) {
+					t.Fatalf("%s: %v: overflow", l, tc)
+				}
+				for j, got := range acc {
+					if math.Float32bits(got) != math.Float32bits(want) {
+						t.Fatalf("%s: %v: sum %d is %x, want %x", l, tc, j, got, want)
+					}
+				}
+			}
+		}
 	}
 }
 

@@ -224,8 +224,9 @@ func wideMagicAVX2(c *constants, f int, half bool, acc, e Register, magic func(i
 	}
 }
 
-// dotExactAVX2 is dotExact. The sums are exact, whatever the rounding; toward zero, what a sum
-// with the accumulator loses shows where either is taken off again.
+// dotExactAVX2 is dotExact. The sums are exact, whatever the rounding. Of a sum s of x and y toward
+// zero that loses something, s - y is not x: what is lost has the sign of s, which is that of the
+// larger. If that is x, s - y is nearer to zero; if it is y, s - y is exact.
 func dotExactAVX2(of string, c *constants, half bool) {
 	name := of + "AVX2"
 	TEXT(name, NOSPLIT, "func(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32")
@@ -255,15 +256,12 @@ func dotExactAVX2(of string, c *constants, half bool) {
 	}
 	at := func(i int) Mem { return Mem{Base: acc, Index: part, Scale: 1, Disp: 16 * i} }
 	for i := range a {
-		x, s, lost, t := YMM(), YMM(), YMM(), YMM()
+		x, s, lost := YMM(), YMM(), YMM()
 		VCVTPS2PD(at(i), x)
 		VADDPD(x, a[i], s)
 		if !half { // whose sums are exact
 			VSUBPD(a[i], s, lost)
 			VCMPPD(Imm(4), x, lost, lost)
-			VSUBPD(x, s, t)
-			VCMPPD(Imm(4), a[i], t, t)
-			VORPD(t, lost, lost)
 			VPSRLQ(Imm(63), lost, lost)
 			VPOR(lost, s, s)
 		}
