@@ -88,25 +88,14 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 }
 
 // pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.
-func (l Level) pairPass(a *pairArgs, strips int) (ok [2]bool) {
-	n, pairs := a.channels*Rows, (a.channels+1)/2
-	_, _, _ = a.records[pairs*(8+3*a.step)-1], a.e[strips*n-1], a.magic[4*Rows-1]
-	for i := range strips {
-		_ = a.acc[i][n-1]
+func (l Level) pairPass(a *pairArgs, strips int, half bool) (ok [2]bool) {
+	f := [2][2]func(*byte) uint32{{dot13, dot13Half}, {dot13Two, dot13TwoHalf}}[strips-1]
+	pass := f[0]
+	if half {
+		pass = f[1]
 	}
-	if strips == 1 {
-		f := dot13
-		if a.half {
-			f = dot13Half
-		}
-		return [2]bool{f(&a.acc[0][0], &a.records[0], &a.values[0], &a.p[0][0], &a.e[0], &a.magic[0], pairs, a.step, a.bias) == 0}
-	}
-	f := dot13Two
-	if a.half {
-		f = dot13TwoHalf
-	}
-	bad := f(&a.acc[0][0], &a.records[0], &a.values[0], &a.p[0][0], &a.e[0], &a.magic[0], pairs, a.step, &a.acc[1][0], &a.p[1][0], &a.e[n], a.bias)
-	return [2]bool{bad&0xffff == 0, bad>>16 == 0}
+	bad := pass((*byte)(unsafe.Pointer(a)))
+	return [2]bool{bad&0xffff == 0, strips == 2 && bad>>16 == 0}
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {

@@ -77,7 +77,7 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 }
 
 // pairPass needs AVX512.
-func (l Level) pairPass(a *pairArgs, strips int) [2]bool { panic(unavailable) }
+func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
 
 // signs needs AVX512.
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }

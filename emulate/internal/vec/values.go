@@ -19,7 +19,7 @@ type Values struct {
 	// elements' keys within the step: pairs of positive ones, one positive and
 	// one negative element, pairs of negative ones. Where there is none, the key
 	// is one whose P~ is zero. Channels with equal numbers stand together. Where
-	// Unit.Pairs holds, there is a record for two channels instead: see pairArgs.
+	// Unit.Pairs holds, a record is of two channels: see pairArgs.
 	records []uint8
 	// odd holds, for each tile of keys, the channels with codes that are not finite; nil
 	// where all are.
@@ -453,7 +453,7 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		return ok
 	}
 	if unit.Pairs(l) {
-		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first, v.tile)[0]
+		return v.DotTiles(l, []Tile{{P: p, PE: pe, Acc: acc}}, s, first, v.tile)[0]
 	}
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
@@ -502,16 +502,6 @@ func (v *Values) stepExponents(l Level, e, pe, codes []uint8) {
 	}
 }
 
-// Pairs says whether the level's DotTwo takes less than two calls of Dot.
+// Pairs says whether the level has DotTiles for the unit, which takes less for two strips than two
+// calls of Dot.
 func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 }
-
-// DotTwo is Dot for two strips, where Unit.Pairs holds: what is read of V serves both.
-func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) [2]bool {
-	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
-}
-
-// DotKeys is Dot for n strips, one or two, where Unit.Pairs holds, and for the first keys of the
-// tile alone: one at least, all others have P~ zero.
-func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) [2]bool {
-	return v.dot13(l, n, acc, p, pe, s, first, keys)
-}
