@@ -158,6 +158,10 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 		return false
 	}
 	for i, x := range acc {
+		if x-x != 0 {
+			t.Errorf("%s: element %d: %g is computed", what, i, x)
+			return true
+		}
 		if math.Float32bits(x) != math.Float32bits(want[i]) {
 			t.Errorf("%s: element %d: %g (%08x), want %g (%08x)", what, i, x, math.Float32bits(x), want[i], math.Float32bits(want[i]))
 			return true
