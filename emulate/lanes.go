@@ -698,19 +698,18 @@ func (l *lanes) sums(r int) [threads]float32 {
 func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 	slots, chain := l.slots[:l.held], k.prog.OneChain()
 	l.held = 0
-	var acc, p [2][]float32
-	var pe [2][]uint8
+	var tiles [2]vec.Tile
 	keys, whole := 1, true
 	for i := range slots {
 		s := &slots[i]
 		o := s.strip.o
-		p[i], pe[i], acc[i], keys = s.p, s.pe, s.tile, max(keys, s.keys)
+		tiles[i], keys = vec.Tile{P: s.p, PE: s.pe, Acc: s.tile}, max(keys, s.keys)
 		k.level.l.Exponents(weightFormats[k.v.kind], s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
 		if !chain {
 			clear(s.tile)
 			continue
 		}
-		acc[i] = o
+		tiles[i].Acc = o
 		if !k.laneRescale(o, &s.alpha, &s.factor) {
 			return false
 		}
@@ -725,9 +724,15 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 		s := &slots[i]
 		clear(s.pe[s.keys*vec.Rows : keys*vec.Rows])
 	}
-	w.vCodes.DotKeys(k.level.l, len(slots), acc, p, pe, &l.scratch, at, keys)
+	pairs := k.vecUnit.Pairs(k.level.l)
+	if pairs {
+		w.vCodes.DotTiles(k.level.l, tiles[:len(slots)], &l.scratch, at, keys)
+	}
 	for i := range slots {
-		s := &slots[i]
+		s, t := &slots[i], &tiles[i]
+		if !pairs {
+			w.vCodes.DotKeys(k.level.l, t.Acc, t.P, t.PE, &l.scratch, at, keys)
+		}
 		if !chain && !k.level.l.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
 			return false
 		}

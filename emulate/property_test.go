@@ -211,7 +211,7 @@ func TestPortableIsTrue(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := k.Portable() == "" && level.l.Has(k.vecUnit.Kind); kv.strips != want {
+			if want := k.Portable() == ""; kv.strips != want {
 				t.Fatalf("seed %d: %s: level %s, prepared for strips %v, Portable %q", seed, describe(&p), level, kv.strips, k.Portable())
 			}
 			if !kv.strips || k.vecUnit.Half && p.VCodes.Max > 2.25 { // whose FP16 sums overflow

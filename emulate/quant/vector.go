@@ -29,7 +29,7 @@ func (l Level) String() string { return l.l.String() }
 // AbsMaxAt is AbsMax.
 func AbsMaxAt(level Level, m float32, x []float32) float32 {
 	n := 0
-	if !level.l.Narrow() {
+	if level.l != vec.Portable {
 		n = len(x) &^ 15
 		m = level.l.AbsMax(m, x[:n])
 	}
@@ -38,7 +38,7 @@ func AbsMaxAt(level Level, m float32, x []float32) float32 {
 
 // SubtractMeanAt is SubtractMean with the rounding to a dtype.
 func SubtractMeanAt(level Level, style Style, x, mean []float32, to format.DType) {
-	if level.l.Narrow() || len(mean) == 0 || len(mean)%16 != 0 || style == Fused || to == format.FP8 || !FiniteAt(level, x) {
+	if level.l == vec.Portable || len(mean) == 0 || len(mean)%16 != 0 || style == Fused || to == format.FP8 || !FiniteAt(level, x) {
 		SubtractMean(style, x, mean, to.Round)
 		return
 	}
@@ -50,7 +50,7 @@ func SubtractMeanAt(level Level, style Style, x, mean []float32, to format.DType
 
 // FiniteAt says whether no element is NaN or infinite.
 func FiniteAt(level Level, x []float32) bool {
-	if !level.l.Narrow() {
+	if level.l != vec.Portable {
 		n := len(x) &^ 15
 		if !level.l.Finite(x[:n]) {
 			return false
@@ -67,7 +67,7 @@ func FiniteAt(level Level, x []float32) bool {
 // AddAt is Add.
 func (m *ChannelMean) AddAt(level Level, x []float32) {
 	d := len(m.sum)
-	if level.l.Narrow() || d == 0 || d%8 != 0 {
+	if level.l == vec.Portable || d == 0 || d%8 != 0 {
 		m.Add(x)
 		return
 	}
@@ -78,7 +78,7 @@ func (m *ChannelMean) AddAt(level Level, x []float32) {
 
 // ScanAt is Scan.
 func (v *Values) ScanAt(level Level, first int, x []float32) error {
-	if level.l.Narrow() || v.d%16 != 0 {
+	if level.l == vec.Portable || v.d%16 != 0 {
 		return v.Scan(first, x)
 	}
 	if err := v.checkScan(first, x); err != nil {
@@ -96,7 +96,7 @@ func (v *Values) ScanAt(level Level, first int, x []float32) error {
 // a code is NaN, x is not whole rows that fit in codes, or there are no instructions for it:
 // Encode is for those.
 func (v *Values) EncodeAt(level Level, codes []uint8, x []float32) bool {
-	if level.l.Narrow() || v.d%16 != 0 || v.TowardZero || v.style == Reciprocal || v.dtype != E4M3 && v.dtype != E5M2 || len(x)%v.d != 0 || len(codes) < len(x) {
+	if level.l == vec.Portable || v.d%16 != 0 || v.TowardZero || v.style == Reciprocal || v.dtype != E4M3 && v.dtype != E5M2 || len(x)%v.d != 0 || len(codes) < len(x) {
 		return false
 	}
 	mean, factor := v.Mean, v.inverse
@@ -122,7 +122,7 @@ func (v *Values) EncodeWideAt(level Level, codes []uint16, x []float32) bool {
 func (s *Scale) QuantizeAt(level Level, codes []int8, x []float32) {
 	x = x[:min(len(x), len(codes))]
 	n := len(x) &^ 15
-	if level.l.Narrow() || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) {
+	if level.l == vec.Portable || s.round != StyleRounding || s.style == Paper && s.Step == 0 || s.style == Triton && !(s.Step <= 0x1p126) {
 		n = 0
 	}
 	inverse := s.inverse

@@ -38,6 +38,12 @@ func stripUnits(t testing.TB, level Level) (list []Unit) {
 	return list
 }
 
+// separateUnits are units with an addition apart, of which the table has none that a Strip takes.
+var separateUnits = []Unit{
+	{Arch: "invented", Instruction: "separate", A: E4M3, C: FP32, K: 32, Steps: Consecutive(32, 16), FractionBits: 13, Out: FP32Zero, SeparateAdd: true},
+	{Arch: "invented", Instruction: "separate FP16", A: FP16, C: FP16, K: 16, Steps: Consecutive(16, 8), FractionBits: 24, Out: FP16Nearest, SeparateAdd: true},
+}
+
 // TestStrip holds Strip.Dot to TileValues, for operands of every size: either all elements are
 // the same or it says that they are not; and it says so of ordinary numbers never.
 func TestStrip(t *testing.T) {
@@ -48,7 +54,7 @@ func TestStrip(t *testing.T) {
 
 func testStrips(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(5, 6))
-	for _, u := range stripUnits(t, level) {
+	for _, u := range append(stripUnits(t, level), separateUnits...) {
 		for name, draw := range map[string]func() float64{
 			"ordinary":      func() float64 { return r.NormFloat64() },
 			"zeros":         func() float64 { return 0 },
@@ -61,6 +67,8 @@ func testStrips(t *testing.T, level Level) {
 			"a NaN":         func() float64 { return []float64{1, math.NaN()}[r.IntN(40)/39] },
 			"an infinity":   func() float64 { return []float64{1, math.Inf(1)}[r.IntN(40)/39] },
 			"cancellations": func() float64 { return []float64{1, -1, 1.25, -1.25}[r.IntN(4)] },
+			// Whose sums 32 bits may not hold.
+			"largest significands": func() float64 { return 2 - 0x1p-10 },
 		} {
 			const rows = 6
 			k := max(u.K, 16) * 3
@@ -150,12 +158,102 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 		return false
 	}
 	for i, x := range acc {
+		if x-x != 0 {
+			t.Errorf("%s: element %d: %g is computed", what, i, x)
+			return true
+		}
 		if math.Float32bits(x) != math.Float32bits(want[i]) {
 			t.Errorf("%s: element %d: %g (%08x), want %g (%08x)", what, i, x, math.Float32bits(x), want[i], math.Float32bits(want[i]))
 			return true
 		}
 	}
 	return true
+}
+
+// TestStripFormats: operands of a unit's format are taken and no others, in every lane.
+func TestStripFormats(t *testing.T) {
+	for _, level := range vectorLevels(t) {
+		for f, least := range map[Operand]int{FP16: -24, BF16: -133, TF32: -136, E4M3: -9, E5M2: -16} {
+			u := Unit{A: f, C: FP32, K: 32, Steps: Consecutive(32, 16), FractionBits: 13, Out: FP32Zero}
+			s, ok := u.Strip(level)
+			if !ok {
+				t.Fatalf("%s: no strip of %s", level, f)
+			}
+			bits := layouts[f].fracBits
+			quantum, top := float32(math.Ldexp(1, least)), largest(f)
+			for i, tc := range []struct {
+				x    float32
+				want bool
+			}{
+				{0, true}, {quantum, true}, {-quantum, true}, {3 * quantum, true}, {top, true}, {-top, true},
+				{1 + float32(math.Ldexp(1, -bits)), true}, {1 + float32(math.Ldexp(1, -bits-1)), false}, {-1 - 0x1p-23, false},
+				{1.5 * quantum, false}, {quantum / 2, false},
+				{math.Nextafter32(top, float32(math.Inf(1))), false}, {float32(math.Inf(1)), false}, {float32(math.Inf(-1)), false}, {float32(math.NaN()), false},
+			} {
+				for at := range 16 {
+					x := make([]float32, 32*Lanes)
+					x[at*(Lanes+1)], x[at] = tc.x, tc.x
+					var rows RowOperand
+					var lanes LaneOperand
+					if got := s.LoadRows(&rows, x[:32], 1, 32, 32); got != tc.want {
+						t.Errorf("%s, %s: case %d, %x in place %d of rows: %v", level, f, i, tc.x, at, got)
+					}
+					if got := s.LoadLanes(&lanes, x); got != tc.want {
+						t.Errorf("%s, %s: case %d, %x in place %d of lanes: %v", level, f, i, tc.x, at, got)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestSubnormalSums: an FP16 sum that is subnormal has the smallest exponent, below which terms
+// lose their bits: here the one that would break a tie. A sum of zero has none.
+func TestSubnormalSums(t *testing.T) {
+	for _, u := range Units() {
+		if u.C == FP16 && u.A == FP16 && len(u.Steps[0]) >= 5 {
+			testSubnormalSum(t, &u, 0x1p-23)
+			testSubnormalSum(t, &u, 0)
+		}
+	}
+}
+
+func testSubnormalSum(t *testing.T, u *Unit, start float32) {
+	// An element of 2^-28 * 2^(-10-n), from four, of which the first has a bit that is too low
+	// for 24 or 25 fraction bits, and the tie.
+	low := float32(1 + math.Ldexp(1, 23-u.FractionBits))
+	a := []float32{1 + 0x1p-10, -1, -1 - 0x1p-10, 1, 1}
+	b := []float32{low, low, 1, 1, 8}
+	const scale = 0x1p-14
+	bits := [2][]uint32{make([]uint32, u.K), make([]uint32, u.K)}
+	for i := range a {
+		k := u.Steps[0][i]
+		bits[0][k], bits[1][k] = nearestBits(FP16, a[i]*scale), nearestBits(FP16, b[i]*scale)
+	}
+	want := u.decodeC(u.Dot(u.encode(start), bits[0], bits[1]))
+	for _, level := range Levels() {
+		var pa, pb Panel
+		pa.LoadBits(FP16, bits[0], 1, u.K, u.K)
+		pb.LoadBits(FP16, bits[1], 1, u.K, u.K)
+		got := []float32{start}
+		if u.TileAt(level, got, &pa, &pb); got[0] != want {
+			t.Errorf("%s %s, %s: a tile's sum is %x, want %x", u.Arch, u.Instruction, level, got[0], want)
+		}
+		s, ok := u.Strip(level)
+		if !ok {
+			continue
+		}
+		x, y, acc := make([]float32, 2*u.K), make([]float32, u.K*Lanes), make([]float32, 2*Lanes)
+		for k := range u.K {
+			x[k], y[k*Lanes] = pa.val32[k], pb.val32[k]
+		}
+		acc[0] = start
+		var ra RowOperand
+		var lb LaneOperand
+		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K) || acc[0] != want {
+			t.Errorf("%s %s, %s: a strip's sum is %x, want %x", u.Arch, u.Instruction, level, acc[0], want)
+		}
+	}
 }
 
 func BenchmarkStrip(b *testing.B) {

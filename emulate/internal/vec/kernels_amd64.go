@@ -88,25 +88,14 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 }
 
 // pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.
-func (l Level) pairPass(a *pairArgs, strips int) (ok [2]bool) {
-	n, pairs := a.channels*Rows, (a.channels+1)/2
-	_, _, _ = a.records[pairs*(8+3*a.step)-1], a.e[strips*n-1], a.magic[4*Rows-1]
-	for i := range strips {
-		_ = a.acc[i][n-1]
+func (l Level) pairPass(a *pairArgs, strips int, half bool) (ok [2]bool) {
+	f := [2][2]func(*byte) uint32{{dot13, dot13Half}, {dot13Two, dot13TwoHalf}}[strips-1]
+	pass := f[0]
+	if half {
+		pass = f[1]
 	}
-	if strips == 1 {
-		f := dot13
-		if a.half {
-			f = dot13Half
-		}
-		return [2]bool{f(&a.acc[0][0], &a.records[0], &a.values[0], &a.p[0][0], &a.e[0], &a.magic[0], pairs, a.step, a.bias) == 0}
-	}
-	f := dot13Two
-	if a.half {
-		f = dot13TwoHalf
-	}
-	bad := f(&a.acc[0][0], &a.records[0], &a.values[0], &a.p[0][0], &a.e[0], &a.magic[0], pairs, a.step, &a.acc[1][0], &a.p[1][0], &a.e[n], a.bias)
-	return [2]bool{bad&0xffff == 0, bad>>16 == 0}
+	bad := pass((*byte)(unsafe.Pointer(a)))
+	return [2]bool{bad&0xffff == 0, strips == 2 && bad>>16 == 0}
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
@@ -136,15 +125,22 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return pick(l, rescale, rescaleAVX2)(&o[0], &factors[0], channels) == 0
 }
 
-// Has says whether the level has the kernels of a kind of unit.
-func (l Level) Has(k Kind) bool {
-	return l == AVX512 || l == AVX2 && (k == Truncated13 || k == Integer)
-}
+var avx2 = func() (k kernels) {
+	k.exponentsSplit, k.exponentsOctet = exponentsSplitAVX2, exponentsOctetAVX2
+	k.dot25[0], k.dot25FP16[0], k.dot24FP16[0] = dot25AVX2, dot25FP16AVX2, dot24FP16AVX2
+	k.dot25[1], k.dot25FP16[1], k.dot24FP16[1] = dot25HalfAVX2, dot25FP16HalfAVX2, dot24FP16HalfAVX2
+	k.dotExact[0], k.addSums[0] = dotExactAVX2, addSumsAVX2
+	k.dotExact[1], k.addSums[1] = dotExactHalfAVX2, addSumsHalfAVX2
+	k.widen, k.encodeFP16, k.decodeFP16 = widenAVX2, encodeFP16AVX2, decodeFP16AVX2
+	k.finish[0], k.finish[1], k.finish[2] = finishFP16AVX2, finishBF16AVX2, finishFP32AVX2
+	k.subtract[0], k.subtract[1], k.subtract[2] = subtractFP16AVX2, subtractBF16AVX2, subtractFP32AVX2
+	k.quantize[MultiplyAway], k.quantize[MultiplyEven], k.quantize[DivideEven] = quantizeAwayAVX2, quantizeEvenAVX2, quantizeDivideAVX2
+	k.encode[0], k.encode[1], k.encode[2], k.encode[3] = encodeE4M3FusedAVX2, encodeE4M3PaperAVX2, encodeE5M2FusedAVX2, encodeE5M2PaperAVX2
+	k.absMax, k.finite, k.extremes, k.addMeans = absMaxAVX2, finiteAVX2, extremesAVX2, addMeansAVX2
+	return k
+}()
 
-// fp16 returns the kernels of FP16's codes.
-func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32, decode func(dst *float32, codes *uint16, groups int)) {
-	return pick(l, encodeFP16, encodeFP16AVX2), pick(l, decodeFP16, decodeFP16AVX2)
-}
+func (l Level) kernels() *kernels { return pick(l, &full, &avx2) }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
@@ -163,10 +159,6 @@ func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, s
 	_ = records[len(pairs)*size+recordSlack-1]
 	pairRecords(&records[0], (*byte)(unsafe.Pointer(&pairs[0])), &codes[0], len(pairs), step)
 }
-
-// Narrow says which kernels a level below AVX512 lacks: those of Finish,
-// AbsMax, Subtract, Quantize, Encode, Finite, Extremes and AddMeans.
-func (l Level) Narrow() bool { return l < AVX512 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
 // multiply-adds in order of the channel, for len(out) keys, a multiple of 16,

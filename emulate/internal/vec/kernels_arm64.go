@@ -77,7 +77,7 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 }
 
 // pairPass needs AVX512.
-func (l Level) pairPass(a *pairArgs, strips int) [2]bool { panic(unavailable) }
+func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
 
 // signs needs AVX512.
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }
@@ -107,9 +107,6 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return rescale(&o[0], &factors[0], channels) == 0
 }
 
-// Has says whether the level has the kernels of a kind of unit.
-func (l Level) Has(k Kind) bool { return l == NEON }
-
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
 // multiply-adds in order of the channel, for len(out) keys, a multiple of 16,
 // and a multiple of 4 channels. It reports whether no operand or sum is
@@ -119,14 +116,7 @@ func (l Level) MeanDots(out, x, mean, q []float32) bool {
 	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/4, len(q)) == 0
 }
 
-// Narrow says that a level lacks the kernels of Finish, AbsMax, Subtract, Quantize, Encode,
-// Finite, Extremes and AddMeans, as Portable does.
-func (l Level) Narrow() bool { return l == Portable }
-
-// fp16 returns the kernels of FP16's codes.
-func (l Level) fp16() (encode func(codes *uint16, x *float32, groups int) uint32, decode func(dst *float32, codes *uint16, groups int)) {
-	return encodeFP16, decodeFP16
-}
+func (l Level) kernels() *kernels { return &full }
 
 // partition fills list from the 32 codes of each channel: see channelKeys.
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {

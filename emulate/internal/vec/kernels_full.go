@@ -4,18 +4,72 @@ package vec
 
 import "github.com/sageacc/sageacc/emulate/format"
 
-// This file calls the kernels that AVX512 and NEON have alike and AVX2 lacks.
+// This file calls the kernels that all levels have alike.
 
-// Passes of Values.Dot.
+// kernels are those of a level. Pairs are by whether sums are FP16, what is three by the output:
+// FP16, BF16, FP32.
+type kernels struct {
+	exponentsSplit, exponentsOctet func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)
+	dot25, dot25FP16, dot24FP16    [2]func(acc *float32, records, codes *uint8, values *float64, p *float32, e *uint8, channels, stride int, bias uint64) uint32
+	dotExact                       [2]func(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+	addSums                        [2]func(acc, sums *float32, channels int) uint32
+	widen                          func(dst *float64, src *uint16, groups int)
+	encodeFP16                     func(codes *uint16, x *float32, groups int) uint32
+	decodeFP16                     func(dst *float32, codes *uint16, groups int)
+
+	finish   [3]func(o, inverse, scale, mean *float32, channels int) uint32
+	subtract [3]func(x, mean *float32, rows, groups int)
+	quantize [3]func(codes *int8, x *float32, factor float32, limit, least int32, groups int) // by Rounding
+	encode   [4]func(codes *uint8, x, mean, factor *float32, rows, groups int) uint32         // E4M3 fused and paper, E5M2
+	absMax   func(x *float32, m float32, groups int) float32
+	finite   func(x *float32, groups int) uint32
+	extremes func(hi, lo, x *float32, rows, groups int)
+	addMeans func(sum, comp *float64, x *float32, rows, groups int)
+}
+
+// full are the kernels of AVX512 and NEON.
+var full = func() (k kernels) {
+	k.exponentsSplit, k.exponentsOctet = exponentsSplit, exponentsOctet
+	k.dot25[0], k.dot25FP16[0], k.dot24FP16[0] = dot25, dot25FP16, dot24FP16
+	k.dot25[1], k.dot25FP16[1], k.dot24FP16[1] = dot25Half, dot25FP16Half, dot24FP16Half
+	k.dotExact[0], k.addSums[0] = dotExact, addSums
+	k.dotExact[1], k.addSums[1] = dotExactHalf, addSumsHalf
+	k.widen, k.encodeFP16, k.decodeFP16 = widen, encodeFP16, decodeFP16
+	k.finish[0], k.finish[1], k.finish[2] = finishFP16, finishBF16, finishFP32
+	k.subtract[0], k.subtract[1], k.subtract[2] = subtractFP16, subtractBF16, subtractFP32
+	k.quantize[MultiplyAway], k.quantize[MultiplyEven], k.quantize[DivideEven] = quantizeAway, quantizeEven, quantizeDivide
+	k.encode[0], k.encode[1], k.encode[2], k.encode[3] = encodeE4M3Fused, encodeE4M3Paper, encodeE5M2Fused, encodeE5M2Paper
+	k.absMax, k.finite, k.extremes, k.addMeans = absMax, finite, extremes, addMeans
+	return k
+}()
+
+// output numbers the formats of outputs.
+func output(to format.DType) int {
+	switch to {
+	case format.FP16:
+		return 0
+	case format.BF16:
+		return 1
+	}
+	return 2
+}
+
+// index is 1 for true.
+func index(x bool) int {
+	if x {
+		return 1
+	}
+	return 0
+}
 
 func (l Level) exponentSplitPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
 	_, _, _ = e[channels*Rows-1], pe[24*Rows-1], codes[(channels-1)*32+23]
-	exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
+	l.kernels().exponentsSplit(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
 }
 
 func (l Level) exponentOctetPass(e, pe, codes []uint8, table *[256]uint32, channels int) {
 	_, _, _ = e[channels*Rows-1], pe[12*Rows-1], codes[(channels-1)*32+11]
-	exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
+	l.kernels().exponentsOctet(&e[0], &pe[0], &codes[0], &table[0], channels, 0)
 }
 
 // widePass is dotPass in FP64. values are those of the codes or, with FP16, a matrix
@@ -27,41 +81,30 @@ func (l Level) widePass(acc []float32, records, codes []uint8, values []float64,
 	} else {
 		_ = values[255]
 	}
-	f := dot25
-	switch {
-	case u.Kind == Split && u.Half:
-		f = dot25Half
-	case u.Kind == Truncated25 && u.Half:
-		f = dot25FP16Half
-	case u.Kind == Truncated25:
-		f = dot25FP16
-	case u.Kind == Truncated24 && u.Half:
-		f = dot24FP16Half
-	case u.Kind == Truncated24:
-		f = dot24FP16
+	w := l.kernels()
+	f := w.dot25
+	switch u.Kind {
+	case Truncated25:
+		f = w.dot25FP16
+	case Truncated24:
+		f = w.dot24FP16
 	}
-	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
+	return f[index(u.Half)](&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, uint64(bias)) == 0
 }
 
 func (l Level) exactPass(acc []float32, codes []uint8, values *[256]float64, p []float32, channels int, half bool) bool {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
-	if half {
-		return dotExactHalf(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
-	}
-	return dotExact(&acc[0], &codes[0], &values[0], &p[0], channels) == 0
+	return l.kernels().dotExact[index(half)](&acc[0], &codes[0], &values[0], &p[0], channels) == 0
 }
 
 func (l Level) addPass(acc, sums []float32, channels int, half bool) bool {
 	_, _ = acc[channels*Rows-1], sums[channels*Rows-1]
-	if half {
-		return addSumsHalf(&acc[0], &sums[0], channels) == 0
-	}
-	return addSums(&acc[0], &sums[0], channels) == 0
+	return l.kernels().addSums[index(half)](&acc[0], &sums[0], channels) == 0
 }
 
 func (l Level) widen(dst []float64, src []uint16) {
 	_ = src[len(dst)-1]
-	widen(&dst[0], &src[0], len(dst)/32)
+	l.kernels().widen(&dst[0], &src[0], len(dst)/32)
 }
 
 // Encode writes the codes of rows of V, len(mean) channels, a multiple of 16: x minus
@@ -75,27 +118,20 @@ func (l Level) Encode(e5m2, paper bool, codes []uint8, x, mean, factor []float32
 		return true
 	}
 	_, _ = codes[rows*d-1], factor[d-1]
-	f := encodeE4M3Fused
-	switch {
-	case e5m2 && paper:
-		f = encodeE5M2Paper
-	case e5m2:
-		f = encodeE5M2Fused
-	case paper:
-		f = encodeE4M3Paper
-	}
-	return f(&codes[0], &x[0], &mean[0], &factor[0], rows, d/16) == 0
+	return l.kernels().encode[2*index(e5m2)+index(paper)](&codes[0], &x[0], &mean[0], &factor[0], rows, d/16) == 0
 }
 
 // Finite says whether all of x, a multiple of 16, is finite.
-func (l Level) Finite(x []float32) bool { return len(x) == 0 || finite(&x[0], len(x)/16) == 0 }
+func (l Level) Finite(x []float32) bool {
+	return len(x) == 0 || l.kernels().finite(&x[0], len(x)/16) == 0
+}
 
 // Extremes raises hi and lowers lo, by channel, a multiple of 16, to the elements of x.
 func (l Level) Extremes(hi, lo, x []float32) {
 	d := len(hi)
 	if rows := len(x) / d; rows > 0 {
 		_ = lo[d-1]
-		extremes(&hi[0], &lo[0], &x[0], rows, d/16)
+		l.kernels().extremes(&hi[0], &lo[0], &x[0], rows, d/16)
 	}
 }
 
@@ -105,7 +141,7 @@ func (l Level) AddMeans(sum, comp []float64, x []float32) {
 	d := len(sum)
 	if rows := len(x) / d; rows > 0 {
 		_ = comp[d-1]
-		addMeans(&sum[0], &comp[0], &x[0], rows, d/8)
+		l.kernels().addMeans(&sum[0], &comp[0], &x[0], rows, d/8)
 	}
 }
 
@@ -115,14 +151,7 @@ func (l Level) AddMeans(sum, comp []float64, x []float32) {
 func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	channels := len(scale)
 	_, _ = o[channels*Rows-1], mean[channels-1]
-	f := finishFP32
-	switch to {
-	case format.FP16:
-		f = finishFP16
-	case format.BF16:
-		f = finishBF16
-	}
-	return f(&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
+	return l.kernels().finish[output(to)](&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
 }
 
 // AbsMax returns the larger of m and the largest magnitude of x, ignoring NaN.
@@ -131,7 +160,7 @@ func (l Level) AbsMax(m float32, x []float32) float32 {
 	if len(x) == 0 {
 		return m
 	}
-	return absMax(&x[0], m, len(x)/16)
+	return l.kernels().absMax(&x[0], m, len(x)/16)
 }
 
 // Subtract subtracts mean from each row of x and rounds to the format. BF16
@@ -141,14 +170,7 @@ func (l Level) Subtract(to format.DType, x, mean []float32) {
 	if rows == 0 {
 		return
 	}
-	f := subtractFP32
-	switch to {
-	case format.FP16:
-		f = subtractFP16
-	case format.BF16:
-		f = subtractBF16
-	}
-	f(&x[0], &mean[0], rows, len(mean)/16)
+	l.kernels().subtract[output(to)](&x[0], &mean[0], rows, len(mean)/16)
 }
 
 // Quantize writes the codes of x, between least and limit; NaN gives 0.
@@ -157,8 +179,7 @@ func (l Level) Quantize(r Rounding, codes []int8, x []float32, factor float32, l
 		return
 	}
 	_ = codes[len(x)-1]
-	f := [...]func(*int8, *float32, float32, int32, int32, int){quantizeAway, quantizeEven, quantizeDivide}[r]
-	f(&codes[0], &x[0], factor, int32(limit), int32(least), len(x)/16)
+	l.kernels().quantize[r](&codes[0], &x[0], factor, int32(limit), int32(least), len(x)/16)
 }
 
 // EncodeFP16 writes the codes of x, a multiple of 16. It reports whether none of x is NaN or
@@ -168,15 +189,13 @@ func (l Level) EncodeFP16(codes []uint16, x []float32) bool {
 		return true
 	}
 	_ = codes[len(x)-1]
-	encode, _ := l.fp16()
-	return encode(&codes[0], &x[0], len(x)/16) == 0
+	return l.kernels().encodeFP16(&codes[0], &x[0], len(x)/16) == 0
 }
 
 // DecodeFP16 writes the values of codes, a multiple of 16.
 func (l Level) DecodeFP16(dst []float32, codes []uint16) {
 	if len(codes) > 0 {
 		_ = dst[len(codes)-1]
-		_, decode := l.fp16()
-		decode(&dst[0], &codes[0], len(codes)/16)
+		l.kernels().decodeFP16(&dst[0], &codes[0], len(codes)/16)
 	}
 }

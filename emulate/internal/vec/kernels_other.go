@@ -52,7 +52,7 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 }
 
 // pairPass needs AVX512.
-func (l Level) pairPass(a *pairArgs, strips int) [2]bool { panic(unavailable) }
+func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
 
 // signs needs AVX512.
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }
@@ -108,12 +108,6 @@ func (l Level) Extremes(hi, lo, x []float32) { panic(unavailable) }
 
 // AddMeans needs a vector level.
 func (l Level) AddMeans(sum, comp []float64, x []float32) { panic(unavailable) }
-
-// Has reports false.
-func (l Level) Has(k Kind) bool { return false }
-
-// Narrow reports true.
-func (l Level) Narrow() bool { return true }
 
 // EncodeFP16 needs a vector level.
 func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable) }

@@ -145,38 +145,75 @@ func sortPairs(p []pair) {
 	}
 }
 
-// dot13 is Dot of n strips, one or two, for the first keys of the tile, where Unit.Pairs holds.
-func (v *Values) dot13(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) (ok [2]bool) {
+// pairArgs are the operands of a step of strips. The assembly knows the layout.
+type pairArgs struct {
+	// records are of pairs of channels: their numbers, how many keys each class has, by the
+	// signs of the two elements, two unused bytes, and, each a step long, the keys, class by
+	// class, and the two channels' codes.
+	records *uint8
+	values  *[256]float32
+	magic   *float32 // [4][Rows], scratch
+	pairs   int
+	step    int
+	bias    uint8 // by which e is too large
+	// The first step of a tile starts from zero. The last, of a tile that is added to o, writes
+	// that alone.
+	first, last bool
+	_           [5]uint8
+	strips      [2]stripArgs
+}
+
+// stripArgs are those of a strip.
+type stripArgs struct {
+	acc *float32 // [channel][Rows]
+	p   *float32 // [step][Rows]
+	e   *uint8   // [channel][Rows]
+	// o [channel][Rows] becomes o*factor[row] + the tile's sum.
+	o, factor *float32
+}
+
+// Tile is a tile of P~ and what its product with V is added to.
+type Tile struct {
+	// P is [tile+1][Rows] with a last row of zeros, PE [tile][Rows] its exponents.
+	P  []float32
+	PE []uint8
+	// Acc [channel][Rows] takes the products, a chain from what was there.
+	Acc []float32
+	// O, if not nil, becomes O*Rescale[row] + the tile's sum, a chain from zero, in one rounding
+	// that flushes subnormal results. Acc is lost.
+	O       []float32
+	Rescale *[Rows]float32
+}
+
+// DotTiles is Dot for one strip or two, where Unit.Pairs holds, and for the first keys of the tile
+// alone: one at least, all others have P~ zero. What is read of V serves both strips.
+func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (ok [2]bool) {
 	unit, sums := v.unit, v.dim*Rows
-	e, magic := grow(&s.e, n*sums), grow(&s.magic, 4*Rows)
-	ok = [2]bool{true, n == 2}
+	e, magic := grow(&s.e, len(tiles)*sums), grow(&s.magic, 4*Rows)
+	a := pairArgs{
+		values: &v.format.value, magic: &magic[0], pairs: (v.dim + 1) / 2, step: unit.Step, bias: uint8(v.format.exponentBias),
+	}
+	size := a.pairs * unit.pairSize()
+	for i, t := range tiles {
+		_, _ = t.Acc[sums-1], t.P[(v.tile+1)*Rows-1]
+		a.strips[i] = stripArgs{acc: &t.Acc[0], e: &e[i*sums]}
+		if t.O != nil {
+			_ = t.O[sums-1]
+			a.strips[i].o, a.strips[i].factor = &t.O[0], &t.Rescale[0]
+		}
+	}
+	ok = [2]bool{true, len(tiles) == 2}
 	for k := 0; k < keys; k += unit.Step {
 		codes := v.codes[(first+k)/32*v.dim*32+(first+k)%32:]
-		for i := range n {
-			v.stepExponents(l, e[i*sums:][:sums], pe[i][k*Rows:], codes)
+		for i, t := range tiles {
+			v.stepExponents(l, e[i*sums:][:sums], t.PE[k*Rows:], codes)
+			a.strips[i].p = &t.P[k*Rows]
 		}
-		a := pairArgs{
-			records: v.records[(first+k)/unit.Step*((v.dim+1)/2)*unit.pairSize():], values: &v.format.value, e: e, magic: magic,
-			channels: v.dim, step: unit.Step, bias: v.format.exponentBias, half: unit.Half, acc: acc,
-		}
-		for i := range n {
-			a.p[i] = p[i][k*Rows:]
-		}
-		good := l.pairPass(&a, n)
+		joins := tiles[0].O != nil
+		a.records = &v.records[(first+k)/unit.Step*size:][:size][0]
+		a.first, a.last = joins && k == 0, joins && k+unit.Step >= keys
+		good := l.pairPass(&a, len(tiles), unit.Half)
 		ok[0], ok[1] = ok[0] && good[0], ok[1] && good[1]
 	}
 	return ok
-}
-
-// pairArgs are the operands of pairPass.
-type pairArgs struct {
-	acc, p   [2][]float32
-	records  []uint8
-	values   *[256]float32
-	e        []uint8 // of one strip behind those of the other
-	magic    []float32
-	channels int
-	step     int
-	bias     uint32
-	half     bool
 }

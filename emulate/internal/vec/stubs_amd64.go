@@ -81,25 +81,21 @@ func addSums(acc *float32, sums *float32, channels int) uint32
 // addSumsHalf adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.
 func addSumsHalf(acc *float32, sums *float32, channels int) uint32
 
-// dot13 adds one step's products to acc[channel][row]; see Values for records and
-// exponents for e, whose values are bias too large. magic has room for 16 values of each row. The result is not
-// zero if a sum is infinite.
-func dot13(acc *float32, records *uint8, values *float32, p *float32, e *uint8, magic *float32, pairs int, step int, bias uint32) uint32
+// dot13 adds one step's products to acc[channel][row] of a strip: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest.
+func dot13(a *byte) uint32
 
-// dot13Half adds one step's products to acc[channel][row]; see Values for records and
-// exponents for e, whose values are bias too large. magic has room for 16 values of each row. The result is not
-// zero if a sum is infinite.
-func dot13Half(acc *float32, records *uint8, values *float32, p *float32, e *uint8, magic *float32, pairs int, step int, bias uint32) uint32
+// dot13Half adds one step's products to acc[channel][row] of a strip: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest.
+func dot13Half(a *byte) uint32
 
-// dot13Two adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
-// exponents for e, whose values are bias too large. magic has room for 16 values of each row. The result is not
-// zero if a sum is infinite, in its upper half if one of the second strip is.
-func dot13Two(acc *float32, records *uint8, values *float32, p *float32, e *uint8, magic *float32, pairs int, step int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// dot13Two adds one step's products to acc[channel][row] of two strips: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest, in its upper half if one of the second strip is.
+func dot13Two(a *byte) uint32
 
-// dot13TwoHalf adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
-// exponents for e, whose values are bias too large. magic has room for 16 values of each row. The result is not
-// zero if a sum is infinite, in its upper half if one of the second strip is.
-func dot13TwoHalf(acc *float32, records *uint8, values *float32, p *float32, e *uint8, magic *float32, pairs int, step int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// dot13TwoHalf adds one step's products to acc[channel][row] of two strips: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest, in its upper half if one of the second strip is.
+func dot13TwoHalf(a *byte) uint32
 
 // dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].
 func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
@@ -387,3 +383,93 @@ func laneJoinFactorAVX2(o *float32, tile *float32, alpha *float32, factor *float
 
 // rescaleAVX2 is rescale.
 func rescaleAVX2(o *float32, factors *float32, channels int) uint32
+
+// exponentsSplitAVX2 is exponentsSplit.
+func exponentsSplitAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// exponentsOctetAVX2 is exponentsOctet.
+func exponentsOctetAVX2(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
+
+// dot25AVX2 is dot25.
+func dot25AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16AVX2 is dot25FP16.
+func dot25FP16AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16AVX2 is dot24FP16.
+func dot24FP16AVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dotExactAVX2 is dotExact.
+func dotExactAVX2(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// addSumsAVX2 is addSums.
+func addSumsAVX2(acc *float32, sums *float32, channels int) uint32
+
+// dot25HalfAVX2 is dot25Half.
+func dot25HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot25FP16HalfAVX2 is dot25FP16Half.
+func dot25FP16HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dot24FP16HalfAVX2 is dot24FP16Half.
+func dot24FP16HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float64, p *float32, e *uint8, channels int, stride int, bias uint64) uint32
+
+// dotExactHalfAVX2 is dotExactHalf.
+func dotExactHalfAVX2(acc *float32, codes *uint8, values *float64, p *float32, channels int) uint32
+
+// addSumsHalfAVX2 is addSumsHalf.
+func addSumsHalfAVX2(acc *float32, sums *float32, channels int) uint32
+
+// widenAVX2 is widen.
+func widenAVX2(dst *float64, src *uint16, groups int)
+
+// subtractFP16AVX2 is subtractFP16.
+func subtractFP16AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishFP16AVX2 is finishFP16.
+func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// subtractBF16AVX2 is subtractBF16.
+func subtractBF16AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishBF16AVX2 is finishBF16.
+func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// subtractFP32AVX2 is subtractFP32.
+func subtractFP32AVX2(x *float32, mean *float32, rows int, groups int)
+
+// finishFP32AVX2 is finishFP32.
+func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+
+// absMaxAVX2 is absMax.
+func absMaxAVX2(x *float32, m float32, groups int) float32
+
+// quantizeAwayAVX2 is quantizeAway.
+func quantizeAwayAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeEvenAVX2 is quantizeEven.
+func quantizeEvenAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// quantizeDivideAVX2 is quantizeDivide.
+func quantizeDivideAVX2(codes *int8, x *float32, factor float32, limit int32, least int32, groups int)
+
+// encodeE4M3FusedAVX2 is encodeE4M3Fused.
+func encodeE4M3FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE4M3PaperAVX2 is encodeE4M3Paper.
+func encodeE4M3PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2FusedAVX2 is encodeE5M2Fused.
+func encodeE5M2FusedAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// encodeE5M2PaperAVX2 is encodeE5M2Paper.
+func encodeE5M2PaperAVX2(codes *uint8, x *float32, mean *float32, factor *float32, rows int, groups int) uint32
+
+// finiteAVX2 is finite.
+func finiteAVX2(x *float32, groups int) uint32
+
+// extremesAVX2 is extremes.
+func extremesAVX2(hi *float32, lo *float32, x *float32, rows int, groups int)
+
+// addMeansAVX2 is addMeans.
+func addMeansAVX2(sum *float64, comp *float64, x *float32, rows int, groups int)

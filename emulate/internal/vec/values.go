@@ -19,7 +19,7 @@ type Values struct {
 	// elements' keys within the step: pairs of positive ones, one positive and
 	// one negative element, pairs of negative ones. Where there is none, the key
 	// is one whose P~ is zero. Channels with equal numbers stand together. Where
-	// Unit.Pairs holds, there is a record for two channels instead: see pairArgs.
+	// Unit.Pairs holds, a record is of two channels: see pairArgs.
 	records []uint8
 	// odd holds, for each tile of keys, the channels with codes that are not finite; nil
 	// where all are.
@@ -439,10 +439,15 @@ func clearOdd(x []float64) {
 // [tile+1][Rows] with a last row of zeros, pe [tile][Rows] its exponents. Codes that
 // are not finite count as zeros (Odd). It reports whether all sums stayed finite.
 func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first int) bool {
-	f, unit := v.format, v.unit
+	return v.DotKeys(l, acc, p, pe, s, first, v.tile)
+}
+
+// DotKeys is Dot for the first keys of the tile alone, a multiple of 32: all others have P~ zero.
+func (v *Values) DotKeys(l Level, acc, p []float32, pe []uint8, s *Scratch, first, keys int) bool {
+	f, size, unit := v.format, v.recordSize(), v.unit
 	if unit.Kind == Integer || unit.Kind == Exact {
 		ok := true
-		for k := 0; k < v.tile; k += 32 {
+		for k := 0; k < keys; k += 32 {
 			codes := v.codes[(first+k)*v.dim:]
 			if unit.Kind == Integer {
 				l.integerPass(acc, codes, &integers, p[k*Rows:], v.dim)
@@ -453,14 +458,8 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		return ok
 	}
 	if unit.Pairs(l) {
-		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first, v.tile)[0]
+		return v.DotTiles(l, []Tile{{P: p, PE: pe, Acc: acc}}, s, first, keys)[0]
 	}
-	return v.dotSteps(l, acc, p, pe, s, first, v.tile)
-}
-
-// dotSteps is Dot for the first keys of the tile, of units that go by steps.
-func (v *Values) dotSteps(l Level, acc, p []float32, pe []uint8, s *Scratch, first, keys int) bool {
-	f, size, unit := v.format, v.recordSize(), v.unit
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
 	for k := 0; k < keys; k += unit.Step {
@@ -508,22 +507,6 @@ func (v *Values) stepExponents(l Level, e, pe, codes []uint8) {
 	}
 }
 
-// Pairs says whether the level's DotTwo takes less than two calls of Dot.
+// Pairs says whether the level has DotTiles for the unit, which takes less for two strips than two
+// calls of Dot.
 func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 }
-
-// DotTwo is Dot for two strips, where Unit.Pairs holds: what is read of V serves both.
-func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) [2]bool {
-	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
-}
-
-// DotKeys is Dot for n strips, one or two, on a unit with 13 fraction bits, and for the first keys
-// of the tile alone: one at least, all others have P~ zero.
-func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) (ok [2]bool) {
-	if v.unit.Pairs(l) {
-		return v.dot13(l, n, acc, p, pe, s, first, keys)
-	}
-	for i := range n {
-		ok[i] = v.dotSteps(l, acc[i], p[i], pe[i], s, first, keys)
-	}
-	return ok
-}

@@ -2,6 +2,7 @@ package vec
 
 import (
 	"math"
+	"math/big"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -153,9 +154,7 @@ func (c *dotCase) check(t testing.TB) {
 	want := make([]float32, Rows*c.dim)
 	c.u.Tile(want, &pa, &pb)
 	for _, l := range levels(t) {
-		if l.Has(c.v.unit.Kind) {
-			c.checkAt(t, l, want)
-		}
+		c.checkAt(t, l, want)
 	}
 }
 
@@ -168,10 +167,11 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 	overflow := slices.ContainsFunc(want, func(w float32) bool { return w-w != 0 })
 	got := make([]float32, c.dim*Rows)
 	// Where sums overflow, the caller runs the portable code.
-	if c.v.Dot(l, got, c.p, c.pe, &c.s, 0) {
+	if ok := c.v.Dot(l, got, c.p, c.pe, &c.s, 0); ok == overflow {
+		t.Fatalf("%s %s: overflow reported %v, want %v", l, c.u.Instruction, !ok, overflow)
+	}
+	if !overflow {
 		c.equal(t, l, "", got, want, false)
-	} else if !overflow {
-		t.Fatalf("%s %s: overflow reported, but there is none", l, c.u.Instruction)
 	}
 	if !c.v.unit.Pairs(l) {
 		return
@@ -183,8 +183,11 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 		slices.Reverse(p[k*Rows:][:Rows])
 		slices.Reverse(pe[k*Rows:][:Rows])
 	}
-	ok := c.v.DotTwo(l, [2][]float32{got, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
-	if ok[0] != ok[1] || !ok[0] && !overflow {
+	two := func(acc, p [2][]float32, pe [2][]uint8) [2]bool {
+		return c.v.DotTiles(l, []Tile{{P: p[0], PE: pe[0], Acc: acc[0]}, {P: p[1], PE: pe[1], Acc: acc[1]}}, &c.s, 0, c.tile)
+	}
+	ok := two([2][]float32{got, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe})
+	if ok[0] != ok[1] || ok[0] == overflow {
 		t.Fatalf("%s %s: of two strips, overflow %v", l, c.u.Instruction, ok)
 	}
 	if ok[0] {
@@ -198,7 +201,7 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 		clear(got)
 		acc, ps, pes := [2][]float32{other, other}, [2][]float32{p, p}, [2][]uint8{pe, pe}
 		acc[i], ps[i], pes[i] = got, c.p, c.pe
-		if z := c.v.DotTwo(l, acc, ps, pes, &c.s, 0); z[i] != ok[0] || !z[1-i] {
+		if z := two(acc, ps, pes); z[i] != ok[0] || !z[1-i] {
 			t.Fatalf("%s %s: strip %d beside zeros, overflow %v", l, c.u.Instruction, i, z)
 		}
 		if slices.ContainsFunc(other, func(x float32) bool { return math.Float32bits(x) != 0 }) {
@@ -251,15 +254,152 @@ func TestDot(t *testing.T) {
 	}
 }
 
+// TestSubnormalSums: an FP16 sum that is subnormal has the smallest exponent, below which terms
+// lose their bits: here the one that would break a tie. A sum of zero has none.
+func TestSubnormalSums(t *testing.T) {
+	levels(t)
+	for i, u := range units {
+		if !u.unit.Kind.FP16() || !u.unit.Half {
+			continue
+		}
+		// The second step adds 2^-28 * 2^(-10-n), from four products of which the first has a bit
+		// that is too low for 25 or 24 fraction bits, and half of a quantum, to two quanta.
+		low := 1.25
+		if u.unit.Kind == Truncated24 {
+			low = 1.5
+		}
+		p := []float64{1 + 0x1p-10, 1, 1 + 0x1p-10, 1, 1}
+		v := []float64{low, -low, -1, 1, 8}
+		pick := func(x []float64, first float64) func(key, lane int) uint16 {
+			return func(key, _ int) uint16 {
+				value := 0.0
+				if key == 0 {
+					value = first
+				}
+				for n, y := range x {
+					if u.unit.base(u.unit.Step)+u.unit.key(1, n) == key {
+						value = y * 0x1p-14
+					}
+				}
+				return bits.ReverseBytes16(format.FP16FromFloat32(float32(value)))
+			}
+		}
+		newDotCase(t, i, 4, pick(p, 0x1p-12), pick(v, 0x1p-11)).check(t)
+		newDotCase(t, i, 4, pick(p, 0), pick(v, 0)).check(t)
+	}
+}
+
+// TestExactSums: the sum of an accumulator and a step of exact sums is rounded once, also where
+// FP64 does not hold it.
+func TestExactSums(t *testing.T) {
+	code := func(x float64) uint16 { return uint16(format.E4M3FromFloat32(float32(x))) }
+	for i, u := range units {
+		if u.unit.Kind != Exact || u.unit.Half {
+			continue
+		}
+		for _, tc := range []struct{ acc, large, small float64 }{
+			{0x1p40, 256, 0x1p-9}, {0x1p40, 256, -0x1p-9}, {-0x1p40, -256, 0x1p-9}, {-0x1p40, -256, -0x1p-9},
+			{0x1.000002p40, 256, 0x1p-9}, {0x1.000002p40, 256, -0x1p-9}, {0x1p40, -256, 0x1p-9}, {0x1p40, -256, -0x1p-9},
+			{0x1p40, 256, 0}, {0x1p-60, 256, 0}, {-0x1p-60, 256, 0x1p-9}, {0x1p-60, 0, 0}, {0x1p16, -256, 0}, {0x1p-40, -256, 0},
+		} {
+			p := func(key, _ int) uint16 {
+				return code([]float64{math.Abs(tc.large), math.Abs(tc.small), 0}[min(key, 2)])
+			}
+			v := func(key, _ int) uint16 { return code([]float64{tc.large, tc.small, 0}[min(key, 2)]) }
+			c := newDotCase(t, i, 4, p, v)
+			sum := new(big.Float).SetPrec(200).SetFloat64(tc.acc)
+			for _, x := range []float64{tc.large * math.Abs(tc.large), tc.small * math.Abs(tc.small)} {
+				sum.Add(sum, big.NewFloat(x))
+			}
+			want, _ := sum.Float32()
+			for _, l := range levels(t) {
+				acc := make([]float32, c.dim*Rows)
+				for j := range acc {
+					acc[j] = float32(tc.acc)
+				}
+				if !c.v.Dot(l, acc, c.p, c.pe, &c.s, 0) {
+					t.Fatalf("%s: %v: overflow", l, tc)
+				}
+				for j, got := range acc {
+					if math.Float32bits(got) != math.Float32bits(want) {
+						t.Fatalf("%s: %v: sum %d is %x, want %x", l, tc, j, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestDotTilesAdds: a tile that joins O in DotTiles is one that Dot makes and AddTile adds, for both
+// strips and steps, and what AddTile reports is reported of the right strip.
+func TestDotTilesAdds(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for i, u := range units {
+		for _, l := range levels(t) {
+			if !u.unit.Pairs(l) {
+				continue
+			}
+			const dim = 12
+			c := newDotCase(t, i, dim, func(_, row int) uint16 { return uint16(r.IntN(0x40)) * uint16(min(row, 1)) },
+				func(int, int) uint16 { return uint16(r.IntN(0x40)) | uint16(r.IntN(2))<<7 })
+			c.v.Index(l, nil)
+			// What the first row, whose P is zero, makes of O.
+			for _, tc := range []struct {
+				o, factor float32
+				ok        bool
+			}{
+				{1, 0.5, true}, {0x1p-100, 0x1p-30, true}, {-0x1p-100, 0x1p-30, true}, // flushed
+				{0x1p-100, 0x1p-26, false}, {-0x1p-100, 0x1p-26, false}, // may have been flushed
+				{0x1p100, 0x1p100, false}, {float32(math.NaN()), 1, false}, {0, 0, true},
+			} {
+				for strip := range 3 { // a strip alone, and the first or second of two
+					var tiles []Tile
+					for range min(strip, 1) + 1 {
+						o := make([]float32, dim*Rows)
+						for j := range o {
+							o[j] = float32(r.NormFloat64())
+						}
+						var factor [Rows]float32
+						for j := range factor {
+							factor[j] = r.Float32()
+						}
+						junk := make([]float32, dim*Rows)
+						for j := range junk {
+							junk[j] = float32(math.NaN())
+						}
+						tiles = append(tiles, Tile{P: c.p, PE: c.pe, Acc: junk, O: o, Rescale: &factor})
+					}
+					special := max(strip-1, 0)
+					tiles[special].O[5*Rows], tiles[special].Rescale[0] = tc.o, tc.factor
+					var want [2][]float32
+					for j := range tiles {
+						want[j] = slices.Clone(tiles[j].O)
+						sum := make([]float32, dim*Rows)
+						ok := c.v.Dot(l, sum, c.p, c.pe, &c.s, 0) && l.AddTile(want[j], sum, tiles[j].Rescale, dim)
+						if j == special && ok != tc.ok {
+							t.Fatalf("%s %s: AddTile of %x * %x: %v", l, u.name, tc.o, tc.factor, ok)
+						}
+					}
+					got := c.v.DotTiles(l, tiles, &c.s, 0, c.tile)
+					for j := range tiles {
+						if ok := j != special || tc.ok; got[j] != ok {
+							t.Errorf("%s %s: strip %d of %d with %x * %x: %v, want %v", l, u.name, j, len(tiles), tc.o, tc.factor, got[j], ok)
+						} else if ok && !slices.EqualFunc(tiles[j].O, want[j], func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
+							t.Errorf("%s %s: strip %d of %d with %x * %x differs", l, u.name, j, len(tiles), tc.o, tc.factor)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestRoundingRestored: after Dot, which may set the rounding of the machine, operations
 // round to nearest and keep subnormal numbers, as Go's do.
 func TestRoundingRestored(t *testing.T) {
 	for i, u := range units {
 		c := newDotCase(t, i, 4, func(k, r int) uint16 { return uint16(0x30 + k%8) }, func(k, ch int) uint16 { return uint16(0x30 + k%8 + ch%2*0x80) })
 		for _, l := range levels(t) {
-			if !l.Has(u.unit.Kind) {
-				continue
-			}
 			c.v.Index(l, nil)
 			acc := make([]float32, c.dim*Rows)
 			if !c.v.Dot(l, acc, c.p, c.pe, &c.s, 0) {
@@ -285,9 +425,6 @@ func BenchmarkDot(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for i, u := range units {
 		for _, l := range all {
-			if !l.Has(u.unit.Kind) {
-				continue
-			}
 			b.Run(u.arch+"/"+u.name+"/"+l.String(), func(b *testing.B) {
 				const dim = 128
 				encode := func(x float64) uint16 {
@@ -317,7 +454,7 @@ func BenchmarkDot(b *testing.B) {
 					for b.Loop() {
 						clear(acc)
 						clear(other)
-						c.v.DotTwo(l, [2][]float32{acc, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
+						c.v.DotTiles(l, []Tile{{P: c.p, PE: c.pe, Acc: acc}, {P: p, PE: pe, Acc: other}}, &c.s, 0, c.tile)
 					}
 					b.ReportMetric(2*float64(b.N)*Rows*dim*float64(c.tile)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 				})

@@ -19,7 +19,7 @@ func avx2() {
 	toFloatAVX2()
 	dequantizeAVX2(c)
 	softmaxAVX2(c)
-	exponentsAVX2()
+	exponentsAVX2("exponents", 16, 16, 16)
 	dot13AVX2("dot13AVX2", c, false)
 	dot13AVX2("dot13HalfAVX2", c, true)
 	addTileAVX2(c)
@@ -442,40 +442,6 @@ func softmaxAVX2(c *constants) {
 	CMPQ(vector, U32(row32))
 	JNE(LabelRef("vector"))
 	retBad(bad)
-}
-
-func exponentsAVX2() {
-	TEXT("exponentsAVX2", NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
-	Doc("exponentsAVX2 is exponents.")
-	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
-	keep := YMM()
-	VMOVD(Load(Param("keep"), GP32()), keep.AsX())
-	VPBROADCASTD(keep.AsX(), keep)
-	Label("channel")
-	var max [2]VecVirtual
-	for h := range max {
-		max[h] = YMM()
-		VPAND(Mem{Base: e, Disp: 32 * h}, keep, max[h])
-	}
-	for i := range 16 {
-		code, v := GP64(), YMM()
-		MOVBQZX(Mem{Base: codes, Disp: i}, code)
-		VPBROADCASTD(Mem{Base: table, Index: code, Scale: 4}, v)
-		for h := range max {
-			x := YMM()
-			VPADDB(Mem{Base: pe, Disp: i*row8 + 32*h}, v, x)
-			VPMAXUB(x, max[h], max[h])
-		}
-	}
-	for h := range max {
-		VMOVDQU(max[h], Mem{Base: e, Disp: 32 * h})
-	}
-	ADDQ(Imm(64), e)
-	ADDQ(Imm(32), codes)
-	DECQ(channels)
-	JNZ(LabelRef("channel"))
-	VZEROUPPER()
-	RET()
 }
 
 // dot13AVX2 rounds toward zero throughout, which truncates a positive product

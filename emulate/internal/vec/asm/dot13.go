@@ -17,6 +17,23 @@ const (
 // classes of keys by the signs of the elements of two channels, in the order of a record.
 var classes = [4][2]bool{{false, false}, {false, true}, {true, false}, {true, true}} // negative?
 
+// Layout of a vec.pairArgs.
+const (
+	pairRecord  = 8 * iota // records
+	pairValues             // values
+	pairMagic              // magic
+	pairCount              // pairs
+	pairStep               // step
+	pairFlags              // bias, first, last
+	pairStrips             // of each strip, of size pairStrip
+	pairStrip   = 40
+	stripAcc    = 0
+	stripP      = 8
+	stripE      = 16
+	stripO      = 24
+	stripFactor = 32
+)
+
 // dot13 is the second pass of the dot-add with 13 fraction bits, of one strip or of two.
 //
 // With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
@@ -26,63 +43,80 @@ var classes = [4][2]bool{{false, false}, {false, true}, {true, false}, {true, tr
 //
 // Two channels share what is read of P, without which there are more loads than multiply-adds:
 // the records list keys by the signs of both. Each M waits in memory.
+//
+// A tile's first step starts from zero, and its last adds the sum to O, so that they need
+// neither be cleared nor read again. Subnormal numbers, which O alone can have, are flushed.
 func dot13(name string, half bool, strips int) {
-	const two = 64 // where acc2 is
-	signature := "func(acc *float32, records *uint8, values, p *float32, e *uint8, magic *float32, pairs, step int, bias uint32) uint32"
-	doc := " adds one step's products to acc[channel][row]; see Values for records and"
-	if strips == 2 {
-		signature = "func(acc *float32, records *uint8, values, p *float32, e *uint8, magic *float32, pairs, step int, acc2, p2 *float32, e2 *uint8, bias uint32) uint32"
-		doc = " adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and"
+	TEXT(name, NOSPLIT, "func(a *byte) uint32")
+	Doc(name+" adds one step's products to acc[channel][row] of "+map[int]string{1: "a strip", 2: "two strips"}[strips]+": see pairArgs. The result is not",
+		"zero if a sum is infinite or NaN, or one with O is smallest"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
+	args := load("a")
+	field := func(disp int) Mem { return Mem{Base: args, Disp: disp} }
+	loaded := func(disp int) Register {
+		r := GP64()
+		MOVQ(field(disp), r)
+		return r
 	}
-	TEXT(name, NOSPLIT, signature)
-	Doc(name+doc,
-		"exponents for e, whose values are bias too large. magic has room for 16 values of each row. The result is not",
-		"zero if a sum is infinite"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
-	records, values, step := load("records"), load("values"), load("step")
-	magic, pairs := load("magic"), load("pairs")
-	p := []Register{load("p")}
-	if strips == 2 {
-		p = append(p, load("p2"))
-	}
+	records, values, step := loaded(pairRecord), loaded(pairValues), loaded(pairStep)
+	magic, pairs := loaded(pairMagic), loaded(pairCount)
 	d := newDot13(name, half)
-	bad := make([]Register, strips)
-	for i := range bad {
-		bad[i] = K()
-		KXORW(bad[i], bad[i], bad[i])
+	var p, good [2]Register
+	var nan [2]VecVirtual
+	for s := range strips {
+		p[s] = loaded(pairStrips + pairStrip*s + stripP)
+		good[s] = K()
+		KXNORW(good[s], good[s], good[s])
+		nan[s] = ZMM()
+		VPXORD(nan[s], nan[s], nan[s])
 	}
-	bias := ZMM()
-	VPBROADCASTB(Load(Param("bias"), GP32()), bias)
-	// accAt and eAt return where channel c of the pair is of strip s.
-	of := func(c int, arg Mem, size uint64) Register {
+	zero, bias := ZMM(), ZMM()
+	VPXORD(zero, zero, zero)
+	VPBROADCASTB(field(pairFlags), bias)
+	restore := d.flushSubnormals()
+	// of returns where channel c of the pair is in a matrix of strip s.
+	of := func(s, c, matrix int, size uint64) Register {
 		at := GP64()
 		MOVBQZX(Mem{Base: records, Disp: c}, at)
 		SHLQ(Imm(size), at)
-		ADDQ(arg, at)
+		ADDQ(field(pairStrips+pairStrip*s+matrix), at)
 		return at
-	}
-	accAt := func(s, c int) Register {
-		return of(c, NewParamAddr([]string{"acc", "acc2"}[s], s*two), 8)
-	}
-	eAt := func(s, c int) Register {
-		return of(c, NewParamAddr([]string{"e", "e2"}[s], []int{32, two + 16}[s]), 6)
 	}
 	waits := func(s, c, i int) Mem { return at(magic, 0, (s*2+c)*vecs+i) }
 
 	Label("pair")
 	var sums [2][2][vecs]VecVirtual // [strip][channel]
-	for s := range strips {
-		for c := range 2 {
-			e, from := ZMM(), accAt(s, c)
-			VMOVDQU8(Mem{Base: eAt(s, c)}, e)
-			VPSUBUSB(bias, e, e)
-			VPMAXUB(d.least, e, e)
-			for i := range vecs {
-				m, a := d.begin(i, e, at(from, 0, i))
-				VMOVUPS(m, waits(s, c, i))
-				sums[s][c][i] = a
+	start := func(first bool) {
+		for s := range strips {
+			for c := range 2 {
+				e := ZMM()
+				VMOVDQU8(Mem{Base: of(s, c, stripE, 6)}, e)
+				VPSUBUSB(bias, e, e)
+				VPMAXUB(d.least, e, e)
+				from := Register(nil)
+				if !first {
+					from = of(s, c, stripAcc, 8)
+				}
+				for i := range vecs {
+					m := d.expand(i, e)
+					if first {
+						sums[s][c][i] = ZMM()
+						VPADDD_BCST(d.toMagic, m, m)
+						VMOVDQA32(m, sums[s][c][i])
+					} else {
+						d.begin(sums[s][c][i], m, at(from, 0, i))
+					}
+					VMOVUPS(m, waits(s, c, i))
+				}
 			}
 		}
 	}
+	CMPB(field(pairFlags+1), Imm(0))
+	JEQ(LabelRef("goesOn"))
+	start(true)
+	JMP(LabelRef("begun"))
+	Label("goesOn")
+	start(false)
+	Label("begun")
 	list := GP64()
 	LEAQ(Mem{Base: records, Disp: recordElements}, list)
 	for class, negative := range classes {
@@ -113,29 +147,61 @@ func dot13(name string, half bool, strips int) {
 	}
 	for s := range strips {
 		for c := range 2 {
-			to := accAt(s, c)
 			for i := range vecs {
 				a := sums[s][c][i]
 				VSUBPS(waits(s, c, i), a, a)
-				d.end(a, bad[s])
-				VMOVUPS(a, at(to, 0, i))
+				d.end(a, zero, nan[s])
 			}
 		}
 	}
+	CMPB(field(pairFlags+2), Imm(0))
+	JNE(LabelRef("last"))
+	for s := range strips {
+		for c := range 2 {
+			to := of(s, c, stripAcc, 8)
+			for i := range vecs {
+				VMOVUPS(sums[s][c][i], at(to, 0, i))
+			}
+		}
+	}
+	JMP(LabelRef("ended"))
+	Label("last")
+	for s := range strips {
+		factor := loaded(pairStrips + pairStrip*s + stripFactor)
+		for c := range 2 {
+			to := of(s, c, stripO, 8)
+			for i := range vecs {
+				x := ZMM()
+				VMOVUPS(at(to, 0, i), x)
+				VFMADD132PS(at(factor, 0, i), sums[s][c][i], x)
+				d.keepGood(good[s], x)
+				VFMADD231PS(zero, x, nan[s])
+				VMOVUPS(x, at(to, 0, i))
+			}
+		}
+	}
+	Label("ended")
 	LEAQ(Mem{Base: step, Index: step, Scale: 2}, list)
 	LEAQ(Mem{Base: records, Index: list, Scale: 1, Disp: recordElements}, records)
 	DECQ(pairs)
 	JNZ(LabelRef("pair"))
-	if strips == 2 {
-		KUNPCKWD(bad[0], bad[1], bad[0])
-		r := GP32()
-		KMOVD(bad[0], r)
-		Store(r, ReturnIndex(0))
-		VZEROUPPER()
-		RET()
-		return
+	restore()
+	// NaN is not equal to itself.
+	for s := range strips {
+		VCMPPS(Imm(0), nan[s], nan[s], good[s], good[s])
+		KNOTW(good[s], good[s])
 	}
-	retMask(bad[0])
+	if strips == 2 {
+		KUNPCKWD(good[0], good[1], good[0])
+	}
+	r := GP32()
+	KMOVD(good[0], r)
+	if strips == 1 {
+		MOVWLZX(r.As16(), r)
+	}
+	Store(r, ReturnIndex(0))
+	VZEROUPPER()
+	RET()
 }
 
 // class emits the elements of a class of keys, in blocks of four, of two and of one: pairs with
@@ -266,11 +332,12 @@ func pairRecords() {
 
 // dot13Unit is what dot13 does with an output before and after a step.
 type dot13Unit struct {
-	half                            bool
-	toMagic, fp22, exponent, lowest Mem
-	least, zero                     VecVirtual
-	high                            Register // the highest byte of each 32-bit lane
-	spread                          [vecs]Mem
+	half                                     bool
+	toMagic, fp22, exponent, lowest, control Mem
+	smallest                                 Mem
+	least                                    VecVirtual
+	high                                     Register // the highest byte of each 32-bit lane
+	spread                                   [vecs]Mem
 }
 
 func newDot13(name string, half bool) *dot13Unit {
@@ -281,6 +348,8 @@ func newDot13(name string, half bool) *dot13Unit {
 		fp22:     c.u32(truncateFP22),
 		exponent: c.u32(0xff << 23),
 		lowest:   c.u32((127 - 14) << 23),
+		smallest: c.u32(smallest),
+		control:  c.u32(flushControl),
 		least:    ZMM(),
 		high:     K(),
 	}
@@ -296,22 +365,34 @@ func newDot13(name string, half bool) *dot13Unit {
 		}
 	}
 	VPBROADCASTD(least, d.least)
-	if half {
-		d.zero = ZMM()
-		VPXORD(d.zero, d.zero, d.zero)
-	}
 	return d
 }
 
-// begin returns M of the i-th vector of a strip, whose largest sums of exponents are the
-// bytes of e, and M plus what has been added up, truncated like a product.
-func (d *dot13Unit) begin(i int, e VecVirtual, from Mem) (magic, a VecVirtual) {
-	x, exponent, spread := ZMM(), ZMM(), ZMM()
-	magic, a = ZMM(), ZMM()
-	negative := K()
+// flushControl is MXCSR with all exceptions masked, flush to zero and denormals are zeros.
+const flushControl = 0x1f80 | 0x8040
+
+// flushSubnormals makes operations flush, until what it returns emits code to end that.
+func (d *dot13Unit) flushSubnormals() (restore func()) {
+	before := AllocLocal(8)
+	STMXCSR(before)
+	LDMXCSR(d.control)
+	return func() { LDMXCSR(before) }
+}
+
+// expand returns the i-th sixteen bytes of e as exponents of FP32.
+func (d *dot13Unit) expand(i int, e VecVirtual) VecVirtual {
+	spread, x := ZMM(), ZMM()
 	VMOVDQU32(d.spread[i], spread)
-	VPERMB_Z(e, spread, d.high, magic)
-	VPSRLD(Imm(1), magic, magic)
+	VPERMB_Z(e, spread, d.high, x)
+	VPSRLD(Imm(1), x, x)
+	return x
+}
+
+// begin makes M of the largest sum of exponents of products, and sets a to M plus what has been
+// added up, truncated like a product.
+func (d *dot13Unit) begin(a, magic VecVirtual, from Mem) {
+	x, exponent := ZMM(), ZMM()
+	negative := K()
 	VMOVUPS(from, x)
 	VPANDD_BCST(d.exponent, x, exponent)
 	if d.half {
@@ -325,11 +406,10 @@ func (d *dot13Unit) begin(i int, e VecVirtual, from Mem) (magic, a VecVirtual) {
 	VPMOVD2M(x, negative)
 	VADDPS_RD_SAE(x, magic, a)
 	VADDPS_RU_SAE(x, magic, negative, a)
-	return magic, a
 }
 
-// end rounds a sum to what the unit keeps.
-func (d *dot13Unit) end(a VecVirtual, bad Register) {
+// end rounds a sum to what the unit keeps. One that is infinite makes nan NaN.
+func (d *dot13Unit) end(a, zero, nan VecVirtual) {
 	if !d.half {
 		VPANDD_BCST(d.fp22, a, a)
 		return
@@ -337,6 +417,13 @@ func (d *dot13Unit) end(a VecVirtual, bad Register) {
 	h := YMM()
 	VCVTPS2PH(Imm(0), a, h)
 	VCVTPH2PS(h, a)
-	VADDPS(d.zero, a, a) // -0, of a sum that rounds to zero, becomes +0
-	raise(bad, classInf, a)
+	VADDPS(zero, a, a) // -0, of a sum that rounds to zero, becomes +0
+	VFMADD231PS(zero, a, nan)
+}
+
+// keepGood takes the lanes of x that are the smallest normal number out of good.
+func (d *dot13Unit) keepGood(good Register, x VecVirtual) {
+	twice := ZMM()
+	VPADDD(x, x, twice)
+	VPCMPD_BCST(Imm(4), d.smallest, twice, good, good) // not equal
 }

@@ -195,11 +195,7 @@ func laneExponentsAVX2() {
 		VPMAXSD(floor, x, x)
 		VPANDN(x, zero, e[i])
 	}
-	VPACKUSDW(e[1], e[0], e[0])
-	VPERMQ(Imm(0xd8), e[0], e[0])
-	VEXTRACTI128(Imm(1), e[0], e[1].AsX())
-	VPACKUSWB(e[1].AsX(), e[0].AsX(), e[0].AsX())
-	VMOVDQU(e[0].AsX(), Mem{Base: dst})
+	bytesY(e, false, Mem{Base: dst})
 	ADDQ(Imm(64), src)
 	ADDQ(Imm(16), dst)
 	DECQ(groups)

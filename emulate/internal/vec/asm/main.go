@@ -77,6 +77,8 @@ func main() {
 	lanes()
 	avx2()
 	lanesAVX2()
+	wideAVX2()
+	quantAVX2()
 	Generate()
 }
 
