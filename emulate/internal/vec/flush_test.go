@@ -251,3 +251,28 @@ func testOutputFlushes(t *testing.T, l vec.Level) {
 		second.check(t, "a second product")
 	}
 }
+
+// TestOutputRefuses: an output that is NaN, of which some round to numbers of BF16, or infinite
+// is not taken, wherever it stands.
+func TestOutputRefuses(t *testing.T) { forLanes(t, testOutputRefuses) }
+
+func testOutputRefuses(t *testing.T, l vec.Level) {
+	const channels = 32
+	scale, out := make([]float32, channels), make([]float32, channels)
+	for i := range scale {
+		scale[i] = 1
+	}
+	for _, bits := range []uint32{0x7fffffff, 0xffffffff, 0x7f800001, 0x7f800000, 0xff800000} {
+		for _, to := range []format.DType{format.FP16, format.BF16, format.FP32} {
+			for at := range channels {
+				o := make([]float32, channels)
+				o[at] = math.Float32frombits(bits)
+				for _, last := range []bool{false, true} {
+					if l.Output(to, out, o, scale, 1, last, vec.Flush) {
+						t.Errorf("%s: %08x in channel %d is taken", to, bits, at)
+					}
+				}
+			}
+		}
+	}
+}
