@@ -395,6 +395,45 @@ func TestSoftmax(t *testing.T) {
 	})
 }
 
+// TestQuantize: the codes of numbers of every kind, NaN and halves among them.
+func TestQuantize(t *testing.T) {
+	nearest := func(y float32) float64 { return math.RoundToEven(float64(y)) }
+	away := func(y float32) float64 {
+		return math.Trunc(float64(y + float32(math.Copysign(0.5, float64(y)))))
+	}
+	multiply := format.MulFtz
+	divide := func(x, by float32) float32 { return x / by }
+	forLevels(t, 200, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
+		x := draw(r, 16*(1+r.IntN(4)), []kind{ordinary, odd}[round%2])
+		for i := range x {
+			if r.IntN(3) == 0 {
+				x[i] = float32(r.IntN(600)-300) / 2
+			}
+		}
+		factor := []float32{1, 0.5, r.Float32() + 0.01, 0x1p-120}[round/2%4]
+		limit, least := int8(127), int8(-128)
+		if round/8%2 == 1 {
+			limit, least = 7, -7
+		}
+		for i, how := range []struct {
+			by    func(x, factor float32) float32
+			round func(float32) float64
+		}{vec.MultiplyAway: {multiply, away}, vec.MultiplyEven: {multiply, nearest}, vec.DivideEven: {divide, nearest}} {
+			got := make([]int8, len(x))
+			l.Quantize(vec.Rounding(i), got, x, factor, limit, least)
+			for j, v := range x {
+				want := int8(0)
+				if y := how.by(v, factor); y == y {
+					want = int8(max(float64(least), min(how.round(y), float64(limit))))
+				}
+				if got[j] != want {
+					t.Fatalf("rounding %d: code of %x and factor %x: %d, want %d", i, v, factor, got[j], want)
+				}
+			}
+		}
+	})
+}
+
 // TestFP16Codes decodes every code and encodes what lies at and between their values.
 func TestFP16Codes(t *testing.T) {
 	forLevels(t, 1, func(t *testing.T, l vec.Level, r *rand.Rand, _ int) {
