@@ -11,7 +11,8 @@ import (
 // The steps of a strip's softmax and sums for [NEON], of matrices [key][Rows] or
 // [channel][Rows].
 
-// fpcr is the value of FPCR for c. What it flushes before it rounds, the kernels mend.
+// fpcr is the value of FPCR for c: nothing or FZ, with which operations take and make zeros of
+// subnormal numbers. What it flushes before it rounds, the kernels mend.
 func (c Control) fpcr() uint32 {
 	if c == Flush {
 		return 1 << 24

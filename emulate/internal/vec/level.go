@@ -19,9 +19,6 @@ const (
 // String names the level.
 func (l Level) String() string { return [...]string{"portable", "avx2", "avx512", "neon"}[l] }
 
-// unavailable is what kernels panic with that a level or a machine lacks.
-const unavailable = "vec: no such kernel here"
-
 // Rounding is what Quantize does.
 type Rounding uint8
 

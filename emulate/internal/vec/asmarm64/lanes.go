@@ -3,9 +3,6 @@ package main
 // This file generates the steps of the interpreter for a strip, each of which leaves the order
 // of its operations to the caller.
 
-// flushing is the bit of FPCR with which operations take and make zeros of subnormal numbers.
-const flushing = 1 << 24
-
 // control sets the argument control in FPCR and keeps what was there in R21.
 func (a *asm) control() {
 	a.saveRounding()
