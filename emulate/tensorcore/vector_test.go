@@ -1,6 +1,11 @@
 package tensorcore
 
-import "testing"
+import (
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
 
 // TestHasVector: which units of the table have a vector kernel, so that none falls back to
 // portable Go unseen, and which changes of a unit make it one that has none.
@@ -100,6 +105,48 @@ func TestLargestSums(t *testing.T) {
 				u.TileAt(level, got, &pa, &pb)
 				if got[0] != want[0] || got[1] != want[1] {
 					t.Errorf("%s %s at %s from %g: %g, want %g", u.Arch, u.Instruction, level, c, got, want)
+				}
+			}
+		}
+	}
+}
+
+// TestTinyTiles: products and sums so small that a scale or a result is no normal number, which
+// vector kernels leave to the portable code.
+func TestTinyTiles(t *testing.T) {
+	r := rand.New(rand.NewPCG(8, 15))
+	const rows, columns = 4, 40
+	for _, u := range Units() {
+		if u.C != FP32 || u.A != BF16 && u.A != TF32 {
+			continue
+		}
+		for round := range 60 {
+			load := func(p *Panel, n int) {
+				bits := make([]uint32, n*u.K*2)
+				low := 30 + r.IntN(40) // of most
+				for i := range bits {
+					bits[i] = nearestBits(u.A, float32(math.Ldexp(r.NormFloat64(), -low-r.IntN(10))))
+				}
+				p.LoadBits(u.A, bits, n, 2*u.K, 2*u.K)
+			}
+			var pa, pb Panel
+			load(&pa, rows)
+			load(&pb, columns)
+			acc := make([]float32, rows*columns)
+			for i := range acc {
+				if round%3 != 0 {
+					acc[i] = u.decodeC(u.encode(float32(math.Ldexp(r.NormFloat64(), -80-r.IntN(70)))))
+				}
+			}
+			want := slices.Clone(acc)
+			u.Tile(want, &pa, &pb)
+			for _, level := range Levels() {
+				got := slices.Clone(acc)
+				u.TileAt(level, got, &pa, &pb)
+				for i, x := range got {
+					if math.Float32bits(x) != math.Float32bits(want[i]) {
+						t.Fatalf("%s %s at %s: element %d from %g: %g, want %g", u.Arch, u.Instruction, level, i, acc[i], x, want[i])
+					}
 				}
 			}
 		}
