@@ -5773,10 +5773,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R9
 	MOVBQZX 2(CX), R10
-	SUBQ    $0x04, R10
-	JL      class0Two
 
 class0:
+	CMPQ               R10, $0x00
+	JE                 class0End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5795,6 +5795,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class0End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5813,6 +5815,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class0End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5831,6 +5835,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class0End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5849,17 +5855,12 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class0
-
-class0Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class0One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class0End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -5874,10 +5875,12 @@ class0Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class0End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -5892,37 +5895,217 @@ class0Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class0One:
-	TESTQ              $0x00000001, R10
-	JZ                 class0End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class0End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class0End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class0End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class0End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class0End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class0End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class0End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class0End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class0End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class0End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class0
 
 class0End:
+	ADDQ    R10, R9
 	MOVBQZX 3(CX), R10
-	SUBQ    $0x04, R10
-	JL      class1Two
 
 class1:
+	CMPQ               R10, $0x00
+	JE                 class1End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5941,6 +6124,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class1End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5959,6 +6144,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class1End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5977,6 +6164,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class1End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5995,17 +6184,12 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class1
-
-class1Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class1One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class1End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6020,10 +6204,12 @@ class1Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class1End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6038,37 +6224,217 @@ class1Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class1One:
-	TESTQ              $0x00000001, R10
-	JZ                 class1End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class1End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class1End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class1End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class1End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class1End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class1End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class1End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class1End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class1End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class1End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class1
 
 class1End:
+	ADDQ    R10, R9
 	MOVBQZX 4(CX), R10
-	SUBQ    $0x04, R10
-	JL      class2Two
 
 class2:
+	CMPQ               R10, $0x00
+	JE                 class2End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6087,6 +6453,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class2End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6105,6 +6473,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class2End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6123,6 +6493,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class2End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6141,17 +6513,12 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class2
-
-class2Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class2One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class2End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6166,10 +6533,12 @@ class2Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class2End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6184,37 +6553,217 @@ class2Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class2One:
-	TESTQ              $0x00000001, R10
-	JZ                 class2End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class2End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class2End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class2End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class2End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class2End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class2End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class2End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class2End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class2End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class2End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class2
 
 class2End:
+	ADDQ    R10, R9
 	MOVBQZX 5(CX), R10
-	SUBQ    $0x04, R10
-	JL      class3Two
 
 class3:
+	CMPQ               R10, $0x00
+	JE                 class3End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6233,6 +6782,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class3End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6251,6 +6802,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class3End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6269,6 +6822,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class3End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6287,17 +6842,12 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class3
-
-class3Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class3One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class3End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6312,10 +6862,12 @@ class3Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class3End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6330,32 +6882,212 @@ class3Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class3One:
-	TESTQ              $0x00000001, R10
-	JZ                 class3End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class3End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class3End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class3End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class3End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class3End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class3End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class3End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class3End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class3End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class3End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class3
 
 class3End:
+	ADDQ        R10, R9
 	VSUBPS      (SI), Z6, Z6
 	VPANDD.BCST dot13Constants<>+4(SB), Z6, Z6
 	VSUBPS      64(SI), Z7, Z7
@@ -6746,10 +7478,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R9
 	MOVBQZX 2(CX), R10
-	SUBQ    $0x04, R10
-	JL      class0Two
 
 class0:
+	CMPQ               R10, $0x00
+	JE                 class0End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6768,6 +7500,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class0End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6786,6 +7520,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class0End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6804,6 +7540,8 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class0End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6822,17 +7560,12 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class0
-
-class0Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class0One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class0End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6847,10 +7580,12 @@ class0Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class0End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6865,37 +7600,217 @@ class0Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class0One:
-	TESTQ              $0x00000001, R10
-	JZ                 class0End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class0End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class0End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class0End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class0End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class0End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class0End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class0End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class0End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class0End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class0End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class0
 
 class0End:
+	ADDQ    R10, R9
 	MOVBQZX 3(CX), R10
-	SUBQ    $0x04, R10
-	JL      class1Two
 
 class1:
+	CMPQ               R10, $0x00
+	JE                 class1End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6914,6 +7829,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class1End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6932,6 +7849,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class1End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6950,6 +7869,8 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class1End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6968,17 +7889,12 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class1
-
-class1Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class1One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class1End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6993,10 +7909,12 @@ class1Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class1End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7011,37 +7929,217 @@ class1Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class1One:
-	TESTQ              $0x00000001, R10
-	JZ                 class1End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class1End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class1End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class1End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class1End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class1End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class1End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class1End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class1End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class1End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class1End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RD_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class1
 
 class1End:
+	ADDQ    R10, R9
 	MOVBQZX 4(CX), R10
-	SUBQ    $0x04, R10
-	JL      class2Two
 
 class2:
+	CMPQ               R10, $0x00
+	JE                 class2End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7060,6 +8158,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class2End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7078,6 +8178,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class2End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7096,6 +8198,8 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class2End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7114,17 +8218,12 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class2
-
-class2Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class2One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class2End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7139,10 +8238,12 @@ class2Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class2End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7157,37 +8258,217 @@ class2Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class2One:
-	TESTQ              $0x00000001, R10
-	JZ                 class2End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class2End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class2End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class2End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class2End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class2End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class2End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class2End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class2End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class2End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class2End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RD_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RD_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RD_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RD_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class2
 
 class2End:
+	ADDQ    R10, R9
 	MOVBQZX 5(CX), R10
-	SUBQ    $0x04, R10
-	JL      class3Two
 
 class3:
+	CMPQ               R10, $0x00
+	JE                 class3End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7206,6 +8487,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x01
+	JE                 class3End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7224,6 +8507,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x02
+	JE                 class3End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7242,6 +8527,8 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x03
+	JE                 class3End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7260,17 +8547,12 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x04, R9
-	SUBQ               $0x04, R10
-	JGE                class3
-
-class3Two:
-	TESTQ              $0x00000002, R10
-	JZ                 class3One
-	MOVBQZX            (R9), R11
-	MOVBQZX            (R9)(BX*1), R12
+	CMPQ               R10, $0x04
+	JE                 class3End
+	MOVBQZX            4(R9), R11
+	MOVBQZX            4(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            (R9)(BX*2), R12
+	MOVBQZX            4(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7285,10 +8567,12 @@ class3Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	MOVBQZX            1(R9), R11
-	MOVBQZX            1(R9)(BX*1), R12
+	CMPQ               R10, $0x05
+	JE                 class3End
+	MOVBQZX            5(R9), R11
+	MOVBQZX            5(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            1(R9)(BX*2), R12
+	MOVBQZX            5(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7303,32 +8587,212 @@ class3Two:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x02, R9
-
-class3One:
-	TESTQ              $0x00000001, R10
-	JZ                 class3End
-	MOVBQZX            (R9), R10
-	MOVBQZX            (R9)(BX*1), R11
-	VBROADCASTSS       (DX)(R11*4), Z4
-	MOVBQZX            (R9)(BX*2), R11
-	VBROADCASTSS       (DX)(R11*4), Z13
-	SHLQ               $0x08, R10
-	VMOVUPS            (R8)(R10*1), Z14
+	CMPQ               R10, $0x06
+	JE                 class3End
+	MOVBQZX            6(R9), R11
+	MOVBQZX            6(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            6(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R10*1), Z14
+	VMOVUPS            64(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R10*1), Z14
+	VMOVUPS            128(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R10*1), Z14
+	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x01, R9
+	CMPQ               R10, $0x07
+	JE                 class3End
+	MOVBQZX            7(R9), R11
+	MOVBQZX            7(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            7(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x08
+	JE                 class3End
+	MOVBQZX            8(R9), R11
+	MOVBQZX            8(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            8(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x09
+	JE                 class3End
+	MOVBQZX            9(R9), R11
+	MOVBQZX            9(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            9(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0a
+	JE                 class3End
+	MOVBQZX            10(R9), R11
+	MOVBQZX            10(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            10(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0b
+	JE                 class3End
+	MOVBQZX            11(R9), R11
+	MOVBQZX            11(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            11(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0c
+	JE                 class3End
+	MOVBQZX            12(R9), R11
+	MOVBQZX            12(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            12(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0d
+	JE                 class3End
+	MOVBQZX            13(R9), R11
+	MOVBQZX            13(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            13(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0e
+	JE                 class3End
+	MOVBQZX            14(R9), R11
+	MOVBQZX            14(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            14(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	CMPQ               R10, $0x0f
+	JE                 class3End
+	MOVBQZX            15(R9), R11
+	MOVBQZX            15(R9)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z4
+	MOVBQZX            15(R9)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z13
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z6
+	VFMADD231PS.RU_SAE Z14, Z13, Z10
+	VMOVUPS            64(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z7
+	VFMADD231PS.RU_SAE Z14, Z13, Z11
+	VMOVUPS            128(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z8
+	VFMADD231PS.RU_SAE Z14, Z13, Z12
+	VMOVUPS            192(R8)(R11*1), Z14
+	VFMADD231PS.RU_SAE Z14, Z4, Z5
+	VFMADD231PS.RU_SAE Z14, Z13, Z9
+	ADDQ               $0x10, R9
+	SUBQ               $0x10, R10
+	JMP                class3
 
 class3End:
+	ADDQ        R10, R9
 	VSUBPS      (SI), Z6, Z6
 	VCVTPS2PH   $0x00, Z6, Y4
 	VCVTPH2PS   Y4, Z6
@@ -7896,10 +9360,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R10
 	MOVBQZX 2(CX), R11
-	SUBQ    $0x04, R11
-	JL      class0Two
 
 class0:
+	CMPQ               R11, $0x00
+	JE                 class0End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -7930,6 +9394,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class0End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -7960,6 +9426,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class0End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -7990,6 +9458,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class0End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8020,17 +9490,12 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class0
-
-class0Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class0One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class0End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8057,10 +9522,12 @@ class0Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class0End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8087,49 +9554,337 @@ class0Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class0One:
-	TESTQ              $0x00000001, R11
-	JZ                 class0End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class0End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class0End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class0End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class0End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class0End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class0End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class0End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class0End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class0End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class0End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class0
 
 class0End:
+	ADDQ    R11, R10
 	MOVBQZX 3(CX), R11
-	SUBQ    $0x04, R11
-	JL      class1Two
 
 class1:
+	CMPQ               R11, $0x00
+	JE                 class1End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8160,6 +9915,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class1End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8190,6 +9947,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class1End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8220,6 +9979,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class1End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8250,17 +10011,12 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class1
-
-class1Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class1One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class1End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8287,10 +10043,12 @@ class1Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class1End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8317,49 +10075,337 @@ class1Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class1One:
-	TESTQ              $0x00000001, R11
-	JZ                 class1End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class1End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class1End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class1End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class1End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class1End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class1End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class1End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class1End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class1End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class1End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class1
 
 class1End:
+	ADDQ    R11, R10
 	MOVBQZX 4(CX), R11
-	SUBQ    $0x04, R11
-	JL      class2Two
 
 class2:
+	CMPQ               R11, $0x00
+	JE                 class2End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8390,6 +10436,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class2End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8420,6 +10468,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class2End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8450,6 +10500,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class2End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8480,17 +10532,12 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class2
-
-class2Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class2One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class2End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8517,10 +10564,12 @@ class2Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class2End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8547,49 +10596,337 @@ class2Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class2One:
-	TESTQ              $0x00000001, R11
-	JZ                 class2End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class2End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class2End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class2End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class2End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class2End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class2End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class2End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class2End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class2End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class2End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class2
 
 class2End:
+	ADDQ    R11, R10
 	MOVBQZX 5(CX), R11
-	SUBQ    $0x04, R11
-	JL      class3Two
 
 class3:
+	CMPQ               R11, $0x00
+	JE                 class3End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8620,6 +10957,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class3End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8650,6 +10989,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class3End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8680,6 +11021,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class3End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -8710,17 +11053,12 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class3
-
-class3Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class3One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class3End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8747,10 +11085,12 @@ class3Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class3End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -8777,44 +11117,332 @@ class3Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class3One:
-	TESTQ              $0x00000001, R11
-	JZ                 class3End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class3End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class3End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class3End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class3End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class3End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class3End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class3End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class3End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class3End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class3End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class3
 
 class3End:
+	ADDQ        R11, R10
 	VSUBPS      (SI), Z7, Z7
 	VPANDD.BCST dot13TwoConstants<>+4(SB), Z7, Z7
 	VSUBPS      64(SI), Z8, Z8
@@ -9477,10 +12105,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R10
 	MOVBQZX 2(CX), R11
-	SUBQ    $0x04, R11
-	JL      class0Two
 
 class0:
+	CMPQ               R11, $0x00
+	JE                 class0End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9511,6 +12139,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class0End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9541,6 +12171,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class0End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9571,6 +12203,8 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class0End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9601,17 +12235,12 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class0
-
-class0Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class0One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class0End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9638,10 +12267,12 @@ class0Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class0End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9668,49 +12299,337 @@ class0Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class0One:
-	TESTQ              $0x00000001, R11
-	JZ                 class0End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class0End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class0End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class0End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class0End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class0End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class0End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class0End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class0End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class0End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class0End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class0
 
 class0End:
+	ADDQ    R11, R10
 	MOVBQZX 3(CX), R11
-	SUBQ    $0x04, R11
-	JL      class1Two
 
 class1:
+	CMPQ               R11, $0x00
+	JE                 class1End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9741,6 +12660,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class1End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9771,6 +12692,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class1End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9801,6 +12724,8 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class1End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9831,17 +12756,12 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class1
-
-class1Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class1One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class1End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9868,10 +12788,12 @@ class1Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class1End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9898,49 +12820,337 @@ class1Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class1One:
-	TESTQ              $0x00000001, R11
-	JZ                 class1End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class1End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class1End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class1End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class1End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class1End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class1End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class1End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class1End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class1End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class1End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RD_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class1
 
 class1End:
+	ADDQ    R11, R10
 	MOVBQZX 4(CX), R11
-	SUBQ    $0x04, R11
-	JL      class2Two
 
 class2:
+	CMPQ               R11, $0x00
+	JE                 class2End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9971,6 +13181,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class2End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10001,6 +13213,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class2End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10031,6 +13245,8 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class2End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10061,17 +13277,12 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class2
-
-class2Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class2One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class2End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10098,10 +13309,12 @@ class2Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class2End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10128,49 +13341,337 @@ class2Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class2One:
-	TESTQ              $0x00000001, R11
-	JZ                 class2End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class2End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class2End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class2End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class2End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class2End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class2End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class2End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class2End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class2End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class2End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RD_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RD_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RD_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RD_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RD_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RD_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RD_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RD_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class2
 
 class2End:
+	ADDQ    R11, R10
 	MOVBQZX 5(CX), R11
-	SUBQ    $0x04, R11
-	JL      class3Two
 
 class3:
+	CMPQ               R11, $0x00
+	JE                 class3End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10201,6 +13702,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x01
+	JE                 class3End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10231,6 +13734,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x02
+	JE                 class3End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10261,6 +13766,8 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x03
+	JE                 class3End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10291,17 +13798,12 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x04, R10
-	SUBQ               $0x04, R11
-	JGE                class3
-
-class3Two:
-	TESTQ              $0x00000002, R11
-	JZ                 class3One
-	MOVBQZX            (R10), R12
-	MOVBQZX            (R10)(BX*1), R13
+	CMPQ               R11, $0x04
+	JE                 class3End
+	MOVBQZX            4(R10), R12
+	MOVBQZX            4(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            (R10)(BX*2), R13
+	MOVBQZX            4(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10328,10 +13830,12 @@ class3Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	MOVBQZX            1(R10), R12
-	MOVBQZX            1(R10)(BX*1), R13
+	CMPQ               R11, $0x05
+	JE                 class3End
+	MOVBQZX            5(R10), R12
+	MOVBQZX            5(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            1(R10)(BX*2), R13
+	MOVBQZX            5(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10358,44 +13862,332 @@ class3Two:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x02, R10
-
-class3One:
-	TESTQ              $0x00000001, R11
-	JZ                 class3End
-	MOVBQZX            (R10), R11
-	MOVBQZX            (R10)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z5
-	MOVBQZX            (R10)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z22
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z23
+	CMPQ               R11, $0x06
+	JE                 class3End
+	MOVBQZX            6(R10), R12
+	MOVBQZX            6(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            6(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R11*1), Z23
+	VMOVUPS            64(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R11*1), Z23
+	VMOVUPS            128(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R11*1), Z23
+	VMOVUPS            192(R8)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R11*1), Z23
+	VMOVUPS            (R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R11*1), Z23
+	VMOVUPS            64(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R11*1), Z23
+	VMOVUPS            128(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R11*1), Z23
+	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x01, R10
+	CMPQ               R11, $0x07
+	JE                 class3End
+	MOVBQZX            7(R10), R12
+	MOVBQZX            7(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            7(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x08
+	JE                 class3End
+	MOVBQZX            8(R10), R12
+	MOVBQZX            8(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            8(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x09
+	JE                 class3End
+	MOVBQZX            9(R10), R12
+	MOVBQZX            9(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            9(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0a
+	JE                 class3End
+	MOVBQZX            10(R10), R12
+	MOVBQZX            10(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            10(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0b
+	JE                 class3End
+	MOVBQZX            11(R10), R12
+	MOVBQZX            11(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            11(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0c
+	JE                 class3End
+	MOVBQZX            12(R10), R12
+	MOVBQZX            12(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            12(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0d
+	JE                 class3End
+	MOVBQZX            13(R10), R12
+	MOVBQZX            13(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            13(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0e
+	JE                 class3End
+	MOVBQZX            14(R10), R12
+	MOVBQZX            14(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            14(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	CMPQ               R11, $0x0f
+	JE                 class3End
+	MOVBQZX            15(R10), R12
+	MOVBQZX            15(R10)(BX*1), R13
+	VBROADCASTSS       (DX)(R13*4), Z5
+	MOVBQZX            15(R10)(BX*2), R13
+	VBROADCASTSS       (DX)(R13*4), Z22
+	SHLQ               $0x08, R12
+	VMOVUPS            (R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z7
+	VFMADD231PS.RU_SAE Z23, Z22, Z11
+	VMOVUPS            64(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z8
+	VFMADD231PS.RU_SAE Z23, Z22, Z12
+	VMOVUPS            128(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z9
+	VFMADD231PS.RU_SAE Z23, Z22, Z13
+	VMOVUPS            192(R8)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z6
+	VFMADD231PS.RU_SAE Z23, Z22, Z10
+	VMOVUPS            (R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z15
+	VFMADD231PS.RU_SAE Z23, Z22, Z19
+	VMOVUPS            64(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z16
+	VFMADD231PS.RU_SAE Z23, Z22, Z20
+	VMOVUPS            128(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z17
+	VFMADD231PS.RU_SAE Z23, Z22, Z21
+	VMOVUPS            192(R9)(R12*1), Z23
+	VFMADD231PS.RU_SAE Z23, Z5, Z14
+	VFMADD231PS.RU_SAE Z23, Z22, Z18
+	ADDQ               $0x10, R10
+	SUBQ               $0x10, R11
+	JMP                class3
 
 class3End:
+	ADDQ        R11, R10
 	VSUBPS      (SI), Z7, Z7
 	VCVTPS2PH   $0x00, Z7, Y5
 	VCVTPH2PS   Y5, Z7
