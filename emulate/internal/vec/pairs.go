@@ -54,17 +54,13 @@ const recordSlack = 32
 //
 // Where the numbers of keys by class are those of the pair before, the branches go as before.
 // Of channels with n negative elements each the classes +- and -+ are equal: pairs where they
-// are a quarter of the step, the ideal, differ in n alone, and channels are many enough that most
-// find a partner for that.
+// are a quarter of the step differ in n alone, and channels are many enough that most find a
+// partner for that.
 type matcher struct {
 	list []keySigns
 	step int
 
 	order, open []uint8 // channels
-	// made are pairs of channels with n negative elements, but perhaps one with fewer, and want
-	// is how many the two of a pair share in the ideal.
-	made [][2]uint8
-	want int
 }
 
 // match appends pairs of all channels to pairs, those with equal classes together.
@@ -87,28 +83,25 @@ func (m *matcher) match(pairs []pair) []pair {
 	open := m.open[:0]
 	for n := range m.step + 1 {
 		open = append(open, m.order[at[n]:at[n+1]]...)
-		m.want = max(0, n-m.step/4, 2*n-m.step)
-		m.made = m.made[:0]
+		// Both negative, so that a quarter is -+.
+		want, from := max(0, n-m.step/4, 2*n-m.step), len(pairs)
 		for len(open) > 1 {
+			a := m.list[open[0]].negative
 			best, least := 0, m.step+1
 			for j, c := range open[1:] {
-				if off := m.off(open[0], c); off < least {
+				off := bits.OnesCount32(a&m.list[c].negative) - want
+				if off = max(off, -off); off < least {
 					best, least = j+1, off
 					if off == 0 {
 						break
 					}
 				}
 			}
-			m.made = append(m.made, [2]uint8{open[0], open[best]})
+			pairs = append(pairs, m.pair(open[0], open[best]))
 			last := len(open) - 1
 			open[best] = open[last]
 			open[0] = open[last-1]
 			open = open[:last-1]
-		}
-		m.swap()
-		from := len(pairs)
-		for _, p := range m.made {
-			pairs = append(pairs, m.pair(p[0], p[1]))
 		}
 		sortPairs(pairs[from:])
 	}
@@ -117,35 +110,6 @@ func (m *matcher) match(pairs []pair) []pair {
 	}
 	m.open = open
 	return pairs
-}
-
-// off is how far a pair is from the ideal.
-func (m *matcher) off(a, b uint8) int {
-	off := bits.OnesCount32(m.list[a].negative&m.list[b].negative) - m.want
-	return max(off, -off)
-}
-
-// swap makes the pairs that are not ideal change partners with others, where that helps.
-func (m *matcher) swap() {
-	for i := range m.made {
-		p := &m.made[i]
-		for j := range m.made {
-			q := &m.made[j]
-			is := m.off(p[0], p[1])
-			if is == 0 {
-				break
-			}
-			if i == j {
-				continue
-			}
-			is += m.off(q[0], q[1])
-			if m.off(p[0], q[0])+m.off(p[1], q[1]) < is {
-				p[1], q[0] = q[0], p[1]
-			} else if m.off(p[0], q[1])+m.off(p[1], q[0]) < is {
-				p[1], q[1] = q[1], p[1]
-			}
-		}
-	}
 }
 
 // pair returns the pair of channels a and b.

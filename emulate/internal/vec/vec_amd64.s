@@ -5773,10 +5773,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R9
 	MOVBQZX 2(CX), R10
+	SUBQ    $0x04, R10
+	JL      class0Two
 
 class0:
-	CMPQ               R10, $0x00
-	JE                 class0End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5795,8 +5795,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class0End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5815,8 +5813,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class0End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5835,8 +5831,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class0End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -5855,12 +5849,17 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class0End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class0
+
+class0Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class0One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -5875,12 +5874,10 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class0End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -5895,217 +5892,37 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class0End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class0One:
+	TESTQ              $0x00000001, R10
+	JZ                 class0End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class0End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class0End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class0End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class0End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class0End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class0End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class0End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class0End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class0End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class0
+	ADDQ               $0x01, R9
 
 class0End:
-	ADDQ    R10, R9
 	MOVBQZX 3(CX), R10
+	SUBQ    $0x04, R10
+	JL      class1Two
 
 class1:
-	CMPQ               R10, $0x00
-	JE                 class1End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6124,8 +5941,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class1End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6144,8 +5959,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class1End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6164,8 +5977,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class1End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6184,12 +5995,17 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class1End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class1
+
+class1Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class1One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6204,12 +6020,10 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class1End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6224,217 +6038,37 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class1End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class1One:
+	TESTQ              $0x00000001, R10
+	JZ                 class1End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class1End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class1End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class1End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class1End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class1End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class1End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class1End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class1End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class1End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class1
+	ADDQ               $0x01, R9
 
 class1End:
-	ADDQ    R10, R9
 	MOVBQZX 4(CX), R10
+	SUBQ    $0x04, R10
+	JL      class2Two
 
 class2:
-	CMPQ               R10, $0x00
-	JE                 class2End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6453,8 +6087,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class2End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6473,8 +6105,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class2End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6493,8 +6123,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class2End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6513,12 +6141,17 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class2End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class2
+
+class2Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class2One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6533,12 +6166,10 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class2End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6553,217 +6184,37 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class2End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class2One:
+	TESTQ              $0x00000001, R10
+	JZ                 class2End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class2End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class2End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class2End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class2End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class2End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class2End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class2End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class2End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class2End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class2
+	ADDQ               $0x01, R9
 
 class2End:
-	ADDQ    R10, R9
 	MOVBQZX 5(CX), R10
+	SUBQ    $0x04, R10
+	JL      class3Two
 
 class3:
-	CMPQ               R10, $0x00
-	JE                 class3End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6782,8 +6233,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class3End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6802,8 +6251,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class3End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6822,8 +6269,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class3End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -6842,12 +6287,17 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class3End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class3
+
+class3Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class3One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6862,12 +6312,10 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class3End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -6882,212 +6330,32 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class3End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class3One:
+	TESTQ              $0x00000001, R10
+	JZ                 class3End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class3End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class3End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class3End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class3End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class3End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class3End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class3End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class3End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class3End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class3
+	ADDQ               $0x01, R9
 
 class3End:
-	ADDQ        R10, R9
 	VSUBPS      (SI), Z6, Z6
 	VPANDD.BCST dot13Constants<>+4(SB), Z6, Z6
 	VSUBPS      64(SI), Z7, Z7
@@ -7478,10 +6746,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R9
 	MOVBQZX 2(CX), R10
+	SUBQ    $0x04, R10
+	JL      class0Two
 
 class0:
-	CMPQ               R10, $0x00
-	JE                 class0End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7500,8 +6768,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class0End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7520,8 +6786,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class0End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7540,8 +6804,6 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class0End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7560,12 +6822,17 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class0End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class0
+
+class0Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class0One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7580,12 +6847,10 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class0End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7600,217 +6865,37 @@ class0:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class0End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class0One:
+	TESTQ              $0x00000001, R10
+	JZ                 class0End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class0End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class0End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class0End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class0End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class0End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class0End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class0End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class0End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class0End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class0
+	ADDQ               $0x01, R9
 
 class0End:
-	ADDQ    R10, R9
 	MOVBQZX 3(CX), R10
+	SUBQ    $0x04, R10
+	JL      class1Two
 
 class1:
-	CMPQ               R10, $0x00
-	JE                 class1End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7829,8 +6914,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class1End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7849,8 +6932,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class1End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7869,8 +6950,6 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class1End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -7889,12 +6968,17 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class1End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class1
+
+class1Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class1One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7909,12 +6993,10 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class1End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -7929,217 +7011,37 @@ class1:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class1End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class1One:
+	TESTQ              $0x00000001, R10
+	JZ                 class1End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RD_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class1End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class1End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class1End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class1End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class1End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class1End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class1End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class1End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class1End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RD_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class1
+	ADDQ               $0x01, R9
 
 class1End:
-	ADDQ    R10, R9
 	MOVBQZX 4(CX), R10
+	SUBQ    $0x04, R10
+	JL      class2Two
 
 class2:
-	CMPQ               R10, $0x00
-	JE                 class2End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8158,8 +7060,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class2End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8178,8 +7078,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class2End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8198,8 +7096,6 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class2End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8218,12 +7114,17 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class2End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class2
+
+class2Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class2One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -8238,12 +7139,10 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class2End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -8258,217 +7157,37 @@ class2:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class2End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class2One:
+	TESTQ              $0x00000001, R10
+	JZ                 class2End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class2End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class2End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class2End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class2End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class2End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class2End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class2End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class2End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class2End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RD_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RD_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RD_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RD_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class2
+	ADDQ               $0x01, R9
 
 class2End:
-	ADDQ    R10, R9
 	MOVBQZX 5(CX), R10
+	SUBQ    $0x04, R10
+	JL      class3Two
 
 class3:
-	CMPQ               R10, $0x00
-	JE                 class3End
 	MOVBQZX            (R9), R11
 	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8487,8 +7206,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x01
-	JE                 class3End
 	MOVBQZX            1(R9), R11
 	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8507,8 +7224,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x02
-	JE                 class3End
 	MOVBQZX            2(R9), R11
 	MOVBQZX            2(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8527,8 +7242,6 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x03
-	JE                 class3End
 	MOVBQZX            3(R9), R11
 	MOVBQZX            3(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
@@ -8547,12 +7260,17 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x04
-	JE                 class3End
-	MOVBQZX            4(R9), R11
-	MOVBQZX            4(R9)(BX*1), R12
+	ADDQ               $0x04, R9
+	SUBQ               $0x04, R10
+	JGE                class3
+
+class3Two:
+	TESTQ              $0x00000002, R10
+	JZ                 class3One
+	MOVBQZX            (R9), R11
+	MOVBQZX            (R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            4(R9)(BX*2), R12
+	MOVBQZX            (R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -8567,12 +7285,10 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x05
-	JE                 class3End
-	MOVBQZX            5(R9), R11
-	MOVBQZX            5(R9)(BX*1), R12
+	MOVBQZX            1(R9), R11
+	MOVBQZX            1(R9)(BX*1), R12
 	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            5(R9)(BX*2), R12
+	MOVBQZX            1(R9)(BX*2), R12
 	VBROADCASTSS       (DX)(R12*4), Z13
 	SHLQ               $0x08, R11
 	VMOVUPS            (R8)(R11*1), Z14
@@ -8587,212 +7303,32 @@ class3:
 	VMOVUPS            192(R8)(R11*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x06
-	JE                 class3End
-	MOVBQZX            6(R9), R11
-	MOVBQZX            6(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            6(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
+	ADDQ               $0x02, R9
+
+class3One:
+	TESTQ              $0x00000001, R10
+	JZ                 class3End
+	MOVBQZX            (R9), R10
+	MOVBQZX            (R9)(BX*1), R11
+	VBROADCASTSS       (DX)(R11*4), Z4
+	MOVBQZX            (R9)(BX*2), R11
+	VBROADCASTSS       (DX)(R11*4), Z13
+	SHLQ               $0x08, R10
+	VMOVUPS            (R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z6
 	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
+	VMOVUPS            64(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z7
 	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
+	VMOVUPS            128(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z8
 	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
+	VMOVUPS            192(R8)(R10*1), Z14
 	VFMADD231PS.RU_SAE Z14, Z4, Z5
 	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x07
-	JE                 class3End
-	MOVBQZX            7(R9), R11
-	MOVBQZX            7(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            7(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x08
-	JE                 class3End
-	MOVBQZX            8(R9), R11
-	MOVBQZX            8(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            8(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x09
-	JE                 class3End
-	MOVBQZX            9(R9), R11
-	MOVBQZX            9(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            9(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0a
-	JE                 class3End
-	MOVBQZX            10(R9), R11
-	MOVBQZX            10(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            10(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0b
-	JE                 class3End
-	MOVBQZX            11(R9), R11
-	MOVBQZX            11(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            11(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0c
-	JE                 class3End
-	MOVBQZX            12(R9), R11
-	MOVBQZX            12(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            12(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0d
-	JE                 class3End
-	MOVBQZX            13(R9), R11
-	MOVBQZX            13(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            13(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0e
-	JE                 class3End
-	MOVBQZX            14(R9), R11
-	MOVBQZX            14(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            14(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	CMPQ               R10, $0x0f
-	JE                 class3End
-	MOVBQZX            15(R9), R11
-	MOVBQZX            15(R9)(BX*1), R12
-	VBROADCASTSS       (DX)(R12*4), Z4
-	MOVBQZX            15(R9)(BX*2), R12
-	VBROADCASTSS       (DX)(R12*4), Z13
-	SHLQ               $0x08, R11
-	VMOVUPS            (R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z6
-	VFMADD231PS.RU_SAE Z14, Z13, Z10
-	VMOVUPS            64(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z7
-	VFMADD231PS.RU_SAE Z14, Z13, Z11
-	VMOVUPS            128(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z8
-	VFMADD231PS.RU_SAE Z14, Z13, Z12
-	VMOVUPS            192(R8)(R11*1), Z14
-	VFMADD231PS.RU_SAE Z14, Z4, Z5
-	VFMADD231PS.RU_SAE Z14, Z13, Z9
-	ADDQ               $0x10, R9
-	SUBQ               $0x10, R10
-	JMP                class3
+	ADDQ               $0x01, R9
 
 class3End:
-	ADDQ        R10, R9
 	VSUBPS      (SI), Z6, Z6
 	VCVTPS2PH   $0x00, Z6, Y4
 	VCVTPH2PS   Y4, Z6
@@ -9360,10 +7896,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R10
 	MOVBQZX 2(CX), R11
+	SUBQ    $0x04, R11
+	JL      class0Two
 
 class0:
-	CMPQ               R11, $0x00
-	JE                 class0End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9394,8 +7930,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class0End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9426,8 +7960,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class0End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9458,8 +7990,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class0End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9490,12 +8020,17 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class0End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class0
+
+class0Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class0One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9522,12 +8057,10 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class0End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -9554,337 +8087,49 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class0End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class0One:
+	TESTQ              $0x00000001, R11
+	JZ                 class0End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class0End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class0End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class0End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class0End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class0End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class0End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class0End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class0End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class0End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class0
+	ADDQ               $0x01, R10
 
 class0End:
-	ADDQ    R11, R10
 	MOVBQZX 3(CX), R11
+	SUBQ    $0x04, R11
+	JL      class1Two
 
 class1:
-	CMPQ               R11, $0x00
-	JE                 class1End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9915,8 +8160,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class1End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9947,8 +8190,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class1End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -9979,8 +8220,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class1End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10011,12 +8250,17 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class1End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class1
+
+class1Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class1One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10043,12 +8287,10 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class1End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10075,337 +8317,49 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class1End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class1One:
+	TESTQ              $0x00000001, R11
+	JZ                 class1End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class1End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class1End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class1End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class1End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class1End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class1End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class1End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class1End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class1End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class1
+	ADDQ               $0x01, R10
 
 class1End:
-	ADDQ    R11, R10
 	MOVBQZX 4(CX), R11
+	SUBQ    $0x04, R11
+	JL      class2Two
 
 class2:
-	CMPQ               R11, $0x00
-	JE                 class2End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10436,8 +8390,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class2End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10468,8 +8420,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class2End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10500,8 +8450,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class2End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10532,12 +8480,17 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class2End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class2
+
+class2Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class2One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10564,12 +8517,10 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class2End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -10596,337 +8547,49 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class2End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class2One:
+	TESTQ              $0x00000001, R11
+	JZ                 class2End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class2End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class2End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class2End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class2End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class2End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class2End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class2End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class2End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class2End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class2
+	ADDQ               $0x01, R10
 
 class2End:
-	ADDQ    R11, R10
 	MOVBQZX 5(CX), R11
+	SUBQ    $0x04, R11
+	JL      class3Two
 
 class3:
-	CMPQ               R11, $0x00
-	JE                 class3End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10957,8 +8620,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class3End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -10989,8 +8650,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class3End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -11021,8 +8680,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class3End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -11053,12 +8710,17 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class3End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class3
+
+class3Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class3One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -11085,12 +8747,10 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class3End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -11117,332 +8777,44 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class3End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class3One:
+	TESTQ              $0x00000001, R11
+	JZ                 class3End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class3End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class3End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class3End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class3End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class3End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class3End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class3End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class3End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class3End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class3
+	ADDQ               $0x01, R10
 
 class3End:
-	ADDQ        R11, R10
 	VSUBPS      (SI), Z7, Z7
 	VPANDD.BCST dot13TwoConstants<>+4(SB), Z7, Z7
 	VSUBPS      64(SI), Z8, Z8
@@ -12105,10 +9477,10 @@ goesOn:
 begun:
 	LEAQ    8(CX), R10
 	MOVBQZX 2(CX), R11
+	SUBQ    $0x04, R11
+	JL      class0Two
 
 class0:
-	CMPQ               R11, $0x00
-	JE                 class0End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12139,8 +9511,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class0End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12171,8 +9541,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class0End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12203,8 +9571,6 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class0End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12235,12 +9601,17 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class0End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class0
+
+class0Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class0One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -12267,12 +9638,10 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class0End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -12299,337 +9668,49 @@ class0:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class0End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class0One:
+	TESTQ              $0x00000001, R11
+	JZ                 class0End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class0End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class0End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class0End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class0End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class0End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class0End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class0End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class0End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class0End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class0
+	ADDQ               $0x01, R10
 
 class0End:
-	ADDQ    R11, R10
 	MOVBQZX 3(CX), R11
+	SUBQ    $0x04, R11
+	JL      class1Two
 
 class1:
-	CMPQ               R11, $0x00
-	JE                 class1End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12660,8 +9741,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class1End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12692,8 +9771,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class1End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12724,8 +9801,6 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class1End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -12756,12 +9831,17 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class1End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class1
+
+class1Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class1One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -12788,12 +9868,10 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class1End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -12820,337 +9898,49 @@ class1:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class1End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class1One:
+	TESTQ              $0x00000001, R11
+	JZ                 class1End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RD_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class1End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class1End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class1End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class1End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class1End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class1End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class1End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class1End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class1End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RD_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class1
+	ADDQ               $0x01, R10
 
 class1End:
-	ADDQ    R11, R10
 	MOVBQZX 4(CX), R11
+	SUBQ    $0x04, R11
+	JL      class2Two
 
 class2:
-	CMPQ               R11, $0x00
-	JE                 class2End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13181,8 +9971,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class2End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13213,8 +10001,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class2End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13245,8 +10031,6 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class2End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13277,12 +10061,17 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class2End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class2
+
+class2Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class2One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -13309,12 +10098,10 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class2End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -13341,337 +10128,49 @@ class2:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class2End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class2One:
+	TESTQ              $0x00000001, R11
+	JZ                 class2End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class2End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class2End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class2End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class2End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class2End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class2End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class2End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class2End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class2End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RD_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RD_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RD_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RD_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RD_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RD_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RD_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RD_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class2
+	ADDQ               $0x01, R10
 
 class2End:
-	ADDQ    R11, R10
 	MOVBQZX 5(CX), R11
+	SUBQ    $0x04, R11
+	JL      class3Two
 
 class3:
-	CMPQ               R11, $0x00
-	JE                 class3End
 	MOVBQZX            (R10), R12
 	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13702,8 +10201,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x01
-	JE                 class3End
 	MOVBQZX            1(R10), R12
 	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13734,8 +10231,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x02
-	JE                 class3End
 	MOVBQZX            2(R10), R12
 	MOVBQZX            2(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13766,8 +10261,6 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x03
-	JE                 class3End
 	MOVBQZX            3(R10), R12
 	MOVBQZX            3(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
@@ -13798,12 +10291,17 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x04
-	JE                 class3End
-	MOVBQZX            4(R10), R12
-	MOVBQZX            4(R10)(BX*1), R13
+	ADDQ               $0x04, R10
+	SUBQ               $0x04, R11
+	JGE                class3
+
+class3Two:
+	TESTQ              $0x00000002, R11
+	JZ                 class3One
+	MOVBQZX            (R10), R12
+	MOVBQZX            (R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            4(R10)(BX*2), R13
+	MOVBQZX            (R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -13830,12 +10328,10 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x05
-	JE                 class3End
-	MOVBQZX            5(R10), R12
-	MOVBQZX            5(R10)(BX*1), R13
+	MOVBQZX            1(R10), R12
+	MOVBQZX            1(R10)(BX*1), R13
 	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            5(R10)(BX*2), R13
+	MOVBQZX            1(R10)(BX*2), R13
 	VBROADCASTSS       (DX)(R13*4), Z22
 	SHLQ               $0x08, R12
 	VMOVUPS            (R8)(R12*1), Z23
@@ -13862,332 +10358,44 @@ class3:
 	VMOVUPS            192(R9)(R12*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x06
-	JE                 class3End
-	MOVBQZX            6(R10), R12
-	MOVBQZX            6(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            6(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
+	ADDQ               $0x02, R10
+
+class3One:
+	TESTQ              $0x00000001, R11
+	JZ                 class3End
+	MOVBQZX            (R10), R11
+	MOVBQZX            (R10)(BX*1), R12
+	VBROADCASTSS       (DX)(R12*4), Z5
+	MOVBQZX            (R10)(BX*2), R12
+	VBROADCASTSS       (DX)(R12*4), Z22
+	SHLQ               $0x08, R11
+	VMOVUPS            (R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z7
 	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
+	VMOVUPS            64(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z8
 	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
+	VMOVUPS            128(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z9
 	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
+	VMOVUPS            192(R8)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z6
 	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
+	VMOVUPS            (R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z15
 	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
+	VMOVUPS            64(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z16
 	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
+	VMOVUPS            128(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z17
 	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
+	VMOVUPS            192(R9)(R11*1), Z23
 	VFMADD231PS.RU_SAE Z23, Z5, Z14
 	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x07
-	JE                 class3End
-	MOVBQZX            7(R10), R12
-	MOVBQZX            7(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            7(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x08
-	JE                 class3End
-	MOVBQZX            8(R10), R12
-	MOVBQZX            8(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            8(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x09
-	JE                 class3End
-	MOVBQZX            9(R10), R12
-	MOVBQZX            9(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            9(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0a
-	JE                 class3End
-	MOVBQZX            10(R10), R12
-	MOVBQZX            10(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            10(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0b
-	JE                 class3End
-	MOVBQZX            11(R10), R12
-	MOVBQZX            11(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            11(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0c
-	JE                 class3End
-	MOVBQZX            12(R10), R12
-	MOVBQZX            12(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            12(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0d
-	JE                 class3End
-	MOVBQZX            13(R10), R12
-	MOVBQZX            13(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            13(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0e
-	JE                 class3End
-	MOVBQZX            14(R10), R12
-	MOVBQZX            14(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            14(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	CMPQ               R11, $0x0f
-	JE                 class3End
-	MOVBQZX            15(R10), R12
-	MOVBQZX            15(R10)(BX*1), R13
-	VBROADCASTSS       (DX)(R13*4), Z5
-	MOVBQZX            15(R10)(BX*2), R13
-	VBROADCASTSS       (DX)(R13*4), Z22
-	SHLQ               $0x08, R12
-	VMOVUPS            (R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z7
-	VFMADD231PS.RU_SAE Z23, Z22, Z11
-	VMOVUPS            64(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z8
-	VFMADD231PS.RU_SAE Z23, Z22, Z12
-	VMOVUPS            128(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z9
-	VFMADD231PS.RU_SAE Z23, Z22, Z13
-	VMOVUPS            192(R8)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z6
-	VFMADD231PS.RU_SAE Z23, Z22, Z10
-	VMOVUPS            (R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z15
-	VFMADD231PS.RU_SAE Z23, Z22, Z19
-	VMOVUPS            64(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z16
-	VFMADD231PS.RU_SAE Z23, Z22, Z20
-	VMOVUPS            128(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z17
-	VFMADD231PS.RU_SAE Z23, Z22, Z21
-	VMOVUPS            192(R9)(R12*1), Z23
-	VFMADD231PS.RU_SAE Z23, Z5, Z14
-	VFMADD231PS.RU_SAE Z23, Z22, Z18
-	ADDQ               $0x10, R10
-	SUBQ               $0x10, R11
-	JMP                class3
+	ADDQ               $0x01, R10
 
 class3End:
-	ADDQ        R11, R10
 	VSUBPS      (SI), Z7, Z7
 	VCVTPS2PH   $0x00, Z7, Y5
 	VCVTPH2PS   Y5, Z7

@@ -204,26 +204,35 @@ func dot13(name string, half bool, strips int) {
 	RET()
 }
 
-// class emits the elements of a class of keys, one after the other, each behind a branch that
-// leaves when there are no more. Pairs with equal numbers stand together, so that the branches go
-// as they did before; where a number is another, one of them does not. A loop's end has to be
-// foreseen each time.
+// class emits the elements of a class of keys, in blocks of four, of two and of one: pairs with
+// equal numbers stand together, so their branches go the same way, which those of a loop by
+// keys, with an end to be foreseen each time, do not.
 func (d *dot13Unit) class(class int, records, list Register, element func(k int)) {
-	const most = 16 // as many as a step of 16 has, and far more than a class of a step of 32 mostly has
 	label := "class" + string(rune('0'+class))
 	count := GP64()
-	MOVBQZX(Mem{Base: records, Disp: recordCounts + class}, count)
-	Label(label)
-	for k := range most {
-		CMPQ(count, Imm(uint64(k)))
-		JE(LabelRef(label + "End"))
-		element(k)
+	block := func(n int) {
+		for k := range n {
+			element(k)
+		}
+		ADDQ(Imm(uint64(n)), list)
 	}
-	ADDQ(Imm(most), list)
-	SUBQ(Imm(most), count)
-	JMP(LabelRef(label))
+	MOVBQZX(Mem{Base: records, Disp: recordCounts + class}, count)
+	SUBQ(Imm(4), count)
+	JL(LabelRef(label + "Two"))
+	Label(label)
+	block(4)
+	SUBQ(Imm(4), count)
+	JGE(LabelRef(label))
+	Label(label + "Two")
+	// Less than four are left, and four have been taken off.
+	TESTQ(U32(2), count)
+	JZ(LabelRef(label + "One"))
+	block(2)
+	Label(label + "One")
+	TESTQ(U32(1), count)
+	JZ(LabelRef(label + "End"))
+	block(1)
 	Label(label + "End")
-	ADDQ(count, list)
 }
 
 // elementSigns finds the signs of a step's elements.
