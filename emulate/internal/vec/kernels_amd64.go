@@ -63,7 +63,11 @@ func (l Level) Softmax(a *SoftmaxArgs) bool {
 	if l == AVX2 {
 		return softmaxAVX2((*byte)(unsafe.Pointer(a))) == 0
 	}
-	return softmax((*byte)(unsafe.Pointer(a))) == 0
+	ok := softmax((*byte)(unsafe.Pointer(a))) == 0
+	if ok && a.floor != 0 {
+		laneExponents(a.PE, a.P, a.Blocks*16*Rows/64, a.floor)
+	}
+	return ok
 }
 
 // The passes of Values.Dot.

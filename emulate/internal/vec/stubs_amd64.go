@@ -14,7 +14,7 @@ func toFloat(s *float32, top *float32, keys int)
 // The result is not zero if a score is NaN, infinite or subnormal, or a scale is subnormal.
 func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
 
-// softmax is the online softmax of a strip and a tile of keys; see SoftmaxArgs.
+// softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.
 // The result is not zero if a value left the range in which this is exact.
 func softmax(a *byte) uint32
 
@@ -261,7 +261,7 @@ func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
 // laneRoundInt writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
 func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
 
-// laneExponents writes the biased exponents of 16*groups weights, floor at least, 0 of zeros.
+// laneExponents writes the biased exponents of 64*groups weights, floor at least, 0 of zeros.
 func laneExponents(dst *uint8, src *float32, groups int, floor uint32)
 
 // laneMultiply sets acc[row][64] = the sum over k of a[row][k]*b[k][64] for an even number of rows, stride bytes apart.

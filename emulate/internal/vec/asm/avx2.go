@@ -452,18 +452,12 @@ func dot13AVX2(name string, c *constants, half bool) {
 	Doc(name + " is dot13, or dot13Half.")
 	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
 	p, e, channels := load("p"), load("e"), load("channels")
-	local := AllocLocal(32*2*yvecs + 16)
+	local := AllocLocal(32*2*yvecs + 8)
 	magic := func(i int) Mem { return local.Offset(32 * i) }
 	positive := func(i int) Mem { return local.Offset(32 * (yvecs + i)) }
-	old, zeroing, bias := local.Offset(64*yvecs), local.Offset(64*yvecs+4), local.Offset(64*yvecs+8)
-	r := GP32()
-	Load(Param("bias"), r)
-	MOVL(r, bias)
-	STMXCSR(old)
-	MOVL(old, r)
-	ORL(U32(0x6000), r)
-	MOVL(r, zeroing)
-	LDMXCSR(zeroing)
+	bias := local.Offset(64 * yvecs)
+	MOVL(Load(Param("bias"), GP32()), bias)
+	mode := towardZero()
 	bad := zeroY()
 	Label("channel")
 	list, pairs, ap, cp, ep := GP64(), GP64(), GP64(), GP64(), GP64()
@@ -555,7 +549,7 @@ func dot13AVX2(name string, c *constants, half bool) {
 	ADDQ(NewParamAddr("stride", 56), records)
 	DECQ(channels)
 	JNZ(LabelRef("channel"))
-	LDMXCSR(old)
+	LDMXCSR(mode.old)
 	retBad(bad)
 }
 

@@ -184,6 +184,7 @@ func laneExponentsAVX2() {
 	Doc("laneExponentsAVX2 is laneExponents.")
 	dst, src, groups := load("dst"), load("src"), load("groups")
 	floor := argumentY("floor")
+	SHLQ(Imm(2), groups) // of 16
 	Label("group")
 	var e [2]VecVirtual
 	for i := range e {

@@ -346,7 +346,7 @@ type ex2Unit struct {
 	select1, select2                       [2]Mem
 	scale, fraction, one, low9, low8, ones Mem
 	low16, round, c0Low, exponent, lowest  Mem
-	bias                                   Mem
+	bias, least                            Mem
 	lowWords                               Register
 }
 
@@ -368,6 +368,7 @@ func loadEx2(table Register, kernel string) *ex2Unit {
 		exponent: c.u32(0xff800000),
 		lowest:   c.u32(0x00800000),
 		bias:     c.u32(126 << 23),
+		least:    c.u32(0xce7e0000), // -127 * 2^23
 	}
 	for i := range e.c0 {
 		e.c0[i] = ZMM()
@@ -390,12 +391,22 @@ func loadEx2(table Register, kernel string) *ex2Unit {
 // where C1*t is 2*C1*(t>>1) + C1*(t&1), and C0 is cut into its upper bits,
 // which the final shift leaves alone, and its two lowest.
 func (e *ex2Unit) apply(x VecVirtual) {
+	VMULPS_BCST(e.scale, x, x)
+	e.applyScaled(x)
+	// What falls below the smallest normal number is zero.
+	normal := K()
+	VPCMPD_BCST(Imm(5), e.lowest, x, normal)
+	VMOVDQA32_Z(x, normal, x)
+}
+
+// applyScaled is apply for x times 2^23 that is least at least, and leaves numbers below the
+// smallest normal one.
+func (e *ex2Unit) applyScaled(x VecVirtual) {
 	// w is x in fixed point; a negative one with a fraction takes the one's
 	// complement.
 	w := ZMM()
 	negative, complement := K(), K()
-	VMULPS_BCST(e.scale, x, w)
-	VCVTTPS2DQ(w, w)
+	VCVTTPS2DQ(x, w)
 	VPMOVD2M(w, negative)
 	VPTESTMD_BCST(e.fraction, w, negative, complement)
 	VPSUBD_BCST(e.one, w, complement, w)
@@ -451,13 +462,9 @@ func (e *ex2Unit) apply(x VecVirtual) {
 	VPSRLD(Imm(14), c1, c1)
 	VPSRLD(Imm(2), c0, c0)
 	VPADDD(c0, c1, c1)
-	// Exponent; what falls below the smallest normal number is zero.
 	VPANDD_BCST(e.exponent, w, w)
 	VPADDD_BCST(e.bias, c1, c1)
-	VPADDD(c1, w, w)
-	normal := K()
-	VPCMPD_BCST(Imm(5), e.lowest, w, normal)
-	VMOVDQA32_Z(w, normal, x)
+	VPADDD(c1, w, x)
 }
 
 // classes of VFPCLASSPS.
@@ -497,7 +504,7 @@ func raise(bad Register, classes uint64, x VecVirtual) {
 // softmax is the online softmax of a strip.
 func softmax() {
 	TEXT("softmax", NOSPLIT, "func(a *byte) uint32")
-	Doc("softmax is the online softmax of a strip and a tile of keys; see SoftmaxArgs.",
+	Doc("softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.",
 		"The result is not zero if a value left the range in which this is exact.")
 	args := load("a")
 	field := func(i int) Register {
@@ -508,13 +515,22 @@ func softmax() {
 	unit := loadEx2(field(10), "softmax")
 	constant := func(i int) Mem { return Mem{Base: args, Disp: 88 + 4*i} }
 	smScale, offset, limit := constant(0), constant(1), constant(2)
-	quantum, lowest, floor := constant(3), constant(4), constant(5)
+	quantum, lowest := constant(3), constant(4)
 	c := newConstants("softmaxConstants")
 	sign, least := c.u32(1<<31), c.u32(smallest)
 	exponent := c.u32(0x7f800000)
-	one := c.u32(0x3f800000)
+	one, abs := c.u32(0x3f800000), c.u32(1<<31-1)
+	large := c.u32((127 + 100) << 23)
+	control := c.u32(flushControl)
 	bad := K()
 	KXORW(bad, bad, bad)
+	raiseLarge := func(x VecVirtual) {
+		k := K()
+		VPCMPUD_BCST(Imm(5), large, x, k) // not less than, as are numbers below zero and NaN
+		KORW(k, bad, bad)
+	}
+	before := AllocLocal(8)
+	STMXCSR(before)
 	// vector is the byte offset of the 16 rows in a strip's row.
 	vector := GP64()
 	XORQ(vector, vector)
@@ -538,6 +554,7 @@ func softmax() {
 		VMULPS_BCST(smScale, scale[j], scale[j])
 		raise(bad, classSubnormal, scale[j])
 		raiseSmallest(bad, scale[j], least)
+		raiseLarge(scale[j])
 		x := ZMM()
 		VMOVUPS(lane(top, j*row32), x)
 		VFMSUB132PS(scale[j], off, x)
@@ -545,26 +562,34 @@ func softmax() {
 		flush(x, sign)
 		VMAXPS(max, x, max) // x where x > max
 	}
-	raise(bad, classNaN|classInf, max)
 	VMOVUPS(max, lane(m, 0))
 	factor := old
 	VSUBPS(max, old, factor)
 	unit.apply(factor)
 	VMOVUPS(factor, lane(field(7), 0))
-	pe, n, p, s, d := GP64(), field(3), field(0), field(2), field(6)
-	MOVQ(vector, pe)
-	SHRQ(Imm(2), pe)
-	ADDQ(Mem{Base: args, Disp: 8}, pe)
+	size := ZMM()
+	VPANDD_BCST(abs, max, size)
+	raiseLarge(size)
+	// Exponents in units of the fixed point's last place; from here on weights too small are
+	// zeros to all that takes them.
+	VMULPS_BCST(unit.scale, max, max)
+	for _, x := range scale {
+		VMULPS_BCST(unit.scale, x, x)
+	}
+	most := ZMM()
+	VBROADCASTSS(unit.least, most)
+	LDMXCSR(control)
+	n, p, s, d := field(3), field(0), field(2), field(6)
 	Label("block")
 	for j := range threads {
 		sum := ZMM()
 		for i, key := range []int{2 * j, 2*j + 1, 2*j + 8, 2*j + 9} {
-			x, k := ZMM(), K()
+			x := ZMM()
 			VMOVUPS(lane(s, key*row32), x)
 			VFMSUB132PS(scale[j], max, x)
-			VCMPPS_BCST(Imm(6), limit, x, k) // not x <= limit
-			KORW(k, bad, bad)
-			unit.apply(x)
+			VMAXPS_BCST(unit.least, x, x)
+			VMAXPS(x, most, most)
+			unit.applyScaled(x)
 			if i == 0 {
 				VMOVAPS(x, sum)
 			} else {
@@ -572,32 +597,32 @@ func softmax() {
 			}
 			// Rounded to FP8 by adding and subtracting a power of two that has
 			// the format's quantum as its ulp.
-			big, nonzero := ZMM(), K()
+			big := ZMM()
 			VPANDD_BCST(exponent, x, big)
 			VPADDD_BCST(quantum, big, big)
 			VPMAXSD_BCST(lowest, big, big)
 			VADDPS(big, x, x)
 			VSUBPS(big, x, x)
 			VMOVUPS(x, lane(p, key*row32))
-			VPTESTMD(x, x, nonzero)
-			VPSRLD(Imm(23), x, x)
-			VPMAXSD_BCST_Z(floor, x, nonzero, x)
-			VPMOVDB(x, Mem{Base: pe, Disp: key * row8})
 		}
 		x := ZMM()
 		VMOVUPS(lane(d, j*row32), x)
 		VFMADD132PS(factor, sum, x)
 		raiseSmallest(bad, x, least)
-		flush(x, sign)
 		VMOVUPS(x, lane(d, j*row32))
 	}
 	// Later blocks are added without rescaling.
 	VBROADCASTSS(one, factor)
 	ADDQ(U32(16*row32), s)
 	ADDQ(U32(16*row32), p)
-	ADDQ(U32(16*row8), pe)
 	DECQ(n)
 	JNZ(LabelRef("block"))
+	LDMXCSR(before)
+	end, over := ZMM(), K()
+	VBROADCASTSS(limit, end)
+	VMULPS_BCST(unit.scale, end, end)
+	VCMPPS(Imm(6), end, most, over) // not most <= limit
+	KORW(over, bad, bad)
 	ADDQ(Imm(64), vector)
 	CMPQ(vector, U32(row32))
 	JNE(LabelRef("vector"))

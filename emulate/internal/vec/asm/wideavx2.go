@@ -96,26 +96,8 @@ func dotWideAVX2(of string, c *constants, f int, half, matrix bool) {
 	part := GP64() // offset of the rows in one of FP32
 	XORQ(part, part)
 	Label("part")
-	list, pairs, ap, cp, ep, pp := GP64(), GP64(), GP64(), GP64(), GP64(), GP64()
-	MOVBQZX(Mem{Base: records}, ap)
-	MOVQ(ap, cp)
-	SHLQ(Imm(6), ap)
-	MOVQ(part, ep)
-	SHRQ(Imm(2), ep)
-	ADDQ(ap, ep)
-	SHLQ(Imm(2), ap)
-	if matrix {
-		MOVQ(ap, cp)
-		ADDQ(values, cp)
-	} else {
-		SHLQ(Imm(5), cp)
-		ADDQ(NewParamAddr("codes", 16), cp)
-	}
-	ADDQ(NewParamAddr("e", 40), ep)
-	ADDQ(NewParamAddr("acc", 0), ap)
-	ADDQ(part, ap)
-	MOVQ(NewParamAddr("p", 32), pp)
-	ADDQ(part, pp)
+	list, pairs := GP64(), GP64()
+	ap, cp, ep, pp := wideRowsAVX2(records, values, part, matrix)
 	LEAQ(Mem{Base: records, Disp: 4}, list)
 	wideMagicAVX2(c, f, half, ap, ep, magic)
 	var a [wideVecs]VecVirtual
@@ -189,6 +171,32 @@ func dotWideAVX2(of string, c *constants, f int, half, matrix bool) {
 	JNZ(LabelRef("channel"))
 	LDMXCSR(mode.old)
 	retBad(bad)
+}
+
+// wideRowsAVX2 returns where the accumulator, the codes or values, and the exponents of the
+// channel of a record begin, and P~, for the rows from part on.
+func wideRowsAVX2(records, values, part Register, matrix bool) (ap, cp, ep, pp Register) {
+	ap, cp, ep, pp = GP64(), GP64(), GP64(), GP64()
+	MOVBQZX(Mem{Base: records}, ap)
+	MOVQ(ap, cp)
+	SHLQ(Imm(6), ap)
+	MOVQ(part, ep)
+	SHRQ(Imm(2), ep)
+	ADDQ(ap, ep)
+	SHLQ(Imm(2), ap)
+	if matrix {
+		MOVQ(ap, cp)
+		ADDQ(values, cp)
+	} else {
+		SHLQ(Imm(5), cp)
+		ADDQ(NewParamAddr("codes", 16), cp)
+	}
+	ADDQ(NewParamAddr("e", 40), ep)
+	ADDQ(NewParamAddr("acc", 0), ap)
+	ADDQ(part, ap)
+	MOVQ(NewParamAddr("p", 32), pp)
+	ADDQ(part, pp)
+	return ap, cp, ep, pp
 }
 
 // wideMagicAVX2 writes M of half of a strip's rows, with accumulators at acc and the largest
