@@ -8,6 +8,8 @@ type pair struct {
 	live     [2]uint32 // of each channel, keys whose elements count
 	channels [2]uint8
 	_        uint16
+	// order is what pairs with equal numbers of keys by class have in common.
+	order uint32
 }
 
 // keySigns are a channel's keys of a step. The assembly knows the layout.
@@ -116,29 +118,24 @@ func (m *matcher) match(pairs []pair) []pair {
 func (m *matcher) pair(a, b uint8) pair {
 	x, y := &m.list[a], &m.list[b]
 	there := x.there | y.there
-	return pair{
+	p := pair{
 		classes: [4]uint32{
 			there &^ x.negative &^ y.negative, y.negative &^ x.negative,
 			x.negative &^ y.negative, x.negative & y.negative,
 		},
 		live: [2]uint32{x.there, y.there}, channels: [2]uint8{a, b},
 	}
-}
-
-// order is what pairs with equal numbers of keys by class have in common.
-func (p *pair) order() (n uint32) {
 	for _, c := range p.classes {
-		n = n<<8 | uint32(bits.OnesCount32(c))
+		p.order = p.order<<8 | uint32(bits.OnesCount32(c))
 	}
-	return n
+	return p
 }
 
 // sortPairs brings pairs with equal numbers together. Most are so already.
 func sortPairs(p []pair) {
 	for i := 1; i < len(p); i++ {
-		x, n := p[i], p[i].order()
-		j := i
-		for ; j > 0 && p[j-1].order() > n; j-- {
+		x, j := p[i], i
+		for ; j > 0 && p[j-1].order > x.order; j-- {
 			p[j] = p[j-1]
 		}
 		p[j] = x

@@ -11937,7 +11937,7 @@ pair:
 	VMOVDQU       Y1, (R11)
 	ADDQ          R10, R11
 	ADDQ          SI, AX
-	ADDQ          $0x1c, CX
+	ADDQ          $0x20, CX
 	DECQ          BX
 	JNZ           pair
 	VZEROUPPER

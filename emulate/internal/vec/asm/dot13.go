@@ -271,7 +271,7 @@ func elementSigns() {
 const (
 	pairLive     = 16
 	pairChannels = 24
-	pairSize     = 28
+	pairSize     = 32
 )
 
 // pairRecords writes records, with VPCOMPRESSB, which avo does not know.
