@@ -698,19 +698,18 @@ func (l *lanes) sums(r int) [threads]float32 {
 func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 	slots, chain := l.slots[:l.held], k.prog.OneChain()
 	l.held = 0
-	var acc, p [2][]float32
-	var pe [2][]uint8
+	var tiles [2]vec.Tile
 	keys, whole := 1, true
 	for i := range slots {
 		s := &slots[i]
 		o := s.strip.o
-		p[i], pe[i], acc[i], keys = s.p, s.pe, s.tile, max(keys, s.keys)
+		tiles[i], keys = vec.Tile{P: s.p, PE: s.pe, Acc: s.tile}, max(keys, s.keys)
 		k.level.l.Exponents(weightFormats[k.v.kind], s.pe[:s.keys*vec.Rows], s.p[:s.keys*vec.Rows])
 		if !chain {
 			clear(s.tile)
 			continue
 		}
-		acc[i] = o
+		tiles[i].Acc = o
 		if !k.laneRescale(o, &s.alpha, &s.factor) {
 			return false
 		}
@@ -725,7 +724,7 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 		s := &slots[i]
 		clear(s.pe[s.keys*vec.Rows : keys*vec.Rows])
 	}
-	w.vCodes.DotKeys(k.level.l, len(slots), acc, p, pe, &l.scratch, at, keys)
+	w.vCodes.DotTiles(k.level.l, tiles[:len(slots)], &l.scratch, at, keys)
 	for i := range slots {
 		s := &slots[i]
 		if !chain && !k.level.l.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {

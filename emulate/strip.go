@@ -46,7 +46,7 @@ type strips struct {
 type slot struct {
 	p    []float32 // [BlockK+1][Rows], P~; the last row is zero
 	pe   []uint8   // [BlockK][Rows], its exponents
-	tile []float32 // [Dim][Rows], zeros between tiles
+	tile []float32 // [Dim][Rows], zeros between tiles unless vec.Values.DotTiles takes it
 
 	block *inStrips
 	strip *strip
@@ -326,30 +326,36 @@ func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int)
 // gather adds the products of the first n slots' weights with V for the tile of keys from lo
 // on to their strips. Blocks for which the vector kernels could not are failed.
 func (k *Kernel) gather(kv *KV, w *window, ss *strips, n, lo int) {
+	if n == 0 {
+		return
+	}
 	d, at, chain := kv.in.Dim, lo-w.first, k.prog.OneChain()
-	var acc, p [2][]float32
-	var pe [2][]uint8
+	var tiles [2]vec.Tile
 	var done [2]bool
 	for i := range n {
 		sl := &ss.slots[i]
-		acc[i], p[i], pe[i], done[i] = sl.tile, sl.p, sl.pe, true
+		tiles[i], done[i] = vec.Tile{P: sl.p, PE: sl.pe, Acc: sl.tile}, true
 		if chain {
-			acc[i] = sl.strip.o
+			tiles[i].Acc = sl.strip.o
 			done[i] = k.level.l.Rescale(sl.strip.o, &sl.strip.rescale, d)
 		}
 	}
-	if done[0] && done[1] {
-		done = w.vCodes.DotTwo(k.level.l, acc, p, pe, &ss.scratch, at)
+	if k.vecUnit.Pairs(k.level.l) && done[0] && (n == 1 || done[1]) {
+		if !chain {
+			for i := range n {
+				tiles[i].O, tiles[i].Rescale = ss.slots[i].strip.o, &ss.slots[i].strip.rescale
+			}
+		}
+		done = w.vCodes.DotTiles(k.level.l, tiles[:n], &ss.scratch, at, k.tiling.BlockK)
 	} else {
 		for i := range n {
-			done[i] = done[i] && w.vCodes.Dot(k.level.l, acc[i], p[i], pe[i], &ss.scratch, at)
+			t := &tiles[i]
+			done[i] = done[i] && w.vCodes.Dot(k.level.l, t.Acc, t.P, t.PE, &ss.scratch, at) &&
+				(chain || k.level.l.AddTile(ss.slots[i].strip.o, t.Acc, &ss.slots[i].strip.rescale, d))
 		}
 	}
 	for i := range n {
 		sl := &ss.slots[i]
-		if !chain {
-			done[i] = done[i] && k.level.l.AddTile(sl.strip.o, sl.tile, &sl.strip.rescale, d)
-		}
 		if !done[i] {
 			sl.block.failed = true
 			clear(sl.tile)

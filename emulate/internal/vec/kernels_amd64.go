@@ -63,7 +63,11 @@ func (l Level) Softmax(a *SoftmaxArgs) bool {
 	if l == AVX2 {
 		return softmaxAVX2((*byte)(unsafe.Pointer(a))) == 0
 	}
-	return softmax((*byte)(unsafe.Pointer(a))) == 0
+	ok := softmax((*byte)(unsafe.Pointer(a))) == 0
+	if ok && a.floor != 0 {
+		laneExponents(a.PE, a.P, a.Blocks*16*Rows/64, a.floor)
+	}
+	return ok
 }
 
 // The passes of Values.Dot.
@@ -77,32 +81,25 @@ func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels i
 	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 }
 
+// dotPass needs AVX2.
 func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
 	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
-	if l == AVX2 {
-		f := dot13AVX2
-		if half {
-			f = dot13HalfAVX2
-		}
-		return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
-	}
+	f := dot13AVX2
 	if half {
-		return dot13Half(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+		f = dot13HalfAVX2
 	}
-	return dot13(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
-// dotPassTwo is dotPass for two strips; e holds the exponents of one behind those of the
-// other.
-func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
-	n := channels * Rows
-	_, _, _, _ = acc[0][n-1], acc[1][n-1], records[channels*stride-1], e[2*n-1]
-	f := dot13Two
+// pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.
+func (l Level) pairPass(a *pairArgs, strips int, half bool) (ok [2]bool) {
+	f := [2][2]func(*byte) uint32{{dot13, dot13Half}, {dot13Two, dot13TwoHalf}}[strips-1]
+	pass := f[0]
 	if half {
-		f = dot13TwoHalf
+		pass = f[1]
 	}
-	bad := f(&acc[0][0], &records[0], &codes[0], &values[0], &p[0][0], &e[0], channels, stride, &acc[1][0], &p[1][0], &e[n], bias)
-	return bad&0xffff == 0, bad>>16 == 0
+	bad := pass((*byte)(unsafe.Pointer(a)))
+	return [2]bool{bad&0xffff == 0, strips == 2 && bad>>16 == 0}
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
@@ -144,6 +141,18 @@ func (l Level) Has(k Kind) bool {
 func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) {
 	_ = codes[len(list)*32-1]
 	partition((*uint8)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
+}
+
+// signs fills list from the 32 codes of each channel, of those keys whose bits are set.
+func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) {
+	_ = codes[len(list)*32-32]
+	elementSigns((*byte)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
+}
+
+// pairRecords writes the records of pairs.
+func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, size int) {
+	_ = records[len(pairs)*size+recordSlack-1]
+	pairRecords(&records[0], (*byte)(unsafe.Pointer(&pairs[0])), &codes[0], len(pairs), step)
 }
 
 // Narrow says which kernels a level below AVX512 lacks: those of Finish,

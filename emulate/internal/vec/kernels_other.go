@@ -51,7 +51,14 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	panic(unavailable)
 }
 
-func (l Level) dotPassTwo(acc [2][]float32, records, codes []uint8, values *[256]float32, p [2][]float32, e []uint8, channels, stride int, bias uint32, half bool) (first, second bool) {
+// pairPass needs AVX512.
+func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
+
+// signs needs AVX512.
+func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }
+
+// pairRecords needs AVX512.
+func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, size int) {
 	panic(unavailable)
 }
 

@@ -375,6 +375,9 @@ func (c *softmaxCase) check(t *testing.T, l vec.Level, round func(float32) float
 	same(t, "rescaling", c.rescale[:], factor[:])
 	same(t, "denominator", c.d, d)
 	same(t, "weight", c.p, p)
+	if floor == 0 {
+		return // whole numbers, whose exponents nothing takes
+	}
 	got := make([]float32, len(c.pe))
 	for i, e := range c.pe {
 		got[i] = float32(e)

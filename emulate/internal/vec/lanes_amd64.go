@@ -70,11 +70,11 @@ func (Level) Round(to Weight, dst, src []float32, most float32) bool {
 	return f(&dst[0], &src[0], len(src)/16, most) == 0
 }
 
-// Exponents writes the exponents of weights of an FP8 format, a multiple of 16, as Values.Dot takes
+// Exponents writes the exponents of weights of an FP8 format, a multiple of 64, as Values.Dot takes
 // them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros.
 func (Level) Exponents(f Format, dst []uint8, src []float32) {
 	_ = dst[len(src)-1]
-	laneExponents(&dst[0], &src[0], len(src)/16, f.floor)
+	laneExponents(&dst[0], &src[0], len(src)/64, f.floor)
 }
 
 // Multiply sets acc[row][Rows], an even number of rows, to the sum over k of a[row][k]*b[k][Rows],

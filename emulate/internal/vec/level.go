@@ -36,6 +36,7 @@ const (
 type Scratch struct {
 	e            []uint8   // [dim][Rows], exponents
 	sums         []float32 // [dim][Rows], zero between calls
+	magic        []float32 // [4][Rows]
 	wide         []float64 // [dim][32], values of FP16
 	wideQ, wideK []int16   // operands of QK as words
 }

@@ -14,7 +14,7 @@ func toFloat(s *float32, top *float32, keys int)
 // The result is not zero if a score is NaN, infinite or subnormal, or a scale is subnormal.
 func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
 
-// softmax is the online softmax of a strip and a tile of keys; see SoftmaxArgs.
+// softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.
 // The result is not zero if a value left the range in which this is exact.
 func softmax(a *byte) uint32
 
@@ -81,21 +81,21 @@ func addSums(acc *float32, sums *float32, channels int) uint32
 // addSumsHalf adds sums[channel][row] to acc and clears it. The result is not zero if an FP16 sum is infinite.
 func addSumsHalf(acc *float32, sums *float32, channels int) uint32
 
-// dot13 adds one step's products to acc[channel][row]; see Values for records and
-// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.
-func dot13(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+// dot13 adds one step's products to acc[channel][row] of a strip: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest.
+func dot13(a *byte) uint32
 
-// dot13Half adds one step's products to acc[channel][row]; see Values for records and
-// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite.
-func dot13Half(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, bias uint32) uint32
+// dot13Half adds one step's products to acc[channel][row] of a strip: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest.
+func dot13Half(a *byte) uint32
 
-// dot13Two adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
-// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite, in its upper half if one of the second strip is.
-func dot13Two(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// dot13Two adds one step's products to acc[channel][row] of two strips: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest, in its upper half if one of the second strip is.
+func dot13Two(a *byte) uint32
 
-// dot13TwoHalf adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and
-// exponents for e, whose values are bias too large. The result is not zero if a sum is infinite, in its upper half if one of the second strip is.
-func dot13TwoHalf(acc *float32, records *uint8, codes *uint8, values *float32, p *float32, e *uint8, channels int, stride int, acc2 *float32, p2 *float32, e2 *uint8, bias uint32) uint32
+// dot13TwoHalf adds one step's products to acc[channel][row] of two strips: see pairArgs. The result is not
+// zero if a sum is infinite or NaN, or one with O is smallest, in its upper half if one of the second strip is.
+func dot13TwoHalf(a *byte) uint32
 
 // dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].
 func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
@@ -164,6 +164,13 @@ func addMeans(sum *float64, comp *float64, x *float32, rows int, groups int)
 // partition fills a channelKeys for each channel from those of its 32 codes whose bits are in keys. Codes whose
 // magnitude is limit or more are bad.
 func partition(list *uint8, codes *uint8, channels int, keys uint32, limit uint32)
+
+// elementSigns writes, for each channel, which of its 32 codes are not zero, which of those are negative and which are not
+// finite: the bits in keys of those whose magnitude is limit or more.
+func elementSigns(list *byte, codes *uint8, channels int, keys uint32, limit uint32)
+
+// pairRecords writes the records of n pairs, and 32 bytes beyond.
+func pairRecords(records *uint8, pairs *byte, codes *uint8, n int, step int)
 
 // finishFP16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
@@ -242,7 +249,7 @@ func laneRoundE5M2(dst *float32, src *float32, groups int, most float32) uint32
 // laneRoundInt writes 16*groups weights rounded to nearest even. The result is not zero if one is NaN or above the format's largest or most.
 func laneRoundInt(dst *float32, src *float32, groups int, most float32) uint32
 
-// laneExponents writes the biased exponents of 16*groups weights, floor at least, 0 of zeros.
+// laneExponents writes the biased exponents of 64*groups weights, floor at least, 0 of zeros.
 func laneExponents(dst *uint8, src *float32, groups int, floor uint32)
 
 // laneMultiply sets acc[row][64] = the sum over k of a[row][k]*b[k][64] for an even number of rows, stride bytes apart.

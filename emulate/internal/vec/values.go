@@ -18,7 +18,8 @@ type Values struct {
 	// of positive and of negative elements follow, an unused byte, and the
 	// elements' keys within the step: pairs of positive ones, one positive and
 	// one negative element, pairs of negative ones. Where there is none, the key
-	// is one whose P~ is zero. Channels with equal numbers stand together.
+	// is one whose P~ is zero. Channels with equal numbers stand together. Where
+	// Unit.Pairs holds, a record is of two channels: see pairArgs.
 	records []uint8
 	// odd holds, for each tile of keys, the channels with codes that are not finite; nil
 	// where all are.
@@ -271,6 +272,10 @@ func (v *Values) Index(level Level, dead []bool) {
 		}
 		return
 	}
+	if v.unit.Pairs(level) {
+		v.indexPairs(level, dead)
+		return
+	}
 	size := v.recordSize()
 	step := v.unit.Step
 	if n := keys / step * v.dim * size; len(v.records) != n {
@@ -447,8 +452,8 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		}
 		return ok
 	}
-	if unit.Kind == Truncated13 {
-		return v.dot13(l, 1, [2][]float32{acc}, [2][]float32{p}, [2][]uint8{pe}, s, first, v.tile)[0]
+	if unit.Pairs(l) {
+		return v.DotTiles(l, []Tile{{P: p, PE: pe, Acc: acc}}, s, first, v.tile)[0]
 	}
 	e := grow(&s.e, v.dim*Rows)
 	ok := true
@@ -457,6 +462,9 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 		codes := v.codes[(first+base)/32*v.dim*32+base%32:]
 		records := v.records[(first+k)/unit.Step*v.dim*size:]
 		switch unit.Kind {
+		case Truncated13:
+			v.stepExponents(l, e, pe[k*Rows:], codes)
+			ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok
 		case Split:
 			sums := grow(&s.sums, v.dim*Rows)
 			second := k % 32 / 16 * 8
@@ -486,41 +494,14 @@ func (v *Values) Dot(l Level, acc, p []float32, pe []uint8, s *Scratch, first in
 	return ok
 }
 
-// Pairs says whether the level's DotTwo takes less than two calls of Dot.
-func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 }
-
-// DotTwo is Dot for two strips, where Unit.Pairs holds: what is read of V serves both.
-func (v *Values) DotTwo(l Level, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first int) [2]bool {
-	return v.dot13(l, 2, acc, p, pe, s, first, v.tile)
-}
-
-// DotKeys is Dot for n strips, one or two, where Unit.Pairs holds, and for the first keys of the
-// tile alone: one at least, all others have P~ zero.
-func (v *Values) DotKeys(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) [2]bool {
-	return v.dot13(l, n, acc, p, pe, s, first, keys)
-}
-
-// dot13 is Dot of n strips, one or two, on a unit with 13 fraction bits.
-func (v *Values) dot13(l Level, n int, acc, p [2][]float32, pe [2][]uint8, s *Scratch, first, keys int) (ok [2]bool) {
-	f, size, unit := v.format, v.recordSize(), v.unit
-	sums := v.dim * Rows
-	e := grow(&s.e, n*sums)
-	ok = [2]bool{true, n == 2}
-	for k := 0; k < keys; k += unit.Step {
-		codes := v.codes[(first+k)/32*v.dim*32+(first+k)%32:]
-		records := v.records[(first+k)/unit.Step*v.dim*size:]
-		for i := range n {
-			l.exponentPass(e[i*sums:][:sums], pe[i][k*Rows:], codes, &f.exponent, v.dim, 0)
-			if unit.Step == 32 {
-				l.exponentPass(e[i*sums:][:sums], pe[i][(k+16)*Rows:], codes[16:], &f.exponent, v.dim, math.MaxUint32)
-			}
-		}
-		if n == 1 {
-			ok[0] = l.dotPass(acc[0], records, codes, &f.value, p[0][k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok[0]
-			continue
-		}
-		first, second := l.dotPassTwo(acc, records, codes, &f.value, [2][]float32{p[0][k*Rows:], p[1][k*Rows:]}, e, v.dim, size, f.exponentBias, unit.Half)
-		ok[0], ok[1] = ok[0] && first, ok[1] && second
+// stepExponents writes the largest sum of exponents of a step for each output.
+func (v *Values) stepExponents(l Level, e, pe, codes []uint8) {
+	l.exponentPass(e, pe, codes, &v.format.exponent, v.dim, 0)
+	if v.unit.Step == 32 {
+		l.exponentPass(e, pe[16*Rows:], codes[16:], &v.format.exponent, v.dim, math.MaxUint32)
 	}
-	return ok
 }
+
+// Pairs says whether the level has DotTiles for the unit, which takes less for two strips than two
+// calls of Dot.
+func (u Unit) Pairs(l Level) bool { return l == AVX512 && u.Kind == Truncated13 }

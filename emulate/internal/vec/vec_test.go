@@ -183,7 +183,10 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 		slices.Reverse(p[k*Rows:][:Rows])
 		slices.Reverse(pe[k*Rows:][:Rows])
 	}
-	ok := c.v.DotTwo(l, [2][]float32{got, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
+	two := func(acc, p [2][]float32, pe [2][]uint8) [2]bool {
+		return c.v.DotTiles(l, []Tile{{P: p[0], PE: pe[0], Acc: acc[0]}, {P: p[1], PE: pe[1], Acc: acc[1]}}, &c.s, 0, c.tile)
+	}
+	ok := two([2][]float32{got, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe})
 	if ok[0] != ok[1] || !ok[0] && !overflow {
 		t.Fatalf("%s %s: of two strips, overflow %v", l, c.u.Instruction, ok)
 	}
@@ -198,7 +201,7 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 		clear(got)
 		acc, ps, pes := [2][]float32{other, other}, [2][]float32{p, p}, [2][]uint8{pe, pe}
 		acc[i], ps[i], pes[i] = got, c.p, c.pe
-		if z := c.v.DotTwo(l, acc, ps, pes, &c.s, 0); z[i] != ok[0] || !z[1-i] {
+		if z := two(acc, ps, pes); z[i] != ok[0] || !z[1-i] {
 			t.Fatalf("%s %s: strip %d beside zeros, overflow %v", l, c.u.Instruction, i, z)
 		}
 		if slices.ContainsFunc(other, func(x float32) bool { return math.Float32bits(x) != 0 }) {
@@ -246,6 +249,70 @@ func TestDot(t *testing.T) {
 						newDotCase(t, i, dim, func(int, int) uint16 { return p() }, func(int, int) uint16 { return v() }).check(t)
 					}
 				})
+			}
+		}
+	}
+}
+
+// TestDotTilesAdds: a tile that joins O in DotTiles is one that Dot makes and AddTile adds, for both
+// strips and steps, and what AddTile reports is reported of the right strip.
+func TestDotTilesAdds(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	for i, u := range units {
+		for _, l := range levels(t) {
+			if !u.unit.Pairs(l) {
+				continue
+			}
+			const dim = 12
+			c := newDotCase(t, i, dim, func(_, row int) uint16 { return uint16(r.IntN(0x40)) * uint16(min(row, 1)) },
+				func(int, int) uint16 { return uint16(r.IntN(0x40)) | uint16(r.IntN(2))<<7 })
+			c.v.Index(l, nil)
+			// What the first row, whose P is zero, makes of O.
+			for _, tc := range []struct {
+				o, factor float32
+				ok        bool
+			}{
+				{1, 0.5, true}, {0x1p-100, 0x1p-30, true}, {-0x1p-100, 0x1p-30, true}, // flushed
+				{0x1p-100, 0x1p-26, false}, {-0x1p-100, 0x1p-26, false}, // may have been flushed
+				{0x1p100, 0x1p100, false}, {float32(math.NaN()), 1, false}, {0, 0, true},
+			} {
+				for strip := range 3 { // a strip alone, and the first or second of two
+					var tiles []Tile
+					for range min(strip, 1) + 1 {
+						o := make([]float32, dim*Rows)
+						for j := range o {
+							o[j] = float32(r.NormFloat64())
+						}
+						var factor [Rows]float32
+						for j := range factor {
+							factor[j] = r.Float32()
+						}
+						junk := make([]float32, dim*Rows)
+						for j := range junk {
+							junk[j] = float32(math.NaN())
+						}
+						tiles = append(tiles, Tile{P: c.p, PE: c.pe, Acc: junk, O: o, Rescale: &factor})
+					}
+					special := max(strip-1, 0)
+					tiles[special].O[5*Rows], tiles[special].Rescale[0] = tc.o, tc.factor
+					var want [2][]float32
+					for j := range tiles {
+						want[j] = slices.Clone(tiles[j].O)
+						sum := make([]float32, dim*Rows)
+						ok := c.v.Dot(l, sum, c.p, c.pe, &c.s, 0) && l.AddTile(want[j], sum, tiles[j].Rescale, dim)
+						if j == special && ok != tc.ok {
+							t.Fatalf("%s %s: AddTile of %x * %x: %v", l, u.name, tc.o, tc.factor, ok)
+						}
+					}
+					got := c.v.DotTiles(l, tiles, &c.s, 0, c.tile)
+					for j := range tiles {
+						if ok := j != special || tc.ok; got[j] != ok {
+							t.Errorf("%s %s: strip %d of %d with %x * %x: %v, want %v", l, u.name, j, len(tiles), tc.o, tc.factor, got[j], ok)
+						} else if ok && !slices.EqualFunc(tiles[j].O, want[j], func(a, b float32) bool { return math.Float32bits(a) == math.Float32bits(b) }) {
+							t.Errorf("%s %s: strip %d of %d with %x * %x differs", l, u.name, j, len(tiles), tc.o, tc.factor)
+						}
+					}
+				}
 			}
 		}
 	}
@@ -317,7 +384,7 @@ func BenchmarkDot(b *testing.B) {
 					for b.Loop() {
 						clear(acc)
 						clear(other)
-						c.v.DotTwo(l, [2][]float32{acc, other}, [2][]float32{c.p, p}, [2][]uint8{c.pe, pe}, &c.s, 0)
+						c.v.DotTiles(l, []Tile{{P: c.p, PE: c.pe, Acc: acc}, {P: p, PE: pe, Acc: other}}, &c.s, 0, c.tile)
 					}
 					b.ReportMetric(2*float64(b.N)*Rows*dim*float64(c.tile)/b.Elapsed().Seconds()/1e9, "GMAC/s")
 				})

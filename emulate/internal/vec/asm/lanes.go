@@ -283,22 +283,36 @@ func laneRound(name string, largest uint32, round func(VecVirtual, *constants)) 
 	retMask(bad)
 }
 
-// laneExponents makes bytes of the exponents of weights, as the softmax of a strip does.
+// laneExponents makes bytes of the exponents of weights.
 func laneExponents() {
 	TEXT("laneExponents", NOSPLIT, "func(dst *uint8, src *float32, groups int, floor uint32)")
-	Doc("laneExponents writes the biased exponents of 16*groups weights, floor at least, 0 of zeros.")
+	Doc("laneExponents writes the biased exponents of 64*groups weights, floor at least, 0 of zeros.")
 	dst, src, groups := load("dst"), load("src"), load("groups")
-	floor := ZMM()
-	VPBROADCASTD(Load(Param("floor"), GP32()), floor)
+	floor, order := ZMM(), ZMM()
+	VPBROADCASTB(Load(Param("floor"), GP32()), floor)
+	// The packed numbers of sixteen weights are four bytes of each 128-bit lane.
+	c := newConstants("laneExponentsConstants")
+	first := c.mem.Offset(c.n)
+	for i := range uint32(16) {
+		c.u32(i%4*4 + i/4)
+	}
+	VMOVDQU32(first, order)
 	Label("group")
-	x, nonzero := ZMM(), K()
-	VMOVUPS(Mem{Base: src}, x)
-	VPTESTMD(x, x, nonzero)
-	VPSRLD(Imm(23), x, x)
-	VPMAXSD_Z(floor, x, nonzero, x)
-	VPMOVDB(x, Mem{Base: dst})
-	ADDQ(Imm(64), src)
-	ADDQ(Imm(16), dst)
+	var x [4]VecVirtual
+	for i := range x {
+		x[i] = ZMM()
+		VPSRLD(Imm(23), at(src, 0, i), x[i])
+	}
+	nonzero := K()
+	VPACKUSDW(x[1], x[0], x[0])
+	VPACKUSDW(x[3], x[2], x[2])
+	VPACKUSWB(x[2], x[0], x[0])
+	VPERMD(x[0], order, x[0])
+	VPTESTMB(x[0], x[0], nonzero)
+	VPMAXUB_Z(floor, x[0], nonzero, x[0])
+	VMOVDQU8(x[0], Mem{Base: dst})
+	ADDQ(U32(256), src)
+	ADDQ(Imm(64), dst)
 	DECQ(groups)
 	JNZ(LabelRef("group"))
 	VZEROUPPER()

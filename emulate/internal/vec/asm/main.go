@@ -69,6 +69,8 @@ func main() {
 	extremes()
 	addMeans()
 	partition()
+	elementSigns()
+	pairRecords()
 	finish("finishFP16", roundFP16)
 	finish("finishBF16", roundBF16)
 	finish("finishFP32", nil)
@@ -336,7 +338,7 @@ type ex2Unit struct {
 	select1, select2                       [2]Mem
 	scale, fraction, one, low9, low8, ones Mem
 	low16, round, c0Low, exponent, lowest  Mem
-	bias                                   Mem
+	bias, least                            Mem
 	lowWords                               Register
 }
 
@@ -358,6 +360,7 @@ func loadEx2(table Register, kernel string) *ex2Unit {
 		exponent: c.u32(0xff800000),
 		lowest:   c.u32(0x00800000),
 		bias:     c.u32(126 << 23),
+		least:    c.u32(0xce7e0000), // -127 * 2^23
 	}
 	for i := range e.c0 {
 		e.c0[i] = ZMM()
@@ -380,12 +383,22 @@ func loadEx2(table Register, kernel string) *ex2Unit {
 // where C1*t is 2*C1*(t>>1) + C1*(t&1), and C0 is cut into its upper bits,
 // which the final shift leaves alone, and its two lowest.
 func (e *ex2Unit) apply(x VecVirtual) {
+	VMULPS_BCST(e.scale, x, x)
+	e.applyScaled(x)
+	// What falls below the smallest normal number is zero.
+	normal := K()
+	VPCMPD_BCST(Imm(5), e.lowest, x, normal)
+	VMOVDQA32_Z(x, normal, x)
+}
+
+// applyScaled is apply for x times 2^23 that is least at least, and leaves numbers below the
+// smallest normal one.
+func (e *ex2Unit) applyScaled(x VecVirtual) {
 	// w is x in fixed point; a negative one with a fraction takes the one's
 	// complement.
 	w := ZMM()
 	negative, complement := K(), K()
-	VMULPS_BCST(e.scale, x, w)
-	VCVTTPS2DQ(w, w)
+	VCVTTPS2DQ(x, w)
 	VPMOVD2M(w, negative)
 	VPTESTMD_BCST(e.fraction, w, negative, complement)
 	VPSUBD_BCST(e.one, w, complement, w)
@@ -441,13 +454,9 @@ func (e *ex2Unit) apply(x VecVirtual) {
 	VPSRLD(Imm(14), c1, c1)
 	VPSRLD(Imm(2), c0, c0)
 	VPADDD(c0, c1, c1)
-	// Exponent; what falls below the smallest normal number is zero.
 	VPANDD_BCST(e.exponent, w, w)
 	VPADDD_BCST(e.bias, c1, c1)
-	VPADDD(c1, w, w)
-	normal := K()
-	VPCMPD_BCST(Imm(5), e.lowest, w, normal)
-	VMOVDQA32_Z(w, normal, x)
+	VPADDD(c1, w, x)
 }
 
 // classes of VFPCLASSPS.
@@ -487,7 +496,7 @@ func raise(bad Register, classes uint64, x VecVirtual) {
 // softmax is the online softmax of a strip.
 func softmax() {
 	TEXT("softmax", NOSPLIT, "func(a *byte) uint32")
-	Doc("softmax is the online softmax of a strip and a tile of keys; see SoftmaxArgs.",
+	Doc("softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.",
 		"The result is not zero if a value left the range in which this is exact.")
 	args := load("a")
 	field := func(i int) Register {
@@ -498,13 +507,22 @@ func softmax() {
 	unit := loadEx2(field(10), "softmax")
 	constant := func(i int) Mem { return Mem{Base: args, Disp: 88 + 4*i} }
 	smScale, offset, limit := constant(0), constant(1), constant(2)
-	quantum, lowest, floor := constant(3), constant(4), constant(5)
+	quantum, lowest := constant(3), constant(4)
 	c := newConstants("softmaxConstants")
 	sign, least := c.u32(1<<31), c.u32(smallest)
 	exponent := c.u32(0x7f800000)
-	one := c.u32(0x3f800000)
+	one, abs := c.u32(0x3f800000), c.u32(1<<31-1)
+	large := c.u32((127 + 100) << 23)
+	control := c.u32(flushControl)
 	bad := K()
 	KXORW(bad, bad, bad)
+	raiseLarge := func(x VecVirtual) {
+		k := K()
+		VPCMPUD_BCST(Imm(5), large, x, k) // not less than, as are numbers below zero and NaN
+		KORW(k, bad, bad)
+	}
+	before := AllocLocal(8)
+	STMXCSR(before)
 	// vector is the byte offset of the 16 rows in a strip's row.
 	vector := GP64()
 	XORQ(vector, vector)
@@ -528,6 +546,7 @@ func softmax() {
 		VMULPS_BCST(smScale, scale[j], scale[j])
 		raise(bad, classSubnormal, scale[j])
 		raiseSmallest(bad, scale[j], least)
+		raiseLarge(scale[j])
 		x := ZMM()
 		VMOVUPS(lane(top, j*row32), x)
 		VFMSUB132PS(scale[j], off, x)
@@ -535,26 +554,34 @@ func softmax() {
 		flush(x, sign)
 		VMAXPS(max, x, max) // x where x > max
 	}
-	raise(bad, classNaN|classInf, max)
 	VMOVUPS(max, lane(m, 0))
 	factor := old
 	VSUBPS(max, old, factor)
 	unit.apply(factor)
 	VMOVUPS(factor, lane(field(7), 0))
-	pe, n, p, s, d := GP64(), field(3), field(0), field(2), field(6)
-	MOVQ(vector, pe)
-	SHRQ(Imm(2), pe)
-	ADDQ(Mem{Base: args, Disp: 8}, pe)
+	size := ZMM()
+	VPANDD_BCST(abs, max, size)
+	raiseLarge(size)
+	// Exponents in units of the fixed point's last place; from here on weights too small are
+	// zeros to all that takes them.
+	VMULPS_BCST(unit.scale, max, max)
+	for _, x := range scale {
+		VMULPS_BCST(unit.scale, x, x)
+	}
+	most := ZMM()
+	VBROADCASTSS(unit.least, most)
+	LDMXCSR(control)
+	n, p, s, d := field(3), field(0), field(2), field(6)
 	Label("block")
 	for j := range threads {
 		sum := ZMM()
 		for i, key := range []int{2 * j, 2*j + 1, 2*j + 8, 2*j + 9} {
-			x, k := ZMM(), K()
+			x := ZMM()
 			VMOVUPS(lane(s, key*row32), x)
 			VFMSUB132PS(scale[j], max, x)
-			VCMPPS_BCST(Imm(6), limit, x, k) // not x <= limit
-			KORW(k, bad, bad)
-			unit.apply(x)
+			VMAXPS_BCST(unit.least, x, x)
+			VMAXPS(x, most, most)
+			unit.applyScaled(x)
 			if i == 0 {
 				VMOVAPS(x, sum)
 			} else {
@@ -562,32 +589,32 @@ func softmax() {
 			}
 			// Rounded to FP8 by adding and subtracting a power of two that has
 			// the format's quantum as its ulp.
-			big, nonzero := ZMM(), K()
+			big := ZMM()
 			VPANDD_BCST(exponent, x, big)
 			VPADDD_BCST(quantum, big, big)
 			VPMAXSD_BCST(lowest, big, big)
 			VADDPS(big, x, x)
 			VSUBPS(big, x, x)
 			VMOVUPS(x, lane(p, key*row32))
-			VPTESTMD(x, x, nonzero)
-			VPSRLD(Imm(23), x, x)
-			VPMAXSD_BCST_Z(floor, x, nonzero, x)
-			VPMOVDB(x, Mem{Base: pe, Disp: key * row8})
 		}
 		x := ZMM()
 		VMOVUPS(lane(d, j*row32), x)
 		VFMADD132PS(factor, sum, x)
 		raiseSmallest(bad, x, least)
-		flush(x, sign)
 		VMOVUPS(x, lane(d, j*row32))
 	}
 	// Later blocks are added without rescaling.
 	VBROADCASTSS(one, factor)
 	ADDQ(U32(16*row32), s)
 	ADDQ(U32(16*row32), p)
-	ADDQ(U32(16*row8), pe)
 	DECQ(n)
 	JNZ(LabelRef("block"))
+	LDMXCSR(before)
+	end, over := ZMM(), K()
+	VBROADCASTSS(limit, end)
+	VMULPS_BCST(unit.scale, end, end)
+	VCMPPS(Imm(6), end, most, over) // not most <= limit
+	KORW(over, bad, bad)
 	ADDQ(Imm(64), vector)
 	CMPQ(vector, U32(row32))
 	JNE(LabelRef("vector"))
@@ -640,241 +667,6 @@ func exponents(name string, n, run, stride int) {
 // truncateFP22 keeps the bits of an FP32 pattern that format.TruncateFP22 keeps: it is
 // that rule, for finite numbers.
 const truncateFP22 = 0xffffffff - 0x3ff // 0x3ff is format.FP22Dropped
-
-// dot13 is the second pass of the dot-add with 13 fraction bits, of one strip or of two.
-//
-// With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
-// last place: a fused multiply-add onto M rounded down truncates a positive
-// product as the unit does, one rounded up a negative product, and all sums are
-// exact. The sign is that of V's element, since P is not negative; the records
-// list a channel's positive elements before its negative ones, two at a time.
-// Eight chains of additions keep the multiply-adds busy: those of two strips, which share
-// the elements, or two chains for each output of one.
-func dot13(name string, half bool, strips int) {
-	signature := "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32"
-	doc := " adds one step's products to acc[channel][row]; see Values for records and"
-	const stride = 56 // where the argument is
-	if strips == 2 {
-		signature = "func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, acc2, p2 *float32, e2 *uint8, bias uint32) uint32"
-		doc = " adds one step's products of two strips to acc[channel][row] and acc2; see Values for records and"
-	}
-	TEXT(name, NOSPLIT, signature)
-	Doc(name+doc,
-		"exponents for e, whose values are bias too large. The result is not zero if a sum is infinite"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
-	acc, records, codes, values := load("acc"), load("records"), load("codes"), load("values")
-	channels := load("channels")
-	p, e := []Register{load("p")}, []Register{load("e")}
-	if strips == 2 {
-		p, e = append(p, load("p2")), append(e, load("e2"))
-	}
-	d := newDot13(name, half)
-	bad := make([]Register, strips)
-	for i := range bad {
-		bad[i] = K()
-		KXORW(bad[i], bad[i], bad[i])
-	}
-	bias := ZMM()
-	VPBROADCASTB(Load(Param("bias"), GP32()), bias)
-	Label("channel")
-	list, pairs, ap, cp := GP64(), GP64(), GP64(), GP64()
-	MOVBQZX(Mem{Base: records}, ap)
-	MOVQ(ap, cp)
-	SHLQ(Imm(5), cp)
-	// Without an index register of its own, e is found before ap is scaled.
-	at2 := func(s int) Register {
-		if s == 0 {
-			return ap
-		}
-		to := GP64()
-		MOVQ(ap, to)
-		SUBQ(acc, to)
-		ADDQ(NewParamAddr("acc2", 64), to)
-		return to
-	}
-	var sums []VecVirtual
-	var magic []VecVirtual
-	exponents := make([]VecVirtual, strips)
-	for s := range exponents {
-		row := GP64()
-		MOVQ(ap, row)
-		SHLQ(Imm(6), row)
-		exponents[s] = ZMM()
-		VMOVDQU8(Mem{Base: e[s], Index: row, Scale: 1}, exponents[s])
-		VPSUBUSB(bias, exponents[s], exponents[s])
-		VPMAXUB(d.least, exponents[s], exponents[s])
-	}
-	SHLQ(Imm(8), ap)
-	ADDQ(acc, ap)
-	ADDQ(codes, cp)
-	LEAQ(Mem{Base: records, Disp: 4}, list)
-	for s := range strips {
-		from := at2(s)
-		for i := range vecs {
-			m, a := d.begin(i, exponents[s], at(from, 0, i))
-			magic, sums = append(magic, m), append(sums, a)
-		}
-	}
-	second := sums // where every other element goes
-	if strips == 1 {
-		second = nil
-		for _, m := range magic {
-			b := ZMM()
-			VMOVDQA32(m, b)
-			second = append(second, b)
-		}
-	}
-	fma := VFMADD231PS_RD_SAE
-	element := func(k int, to []VecVirtual) {
-		key, code, v := GP64(), GP64(), ZMM()
-		MOVBQZX(Mem{Base: list, Disp: k}, key)
-		MOVBQZX(Mem{Base: cp, Index: key, Scale: 1}, code)
-		VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v)
-		SHLQ(Imm(8), key)
-		for i := range to {
-			x := ZMM()
-			VMOVUPS(Mem{Base: p[i/vecs], Index: key, Scale: 1, Disp: 64 * (i % vecs)}, x)
-			fma(x, v, to[i])
-		}
-	}
-	// Blocks of four pairs, of two and of one: channels with equal numbers of pairs stand
-	// together, so their branches go the same way, which those of a loop by pairs, with an
-	// end to be foreseen each time, do not.
-	block := func(n int) {
-		for i := range n {
-			element(2*i, sums)
-			element(2*i+1, second)
-		}
-		ADDQ(Imm(uint64(2*n)), list)
-	}
-	loop := func(label string, count int) {
-		MOVBQZX(Mem{Base: records, Disp: count}, pairs)
-		SUBQ(Imm(4), pairs)
-		JL(LabelRef(label + "Two"))
-		Label(label)
-		block(4)
-		SUBQ(Imm(4), pairs)
-		JGE(LabelRef(label))
-		Label(label + "Two")
-		// Less than four are left, and four have been taken off.
-		TESTQ(U32(2), pairs)
-		JZ(LabelRef(label + "One"))
-		block(2)
-		Label(label + "One")
-		TESTQ(U32(1), pairs)
-		JZ(LabelRef(label + "End"))
-		block(1)
-		Label(label + "End")
-	}
-	loop("positive", 1)
-	element(0, sums)
-	fma = VFMADD231PS_RU_SAE
-	element(1, second)
-	ADDQ(Imm(2), list)
-	loop("negative", 2)
-	for s := range strips {
-		to := at2(s)
-		for i := range vecs {
-			a, m := sums[s*vecs+i], magic[s*vecs+i]
-			VSUBPS(m, a, a)
-			if strips == 1 {
-				VSUBPS(m, second[i], second[i])
-				VADDPS(second[i], a, a)
-			}
-			d.end(a, bad[s])
-			VMOVUPS(a, at(to, 0, i))
-		}
-	}
-	ADDQ(NewParamAddr("stride", stride), records)
-	DECQ(channels)
-	JNZ(LabelRef("channel"))
-	if strips == 2 {
-		KUNPCKWD(bad[0], bad[1], bad[0])
-		r := GP32()
-		KMOVD(bad[0], r)
-		Store(r, ReturnIndex(0))
-		VZEROUPPER()
-		RET()
-		return
-	}
-	retMask(bad[0])
-}
-
-// dot13Unit is what dot13 does with an output before and after a step.
-type dot13Unit struct {
-	half                            bool
-	toMagic, fp22, exponent, lowest Mem
-	least, zero                     VecVirtual
-	high                            Register // the highest byte of each 32-bit lane
-	spread                          [vecs]Mem
-}
-
-func newDot13(name string, half bool) *dot13Unit {
-	c := newConstants(name + "Constants")
-	d := &dot13Unit{
-		half:     half,
-		toMagic:  c.u32(10<<23 | 1<<22),
-		fp22:     c.u32(truncateFP22),
-		exponent: c.u32(0xff << 23),
-		lowest:   c.u32((127 - 14) << 23),
-		least:    ZMM(),
-		high:     K(),
-	}
-	least := c.u32(31 * 0x01010101) // where all terms are zero
-	r := GP64()
-	MOVQ(U64(0x8888888888888888), r)
-	KMOVQ(r, d.high)
-	for i := range d.spread {
-		d.spread[i] = c.mem.Offset(c.n)
-		for j := range 16 {
-			DATA(c.n, U32(uint32(16*i+j)<<24))
-			c.n += 4
-		}
-	}
-	VPBROADCASTD(least, d.least)
-	if half {
-		d.zero = ZMM()
-		VPXORD(d.zero, d.zero, d.zero)
-	}
-	return d
-}
-
-// begin returns M of the i-th vector of a strip, whose largest sums of exponents are the
-// bytes of e, and M plus what has been added up, truncated like a product.
-func (d *dot13Unit) begin(i int, e VecVirtual, from Mem) (magic, a VecVirtual) {
-	x, exponent, spread := ZMM(), ZMM(), ZMM()
-	magic, a = ZMM(), ZMM()
-	negative := K()
-	VMOVDQU32(d.spread[i], spread)
-	VPERMB_Z(e, spread, d.high, magic)
-	VPSRLD(Imm(1), magic, magic)
-	VMOVUPS(from, x)
-	VPANDD_BCST(d.exponent, x, exponent)
-	if d.half {
-		// An FP16 subnormal has the smallest exponent; zero has none.
-		k := K()
-		VPTESTMD(exponent, exponent, k)
-		VPMAXSD_BCST(d.lowest, exponent, k, exponent)
-	}
-	VPMAXSD(exponent, magic, magic)
-	VPADDD_BCST(d.toMagic, magic, magic)
-	VPMOVD2M(x, negative)
-	VADDPS_RD_SAE(x, magic, a)
-	VADDPS_RU_SAE(x, magic, negative, a)
-	return magic, a
-}
-
-// end rounds a sum to what the unit keeps.
-func (d *dot13Unit) end(a VecVirtual, bad Register) {
-	if !d.half {
-		VPANDD_BCST(d.fp22, a, a)
-		return
-	}
-	h := YMM()
-	VCVTPS2PH(Imm(0), a, h)
-	VCVTPH2PS(h, a)
-	VADDPS(d.zero, a, a) // -0, of a sum that rounds to zero, becomes +0
-	raise(bad, classInf, a)
-}
 
 // dotWide is dot13 in FP64, for a unit that keeps f fraction bits: M = 1.5 * 2^(E+52-f)
 // has an ulp of 2^(E-f). Sums are rounded toward zero to FP32 or, with half, to nearest
