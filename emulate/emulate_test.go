@@ -22,6 +22,7 @@ type head struct {
 	nq, nk, d int
 	dtype     format.DType
 	causal    bool
+	tile      int // keys of the kernel's tile, where a test looks at it
 }
 
 // sage2 are the three programs of SageAttention2.
@@ -60,7 +61,7 @@ func randomHead(seed uint64, nq, nk, d int, dtype format.DType) *head {
 		}
 		return x
 	}
-	return &head{draw(nq, 2), draw(nk, 4), draw(nk, 1), nq, nk, d, dtype, false}
+	return &head{q: draw(nq, 2), k: draw(nk, 4), v: draw(nk, 1), nq: nq, nk: nk, d: d, dtype: dtype}
 }
 
 func matrix(x []float32, d int) emulate.Rows {
@@ -259,7 +260,7 @@ func TestPadding(t *testing.T) {
 			return out
 		}
 		short := run(h)
-		long := run(&head{pad(h.q), pad(h.k), pad(h.v), h.nq, h.nk, 64, h.dtype, false})
+		long := run(&head{q: pad(h.q), k: pad(h.k), v: pad(h.v), nq: h.nq, nk: h.nk, d: 64, dtype: h.dtype})
 		for i := range h.nq {
 			for c := range 40 {
 				if a, b := short[i*40+c], long[i*64+c]; a != b {

@@ -495,12 +495,10 @@ func (k *Kernel) scores(ws *Workspace, kv *KV, t, rows int) {
 	default:
 		for r := range rows {
 			q := ws.q[r*d : r*d+d]
-			for i := range bk {
-				var s float64
-				for c, x := range w.kRaw[(at+i)*d : (at+i+1)*d] {
-					s += float64(float64(q[c]) * float64(x))
+			for i := 0; i < bk; i += together { // whole, as tiles have 16 keys or more
+				for j, s := range exactDots(q, w.kRaw[(at+i)*d:], d, bk-i) {
+					ws.s[r*bk+i+j] = float32(s)
 				}
-				ws.s[r*bk+i] = float32(s)
 			}
 		}
 	}
@@ -1277,17 +1275,42 @@ func (k *Kernel) multiplyExact(ws *Workspace, rows, d int) {
 	for r := range rows {
 		alpha := float64(ws.alpha[r])
 		p := ws.pValues[r*bk : r*bk+bk]
-		for c := range d {
-			v := ws.vValues[c*bk : c*bk+bk][:len(p)]
-			var s float64
-			for i, x := range p {
-				s += float64(float64(x) * float64(v[i]))
+		for c := 0; c < d; c += together {
+			sums := exactDots(p, ws.vValues[c*bk:], bk, d-c)
+			for i, s := range sums[:min(together, d-c)] {
+				at := r*d + c + i
+				ws.o64[at] = float64(ws.o64[at]*alpha) + float64(s*float64(ws.factor[r]))
+				ws.o[at] = float32(ws.o64[at])
 			}
-			at := r*d + c
-			ws.o64[at] = float64(ws.o64[at]*alpha) + float64(s*float64(ws.factor[r]))
-			ws.o[at] = float32(ws.o64[at])
 		}
 	}
+}
+
+// together is how many sums exactDots makes at once, so that no sum waits for itself.
+const together = 4
+
+// exactDots multiplies x with up to four of the n rows of y, which are stride apart, in FP64 and
+// one product after the other. Sums of rows that are not there are zero.
+func exactDots(x, y []float32, stride, n int) (s [together]float64) {
+	if n < together {
+		for i := range n {
+			row := y[i*stride:][:len(x)]
+			for j, a := range x {
+				s[i] += float64(float64(a) * float64(row[j]))
+			}
+		}
+		return s
+	}
+	y0, y1, y2, y3 := y[:len(x)], y[stride:][:len(x)], y[2*stride:][:len(x)], y[3*stride:][:len(x)]
+	var s0, s1, s2, s3 float64
+	for j, v := range x {
+		a := float64(v)
+		s0 += float64(a * float64(y0[j]))
+		s1 += float64(a * float64(y1[j]))
+		s2 += float64(a * float64(y2[j]))
+		s3 += float64(a * float64(y3[j]))
+	}
+	return [together]float64{s0, s1, s2, s3}
 }
 
 // intTile is the product of the INT8 codes, or of unsigned codes of P and INT8 ones of V, of

@@ -52,12 +52,24 @@ var stripChoices = map[string]string{
 	"log_sum_exp.form": "base2",
 }
 
+// stripTakes is stripChoices with the values apart, nil for anything.
+var stripTakes = func() map[string][]string {
+	m := map[string][]string{}
+	for path, takes := range stripChoices {
+		m[path] = nil
+		if takes != anything {
+			m[path] = strings.Fields(takes)
+		}
+	}
+	return m
+}()
+
 // whyPortable returns the choice that no vector kernel has, "" where they have all.
 func (k *Kernel) whyPortable() string {
 	p := k.prog.Reduced()
 	for _, c := range p.Choices() {
-		takes, known := stripChoices[c.Path]
-		if takes != anything && (!known || !slices.Contains(strings.Fields(takes), c.Value)) {
+		takes, known := stripTakes[c.Path]
+		if !known || takes != nil && !slices.Contains(takes, c.Value) {
 			return fmt.Sprintf("%s: %s", c.Path, c.Value)
 		}
 	}

@@ -25,6 +25,8 @@ type naive struct {
 	frameworkMean []float32
 	ofV           float32 // V's descale
 	keys          map[int]keyCodes
+	channels      map[int][2]float32
+	turned        map[*float32][]float32 // rows, by their first element
 }
 
 // keyCodes are the scale and the codes of a key.
@@ -240,9 +242,22 @@ func (n *naive) codes(x []float32, d, i int, keys bool) (float32, []float32) {
 	return step, out
 }
 
-// rotated is a row as it is quantised: each group of channels recursively, the two halves of a
-// group apart and then their sums and differences.
+// rotated is rotate of a row, found once. The caller owns what it returns.
 func (n *naive) rotated(x []float32) []float32 {
+	y, ok := n.turned[&x[0]]
+	if !ok {
+		if n.turned == nil {
+			n.turned = map[*float32][]float32{}
+		}
+		y = n.rotate(x)
+		n.turned[&x[0]] = y
+	}
+	return slices.Clone(y)
+}
+
+// rotate is a row as it is quantised: each group of channels recursively, the two halves of a
+// group apart and then their sums and differences.
+func (n *naive) rotate(x []float32) []float32 {
 	name, signed := strings.CutSuffix(n.p.QKCodes.Rotate, "-signed")
 	group := map[string]int{"h4": 4, "h64": 64, "h128": 128}[name]
 	out := slices.Clone(x)
@@ -881,8 +896,21 @@ func (n *naive) cast(x float32) float32 {
 	return x
 }
 
-// vScale is the scale of a channel of V, and the inverse that the fused quantiser uses.
+// vScale is findVScale of channel c, found once.
 func (n *naive) vScale(c int) (scale, inverse float32) {
+	x, ok := n.channels[c]
+	if !ok {
+		if n.channels == nil {
+			n.channels = map[int][2]float32{}
+		}
+		x[0], x[1] = n.findVScale(c)
+		n.channels[c] = x
+	}
+	return x[0], x[1]
+}
+
+// findVScale is the scale of a channel of V, and the inverse that the fused quantiser uses.
+func (n *naive) findVScale(c int) (scale, inverse float32) {
 	var top float32
 	for i := c; i < len(n.h.v); i += n.h.d {
 		top = max(top, float32(math.Abs(float64(n.cast(n.h.v[i])))))

@@ -2,6 +2,7 @@ package program
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -81,6 +82,40 @@ func TestFA2Tiles(t *testing.T) {
 		}
 		if small := strings.Contains(p.Shape(), "128x32"); small != (c.arch == "sm_86" || c.arch == "sm_89") {
 			t.Errorf("%s: %s", c.arch, p.Shape())
+		}
+	}
+}
+
+// TestAbout: what a description says about itself is no choice, and every line else is one.
+func TestAbout(t *testing.T) {
+	base, err := Preset("fa2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range base.Choices() {
+		p := base
+		value := "1"
+		switch {
+		case len(c.Choices) > 0:
+			value = c.Choices[0]
+			if value == c.Value {
+				value = c.Choices[len(c.Choices)-1]
+			}
+		case c.Value == "1":
+			value = "2"
+		}
+		if value == c.Value {
+			continue // there is no other
+		}
+		if err := p.Set(c.Path, value); err != nil {
+			t.Fatal(err)
+		}
+		want := []Change{{c.Path, c.Value, value}}
+		if slices.Contains([]string{"schema", "name", "summary", "source", "evidence"}, c.Path) {
+			want = nil
+		}
+		if got := Diff(&base, &p); !slices.Equal(got, want) || (p.Key() == base.Key()) != (want == nil) || p.Get(c.Path) != value {
+			t.Errorf("%s=%s: %v, %q", c.Path, value, got, p.Get(c.Path))
 		}
 	}
 }

@@ -45,12 +45,12 @@ func parse(text []byte) (Program, *yaml.Node, error) {
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
 		return p, nil, errors.New("more than one document")
 	}
-	err := read(doc.Content[0], reflect.ValueOf(&p).Elem(), "")
+	err := read(doc.Content[0], reflect.ValueOf(&p).Elem(), &everything, "")
 	return p, &doc, err
 }
 
-// read sets v from a node.
-func read(n *yaml.Node, v reflect.Value, path string) error {
+// read sets v, which is the field f or an entry of it, from a node.
+func read(n *yaml.Node, v reflect.Value, f *field, path string) error {
 	bad := func(format string, args ...any) error {
 		return fmt.Errorf("line %d: %s", n.Line, fmt.Sprintf(format, args...))
 	}
@@ -62,19 +62,19 @@ func read(n *yaml.Node, v reflect.Value, path string) error {
 		seen := map[string]bool{}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
-			f, _, ok := field(v, key.Value)
-			if !ok {
-				return fmt.Errorf("line %d: unknown field %s (%s has %s)", key.Line, join(path, short(key.Value)), orWhole(path), strings.Join(fieldNames(v.Type(), false), ", "))
+			x := f.named(key.Value)
+			if x == nil {
+				return fmt.Errorf("line %d: unknown field %s (%s has %s)", key.Line, join(path, short(key.Value)), orWhole(path), strings.Join(f.names(false), ", "))
 			}
 			if seen[key.Value] {
 				return fmt.Errorf("line %d: %s stands twice", key.Line, join(path, key.Value))
 			}
 			seen[key.Value] = true
-			if err := read(n.Content[i+1], f, join(path, key.Value)); err != nil {
+			if err := read(n.Content[i+1], v.Field(x.index), x, join(path, key.Value)); err != nil {
 				return err
 			}
 		}
-		for _, name := range fieldNames(v.Type(), true) {
+		for _, name := range f.names(true) {
 			if !seen[name] {
 				return bad("%s is missing (a description says everything)", join(path, name))
 			}
@@ -90,7 +90,7 @@ func read(n *yaml.Node, v reflect.Value, path string) error {
 		}
 		v.Set(reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content)))
 		for i, c := range n.Content {
-			if err := read(c, v.Index(i), join(path, strconv.Itoa(i))); err != nil {
+			if err := read(c, v.Index(i), f, join(path, strconv.Itoa(i))); err != nil {
 				return err
 			}
 		}
@@ -123,40 +123,6 @@ func short(s string) string {
 }
 
 func orWhole(path string) string { return cmp.Or(path, "the description") }
-
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
-// tagName returns a field's name in the text form, and whether it may be left out.
-func tagName(f reflect.StructField) (name string, optional bool) {
-	name, opts, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return name, opts == "omitempty"
-}
-
-func field(v reflect.Value, name string) (reflect.Value, reflect.StructField, bool) {
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		if n, _ := tagName(f); n == name {
-			return v.Field(i), f, true
-		}
-	}
-	return reflect.Value{}, reflect.StructField{}, false
-}
-
-func fieldNames(t reflect.Type, required bool) []string {
-	var out []string
-	for i := range t.NumField() {
-		n, optional := tagName(t.Field(i))
-		if !required || !optional {
-			out = append(out, n)
-		}
-	}
-	return out
-}
 
 // setText sets a scalar from its text form. What text fields may be is for Validate
 // to check.
@@ -198,6 +164,9 @@ func setText(v reflect.Value, s string) error {
 
 // text is the inverse of setText.
 func text(v reflect.Value) string {
+	if v.Kind() == reflect.String {
+		return v.String()
+	}
 	switch x := v.Interface().(type) {
 	case Number:
 		return x.String()
@@ -305,32 +274,17 @@ type Choice struct {
 }
 
 // Choices lists all choices of a program, in the order of the text form.
-func (p *Program) Choices() []Choice {
-	var out []Choice
-	walk(reflect.ValueOf(p).Elem(), "", "", func(path, choices string, v reflect.Value) {
-		out = append(out, Choice{path, text(v), strings.Fields(choices)})
+func (p *Program) Choices() []Choice { return p.choices(true) }
+
+// choices is Choices, with those that decide no bits or without them.
+func (p *Program) choices(all bool) []Choice {
+	out := make([]Choice, 0, 128) // most programs have fewer
+	p.walk(func(at string, f *field, v reflect.Value) {
+		if all || !f.about {
+			out = append(out, Choice{join(at, f.path), text(v), f.choices})
+		}
 	})
 	return out
-}
-
-func walk(v reflect.Value, path, choices string, f func(path, choices string, v reflect.Value)) {
-	switch v.Kind() {
-	case reflect.Struct:
-		for i := range v.NumField() {
-			t := v.Type().Field(i)
-			name, optional := tagName(t)
-			if optional && v.Field(i).IsZero() {
-				continue
-			}
-			walk(v.Field(i), join(path, name), t.Tag.Get("choices"), f)
-		}
-	case reflect.Slice:
-		for i := range v.Len() {
-			walk(v.Index(i), join(path, strconv.Itoa(i)), "", f)
-		}
-	default:
-		f(path, choices, v)
-	}
 }
 
 // Set changes the choice at a path. It checks the value's form and whether it is one
@@ -338,17 +292,17 @@ func walk(v reflect.Value, path, choices string, f func(path, choices string, v 
 // shapes are its own afterwards.
 func (p *Program) Set(path, value string) error {
 	p.Tiles.Shapes, p.Tiles.SplitShapes = slices.Clone(p.Tiles.Shapes), slices.Clone(p.Tiles.SplitShapes)
-	v := reflect.ValueOf(p).Elem()
-	choices := ""
-	for i, part := range strings.Split(path, ".") {
-		at := strings.Join(strings.Split(path, ".")[:i], ".")
+	v, f := reflect.ValueOf(p).Elem(), &everything
+	parts := strings.Split(path, ".")
+	for i, part := range parts {
+		at := strings.Join(parts[:i], ".")
 		switch v.Kind() {
 		case reflect.Struct:
-			f, t, ok := field(v, part)
-			if !ok {
-				return fmt.Errorf("no field %q in %s (it has %s)", part, orWhole(at), strings.Join(fieldNames(v.Type(), false), ", "))
+			x := f.named(part)
+			if x == nil {
+				return fmt.Errorf("no field %q in %s (it has %s)", part, orWhole(at), strings.Join(f.names(false), ", "))
 			}
-			v, choices = f, t.Tag.Get("choices")
+			v, f = v.Field(x.index), x
 		case reflect.Slice:
 			n, err := strconv.Atoi(part)
 			if err != nil || n < 0 || n >= v.Len() {
@@ -361,11 +315,11 @@ func (p *Program) Set(path, value string) error {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		return fmt.Errorf("%s has fields of its own: %s", path, strings.Join(fieldNames(v.Type(), false), ", "))
+		return fmt.Errorf("%s has fields of its own: %s", path, strings.Join(f.names(false), ", "))
 	case reflect.Slice:
-		return fmt.Errorf("%s is a list: name an entry, as in %s.0.%s", path, path, fieldNames(v.Type().Elem(), true)[0])
+		return fmt.Errorf("%s is a list: name an entry, as in %s.0.%s", path, path, f.names(true)[0])
 	}
-	if err := checkChoice(choices, value); err != nil {
+	if err := f.check(value); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if err := setText(v, value); err != nil {
@@ -374,21 +328,23 @@ func (p *Program) Set(path, value string) error {
 	return nil
 }
 
-func checkChoice(choices, value string) error {
-	if list := strings.Fields(choices); len(list) > 0 && !slices.Contains(list, value) {
-		return fmt.Errorf("unknown value %s (have %s)", short(strconv.Quote(value)), strings.Join(list, ", "))
+// check says whether the value is one of the field's.
+func (f *field) check(value string) error {
+	if len(f.choices) > 0 && !slices.Contains(f.choices, value) {
+		return fmt.Errorf("unknown value %s (have %s)", short(strconv.Quote(value)), strings.Join(f.choices, ", "))
 	}
 	return nil
 }
 
 // Get returns the text of the choice at a path, "" where there is none.
 func (p *Program) Get(path string) string {
-	for _, c := range p.Choices() {
-		if c.Path == path {
-			return c.Value
+	value := ""
+	p.walk(func(at string, f *field, v reflect.Value) {
+		if strings.HasSuffix(path, f.path) && join(at, f.path) == path {
+			value = text(v)
 		}
-	}
-	return ""
+	})
+	return value
 }
 
 // Change is a choice in which two programs differ.
@@ -401,25 +357,23 @@ type Change struct {
 // String writes the change as --set takes it.
 func (c Change) String() string { return c.Path + "=" + c.To }
 
-// about are the paths that say something about a program and decide no bits.
-var about = []string{"schema", "name", "summary", "source", "evidence"}
-
 // Diff lists the choices in which b differs from a, those that decide bits only.
 func Diff(a, b *Program) []Change {
 	var out []Change
-	before := map[string]string{}
-	for _, c := range a.Choices() {
+	from, to := a.choices(false), b.choices(false)
+	before := make(map[string]string, len(from))
+	for _, c := range from {
 		before[c.Path] = c.Value
 	}
-	for _, c := range b.Choices() {
-		if from := before[c.Path]; from != c.Value && !slices.Contains(about, c.Path) {
-			out = append(out, Change{c.Path, from, c.Value})
+	for _, c := range to {
+		if was := before[c.Path]; was != c.Value {
+			out = append(out, Change{c.Path, was, c.Value})
 		}
 		delete(before, c.Path)
 	}
-	for _, c := range a.Choices() {
-		if from, gone := before[c.Path]; gone && !slices.Contains(about, c.Path) {
-			out = append(out, Change{c.Path, from, ""})
+	for _, c := range from {
+		if was, gone := before[c.Path]; gone {
+			out = append(out, Change{c.Path, was, ""})
 		}
 	}
 	return out
@@ -428,14 +382,19 @@ func Diff(a, b *Program) []Change {
 // Key is the same text for programs that make the same choices.
 func (p *Program) Key() string {
 	var b strings.Builder
-	for _, c := range p.Choices() {
-		if !slices.Contains(about, c.Path) {
-			b.WriteString(c.Path)
+	b.Grow(4 << 10)
+	p.walk(func(at string, f *field, v reflect.Value) {
+		if !f.about {
+			if at != "" {
+				b.WriteString(at)
+				b.WriteByte('.')
+			}
+			b.WriteString(f.path)
 			b.WriteByte('=')
-			b.WriteString(c.Value)
+			b.WriteString(text(v))
 			b.WriteByte('\n')
 		}
-	}
+	})
 	return b.String()
 }
 
@@ -455,7 +414,7 @@ func Text(p *Program, original []byte) ([]byte, error) {
 		}
 	}
 	if doc == nil {
-		doc = &yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{node(reflect.ValueOf(p).Elem())}}
+		doc = &yaml.Node{Kind: yaml.DocumentNode, Content: []*yaml.Node{node(reflect.ValueOf(p).Elem(), &everything)}}
 	} else {
 		was := map[string]string{}
 		for _, c := range old.Choices() {
@@ -514,17 +473,17 @@ func find(n *yaml.Node, path string) (scalar, line *yaml.Node) {
 	return n, line
 }
 
-// node is the YAML of a value without comments.
-func node(v reflect.Value) *yaml.Node {
+// node is the YAML of v, which is the field f or an entry of it, without comments.
+func node(v reflect.Value, f *field) *yaml.Node {
 	switch v.Kind() {
 	case reflect.Struct:
 		n := &yaml.Node{Kind: yaml.MappingNode}
-		for i := range v.NumField() {
-			name, optional := tagName(v.Type().Field(i))
-			if optional && v.Field(i).IsZero() {
+		for i := range f.fields {
+			x := &f.fields[i]
+			if x.optional && v.Field(x.index).IsZero() {
 				continue
 			}
-			n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: name}, node(v.Field(i)))
+			n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: x.name}, node(v.Field(x.index), x))
 		}
 		if t := v.Type().Name(); t == "Shape" || t == "Unit" {
 			n.Style = yaml.FlowStyle
@@ -533,7 +492,7 @@ func node(v reflect.Value) *yaml.Node {
 	case reflect.Slice:
 		n := &yaml.Node{Kind: yaml.SequenceNode}
 		for i := range v.Len() {
-			n.Content = append(n.Content, node(v.Index(i)))
+			n.Content = append(n.Content, node(v.Index(i), f))
 		}
 		return n
 	}

@@ -10,9 +10,9 @@ import (
 // validateTogether reports choices each of which is possible, and which say nothing
 // together, or say what the interpreter cannot do.
 func (p *Program) validateTogether(bad report) {
-	walk(reflect.ValueOf(p).Elem(), "", "", func(path, _ string, v reflect.Value) {
-		if x, ok := v.Interface().(Number); ok && x != x {
-			bad(path, "not a number")
+	p.walk(func(at string, f *field, v reflect.Value) {
+		if f.kind == reflect.Float32 && v.Float() != v.Float() {
+			bad(join(at, f.path), "not a number")
 		}
 	})
 	s, qk, v, f := &p.Smoothing, &p.QKCodes, &p.VCodes, &p.Finish

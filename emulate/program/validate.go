@@ -34,9 +34,11 @@ func (p *Program) Validate() error {
 			err = fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...))
 		}
 	}
-	walk(reflect.ValueOf(p).Elem(), "", "", func(path, choices string, v reflect.Value) {
-		if e := checkChoice(choices, text(v)); e != nil && v.Kind() == reflect.String {
-			bad(path, "%v", e)
+	p.walk(func(at string, f *field, v reflect.Value) {
+		if f.kind == reflect.String {
+			if e := f.check(v.String()); e != nil {
+				bad(join(at, f.path), "%v", e)
+			}
 		}
 	})
 	if p.Schema != Schema {

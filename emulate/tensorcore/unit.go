@@ -438,11 +438,12 @@ var units = sync.OnceValue(Units)
 // Lookup finds the unit that arch uses for a PTX instruction, given in any form
 // that Canonical accepts. The caller owns the unit, but for the elements of Steps.
 func Lookup(arch, instruction string) (*Unit, error) {
+	if u := inTable(arch, instruction); u != nil {
+		return u, nil
+	}
 	want := Canonical(instruction)
-	for _, u := range units() {
-		if u.Arch == arch && u.Instruction == want {
-			return &u, nil
-		}
+	if u := inTable(arch, want); u != nil {
+		return u, nil
 	}
 	if !slices.Contains(Archs(), arch) {
 		return nil, fmt.Errorf("unknown architecture %q (have %s)", arch, strings.Join(Archs(), ", "))
@@ -451,6 +452,18 @@ func Lookup(arch, instruction string) (*Unit, error) {
 		return nil, fmt.Errorf("%s has no FP8 matrix unit, so no instruction %q; sm_89 was the first with one", arch, instruction)
 	}
 	return nil, fmt.Errorf("%s has no model of instruction %q", arch, instruction)
+}
+
+// inTable returns a copy of the table's unit, nil if it has none of that name.
+func inTable(arch, instruction string) *Unit {
+	table := units()
+	for i := range table {
+		if table[i].Instruction == instruction && table[i].Arch == arch {
+			u := table[i]
+			return &u
+		}
+	}
+	return nil
 }
 
 // Integer says that the unit's operands are integers.
