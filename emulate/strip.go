@@ -46,7 +46,7 @@ type strips struct {
 type slot struct {
 	p    []float32 // [BlockK+1][Rows], P~; the last row is zero
 	pe   []uint8   // [BlockK][Rows], its exponents
-	tile []float32 // [Dim][Rows], zeros between tiles unless vec.Values.DotTiles takes it
+	tile []float32 // [Dim][Rows], zeros between tiles where Dot takes it; DotTiles leaves anything
 
 	block *inStrips
 	strip *strip

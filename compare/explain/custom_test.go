@@ -143,6 +143,7 @@ func TestCustomKernelWrongLine(t *testing.T) {
 // Whatever a single edit makes of a known kernel runs, if it is valid.
 func TestEveryEditRuns(t *testing.T) {
 	l, described := custom(t)
+	some := 0
 	for _, base := range append(program.Presets(), described) {
 		var all []trial
 		var flags []string
@@ -161,6 +162,10 @@ func TestEveryEditRuns(t *testing.T) {
 		// All together, as those that prepare K and V alike then share that. Kernels that do not
 		// take the layer are left out.
 		ran, err := s.tryAll(context.Background(), all)
+		if err != nil {
+			t.Errorf("%s: %v", base.Name, err)
+		}
+		some += len(ran)
 		if err == nil && len(ran) == 0 && base.Name == described.Name {
 			t.Errorf("none of %d edits of %s ran", len(all), base.Name)
 		}
@@ -172,6 +177,9 @@ func TestEveryEditRuns(t *testing.T) {
 				t.Errorf("%s %s: %v", base.Name, flags[i], err)
 			}
 		}
+	}
+	if some < 100 {
+		t.Errorf("%d edits ran", some)
 	}
 }
 

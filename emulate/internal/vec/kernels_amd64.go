@@ -154,14 +154,17 @@ func (l Level) partition(list []channelKeys, codes []uint8, keys, limit uint32) 
 
 // signs fills list from the 32 codes of each channel, of those keys whose bits are set.
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) {
-	_ = codes[len(list)*32-32]
+	_ = codes[len(list)*32-1]
 	elementSigns((*byte)(unsafe.Pointer(&list[0])), &codes[0], len(list), keys, limit)
 }
 
 // pairRecords writes the records of pairs.
-func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, size int) {
-	_ = records[len(pairs)*size+recordSlack-1]
-	pairRecords(&records[0], (*byte)(unsafe.Pointer(&pairs[0])), &codes[0], len(pairs), step)
+func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, u Unit) {
+	_ = records[len(pairs)*u.pairSize()+recordSlack-1]
+	for _, p := range pairs {
+		_ = codes[int(max(p.channels[0], p.channels[1]))*32+31]
+	}
+	pairRecords(&records[0], (*byte)(unsafe.Pointer(&pairs[0])), &codes[0], len(pairs), u.Step)
 }
 
 // MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused

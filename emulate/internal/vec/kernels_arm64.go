@@ -83,7 +83,7 @@ func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unav
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }
 
 // pairRecords needs AVX512.
-func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, step, size int) {
+func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, u Unit) {
 	panic(unavailable)
 }
 

@@ -341,7 +341,8 @@ func newSoftmaxCase(r *rand.Rand, blocks int, f vec.Format, k kind) *softmaxCase
 }
 
 // check runs Softmax and the operations it stands for.
-func (c *softmaxCase) check(t *testing.T, l vec.Level, round func(float32) float32, floor uint32, k kind) {
+// It reports whether Softmax could.
+func (c *softmaxCase) check(t *testing.T, l vec.Level, round func(float32) float32, floor uint32, k kind) bool {
 	m, d := c.m, clone(c.d)
 	var factor [rows]float32
 	p, pe := make([]float32, len(c.p)), make([]float32, len(c.pe))
@@ -375,20 +376,21 @@ func (c *softmaxCase) check(t *testing.T, l vec.Level, round func(float32) float
 		if k == ordinary {
 			t.Error("gave up")
 		}
-		return
+		return false
 	}
 	same(t, "maximum", c.m[:], m[:])
 	same(t, "rescaling", c.rescale[:], factor[:])
 	same(t, "denominator", c.d, d)
 	same(t, "weight", c.p, p)
 	if floor == 0 {
-		return // whole numbers, whose exponents nothing takes
+		return true // whole numbers, whose exponents nothing takes
 	}
 	got := make([]float32, len(c.pe))
 	for i, e := range c.pe {
 		got[i] = float32(e)
 	}
 	same(t, "exponent", got, pe)
+	return true
 }
 
 func TestSoftmax(t *testing.T) {
@@ -431,6 +433,90 @@ func TestQuantize(t *testing.T) {
 				}
 				if got[j] != want {
 					t.Fatalf("rounding %d: code of %x and factor %x: %d, want %d", i, v, factor, got[j], want)
+				}
+			}
+		}
+	})
+}
+
+// TestSoftmaxLimits: rows with scales, maxima and weights at the ends of what the kernels take
+// are right, or the strip is given up; one row at a time, so that no other row hides it.
+func TestSoftmaxLimits(t *testing.T) {
+	forLevels(t, 1, func(t *testing.T, l vec.Level, r *rand.Rand, _ int) {
+		exact := 0
+		for _, w := range weights {
+			for row := range rows {
+				for _, change := range []func(c *softmaxCase){
+					// Scores of zero count, whatever the scale.
+					func(c *softmaxCase) {
+						c.setRow(row, float32(math.Ldexp(1, 60+r.IntN(60))), func(i int) float32 { return float32(-(i % 3)) })
+					},
+					// A maximum far from zero, on both sides.
+					func(c *softmaxCase) {
+						c.setRow(row, float32(math.Ldexp(1, 90+r.IntN(10))), func(int) float32 { return 1 << 12 })
+					},
+					func(c *softmaxCase) {
+						c.setRow(row, float32(math.Ldexp(1, 90+r.IntN(10))), func(int) float32 { return -1 << 12 })
+						c.m[row] = -0x1p126
+					},
+					// Weights beyond the format's largest.
+					func(c *softmaxCase) {
+						c.setRow(row, 0.01, func(i int) float32 { return float32(i % 50) })
+						c.m[row] = -20
+						for j := range 4 {
+							c.top[j*rows+row] = -3000
+						}
+					},
+				} {
+					c := newSoftmaxCase(r, 1, w.format, ordinary)
+					c.a.Scale = 1
+					for i := range c.kScale {
+						c.kScale[i] = 1
+					}
+					for i := range c.qScale {
+						c.qScale[i] *= 0.001
+					}
+					change(c)
+					if c.check(t, l, w.round, w.floor, odd) {
+						exact++
+					}
+					if t.Failed() {
+						t.Fatalf("row %d", row)
+					}
+				}
+			}
+		}
+		if exact == 0 {
+			t.Error("every strip was given up")
+		}
+	})
+}
+
+// setRow gives a row a scale and scores, and no earlier maximum.
+func (c *softmaxCase) setRow(row int, scale float32, score func(i int) float32) {
+	c.qScale[row], c.m[row] = scale, -5e6
+	for j := range 4 {
+		c.top[j*rows+row] = -0x1p100
+	}
+	for i := range len(c.s) / rows {
+		x := score(i)
+		c.s[i*rows+row] = x
+		at := i%8/2*rows + row
+		c.top[at] = max(c.top[at], x)
+	}
+}
+
+// TestControlAfterSoftmax: operations round to nearest and keep subnormal numbers again.
+func TestControlAfterSoftmax(t *testing.T) {
+	forLevels(t, 1, func(t *testing.T, l vec.Level, r *rand.Rand, _ int) {
+		for _, k := range []kind{ordinary, odd} { // the second is given up
+			c := newSoftmaxCase(r, 1, vec.E4M3, k)
+			x := c.d[:1] // so that the compiler cannot add
+			l.Softmax(&c.a)
+			for _, s := range []struct{ a, b, want float32 }{{1, 0x1.8p-24, 1 + 0x1p-23}, {1, 0x0.8p-24, 1}, {0x1p-149, 0, 0x1p-149}} {
+				x[0] = s.a
+				if x[0] += s.b; x[0] != s.want {
+					t.Errorf("%x + %x = %x", s.a, s.b, x[0])
 				}
 			}
 		}

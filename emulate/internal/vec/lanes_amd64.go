@@ -83,7 +83,8 @@ func (l Level) Round(to Weight, dst, src []float32, most float32) bool {
 }
 
 // Exponents writes the exponents of weights of an FP8 format, a multiple of 64, as Values.Dot takes
-// them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros.
+// them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros. None is
+// subnormal in FP32.
 func (l Level) Exponents(f Format, dst []uint8, src []float32) {
 	_ = dst[len(src)-1]
 	pick(l, laneExponents, laneExponentsAVX2)(&dst[0], &src[0], len(src)/64, f.floor)
@@ -118,12 +119,5 @@ func (l Level) Output(to format.DType, out, o, scale []float32, inverse float32,
 	if last {
 		f = pick(l, [...]kernel{laneOutputFP16Last, laneOutputBF16Last, laneOutputFP32Last}, [...]kernel{laneOutputFP16LastAVX2, laneOutputBF16LastAVX2, laneOutputFP32LastAVX2})
 	}
-	i := 2
-	switch to {
-	case format.FP16:
-		i = 0
-	case format.BF16:
-		i = 1
-	}
-	return f[i](&out[0], &o[0], &scale[0], len(o)/16, inverse, uint32(c)) == 0
+	return f[output(to)](&out[0], &o[0], &scale[0], len(o)/16, inverse, uint32(c)) == 0
 }

@@ -84,7 +84,8 @@ func (Level) Round(to Weight, dst, src []float32, most float32) bool {
 }
 
 // Exponents writes the exponents of weights of an FP8 format, a multiple of 64, as Values.Dot takes
-// them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros.
+// them: biased as in FP32, those of subnormals the format's smallest, 0 of zeros. None is
+// subnormal in FP32.
 func (Level) Exponents(f Format, dst []uint8, src []float32) {
 	_ = dst[len(src)-1]
 	laneExponents(&dst[0], &src[0], len(src)/16, f.floor)
@@ -116,12 +117,5 @@ func (Level) Output(to format.DType, out, o, scale []float32, inverse float32, l
 	if last {
 		f = [3]func(out, o, scale *float32, groups int, inverse float32, control uint32) uint32{laneOutputFP16Last, laneOutputBF16Last, laneOutputFP32Last}
 	}
-	i := 2
-	switch to {
-	case format.FP16:
-		i = 0
-	case format.BF16:
-		i = 1
-	}
-	return f[i](&out[0], &o[0], &scale[0], len(o)/16, inverse, c.fpcr()) == 0
+	return f[output(to)](&out[0], &o[0], &scale[0], len(o)/16, inverse, c.fpcr()) == 0
 }

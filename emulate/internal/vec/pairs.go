@@ -45,7 +45,7 @@ func (v *Values) indexPairs(level Level, dead []bool) {
 			}
 		}
 		pairs = m.match(pairs[:0])
-		level.pairRecords(v.records[first/step*count*size:], pairs, codes, step, size)
+		level.pairRecords(v.records[first/step*count*size:], pairs, codes, v.unit)
 	}
 }
 
@@ -176,8 +176,8 @@ type Tile struct {
 	PE []uint8
 	// Acc [channel][Rows] takes the products, a chain from what was there.
 	Acc []float32
-	// O, if not nil, becomes O*Rescale[row] + the tile's sum, a chain from zero, in one rounding
-	// that flushes subnormal results. Acc is lost.
+	// O, if not nil as that of the other tile, becomes O*Rescale[row] + the tile's sum, a chain
+	// from zero, in one rounding that flushes subnormal results. Acc is lost.
 	O       []float32
 	Rescale *[Rows]float32
 }
@@ -186,6 +186,12 @@ type Tile struct {
 // alone: one at least, all others have P~ zero. What is read of V serves both strips.
 func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (ok [2]bool) {
 	unit, sums := v.unit, v.dim*Rows
+	if len(tiles) < 1 || len(tiles) > 2 || keys < 1 || keys > v.tile {
+		panic("vec: DotTiles takes one tile or two, and one to all of its keys")
+	}
+	// Where a channel is its own partner it must not be added twice.
+	apart := tiles[0].O != nil && v.dim%2 != 0
+	joins := tiles[0].O != nil && !apart
 	e, magic := grow(&s.e, len(tiles)*sums), grow(&s.magic, 4*Rows)
 	a := pairArgs{
 		values: &v.format.value, magic: &magic[0], pairs: (v.dim + 1) / 2, step: unit.Step, bias: uint8(v.format.exponentBias),
@@ -194,7 +200,10 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 	for i, t := range tiles {
 		_, _ = t.Acc[sums-1], t.P[(v.tile+1)*Rows-1]
 		a.strips[i] = stripArgs{acc: &t.Acc[0], e: &e[i*sums]}
-		if t.O != nil {
+		if apart {
+			clear(t.Acc)
+		}
+		if joins {
 			_ = t.O[sums-1]
 			a.strips[i].o, a.strips[i].factor = &t.O[0], &t.Rescale[0]
 		}
@@ -206,11 +215,15 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 			v.stepExponents(l, e[i*sums:][:sums], t.PE[k*Rows:], codes)
 			a.strips[i].p = &t.P[k*Rows]
 		}
-		joins := tiles[0].O != nil
 		a.records = &v.records[(first+k)/unit.Step*size:][:size][0]
 		a.first, a.last = joins && k == 0, joins && k+unit.Step >= keys
 		good := l.pairPass(&a, len(tiles), unit.Half)
 		ok[0], ok[1] = ok[0] && good[0], ok[1] && good[1]
+	}
+	if apart {
+		for i, t := range tiles {
+			ok[i] = ok[i] && l.AddTile(t.O, t.Acc, t.Rescale, v.dim)
+		}
 	}
 	return ok
 }

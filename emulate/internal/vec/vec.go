@@ -22,7 +22,7 @@ const threads = 4
 // SoftmaxArgs are the operands of Softmax. The assembly knows the layout.
 type SoftmaxArgs struct {
 	// P [key][Rows] receives P~ rounded to the format, and PE its biased exponents, those of
-	// subnormals the format's smallest, 0 of zeros. What PE gets of INT8 is not defined.
+	// subnormals the format's smallest, 0 of zeros. PE is not defined for INT8, or if Softmax reports false.
 	P  *float32
 	PE *uint8
 	// S [key][Rows] are the scores of 16*Blocks keys, Top [threads][Rows] their

@@ -339,7 +339,7 @@ func TestDotTilesAdds(t *testing.T) {
 			if !u.unit.Pairs(l) {
 				continue
 			}
-			const dim = 12
+			dim := []int{12, 5, 1}[i%3]
 			c := newDotCase(t, i, dim, func(_, row int) uint16 { return uint16(r.IntN(0x40)) * uint16(min(row, 1)) },
 				func(int, int) uint16 { return uint16(r.IntN(0x40)) | uint16(r.IntN(2))<<7 })
 			c.v.Index(l, nil)
@@ -370,7 +370,7 @@ func TestDotTilesAdds(t *testing.T) {
 						tiles = append(tiles, Tile{P: c.p, PE: c.pe, Acc: junk, O: o, Rescale: &factor})
 					}
 					special := max(strip-1, 0)
-					tiles[special].O[5*Rows], tiles[special].Rescale[0] = tc.o, tc.factor
+					tiles[special].O[(dim-1)*Rows], tiles[special].Rescale[0] = tc.o, tc.factor
 					var want [2][]float32
 					for j := range tiles {
 						want[j] = slices.Clone(tiles[j].O)
@@ -404,6 +404,11 @@ func TestRoundingRestored(t *testing.T) {
 			acc := make([]float32, c.dim*Rows)
 			if !c.v.Dot(l, acc, c.p, c.pe, &c.s, 0) {
 				t.Fatalf("%s: overflow", u.name)
+			}
+			if u.unit.Pairs(l) {
+				o, factor := make([]float32, len(acc)), [Rows]float32{}
+				tiles := []Tile{{P: c.p, PE: c.pe, Acc: acc, O: o, Rescale: &factor}, {P: c.p, PE: c.pe, Acc: slices.Clone(acc), O: slices.Clone(o), Rescale: &factor}}
+				c.v.DotTiles(l, tiles[:1+i%2], &c.s, 0, c.tile)
 			}
 			x := acc[:1] // so that the compiler cannot add
 			for _, s := range []struct{ a, b, want float32 }{
