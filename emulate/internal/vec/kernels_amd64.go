@@ -65,7 +65,7 @@ func (l Level) Softmax(a *SoftmaxArgs) bool {
 	}
 	ok := softmax((*byte)(unsafe.Pointer(a))) == 0
 	if ok && a.floor != 0 {
-		laneExponents(a.PE, a.P, a.Blocks*16*Rows/64, a.floor)
+		laneExponents(a.PE, a.P, a.Blocks*16*Rows/exponentGroup, a.floor)
 	}
 	return ok
 }
@@ -141,6 +141,14 @@ var avx2 = func() (k kernels) {
 	k.quantize[MultiplyAway], k.quantize[MultiplyEven], k.quantize[DivideEven] = quantizeAwayAVX2, quantizeEvenAVX2, quantizeDivideAVX2
 	k.encode[0], k.encode[1], k.encode[2], k.encode[3] = encodeE4M3FusedAVX2, encodeE4M3PaperAVX2, encodeE5M2FusedAVX2, encodeE5M2PaperAVX2
 	k.absMax, k.finite, k.extremes, k.addMeans = absMaxAVX2, finiteAVX2, extremesAVX2, addMeansAVX2
+	k.tops, k.scale, k.sums, k.exponents, k.multiply = laneTopsAVX2, laneScaleAVX2, laneSumsAVX2, laneExponentsAVX2, laneMultiplyAVX2
+	k.weights[0], k.weights[1], k.sumsFrom[0], k.sumsFrom[1] = laneWeightsAVX2, laneWeightsTwiceAVX2, laneSumsFMAAVX2, laneSumsTwiceAVX2
+	k.round[WeightFP16], k.round[WeightBF16], k.round[WeightE4M3] = laneRoundFP16AVX2, laneRoundBF16AVX2, laneRoundE4M3AVX2
+	k.round[WeightE5M2], k.round[WeightInt] = laneRoundE5M2AVX2, laneRoundIntAVX2
+	k.combine[JoinNone], k.combine[JoinNoneFP16], k.combine[JoinFMA] = laneRescaleAVX2, laneRescaleFP16AVX2, laneJoinAVX2
+	k.combine[JoinTwice], k.combine[JoinFactor] = laneJoinTwiceAVX2, laneJoinFactorAVX2
+	k.output[0][0], k.output[0][1], k.output[0][2] = laneOutputFP16AVX2, laneOutputBF16AVX2, laneOutputFP32AVX2
+	k.output[1][0], k.output[1][1], k.output[1][2] = laneOutputFP16LastAVX2, laneOutputBF16LastAVX2, laneOutputFP32LastAVX2
 	return k
 }()
 

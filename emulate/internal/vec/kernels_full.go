@@ -25,6 +25,19 @@ type kernels struct {
 	finite   func(x *float32, groups int) uint32
 	extremes func(hi, lo, x *float32, rows, groups int)
 	addMeans func(sum, comp *float64, x *float32, rows, groups int)
+
+	// The steps; sumsFrom and weights by whether they round twice, output by whether the scale
+	// comes last.
+	tops      func(s, top *float32, octets int, masked float32) uint32
+	scale     func(s, q, k *float32, keys int, control uint32)
+	weights   [2]func(s, scale, lower *float32, table *uint32, octets int, control, wide uint32) uint32
+	sums      func(sum, w, alpha *float32, octets int, control uint32)
+	sumsFrom  [2]func(sum, w, alpha *float32, octets int, control uint32)
+	round     [WeightInt + 1]func(dst, src *float32, groups int, most float32) uint32
+	exponents func(dst *uint8, src *float32, groups int, floor uint32)
+	multiply  func(acc, a *float32, stride int, b *float32, rows, depth int)
+	combine   [JoinFactor + 1]func(o, tile, alpha, factor *float32, channels int, control uint32) uint32
+	output    [2][3]func(out, o, scale *float32, groups int, inverse float32, control uint32) uint32
 }
 
 // full are the kernels of AVX512 and NEON.
@@ -40,6 +53,14 @@ var full = func() (k kernels) {
 	k.quantize[MultiplyAway], k.quantize[MultiplyEven], k.quantize[DivideEven] = quantizeAway, quantizeEven, quantizeDivide
 	k.encode[0], k.encode[1], k.encode[2], k.encode[3] = encodeE4M3Fused, encodeE4M3Paper, encodeE5M2Fused, encodeE5M2Paper
 	k.absMax, k.finite, k.extremes, k.addMeans = absMax, finite, extremes, addMeans
+	k.tops, k.scale, k.sums, k.exponents, k.multiply = laneTops, laneScale, laneSums, laneExponents, laneMultiply
+	k.weights[0], k.weights[1], k.sumsFrom[0], k.sumsFrom[1] = laneWeights, laneWeightsTwice, laneSumsFMA, laneSumsTwice
+	k.round[WeightFP16], k.round[WeightBF16], k.round[WeightE4M3] = laneRoundFP16, laneRoundBF16, laneRoundE4M3
+	k.round[WeightE5M2], k.round[WeightInt] = laneRoundE5M2, laneRoundInt
+	k.combine[JoinNone], k.combine[JoinNoneFP16], k.combine[JoinFMA] = laneRescale, laneRescaleFP16, laneJoin
+	k.combine[JoinTwice], k.combine[JoinFactor] = laneJoinTwice, laneJoinFactor
+	k.output[0][0], k.output[0][1], k.output[0][2] = laneOutputFP16, laneOutputBF16, laneOutputFP32
+	k.output[1][0], k.output[1][1], k.output[1][2] = laneOutputFP16Last, laneOutputBF16Last, laneOutputFP32Last
 	return k
 }()
 

@@ -191,12 +191,12 @@ func laneTops(s *float32, top *float32, octets int, masked float32) uint32
 // laneWeights sets s[key][row] = ex2(s*scale[thread][row] - lower[thread][row]), the exponent in one rounding, for 8*octets keys;
 // where wide is all ones, of exponents below -126 the square of ex2 of their half. The result is not zero if an exponent is NaN or
 // at least 128.
-func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+func laneWeights(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 
 // laneWeightsTwice sets s[key][row] = ex2(s*scale[thread][row] - lower[thread][row]), the exponent in two roundings, for 8*octets keys;
 // where wide is all ones, of exponents below -126 the square of ex2 of their half. The result is not zero if an exponent is NaN or
 // at least 128.
-func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 
 // laneScale sets s[key][row] *= q[row]*k[key], the factor rounded.
 func laneScale(s *float32, q *float32, k *float32, keys int, control uint32)
@@ -316,10 +316,10 @@ func dotIntegerAVX2(acc *float32, codes *uint8, values *float32, p *float32, cha
 func laneTopsAVX2(s *float32, top *float32, octets int, masked float32) uint32
 
 // laneWeightsAVX2 is laneWeights.
-func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 
 // laneWeightsTwiceAVX2 is laneWeightsTwice.
-func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 
 // encodeFP16AVX2 is encodeFP16.
 func encodeFP16AVX2(codes *uint16, x *float32, groups int) uint32

@@ -12344,7 +12344,7 @@ octet:
 	VZEROUPPER
 	RET
 
-// func laneWeights(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// func laneWeights(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI, SSE
 TEXT ·laneWeights(SB), NOSPLIT, $16-52
 	MOVQ      s+0(FP), AX
@@ -12910,7 +12910,7 @@ DATA laneWeightsConstants<>+4(SB)/4, $0xc2fc0000
 DATA laneWeightsConstants<>+8(SB)/4, $0x3f000000
 GLOBL laneWeightsConstants<>(SB), RODATA|NOPTR, $12
 
-// func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// func laneWeightsTwice(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, AVX512VNNI, SSE
 TEXT ·laneWeightsTwice(SB), NOSPLIT, $16-52
 	MOVQ      s+0(FP), AX
@@ -19505,7 +19505,7 @@ octet:
 	VZEROUPPER
 	RET
 
-// func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// func laneWeightsAVX2(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 // Requires: AVX, AVX2, FMA3, SSE
 TEXT ·laneWeightsAVX2(SB), NOSPLIT, $16-52
 	MOVQ    s+0(FP), AX
@@ -20430,7 +20430,7 @@ octet:
 	VZEROUPPER
 	RET
 
-// func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *byte, octets int, control uint32, wide uint32) uint32
+// func laneWeightsTwiceAVX2(s *float32, scale *float32, lower *float32, table *uint32, octets int, control uint32, wide uint32) uint32
 // Requires: AVX, AVX2, SSE
 TEXT ·laneWeightsTwiceAVX2(SB), NOSPLIT, $16-52
 	MOVQ    s+0(FP), AX

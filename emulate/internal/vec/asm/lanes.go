@@ -170,7 +170,7 @@ func laneScale(w width) {
 // laneWeights has, beside the unit's tables, the scales and subtrahends of a vector's threads
 // in registers.
 func laneWeights(name string, twice bool) {
-	TEXT(name, NOSPLIT, "func(s, scale, lower *float32, table *byte, octets int, control, wide uint32) uint32")
+	TEXT(name, NOSPLIT, "func(s, scale, lower *float32, table *uint32, octets int, control, wide uint32) uint32")
 	text := "in one rounding"
 	if twice {
 		text = "in two roundings"

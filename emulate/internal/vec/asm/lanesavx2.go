@@ -104,7 +104,7 @@ func laneTopsAVX2(c *constants) {
 // laneWeightsAVX2 has all that the threads have of their own in memory.
 func laneWeightsAVX2(of string, c *constants, twice bool) {
 	name := of + "AVX2"
-	TEXT(name, NOSPLIT, "func(s, scale, lower *float32, table *byte, octets int, control, wide uint32) uint32")
+	TEXT(name, NOSPLIT, "func(s, scale, lower *float32, table *uint32, octets int, control, wide uint32) uint32")
 	Doc(name + " is " + of + ".")
 	s, scale, lower, table, octets := load("s"), load("scale"), load("lower"), load("table"), load("octets")
 	old := control()
