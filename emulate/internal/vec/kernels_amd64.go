@@ -84,41 +84,27 @@ func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels i
 // dotPass needs AVX2.
 func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float32, p []float32, e []uint8, channels, stride int, bias uint32, half bool) bool {
 	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
-	f := dot13AVX2
-	if half {
-		f = dot13HalfAVX2
-	}
-	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+	f := [2]func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32{dot13AVX2, dot13HalfAVX2}
+	return f[index(half)](&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
 // pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.
 func (l Level) pairPass(a *pairArgs, strips int, half bool) (ok [2]bool) {
-	f := [2][2]func(*byte) uint32{{dot13, dot13Half}, {dot13Two, dot13TwoHalf}}[strips-1]
-	pass := f[0]
-	if half {
-		pass = f[1]
-	}
+	pass := [2][2]func(*byte) uint32{{dot13, dot13Half}, {dot13Two, dot13TwoHalf}}[strips-1][index(half)]
 	bad := pass((*byte)(unsafe.Pointer(a)))
 	return [2]bool{bad&0xffff == 0, strips == 2 && bad>>16 == 0}
 }
 
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
-	if l == AVX2 {
-		dotIntegerAVX2(&acc[0], &codes[0], &values[0], &p[0], channels)
-		return
-	}
-	dotInteger(&acc[0], &codes[0], &values[0], &p[0], channels)
+	pick(l, dotInteger, dotIntegerAVX2)(&acc[0], &codes[0], &values[0], &p[0], channels)
 }
 
 // AddTile sets o = o*rescale + tile, channel by channel, flushing subnormal
 // results, and clears tile. It reports whether all results are finite.
 func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) bool {
 	_, _ = o[channels*Rows-1], tile[channels*Rows-1]
-	if l == AVX2 {
-		return addTileAVX2(&o[0], &tile[0], &rescale[0], channels) == 0
-	}
-	return addTile(&o[0], &tile[0], &rescale[0], channels) == 0
+	return pick(l, addTile, addTileAVX2)(&o[0], &tile[0], &rescale[0], channels) == 0
 }
 
 // Rescale sets o = o*factors, channel by channel. It reports false if a product is NaN,
