@@ -3,6 +3,7 @@
 package vec
 
 import (
+	"math"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
@@ -74,11 +75,7 @@ func (l Level) Softmax(a *SoftmaxArgs) bool {
 
 func (l Level) exponentPass(e, pe, codes []uint8, table *[256]uint32, channels int, keep uint32) {
 	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
-	if l == AVX2 {
-		exponentsAVX2(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
-		return
-	}
-	exponents(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
+	pick(l, exponents, exponentsAVX2)(&e[0], &pe[0], &codes[0], &table[0], channels, keep)
 }
 
 // dotPass needs AVX2.
@@ -86,6 +83,17 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	_, _, _ = acc[channels*Rows-1], records[channels*stride-1], e[channels*Rows-1]
 	f := [2]func(acc *float32, records, codes *uint8, values, p *float32, e *uint8, channels, stride int, bias uint32) uint32{dot13AVX2, dot13HalfAVX2}
 	return f[index(half)](&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
+}
+
+// pairExponents writes e[channel], the largest sum of exponents over 16 keys, at least least, and of what e
+// holds too if more; its byte 4*i+j is of row 16*j+i. It needs AVX512.
+func (l Level) pairExponents(e, pe, codes []uint8, table *[256]uint32, channels int, least uint32, more bool) {
+	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
+	keep := uint32(0)
+	if more {
+		keep = math.MaxUint32
+	}
+	exponentsByWords(&e[0], &pe[0], &codes[0], &table[0], channels, keep, least*0x01010101)
 }
 
 // pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.

@@ -76,6 +76,11 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return f(&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
+// pairExponents needs AVX512.
+func (l Level) pairExponents(e, pe, codes []uint8, table *[256]uint32, channels int, least uint32, more bool) {
+	panic(unavailable)
+}
+
 // pairPass needs AVX512.
 func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
 

@@ -152,19 +152,19 @@ type pairArgs struct {
 	magic   *float32 // [4][Rows], scratch
 	pairs   int
 	step    int
-	bias    uint8 // by which e is too large
-	// The first step of a tile starts from zero. The last, of a tile that is added to o, writes
-	// that alone.
-	first, last bool
-	_           [5]uint8
-	strips      [2]stripArgs
+	bias    uint8 // by which e is too large, or, where first, ten more than that
+	// A tile may start from zero in its first step. After the last it is truncated and, if adds,
+	// written to o alone.
+	first, last, adds bool
+	_                 [4]uint8
+	strips            [2]stripArgs
 }
 
 // stripArgs are those of a strip.
 type stripArgs struct {
 	acc *float32 // [channel][Rows]
 	p   *float32 // [step][Rows]
-	e   *uint8   // [channel][Rows]
+	e   *uint8   // [channel][Rows], of pairExponents
 	// o [channel][Rows] becomes o*factor[row] + the tile's sum.
 	o, factor *float32
 }
@@ -193,9 +193,7 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 	apart := tiles[0].O != nil && v.dim%2 != 0
 	joins := tiles[0].O != nil && !apart
 	e, magic := grow(&s.e, len(tiles)*sums), grow(&s.magic, 4*Rows)
-	a := pairArgs{
-		values: &v.format.value, magic: &magic[0], pairs: (v.dim + 1) / 2, step: unit.Step, bias: uint8(v.format.exponentBias),
-	}
+	a := pairArgs{values: &v.format.value, magic: &magic[0], pairs: (v.dim + 1) / 2, step: unit.Step, adds: joins}
 	size := a.pairs * unit.pairSize()
 	for i, t := range tiles {
 		_, _ = t.Acc[sums-1], t.P[(v.tile+1)*Rows-1]
@@ -212,11 +210,17 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 	for k := 0; k < keys; k += unit.Step {
 		codes := v.codes[(first+k)/32*v.dim*32+(first+k)%32:]
 		for i, t := range tiles {
-			v.stepExponents(l, e[i*sums:][:sums], t.PE[k*Rows:], codes)
+			for n := 0; n < unit.Step; n += 16 {
+				l.pairExponents(e[i*sums:][:sums], t.PE[(k+n)*Rows:], codes[n:], &v.format.exponent, v.dim, leastExponent+v.format.exponentBias, n > 0)
+			}
 			a.strips[i].p = &t.P[k*Rows]
 		}
 		a.records = &v.records[(first+k)/unit.Step*size:][:size][0]
-		a.first, a.last = joins && k == 0, joins && k+unit.Step >= keys
+		a.first, a.last = joins && k == 0, k+unit.Step >= keys
+		a.bias = uint8(v.format.exponentBias)
+		if a.first {
+			a.bias -= 10
+		}
 		good := l.pairPass(&a, len(tiles), unit.Half)
 		ok[0], ok[1] = ok[0] && good[0], ok[1] && good[1]
 	}
@@ -227,3 +231,6 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 	}
 	return ok
 }
+
+// leastExponent, biased as in FP32, stands for that of an output all of whose products are zero.
+const leastExponent = 31

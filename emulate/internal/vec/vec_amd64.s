@@ -1678,6 +1678,122 @@ channel:
 	VZEROUPPER
 	RET
 
+// func exponentsByWords(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32, least uint32)
+// Requires: AVX, AVX512BW, AVX512F, AVX512VBMI
+TEXT ·exponentsByWords(SB), NOSPLIT, $0-48
+	MOVQ         e+0(FP), AX
+	MOVQ         pe+8(FP), CX
+	MOVQ         codes+16(FP), DX
+	MOVQ         table+24(FP), BX
+	MOVQ         channels+32(FP), SI
+	MOVL         keep+40(FP), DI
+	VPBROADCASTD DI, Z0
+	VMOVDQU64    exponentsByWordsConstants<>+0(SB), Z1
+	MOVL         least+44(FP), DI
+	VPBROADCASTD DI, Z2
+	VMOVDQU32    (CX), Z3
+	VPERMB       Z3, Z1, Z3
+	VMOVDQU32    64(CX), Z4
+	VPERMB       Z4, Z1, Z4
+	VMOVDQU32    128(CX), Z5
+	VPERMB       Z5, Z1, Z5
+	VMOVDQU32    192(CX), Z6
+	VPERMB       Z6, Z1, Z6
+	VMOVDQU32    256(CX), Z7
+	VPERMB       Z7, Z1, Z7
+	VMOVDQU32    320(CX), Z8
+	VPERMB       Z8, Z1, Z8
+	VMOVDQU32    384(CX), Z9
+	VPERMB       Z9, Z1, Z9
+	VMOVDQU32    448(CX), Z10
+	VPERMB       Z10, Z1, Z10
+	VMOVDQU32    512(CX), Z11
+	VPERMB       Z11, Z1, Z11
+	VMOVDQU32    576(CX), Z12
+	VPERMB       Z12, Z1, Z12
+	VMOVDQU32    640(CX), Z13
+	VPERMB       Z13, Z1, Z13
+	VMOVDQU32    704(CX), Z14
+	VPERMB       Z14, Z1, Z14
+	VMOVDQU32    768(CX), Z15
+	VPERMB       Z15, Z1, Z15
+	VMOVDQU32    832(CX), Z16
+	VPERMB       Z16, Z1, Z16
+	VMOVDQU32    896(CX), Z17
+	VPERMB       Z17, Z1, Z17
+	VMOVDQU32    960(CX), Z18
+	VPERMB       Z18, Z1, Z18
+
+channel:
+	VPANDD      (AX), Z0, Z1
+	VPMAXUB     Z2, Z1, Z1
+	MOVBQZX     (DX), CX
+	VPADDD.BCST (BX)(CX*4), Z3, Z19
+	VPMAXUB     Z19, Z1, Z1
+	MOVBQZX     1(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z4, Z19
+	VMOVDQA32   Z19, Z19
+	MOVBQZX     2(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z5, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     3(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z6, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     4(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z7, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     5(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z8, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     6(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z9, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     7(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z10, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     8(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z11, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     9(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z12, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     10(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z13, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     11(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z14, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     12(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z15, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     13(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z16, Z20
+	VPMAXUB     Z20, Z19, Z19
+	MOVBQZX     14(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z17, Z20
+	VPMAXUB     Z20, Z1, Z1
+	MOVBQZX     15(DX), CX
+	VPADDD.BCST (BX)(CX*4), Z18, Z20
+	VPMAXUB     Z20, Z19, Z19
+	VPMAXUB     Z19, Z1, Z1
+	VMOVDQU32   Z1, (AX)
+	ADDQ        $0x40, AX
+	ADDQ        $0x20, DX
+	DECQ        SI
+	JNZ         channel
+	VZEROUPPER
+	RET
+
+DATA exponentsByWordsConstants<>+0(SB)/8, $0x3121110130201000
+DATA exponentsByWordsConstants<>+8(SB)/8, $0x3323130332221202
+DATA exponentsByWordsConstants<>+16(SB)/8, $0x3525150534241404
+DATA exponentsByWordsConstants<>+24(SB)/8, $0x3727170736261606
+DATA exponentsByWordsConstants<>+32(SB)/8, $0x3929190938281808
+DATA exponentsByWordsConstants<>+40(SB)/8, $0x3b2b1b0b3a2a1a0a
+DATA exponentsByWordsConstants<>+48(SB)/8, $0x3d2d1d0d3c2c1c0c
+DATA exponentsByWordsConstants<>+56(SB)/8, $0x3f2f1f0f3e2e1e0e
+GLOBL exponentsByWordsConstants<>(SB), RODATA|NOPTR, $64
+
 // func exponentsSplit(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
 // Requires: AVX, AVX512BW, AVX512F
 TEXT ·exponentsSplit(SB), NOSPLIT, $0-44
@@ -5578,7 +5694,7 @@ channel:
 	RET
 
 // func dot13(a *byte) uint32
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, SSE
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, SSE
 TEXT ·dot13(SB), NOSPLIT, $8-12
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -5586,188 +5702,150 @@ TEXT ·dot13(SB), NOSPLIT, $8-12
 	MOVQ         32(AX), BX
 	MOVQ         16(AX), SI
 	MOVQ         24(AX), DI
-	MOVQ         $0x8888888888888888, R8
-	KMOVQ        R8, K1
-	VPBROADCASTD dot13Constants<>+24(SB), Z0
 	MOVQ         56(AX), R8
-	KXNORW       K2, K2, K2
+	KXNORW       K1, K1, K1
+	VPXORD       Z0, Z0, Z0
 	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPBROADCASTB 40(AX), Z3
+	VPBROADCASTB 40(AX), Z2
+	VPBROADCASTD dot13Constants<>+12(SB), Z3
 	STMXCSR      (SP)
-	LDMXCSR      dot13Constants<>+20(SB)
+	LDMXCSR      dot13Constants<>+24(SB)
 
 pair:
-	CMPB        41(AX), $0x00
-	JEQ         goesOn
-	MOVBQZX     (CX), R9
-	SHLQ        $0x06, R9
-	ADDQ        64(AX), R9
-	VMOVDQU8    (R9), Z4
-	VPSUBUSB    Z3, Z4, Z4
-	VPMAXUB     Z0, Z4, Z4
-	VMOVDQU32   dot13Constants<>+28(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13Constants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z6
-	VMOVUPS     Z5, (SI)
-	VMOVDQU32   dot13Constants<>+92(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13Constants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z7
-	VMOVUPS     Z5, 64(SI)
-	VMOVDQU32   dot13Constants<>+156(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13Constants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z8
-	VMOVUPS     Z5, 128(SI)
-	VMOVDQU32   dot13Constants<>+220(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z4
-	VPSRLD      $0x01, Z4, Z4
-	VPADDD.BCST dot13Constants<>+0(SB), Z4, Z4
-	VMOVDQA32   Z4, Z5
-	VMOVUPS     Z4, 192(SI)
-	MOVBQZX     1(CX), R9
-	SHLQ        $0x06, R9
-	ADDQ        64(AX), R9
-	VMOVDQU8    (R9), Z4
-	VPSUBUSB    Z3, Z4, Z4
-	VPMAXUB     Z0, Z4, Z4
-	VMOVDQU32   dot13Constants<>+28(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13Constants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z10
-	VMOVUPS     Z9, 256(SI)
-	VMOVDQU32   dot13Constants<>+92(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13Constants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z11
-	VMOVUPS     Z9, 320(SI)
-	VMOVDQU32   dot13Constants<>+156(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13Constants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z12
-	VMOVUPS     Z9, 384(SI)
-	VMOVDQU32   dot13Constants<>+220(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z4
-	VPSRLD      $0x01, Z4, Z4
-	VPADDD.BCST dot13Constants<>+0(SB), Z4, Z4
-	VMOVDQA32   Z4, Z9
-	VMOVUPS     Z4, 448(SI)
-	JMP         begun
+	CMPB            41(AX), $0x00
+	JEQ             goesOn
+	MOVBQZX         (CX), R9
+	SHLQ            $0x06, R9
+	ADDQ            64(AX), R9
+	VMOVDQU8        (R9), Z4
+	VPSUBB          Z2, Z4, Z4
+	VPSLLD          $0x17, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z6
+	VMOVUPS         Z5, (SI)
+	VPSLLD          $0x0f, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z7
+	VMOVUPS         Z5, 64(SI)
+	VPSLLD          $0x07, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z8
+	VMOVUPS         Z5, 128(SI)
+	VPSRLD          $0x01, Z4, Z4
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z4
+	VMOVDQA32       Z4, Z5
+	VMOVUPS         Z4, 192(SI)
+	MOVBQZX         1(CX), R9
+	SHLQ            $0x06, R9
+	ADDQ            64(AX), R9
+	VMOVDQU8        (R9), Z4
+	VPSUBB          Z2, Z4, Z4
+	VPSLLD          $0x17, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z10
+	VMOVUPS         Z9, 256(SI)
+	VPSLLD          $0x0f, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z11
+	VMOVUPS         Z9, 320(SI)
+	VPSLLD          $0x07, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z12
+	VMOVUPS         Z9, 384(SI)
+	VPSRLD          $0x01, Z4, Z4
+	VPTERNLOGD.BCST $0xea, dot13Constants<>+4(SB), Z3, Z4
+	VMOVDQA32       Z4, Z9
+	VMOVUPS         Z4, 448(SI)
+	JMP             begun
 
 goesOn:
 	MOVBQZX       (CX), R9
 	SHLQ          $0x06, R9
 	ADDQ          64(AX), R9
 	VMOVDQU8      (R9), Z4
-	VPSUBUSB      Z3, Z4, Z4
-	VPMAXUB       Z0, Z4, Z4
+	VPSUBB        Z2, Z4, Z4
 	MOVBQZX       (CX), R9
 	SHLQ          $0x08, R9
 	ADDQ          48(AX), R9
-	VMOVDQU32     dot13Constants<>+28(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x17, Z4, Z5
 	VMOVUPS       (R9), Z7
-	VPANDD.BCST   dot13Constants<>+8(SB), Z7, Z6
-	VPMAXSD       Z6, Z5, Z5
+	VRANGEPS      $0x0b, Z7, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13Constants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z7, K3
+	VPMOVD2M      Z7, K2
 	VADDPS.RD_SAE Z7, Z5, Z6
-	VADDPS.RU_SAE Z7, Z5, K3, Z6
+	VADDPS.RU_SAE Z7, Z5, K2, Z6
 	VMOVUPS       Z5, (SI)
-	VMOVDQU32     dot13Constants<>+92(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x0f, Z4, Z5
 	VMOVUPS       64(R9), Z8
-	VPANDD.BCST   dot13Constants<>+8(SB), Z8, Z7
-	VPMAXSD       Z7, Z5, Z5
+	VRANGEPS      $0x0b, Z8, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13Constants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z8, K3
+	VPMOVD2M      Z8, K2
 	VADDPS.RD_SAE Z8, Z5, Z7
-	VADDPS.RU_SAE Z8, Z5, K3, Z7
+	VADDPS.RU_SAE Z8, Z5, K2, Z7
 	VMOVUPS       Z5, 64(SI)
-	VMOVDQU32     dot13Constants<>+156(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x07, Z4, Z5
 	VMOVUPS       128(R9), Z9
-	VPANDD.BCST   dot13Constants<>+8(SB), Z9, Z8
-	VPMAXSD       Z8, Z5, Z5
+	VRANGEPS      $0x0b, Z9, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13Constants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z9, K3
+	VPMOVD2M      Z9, K2
 	VADDPS.RD_SAE Z9, Z5, Z8
-	VADDPS.RU_SAE Z9, Z5, K3, Z8
+	VADDPS.RU_SAE Z9, Z5, K2, Z8
 	VMOVUPS       Z5, 128(SI)
-	VMOVDQU32     dot13Constants<>+220(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z4
 	VPSRLD        $0x01, Z4, Z4
 	VMOVUPS       192(R9), Z9
-	VPANDD.BCST   dot13Constants<>+8(SB), Z9, Z5
-	VPMAXSD       Z5, Z4, Z4
+	VRANGEPS      $0x0b, Z9, Z4, Z4
+	VPANDD        Z3, Z4, Z4
 	VPADDD.BCST   dot13Constants<>+0(SB), Z4, Z4
-	VPMOVD2M      Z9, K3
+	VPMOVD2M      Z9, K2
 	VADDPS.RD_SAE Z9, Z4, Z5
-	VADDPS.RU_SAE Z9, Z4, K3, Z5
+	VADDPS.RU_SAE Z9, Z4, K2, Z5
 	VMOVUPS       Z4, 192(SI)
 	MOVBQZX       1(CX), R9
 	SHLQ          $0x06, R9
 	ADDQ          64(AX), R9
 	VMOVDQU8      (R9), Z4
-	VPSUBUSB      Z3, Z4, Z4
-	VPMAXUB       Z0, Z4, Z4
+	VPSUBB        Z2, Z4, Z4
 	MOVBQZX       1(CX), R9
 	SHLQ          $0x08, R9
 	ADDQ          48(AX), R9
-	VMOVDQU32     dot13Constants<>+28(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x17, Z4, Z9
 	VMOVUPS       (R9), Z11
-	VPANDD.BCST   dot13Constants<>+8(SB), Z11, Z10
-	VPMAXSD       Z10, Z9, Z9
+	VRANGEPS      $0x0b, Z11, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13Constants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z11, K3
+	VPMOVD2M      Z11, K2
 	VADDPS.RD_SAE Z11, Z9, Z10
-	VADDPS.RU_SAE Z11, Z9, K3, Z10
+	VADDPS.RU_SAE Z11, Z9, K2, Z10
 	VMOVUPS       Z9, 256(SI)
-	VMOVDQU32     dot13Constants<>+92(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x0f, Z4, Z9
 	VMOVUPS       64(R9), Z12
-	VPANDD.BCST   dot13Constants<>+8(SB), Z12, Z11
-	VPMAXSD       Z11, Z9, Z9
+	VRANGEPS      $0x0b, Z12, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13Constants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z12, K3
+	VPMOVD2M      Z12, K2
 	VADDPS.RD_SAE Z12, Z9, Z11
-	VADDPS.RU_SAE Z12, Z9, K3, Z11
+	VADDPS.RU_SAE Z12, Z9, K2, Z11
 	VMOVUPS       Z9, 320(SI)
-	VMOVDQU32     dot13Constants<>+156(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x07, Z4, Z9
 	VMOVUPS       128(R9), Z13
-	VPANDD.BCST   dot13Constants<>+8(SB), Z13, Z12
-	VPMAXSD       Z12, Z9, Z9
+	VRANGEPS      $0x0b, Z13, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13Constants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z13, K3
+	VPMOVD2M      Z13, K2
 	VADDPS.RD_SAE Z13, Z9, Z12
-	VADDPS.RU_SAE Z13, Z9, K3, Z12
+	VADDPS.RU_SAE Z13, Z9, K2, Z12
 	VMOVUPS       Z9, 384(SI)
-	VMOVDQU32     dot13Constants<>+220(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z4
 	VPSRLD        $0x01, Z4, Z4
 	VMOVUPS       192(R9), Z13
-	VPANDD.BCST   dot13Constants<>+8(SB), Z13, Z9
-	VPMAXSD       Z9, Z4, Z4
+	VRANGEPS      $0x0b, Z13, Z4, Z4
+	VPANDD        Z3, Z4, Z4
 	VPADDD.BCST   dot13Constants<>+0(SB), Z4, Z4
-	VPMOVD2M      Z13, K3
+	VPMOVD2M      Z13, K2
 	VADDPS.RD_SAE Z13, Z4, Z9
-	VADDPS.RU_SAE Z13, Z4, K3, Z9
+	VADDPS.RU_SAE Z13, Z4, K2, Z9
 	VMOVUPS       Z4, 448(SI)
 
 begun:
@@ -6356,24 +6434,43 @@ class3One:
 	ADDQ               $0x01, R9
 
 class3End:
-	VSUBPS      (SI), Z6, Z6
-	VPANDD.BCST dot13Constants<>+4(SB), Z6, Z6
-	VSUBPS      64(SI), Z7, Z7
-	VPANDD.BCST dot13Constants<>+4(SB), Z7, Z7
-	VSUBPS      128(SI), Z8, Z8
-	VPANDD.BCST dot13Constants<>+4(SB), Z8, Z8
-	VSUBPS      192(SI), Z5, Z5
-	VPANDD.BCST dot13Constants<>+4(SB), Z5, Z5
-	VSUBPS      256(SI), Z10, Z10
-	VPANDD.BCST dot13Constants<>+4(SB), Z10, Z10
-	VSUBPS      320(SI), Z11, Z11
-	VPANDD.BCST dot13Constants<>+4(SB), Z11, Z11
-	VSUBPS      384(SI), Z12, Z12
-	VPANDD.BCST dot13Constants<>+4(SB), Z12, Z12
-	VSUBPS      448(SI), Z9, Z9
-	VPANDD.BCST dot13Constants<>+4(SB), Z9, Z9
-	CMPB        42(AX), $0x00
-	JNE         last
+	VSUBPS  (SI), Z6, Z6
+	VSUBPS  64(SI), Z7, Z7
+	VSUBPS  128(SI), Z8, Z8
+	VSUBPS  192(SI), Z5, Z5
+	VSUBPS  256(SI), Z10, Z10
+	VSUBPS  320(SI), Z11, Z11
+	VSUBPS  384(SI), Z12, Z12
+	VSUBPS  448(SI), Z9, Z9
+	CMPB    42(AX), $0x00
+	JNE     last
+	MOVBQZX (CX), R9
+	SHLQ    $0x08, R9
+	ADDQ    48(AX), R9
+	VMOVUPS Z6, (R9)
+	VMOVUPS Z7, 64(R9)
+	VMOVUPS Z8, 128(R9)
+	VMOVUPS Z5, 192(R9)
+	MOVBQZX 1(CX), R9
+	SHLQ    $0x08, R9
+	ADDQ    48(AX), R9
+	VMOVUPS Z10, (R9)
+	VMOVUPS Z11, 64(R9)
+	VMOVUPS Z12, 128(R9)
+	VMOVUPS Z9, 192(R9)
+	JMP     ended
+
+last:
+	VPANDD.BCST dot13Constants<>+8(SB), Z6, Z6
+	VPANDD.BCST dot13Constants<>+8(SB), Z7, Z7
+	VPANDD.BCST dot13Constants<>+8(SB), Z8, Z8
+	VPANDD.BCST dot13Constants<>+8(SB), Z5, Z5
+	VPANDD.BCST dot13Constants<>+8(SB), Z10, Z10
+	VPANDD.BCST dot13Constants<>+8(SB), Z11, Z11
+	VPANDD.BCST dot13Constants<>+8(SB), Z12, Z12
+	VPANDD.BCST dot13Constants<>+8(SB), Z9, Z9
+	CMPB        43(AX), $0x00
+	JNE         adds
 	MOVBQZX     (CX), R9
 	SHLQ        $0x08, R9
 	ADDQ        48(AX), R9
@@ -6390,7 +6487,7 @@ class3End:
 	VMOVUPS     Z9, 192(R9)
 	JMP         ended
 
-last:
+adds:
 	MOVQ        80(AX), R9
 	MOVBQZX     (CX), R10
 	SHLQ        $0x08, R10
@@ -6398,26 +6495,26 @@ last:
 	VMOVUPS     (R10), Z4
 	VFMADD132PS (R9), Z6, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, (R10)
 	VMOVUPS     64(R10), Z4
 	VFMADD132PS 64(R9), Z7, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 64(R10)
 	VMOVUPS     128(R10), Z4
 	VFMADD132PS 128(R9), Z8, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 128(R10)
 	VMOVUPS     192(R10), Z4
 	VFMADD132PS 192(R9), Z5, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 192(R10)
 	MOVBQZX     1(CX), R10
 	SHLQ        $0x08, R10
@@ -6425,26 +6522,26 @@ last:
 	VMOVUPS     (R10), Z4
 	VFMADD132PS (R9), Z10, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, (R10)
 	VMOVUPS     64(R10), Z4
 	VFMADD132PS 64(R9), Z11, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 64(R10)
 	VMOVUPS     128(R10), Z4
 	VFMADD132PS 128(R9), Z12, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 128(R10)
 	VMOVUPS     192(R10), Z4
 	VFMADD132PS 192(R9), Z9, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13Constants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13Constants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 192(R10)
 
 ended:
@@ -6453,89 +6550,25 @@ ended:
 	DECQ    DI
 	JNZ     pair
 	LDMXCSR (SP)
-	VCMPPS  $0x00, Z1, Z1, K2, K2
-	KNOTW   K2, K2
-	KMOVD   K2, AX
+	VCMPPS  $0x00, Z0, Z0, K1, K1
+	KNOTW   K1, K1
+	KMOVD   K1, AX
 	MOVWLZX AX, AX
 	MOVL    AX, ret+8(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13Constants<>+0(SB)/4, $0x05400000
-DATA dot13Constants<>+4(SB)/4, $0xfffffc00
-DATA dot13Constants<>+8(SB)/4, $0x7f800000
-DATA dot13Constants<>+12(SB)/4, $0x38800000
-DATA dot13Constants<>+16(SB)/4, $0x01000000
-DATA dot13Constants<>+20(SB)/4, $0x00009fc0
-DATA dot13Constants<>+24(SB)/4, $0x1f1f1f1f
-DATA dot13Constants<>+28(SB)/4, $0x00000000
-DATA dot13Constants<>+32(SB)/4, $0x01000000
-DATA dot13Constants<>+36(SB)/4, $0x02000000
-DATA dot13Constants<>+40(SB)/4, $0x03000000
-DATA dot13Constants<>+44(SB)/4, $0x04000000
-DATA dot13Constants<>+48(SB)/4, $0x05000000
-DATA dot13Constants<>+52(SB)/4, $0x06000000
-DATA dot13Constants<>+56(SB)/4, $0x07000000
-DATA dot13Constants<>+60(SB)/4, $0x08000000
-DATA dot13Constants<>+64(SB)/4, $0x09000000
-DATA dot13Constants<>+68(SB)/4, $0x0a000000
-DATA dot13Constants<>+72(SB)/4, $0x0b000000
-DATA dot13Constants<>+76(SB)/4, $0x0c000000
-DATA dot13Constants<>+80(SB)/4, $0x0d000000
-DATA dot13Constants<>+84(SB)/4, $0x0e000000
-DATA dot13Constants<>+88(SB)/4, $0x0f000000
-DATA dot13Constants<>+92(SB)/4, $0x10000000
-DATA dot13Constants<>+96(SB)/4, $0x11000000
-DATA dot13Constants<>+100(SB)/4, $0x12000000
-DATA dot13Constants<>+104(SB)/4, $0x13000000
-DATA dot13Constants<>+108(SB)/4, $0x14000000
-DATA dot13Constants<>+112(SB)/4, $0x15000000
-DATA dot13Constants<>+116(SB)/4, $0x16000000
-DATA dot13Constants<>+120(SB)/4, $0x17000000
-DATA dot13Constants<>+124(SB)/4, $0x18000000
-DATA dot13Constants<>+128(SB)/4, $0x19000000
-DATA dot13Constants<>+132(SB)/4, $0x1a000000
-DATA dot13Constants<>+136(SB)/4, $0x1b000000
-DATA dot13Constants<>+140(SB)/4, $0x1c000000
-DATA dot13Constants<>+144(SB)/4, $0x1d000000
-DATA dot13Constants<>+148(SB)/4, $0x1e000000
-DATA dot13Constants<>+152(SB)/4, $0x1f000000
-DATA dot13Constants<>+156(SB)/4, $0x20000000
-DATA dot13Constants<>+160(SB)/4, $0x21000000
-DATA dot13Constants<>+164(SB)/4, $0x22000000
-DATA dot13Constants<>+168(SB)/4, $0x23000000
-DATA dot13Constants<>+172(SB)/4, $0x24000000
-DATA dot13Constants<>+176(SB)/4, $0x25000000
-DATA dot13Constants<>+180(SB)/4, $0x26000000
-DATA dot13Constants<>+184(SB)/4, $0x27000000
-DATA dot13Constants<>+188(SB)/4, $0x28000000
-DATA dot13Constants<>+192(SB)/4, $0x29000000
-DATA dot13Constants<>+196(SB)/4, $0x2a000000
-DATA dot13Constants<>+200(SB)/4, $0x2b000000
-DATA dot13Constants<>+204(SB)/4, $0x2c000000
-DATA dot13Constants<>+208(SB)/4, $0x2d000000
-DATA dot13Constants<>+212(SB)/4, $0x2e000000
-DATA dot13Constants<>+216(SB)/4, $0x2f000000
-DATA dot13Constants<>+220(SB)/4, $0x30000000
-DATA dot13Constants<>+224(SB)/4, $0x31000000
-DATA dot13Constants<>+228(SB)/4, $0x32000000
-DATA dot13Constants<>+232(SB)/4, $0x33000000
-DATA dot13Constants<>+236(SB)/4, $0x34000000
-DATA dot13Constants<>+240(SB)/4, $0x35000000
-DATA dot13Constants<>+244(SB)/4, $0x36000000
-DATA dot13Constants<>+248(SB)/4, $0x37000000
-DATA dot13Constants<>+252(SB)/4, $0x38000000
-DATA dot13Constants<>+256(SB)/4, $0x39000000
-DATA dot13Constants<>+260(SB)/4, $0x3a000000
-DATA dot13Constants<>+264(SB)/4, $0x3b000000
-DATA dot13Constants<>+268(SB)/4, $0x3c000000
-DATA dot13Constants<>+272(SB)/4, $0x3d000000
-DATA dot13Constants<>+276(SB)/4, $0x3e000000
-DATA dot13Constants<>+280(SB)/4, $0x3f000000
-GLOBL dot13Constants<>(SB), RODATA|NOPTR, $284
+DATA dot13Constants<>+4(SB)/4, $0x00400000
+DATA dot13Constants<>+8(SB)/4, $0xfffffc00
+DATA dot13Constants<>+12(SB)/4, $0x7f800000
+DATA dot13Constants<>+16(SB)/4, $0x38800000
+DATA dot13Constants<>+20(SB)/4, $0x01000000
+DATA dot13Constants<>+24(SB)/4, $0x00009fc0
+GLOBL dot13Constants<>(SB), RODATA|NOPTR, $28
 
 // func dot13Half(a *byte) uint32
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, SSE
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, SSE
 TEXT ·dot13Half(SB), NOSPLIT, $8-12
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -6543,204 +6576,174 @@ TEXT ·dot13Half(SB), NOSPLIT, $8-12
 	MOVQ         32(AX), BX
 	MOVQ         16(AX), SI
 	MOVQ         24(AX), DI
-	MOVQ         $0x8888888888888888, R8
-	KMOVQ        R8, K1
-	VPBROADCASTD dot13HalfConstants<>+24(SB), Z0
 	MOVQ         56(AX), R8
-	KXNORW       K2, K2, K2
+	KXNORW       K1, K1, K1
+	VPXORD       Z0, Z0, Z0
 	VPXORD       Z1, Z1, Z1
-	VPXORD       Z2, Z2, Z2
-	VPBROADCASTB 40(AX), Z3
+	VPBROADCASTB 40(AX), Z2
+	VPBROADCASTD dot13HalfConstants<>+12(SB), Z3
 	STMXCSR      (SP)
-	LDMXCSR      dot13HalfConstants<>+20(SB)
+	LDMXCSR      dot13HalfConstants<>+24(SB)
 
 pair:
-	CMPB        41(AX), $0x00
-	JEQ         goesOn
-	MOVBQZX     (CX), R9
-	SHLQ        $0x06, R9
-	ADDQ        64(AX), R9
-	VMOVDQU8    (R9), Z4
-	VPSUBUSB    Z3, Z4, Z4
-	VPMAXUB     Z0, Z4, Z4
-	VMOVDQU32   dot13HalfConstants<>+28(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z6
-	VMOVUPS     Z5, (SI)
-	VMOVDQU32   dot13HalfConstants<>+92(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z7
-	VMOVUPS     Z5, 64(SI)
-	VMOVDQU32   dot13HalfConstants<>+156(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z8
-	VMOVUPS     Z5, 128(SI)
-	VMOVDQU32   dot13HalfConstants<>+220(SB), Z5
-	VPERMB.Z    Z4, Z5, K1, Z4
-	VPSRLD      $0x01, Z4, Z4
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z4, Z4
-	VMOVDQA32   Z4, Z5
-	VMOVUPS     Z4, 192(SI)
-	MOVBQZX     1(CX), R9
-	SHLQ        $0x06, R9
-	ADDQ        64(AX), R9
-	VMOVDQU8    (R9), Z4
-	VPSUBUSB    Z3, Z4, Z4
-	VPMAXUB     Z0, Z4, Z4
-	VMOVDQU32   dot13HalfConstants<>+28(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z10
-	VMOVUPS     Z9, 256(SI)
-	VMOVDQU32   dot13HalfConstants<>+92(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z11
-	VMOVUPS     Z9, 320(SI)
-	VMOVDQU32   dot13HalfConstants<>+156(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z9
-	VPSRLD      $0x01, Z9, Z9
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z9, Z9
-	VMOVDQA32   Z9, Z12
-	VMOVUPS     Z9, 384(SI)
-	VMOVDQU32   dot13HalfConstants<>+220(SB), Z9
-	VPERMB.Z    Z4, Z9, K1, Z4
-	VPSRLD      $0x01, Z4, Z4
-	VPADDD.BCST dot13HalfConstants<>+0(SB), Z4, Z4
-	VMOVDQA32   Z4, Z9
-	VMOVUPS     Z4, 448(SI)
-	JMP         begun
+	CMPB            41(AX), $0x00
+	JEQ             goesOn
+	MOVBQZX         (CX), R9
+	SHLQ            $0x06, R9
+	ADDQ            64(AX), R9
+	VMOVDQU8        (R9), Z4
+	VPSUBB          Z2, Z4, Z4
+	VPSLLD          $0x17, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z6
+	VMOVUPS         Z5, (SI)
+	VPSLLD          $0x0f, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z7
+	VMOVUPS         Z5, 64(SI)
+	VPSLLD          $0x07, Z4, Z5
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z5
+	VMOVDQA32       Z5, Z8
+	VMOVUPS         Z5, 128(SI)
+	VPSRLD          $0x01, Z4, Z4
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z4
+	VMOVDQA32       Z4, Z5
+	VMOVUPS         Z4, 192(SI)
+	MOVBQZX         1(CX), R9
+	SHLQ            $0x06, R9
+	ADDQ            64(AX), R9
+	VMOVDQU8        (R9), Z4
+	VPSUBB          Z2, Z4, Z4
+	VPSLLD          $0x17, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z10
+	VMOVUPS         Z9, 256(SI)
+	VPSLLD          $0x0f, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z11
+	VMOVUPS         Z9, 320(SI)
+	VPSLLD          $0x07, Z4, Z9
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z9
+	VMOVDQA32       Z9, Z12
+	VMOVUPS         Z9, 384(SI)
+	VPSRLD          $0x01, Z4, Z4
+	VPTERNLOGD.BCST $0xea, dot13HalfConstants<>+4(SB), Z3, Z4
+	VMOVDQA32       Z4, Z9
+	VMOVUPS         Z4, 448(SI)
+	JMP             begun
 
 goesOn:
 	MOVBQZX       (CX), R9
 	SHLQ          $0x06, R9
 	ADDQ          64(AX), R9
 	VMOVDQU8      (R9), Z4
-	VPSUBUSB      Z3, Z4, Z4
-	VPMAXUB       Z0, Z4, Z4
+	VPSUBB        Z2, Z4, Z4
 	MOVBQZX       (CX), R9
 	SHLQ          $0x08, R9
 	ADDQ          48(AX), R9
-	VMOVDQU32     dot13HalfConstants<>+28(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x17, Z4, Z5
 	VMOVUPS       (R9), Z7
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z7, Z6
-	VPTESTMD      Z6, Z6, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z6, K3, Z6
-	VPMAXSD       Z6, Z5, Z5
+	VPANDD        Z3, Z7, Z6
+	VPTESTMD      Z6, Z6, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z6, K2, Z6
+	VRANGEPS      $0x0b, Z6, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z7, K3
+	VPMOVD2M      Z7, K2
 	VADDPS.RD_SAE Z7, Z5, Z6
-	VADDPS.RU_SAE Z7, Z5, K3, Z6
+	VADDPS.RU_SAE Z7, Z5, K2, Z6
 	VMOVUPS       Z5, (SI)
-	VMOVDQU32     dot13HalfConstants<>+92(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x0f, Z4, Z5
 	VMOVUPS       64(R9), Z8
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z8, Z7
-	VPTESTMD      Z7, Z7, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z7, K3, Z7
-	VPMAXSD       Z7, Z5, Z5
+	VPANDD        Z3, Z8, Z7
+	VPTESTMD      Z7, Z7, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z7, K2, Z7
+	VRANGEPS      $0x0b, Z7, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z8, K3
+	VPMOVD2M      Z8, K2
 	VADDPS.RD_SAE Z8, Z5, Z7
-	VADDPS.RU_SAE Z8, Z5, K3, Z7
+	VADDPS.RU_SAE Z8, Z5, K2, Z7
 	VMOVUPS       Z5, 64(SI)
-	VMOVDQU32     dot13HalfConstants<>+156(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z5
-	VPSRLD        $0x01, Z5, Z5
+	VPSLLD        $0x07, Z4, Z5
 	VMOVUPS       128(R9), Z9
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z9, Z8
-	VPTESTMD      Z8, Z8, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z8, K3, Z8
-	VPMAXSD       Z8, Z5, Z5
+	VPANDD        Z3, Z9, Z8
+	VPTESTMD      Z8, Z8, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z8, K2, Z8
+	VRANGEPS      $0x0b, Z8, Z5, Z5
+	VPANDD        Z3, Z5, Z5
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z9, K3
+	VPMOVD2M      Z9, K2
 	VADDPS.RD_SAE Z9, Z5, Z8
-	VADDPS.RU_SAE Z9, Z5, K3, Z8
+	VADDPS.RU_SAE Z9, Z5, K2, Z8
 	VMOVUPS       Z5, 128(SI)
-	VMOVDQU32     dot13HalfConstants<>+220(SB), Z5
-	VPERMB.Z      Z4, Z5, K1, Z4
 	VPSRLD        $0x01, Z4, Z4
 	VMOVUPS       192(R9), Z9
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z9, Z5
-	VPTESTMD      Z5, Z5, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z5, K3, Z5
-	VPMAXSD       Z5, Z4, Z4
+	VPANDD        Z3, Z9, Z5
+	VPTESTMD      Z5, Z5, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z5, K2, Z5
+	VRANGEPS      $0x0b, Z5, Z4, Z4
+	VPANDD        Z3, Z4, Z4
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z4, Z4
-	VPMOVD2M      Z9, K3
+	VPMOVD2M      Z9, K2
 	VADDPS.RD_SAE Z9, Z4, Z5
-	VADDPS.RU_SAE Z9, Z4, K3, Z5
+	VADDPS.RU_SAE Z9, Z4, K2, Z5
 	VMOVUPS       Z4, 192(SI)
 	MOVBQZX       1(CX), R9
 	SHLQ          $0x06, R9
 	ADDQ          64(AX), R9
 	VMOVDQU8      (R9), Z4
-	VPSUBUSB      Z3, Z4, Z4
-	VPMAXUB       Z0, Z4, Z4
+	VPSUBB        Z2, Z4, Z4
 	MOVBQZX       1(CX), R9
 	SHLQ          $0x08, R9
 	ADDQ          48(AX), R9
-	VMOVDQU32     dot13HalfConstants<>+28(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x17, Z4, Z9
 	VMOVUPS       (R9), Z11
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z11, Z10
-	VPTESTMD      Z10, Z10, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z10, K3, Z10
-	VPMAXSD       Z10, Z9, Z9
+	VPANDD        Z3, Z11, Z10
+	VPTESTMD      Z10, Z10, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z10, K2, Z10
+	VRANGEPS      $0x0b, Z10, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z11, K3
+	VPMOVD2M      Z11, K2
 	VADDPS.RD_SAE Z11, Z9, Z10
-	VADDPS.RU_SAE Z11, Z9, K3, Z10
+	VADDPS.RU_SAE Z11, Z9, K2, Z10
 	VMOVUPS       Z9, 256(SI)
-	VMOVDQU32     dot13HalfConstants<>+92(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x0f, Z4, Z9
 	VMOVUPS       64(R9), Z12
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z12, Z11
-	VPTESTMD      Z11, Z11, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z11, K3, Z11
-	VPMAXSD       Z11, Z9, Z9
+	VPANDD        Z3, Z12, Z11
+	VPTESTMD      Z11, Z11, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z11, K2, Z11
+	VRANGEPS      $0x0b, Z11, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z12, K3
+	VPMOVD2M      Z12, K2
 	VADDPS.RD_SAE Z12, Z9, Z11
-	VADDPS.RU_SAE Z12, Z9, K3, Z11
+	VADDPS.RU_SAE Z12, Z9, K2, Z11
 	VMOVUPS       Z9, 320(SI)
-	VMOVDQU32     dot13HalfConstants<>+156(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z9
-	VPSRLD        $0x01, Z9, Z9
+	VPSLLD        $0x07, Z4, Z9
 	VMOVUPS       128(R9), Z13
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z13, Z12
-	VPTESTMD      Z12, Z12, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z12, K3, Z12
-	VPMAXSD       Z12, Z9, Z9
+	VPANDD        Z3, Z13, Z12
+	VPTESTMD      Z12, Z12, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z12, K2, Z12
+	VRANGEPS      $0x0b, Z12, Z9, Z9
+	VPANDD        Z3, Z9, Z9
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z9, Z9
-	VPMOVD2M      Z13, K3
+	VPMOVD2M      Z13, K2
 	VADDPS.RD_SAE Z13, Z9, Z12
-	VADDPS.RU_SAE Z13, Z9, K3, Z12
+	VADDPS.RU_SAE Z13, Z9, K2, Z12
 	VMOVUPS       Z9, 384(SI)
-	VMOVDQU32     dot13HalfConstants<>+220(SB), Z9
-	VPERMB.Z      Z4, Z9, K1, Z4
 	VPSRLD        $0x01, Z4, Z4
 	VMOVUPS       192(R9), Z13
-	VPANDD.BCST   dot13HalfConstants<>+8(SB), Z13, Z9
-	VPTESTMD      Z9, Z9, K3
-	VPMAXSD.BCST  dot13HalfConstants<>+12(SB), Z9, K3, Z9
-	VPMAXSD       Z9, Z4, Z4
+	VPANDD        Z3, Z13, Z9
+	VPTESTMD      Z9, Z9, K2
+	VMAXPS.BCST   dot13HalfConstants<>+16(SB), Z9, K2, Z9
+	VRANGEPS      $0x0b, Z9, Z4, Z4
+	VPANDD        Z3, Z4, Z4
 	VPADDD.BCST   dot13HalfConstants<>+0(SB), Z4, Z4
-	VPMOVD2M      Z13, K3
+	VPMOVD2M      Z13, K2
 	VADDPS.RD_SAE Z13, Z4, Z9
-	VADDPS.RU_SAE Z13, Z4, K3, Z9
+	VADDPS.RU_SAE Z13, Z4, K2, Z9
 	VMOVUPS       Z4, 448(SI)
 
 begun:
@@ -7332,43 +7335,43 @@ class3End:
 	VSUBPS      (SI), Z6, Z6
 	VCVTPS2PH   $0x00, Z6, Y4
 	VCVTPH2PS   Y4, Z6
-	VADDPS      Z2, Z6, Z6
-	VFMADD231PS Z2, Z6, Z1
+	VADDPS      Z1, Z6, Z6
+	VFMADD231PS Z1, Z6, Z0
 	VSUBPS      64(SI), Z7, Z7
 	VCVTPS2PH   $0x00, Z7, Y4
 	VCVTPH2PS   Y4, Z7
-	VADDPS      Z2, Z7, Z7
-	VFMADD231PS Z2, Z7, Z1
+	VADDPS      Z1, Z7, Z7
+	VFMADD231PS Z1, Z7, Z0
 	VSUBPS      128(SI), Z8, Z8
 	VCVTPS2PH   $0x00, Z8, Y4
 	VCVTPH2PS   Y4, Z8
-	VADDPS      Z2, Z8, Z8
-	VFMADD231PS Z2, Z8, Z1
+	VADDPS      Z1, Z8, Z8
+	VFMADD231PS Z1, Z8, Z0
 	VSUBPS      192(SI), Z5, Z5
 	VCVTPS2PH   $0x00, Z5, Y4
 	VCVTPH2PS   Y4, Z5
-	VADDPS      Z2, Z5, Z5
-	VFMADD231PS Z2, Z5, Z1
+	VADDPS      Z1, Z5, Z5
+	VFMADD231PS Z1, Z5, Z0
 	VSUBPS      256(SI), Z10, Z10
 	VCVTPS2PH   $0x00, Z10, Y4
 	VCVTPH2PS   Y4, Z10
-	VADDPS      Z2, Z10, Z10
-	VFMADD231PS Z2, Z10, Z1
+	VADDPS      Z1, Z10, Z10
+	VFMADD231PS Z1, Z10, Z0
 	VSUBPS      320(SI), Z11, Z11
 	VCVTPS2PH   $0x00, Z11, Y4
 	VCVTPH2PS   Y4, Z11
-	VADDPS      Z2, Z11, Z11
-	VFMADD231PS Z2, Z11, Z1
+	VADDPS      Z1, Z11, Z11
+	VFMADD231PS Z1, Z11, Z0
 	VSUBPS      384(SI), Z12, Z12
 	VCVTPS2PH   $0x00, Z12, Y4
 	VCVTPH2PS   Y4, Z12
-	VADDPS      Z2, Z12, Z12
-	VFMADD231PS Z2, Z12, Z1
+	VADDPS      Z1, Z12, Z12
+	VFMADD231PS Z1, Z12, Z0
 	VSUBPS      448(SI), Z9, Z9
 	VCVTPS2PH   $0x00, Z9, Y4
 	VCVTPH2PS   Y4, Z9
-	VADDPS      Z2, Z9, Z9
-	VFMADD231PS Z2, Z9, Z1
+	VADDPS      Z1, Z9, Z9
+	VFMADD231PS Z1, Z9, Z0
 	CMPB        42(AX), $0x00
 	JNE         last
 	MOVBQZX     (CX), R9
@@ -7388,6 +7391,25 @@ class3End:
 	JMP         ended
 
 last:
+	CMPB    43(AX), $0x00
+	JNE     adds
+	MOVBQZX (CX), R9
+	SHLQ    $0x08, R9
+	ADDQ    48(AX), R9
+	VMOVUPS Z6, (R9)
+	VMOVUPS Z7, 64(R9)
+	VMOVUPS Z8, 128(R9)
+	VMOVUPS Z5, 192(R9)
+	MOVBQZX 1(CX), R9
+	SHLQ    $0x08, R9
+	ADDQ    48(AX), R9
+	VMOVUPS Z10, (R9)
+	VMOVUPS Z11, 64(R9)
+	VMOVUPS Z12, 128(R9)
+	VMOVUPS Z9, 192(R9)
+	JMP     ended
+
+adds:
 	MOVQ        80(AX), R9
 	MOVBQZX     (CX), R10
 	SHLQ        $0x08, R10
@@ -7395,26 +7417,26 @@ last:
 	VMOVUPS     (R10), Z4
 	VFMADD132PS (R9), Z6, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, (R10)
 	VMOVUPS     64(R10), Z4
 	VFMADD132PS 64(R9), Z7, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 64(R10)
 	VMOVUPS     128(R10), Z4
 	VFMADD132PS 128(R9), Z8, Z4
 	VPADDD      Z4, Z4, Z6
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 128(R10)
 	VMOVUPS     192(R10), Z4
 	VFMADD132PS 192(R9), Z5, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 192(R10)
 	MOVBQZX     1(CX), R10
 	SHLQ        $0x08, R10
@@ -7422,26 +7444,26 @@ last:
 	VMOVUPS     (R10), Z4
 	VFMADD132PS (R9), Z10, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, (R10)
 	VMOVUPS     64(R10), Z4
 	VFMADD132PS 64(R9), Z11, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 64(R10)
 	VMOVUPS     128(R10), Z4
 	VFMADD132PS 128(R9), Z12, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 128(R10)
 	VMOVUPS     192(R10), Z4
 	VFMADD132PS 192(R9), Z9, Z4
 	VPADDD      Z4, Z4, Z5
-	VPCMPD.BCST $0x04, dot13HalfConstants<>+16(SB), Z5, K2, K2
-	VFMADD231PS Z2, Z4, Z1
+	VPCMPD.BCST $0x04, dot13HalfConstants<>+20(SB), Z5, K1, K1
+	VFMADD231PS Z1, Z4, Z0
 	VMOVUPS     Z4, 192(R10)
 
 ended:
@@ -7450,89 +7472,25 @@ ended:
 	DECQ    DI
 	JNZ     pair
 	LDMXCSR (SP)
-	VCMPPS  $0x00, Z1, Z1, K2, K2
-	KNOTW   K2, K2
-	KMOVD   K2, AX
+	VCMPPS  $0x00, Z0, Z0, K1, K1
+	KNOTW   K1, K1
+	KMOVD   K1, AX
 	MOVWLZX AX, AX
 	MOVL    AX, ret+8(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13HalfConstants<>+0(SB)/4, $0x05400000
-DATA dot13HalfConstants<>+4(SB)/4, $0xfffffc00
-DATA dot13HalfConstants<>+8(SB)/4, $0x7f800000
-DATA dot13HalfConstants<>+12(SB)/4, $0x38800000
-DATA dot13HalfConstants<>+16(SB)/4, $0x01000000
-DATA dot13HalfConstants<>+20(SB)/4, $0x00009fc0
-DATA dot13HalfConstants<>+24(SB)/4, $0x1f1f1f1f
-DATA dot13HalfConstants<>+28(SB)/4, $0x00000000
-DATA dot13HalfConstants<>+32(SB)/4, $0x01000000
-DATA dot13HalfConstants<>+36(SB)/4, $0x02000000
-DATA dot13HalfConstants<>+40(SB)/4, $0x03000000
-DATA dot13HalfConstants<>+44(SB)/4, $0x04000000
-DATA dot13HalfConstants<>+48(SB)/4, $0x05000000
-DATA dot13HalfConstants<>+52(SB)/4, $0x06000000
-DATA dot13HalfConstants<>+56(SB)/4, $0x07000000
-DATA dot13HalfConstants<>+60(SB)/4, $0x08000000
-DATA dot13HalfConstants<>+64(SB)/4, $0x09000000
-DATA dot13HalfConstants<>+68(SB)/4, $0x0a000000
-DATA dot13HalfConstants<>+72(SB)/4, $0x0b000000
-DATA dot13HalfConstants<>+76(SB)/4, $0x0c000000
-DATA dot13HalfConstants<>+80(SB)/4, $0x0d000000
-DATA dot13HalfConstants<>+84(SB)/4, $0x0e000000
-DATA dot13HalfConstants<>+88(SB)/4, $0x0f000000
-DATA dot13HalfConstants<>+92(SB)/4, $0x10000000
-DATA dot13HalfConstants<>+96(SB)/4, $0x11000000
-DATA dot13HalfConstants<>+100(SB)/4, $0x12000000
-DATA dot13HalfConstants<>+104(SB)/4, $0x13000000
-DATA dot13HalfConstants<>+108(SB)/4, $0x14000000
-DATA dot13HalfConstants<>+112(SB)/4, $0x15000000
-DATA dot13HalfConstants<>+116(SB)/4, $0x16000000
-DATA dot13HalfConstants<>+120(SB)/4, $0x17000000
-DATA dot13HalfConstants<>+124(SB)/4, $0x18000000
-DATA dot13HalfConstants<>+128(SB)/4, $0x19000000
-DATA dot13HalfConstants<>+132(SB)/4, $0x1a000000
-DATA dot13HalfConstants<>+136(SB)/4, $0x1b000000
-DATA dot13HalfConstants<>+140(SB)/4, $0x1c000000
-DATA dot13HalfConstants<>+144(SB)/4, $0x1d000000
-DATA dot13HalfConstants<>+148(SB)/4, $0x1e000000
-DATA dot13HalfConstants<>+152(SB)/4, $0x1f000000
-DATA dot13HalfConstants<>+156(SB)/4, $0x20000000
-DATA dot13HalfConstants<>+160(SB)/4, $0x21000000
-DATA dot13HalfConstants<>+164(SB)/4, $0x22000000
-DATA dot13HalfConstants<>+168(SB)/4, $0x23000000
-DATA dot13HalfConstants<>+172(SB)/4, $0x24000000
-DATA dot13HalfConstants<>+176(SB)/4, $0x25000000
-DATA dot13HalfConstants<>+180(SB)/4, $0x26000000
-DATA dot13HalfConstants<>+184(SB)/4, $0x27000000
-DATA dot13HalfConstants<>+188(SB)/4, $0x28000000
-DATA dot13HalfConstants<>+192(SB)/4, $0x29000000
-DATA dot13HalfConstants<>+196(SB)/4, $0x2a000000
-DATA dot13HalfConstants<>+200(SB)/4, $0x2b000000
-DATA dot13HalfConstants<>+204(SB)/4, $0x2c000000
-DATA dot13HalfConstants<>+208(SB)/4, $0x2d000000
-DATA dot13HalfConstants<>+212(SB)/4, $0x2e000000
-DATA dot13HalfConstants<>+216(SB)/4, $0x2f000000
-DATA dot13HalfConstants<>+220(SB)/4, $0x30000000
-DATA dot13HalfConstants<>+224(SB)/4, $0x31000000
-DATA dot13HalfConstants<>+228(SB)/4, $0x32000000
-DATA dot13HalfConstants<>+232(SB)/4, $0x33000000
-DATA dot13HalfConstants<>+236(SB)/4, $0x34000000
-DATA dot13HalfConstants<>+240(SB)/4, $0x35000000
-DATA dot13HalfConstants<>+244(SB)/4, $0x36000000
-DATA dot13HalfConstants<>+248(SB)/4, $0x37000000
-DATA dot13HalfConstants<>+252(SB)/4, $0x38000000
-DATA dot13HalfConstants<>+256(SB)/4, $0x39000000
-DATA dot13HalfConstants<>+260(SB)/4, $0x3a000000
-DATA dot13HalfConstants<>+264(SB)/4, $0x3b000000
-DATA dot13HalfConstants<>+268(SB)/4, $0x3c000000
-DATA dot13HalfConstants<>+272(SB)/4, $0x3d000000
-DATA dot13HalfConstants<>+276(SB)/4, $0x3e000000
-DATA dot13HalfConstants<>+280(SB)/4, $0x3f000000
-GLOBL dot13HalfConstants<>(SB), RODATA|NOPTR, $284
+DATA dot13HalfConstants<>+4(SB)/4, $0x00400000
+DATA dot13HalfConstants<>+8(SB)/4, $0xfffffc00
+DATA dot13HalfConstants<>+12(SB)/4, $0x7f800000
+DATA dot13HalfConstants<>+16(SB)/4, $0x38800000
+DATA dot13HalfConstants<>+20(SB)/4, $0x01000000
+DATA dot13HalfConstants<>+24(SB)/4, $0x00009fc0
+GLOBL dot13HalfConstants<>(SB), RODATA|NOPTR, $28
 
 // func dot13Two(a *byte) uint32
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, SSE
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, SSE
 TEXT ·dot13Two(SB), NOSPLIT, $8-12
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -7540,357 +7498,283 @@ TEXT ·dot13Two(SB), NOSPLIT, $8-12
 	MOVQ         32(AX), BX
 	MOVQ         16(AX), SI
 	MOVQ         24(AX), DI
-	MOVQ         $0x8888888888888888, R8
-	KMOVQ        R8, K1
-	VPBROADCASTD dot13TwoConstants<>+24(SB), Z0
 	MOVQ         56(AX), R8
+	KXNORW       K1, K1, K1
+	VPXORD       Z0, Z0, Z0
+	MOVQ         96(AX), R9
 	KXNORW       K2, K2, K2
 	VPXORD       Z1, Z1, Z1
-	MOVQ         96(AX), R9
-	KXNORW       K3, K3, K3
 	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPBROADCASTB 40(AX), Z4
+	VPBROADCASTB 40(AX), Z3
+	VPBROADCASTD dot13TwoConstants<>+12(SB), Z4
 	STMXCSR      (SP)
-	LDMXCSR      dot13TwoConstants<>+20(SB)
+	LDMXCSR      dot13TwoConstants<>+24(SB)
 
 pair:
-	CMPB        41(AX), $0x00
-	JEQ         goesOn
-	MOVBQZX     (CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        64(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoConstants<>+28(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z7
-	VMOVUPS     Z6, (SI)
-	VMOVDQU32   dot13TwoConstants<>+92(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z8
-	VMOVUPS     Z6, 64(SI)
-	VMOVDQU32   dot13TwoConstants<>+156(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z9
-	VMOVUPS     Z6, 128(SI)
-	VMOVDQU32   dot13TwoConstants<>+220(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z6
-	VMOVUPS     Z5, 192(SI)
-	MOVBQZX     1(CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        64(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoConstants<>+28(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z11
-	VMOVUPS     Z10, 256(SI)
-	VMOVDQU32   dot13TwoConstants<>+92(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z12
-	VMOVUPS     Z10, 320(SI)
-	VMOVDQU32   dot13TwoConstants<>+156(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z13
-	VMOVUPS     Z10, 384(SI)
-	VMOVDQU32   dot13TwoConstants<>+220(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z10
-	VMOVUPS     Z5, 448(SI)
-	MOVBQZX     (CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        104(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoConstants<>+28(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z15
-	VMOVUPS     Z14, 512(SI)
-	VMOVDQU32   dot13TwoConstants<>+92(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z16
-	VMOVUPS     Z14, 576(SI)
-	VMOVDQU32   dot13TwoConstants<>+156(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z17
-	VMOVUPS     Z14, 640(SI)
-	VMOVDQU32   dot13TwoConstants<>+220(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z14
-	VMOVUPS     Z5, 704(SI)
-	MOVBQZX     1(CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        104(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoConstants<>+28(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z19
-	VMOVUPS     Z18, 768(SI)
-	VMOVDQU32   dot13TwoConstants<>+92(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z20
-	VMOVUPS     Z18, 832(SI)
-	VMOVDQU32   dot13TwoConstants<>+156(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z21
-	VMOVUPS     Z18, 896(SI)
-	VMOVDQU32   dot13TwoConstants<>+220(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z18
-	VMOVUPS     Z5, 960(SI)
-	JMP         begun
+	CMPB            41(AX), $0x00
+	JEQ             goesOn
+	MOVBQZX         (CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            64(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z7
+	VMOVUPS         Z6, (SI)
+	VPSLLD          $0x0f, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z8
+	VMOVUPS         Z6, 64(SI)
+	VPSLLD          $0x07, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z9
+	VMOVUPS         Z6, 128(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z6
+	VMOVUPS         Z5, 192(SI)
+	MOVBQZX         1(CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            64(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z11
+	VMOVUPS         Z10, 256(SI)
+	VPSLLD          $0x0f, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z12
+	VMOVUPS         Z10, 320(SI)
+	VPSLLD          $0x07, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z13
+	VMOVUPS         Z10, 384(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z10
+	VMOVUPS         Z5, 448(SI)
+	MOVBQZX         (CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            104(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z15
+	VMOVUPS         Z14, 512(SI)
+	VPSLLD          $0x0f, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z16
+	VMOVUPS         Z14, 576(SI)
+	VPSLLD          $0x07, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z17
+	VMOVUPS         Z14, 640(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z14
+	VMOVUPS         Z5, 704(SI)
+	MOVBQZX         1(CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            104(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z19
+	VMOVUPS         Z18, 768(SI)
+	VPSLLD          $0x0f, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z20
+	VMOVUPS         Z18, 832(SI)
+	VPSLLD          $0x07, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z21
+	VMOVUPS         Z18, 896(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z18
+	VMOVUPS         Z5, 960(SI)
+	JMP             begun
 
 goesOn:
 	MOVBQZX       (CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          64(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       (CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          48(AX), R10
-	VMOVDQU32     dot13TwoConstants<>+28(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x17, Z5, Z6
 	VMOVUPS       (R10), Z8
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z8, Z7
-	VPMAXSD       Z7, Z6, Z6
+	VRANGEPS      $0x0b, Z8, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z8, K4
+	VPMOVD2M      Z8, K3
 	VADDPS.RD_SAE Z8, Z6, Z7
-	VADDPS.RU_SAE Z8, Z6, K4, Z7
+	VADDPS.RU_SAE Z8, Z6, K3, Z7
 	VMOVUPS       Z6, (SI)
-	VMOVDQU32     dot13TwoConstants<>+92(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x0f, Z5, Z6
 	VMOVUPS       64(R10), Z9
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z9, Z8
-	VPMAXSD       Z8, Z6, Z6
+	VRANGEPS      $0x0b, Z9, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z9, K4
+	VPMOVD2M      Z9, K3
 	VADDPS.RD_SAE Z9, Z6, Z8
-	VADDPS.RU_SAE Z9, Z6, K4, Z8
+	VADDPS.RU_SAE Z9, Z6, K3, Z8
 	VMOVUPS       Z6, 64(SI)
-	VMOVDQU32     dot13TwoConstants<>+156(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x07, Z5, Z6
 	VMOVUPS       128(R10), Z10
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z10, Z9
-	VPMAXSD       Z9, Z6, Z6
+	VRANGEPS      $0x0b, Z10, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z10, K4
+	VPMOVD2M      Z10, K3
 	VADDPS.RD_SAE Z10, Z6, Z9
-	VADDPS.RU_SAE Z10, Z6, K4, Z9
+	VADDPS.RU_SAE Z10, Z6, K3, Z9
 	VMOVUPS       Z6, 128(SI)
-	VMOVDQU32     dot13TwoConstants<>+220(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z10
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z10, Z6
-	VPMAXSD       Z6, Z5, Z5
+	VRANGEPS      $0x0b, Z10, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z10, K4
+	VPMOVD2M      Z10, K3
 	VADDPS.RD_SAE Z10, Z5, Z6
-	VADDPS.RU_SAE Z10, Z5, K4, Z6
+	VADDPS.RU_SAE Z10, Z5, K3, Z6
 	VMOVUPS       Z5, 192(SI)
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          64(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          48(AX), R10
-	VMOVDQU32     dot13TwoConstants<>+28(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x17, Z5, Z10
 	VMOVUPS       (R10), Z12
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z12, Z11
-	VPMAXSD       Z11, Z10, Z10
+	VRANGEPS      $0x0b, Z12, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z12, K4
+	VPMOVD2M      Z12, K3
 	VADDPS.RD_SAE Z12, Z10, Z11
-	VADDPS.RU_SAE Z12, Z10, K4, Z11
+	VADDPS.RU_SAE Z12, Z10, K3, Z11
 	VMOVUPS       Z10, 256(SI)
-	VMOVDQU32     dot13TwoConstants<>+92(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x0f, Z5, Z10
 	VMOVUPS       64(R10), Z13
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z13, Z12
-	VPMAXSD       Z12, Z10, Z10
+	VRANGEPS      $0x0b, Z13, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z13, K4
+	VPMOVD2M      Z13, K3
 	VADDPS.RD_SAE Z13, Z10, Z12
-	VADDPS.RU_SAE Z13, Z10, K4, Z12
+	VADDPS.RU_SAE Z13, Z10, K3, Z12
 	VMOVUPS       Z10, 320(SI)
-	VMOVDQU32     dot13TwoConstants<>+156(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x07, Z5, Z10
 	VMOVUPS       128(R10), Z14
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z14, Z13
-	VPMAXSD       Z13, Z10, Z10
+	VRANGEPS      $0x0b, Z14, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z14, K4
+	VPMOVD2M      Z14, K3
 	VADDPS.RD_SAE Z14, Z10, Z13
-	VADDPS.RU_SAE Z14, Z10, K4, Z13
+	VADDPS.RU_SAE Z14, Z10, K3, Z13
 	VMOVUPS       Z10, 384(SI)
-	VMOVDQU32     dot13TwoConstants<>+220(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z14
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z14, Z10
-	VPMAXSD       Z10, Z5, Z5
+	VRANGEPS      $0x0b, Z14, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z14, K4
+	VPMOVD2M      Z14, K3
 	VADDPS.RD_SAE Z14, Z5, Z10
-	VADDPS.RU_SAE Z14, Z5, K4, Z10
+	VADDPS.RU_SAE Z14, Z5, K3, Z10
 	VMOVUPS       Z5, 448(SI)
 	MOVBQZX       (CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          104(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       (CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          88(AX), R10
-	VMOVDQU32     dot13TwoConstants<>+28(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x17, Z5, Z14
 	VMOVUPS       (R10), Z16
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z16, Z15
-	VPMAXSD       Z15, Z14, Z14
+	VRANGEPS      $0x0b, Z16, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z16, K4
+	VPMOVD2M      Z16, K3
 	VADDPS.RD_SAE Z16, Z14, Z15
-	VADDPS.RU_SAE Z16, Z14, K4, Z15
+	VADDPS.RU_SAE Z16, Z14, K3, Z15
 	VMOVUPS       Z14, 512(SI)
-	VMOVDQU32     dot13TwoConstants<>+92(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x0f, Z5, Z14
 	VMOVUPS       64(R10), Z17
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z17, Z16
-	VPMAXSD       Z16, Z14, Z14
+	VRANGEPS      $0x0b, Z17, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z17, K4
+	VPMOVD2M      Z17, K3
 	VADDPS.RD_SAE Z17, Z14, Z16
-	VADDPS.RU_SAE Z17, Z14, K4, Z16
+	VADDPS.RU_SAE Z17, Z14, K3, Z16
 	VMOVUPS       Z14, 576(SI)
-	VMOVDQU32     dot13TwoConstants<>+156(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x07, Z5, Z14
 	VMOVUPS       128(R10), Z18
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z18, Z17
-	VPMAXSD       Z17, Z14, Z14
+	VRANGEPS      $0x0b, Z18, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z18, K4
+	VPMOVD2M      Z18, K3
 	VADDPS.RD_SAE Z18, Z14, Z17
-	VADDPS.RU_SAE Z18, Z14, K4, Z17
+	VADDPS.RU_SAE Z18, Z14, K3, Z17
 	VMOVUPS       Z14, 640(SI)
-	VMOVDQU32     dot13TwoConstants<>+220(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z18
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z18, Z14
-	VPMAXSD       Z14, Z5, Z5
+	VRANGEPS      $0x0b, Z18, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z18, K4
+	VPMOVD2M      Z18, K3
 	VADDPS.RD_SAE Z18, Z5, Z14
-	VADDPS.RU_SAE Z18, Z5, K4, Z14
+	VADDPS.RU_SAE Z18, Z5, K3, Z14
 	VMOVUPS       Z5, 704(SI)
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          104(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          88(AX), R10
-	VMOVDQU32     dot13TwoConstants<>+28(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x17, Z5, Z18
 	VMOVUPS       (R10), Z20
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z20, Z19
-	VPMAXSD       Z19, Z18, Z18
+	VRANGEPS      $0x0b, Z20, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z20, K4
+	VPMOVD2M      Z20, K3
 	VADDPS.RD_SAE Z20, Z18, Z19
-	VADDPS.RU_SAE Z20, Z18, K4, Z19
+	VADDPS.RU_SAE Z20, Z18, K3, Z19
 	VMOVUPS       Z18, 768(SI)
-	VMOVDQU32     dot13TwoConstants<>+92(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x0f, Z5, Z18
 	VMOVUPS       64(R10), Z21
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z21, Z20
-	VPMAXSD       Z20, Z18, Z18
+	VRANGEPS      $0x0b, Z21, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z21, K4
+	VPMOVD2M      Z21, K3
 	VADDPS.RD_SAE Z21, Z18, Z20
-	VADDPS.RU_SAE Z21, Z18, K4, Z20
+	VADDPS.RU_SAE Z21, Z18, K3, Z20
 	VMOVUPS       Z18, 832(SI)
-	VMOVDQU32     dot13TwoConstants<>+156(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x07, Z5, Z18
 	VMOVUPS       128(R10), Z22
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z22, Z21
-	VPMAXSD       Z21, Z18, Z18
+	VRANGEPS      $0x0b, Z22, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z22, K4
+	VPMOVD2M      Z22, K3
 	VADDPS.RD_SAE Z22, Z18, Z21
-	VADDPS.RU_SAE Z22, Z18, K4, Z21
+	VADDPS.RU_SAE Z22, Z18, K3, Z21
 	VMOVUPS       Z18, 896(SI)
-	VMOVDQU32     dot13TwoConstants<>+220(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z22
-	VPANDD.BCST   dot13TwoConstants<>+8(SB), Z22, Z18
-	VPMAXSD       Z18, Z5, Z5
+	VRANGEPS      $0x0b, Z22, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z22, K4
+	VPMOVD2M      Z22, K3
 	VADDPS.RD_SAE Z22, Z5, Z18
-	VADDPS.RU_SAE Z22, Z5, K4, Z18
+	VADDPS.RU_SAE Z22, Z5, K3, Z18
 	VMOVUPS       Z5, 960(SI)
 
 begun:
@@ -8815,40 +8699,73 @@ class3One:
 	ADDQ               $0x01, R10
 
 class3End:
-	VSUBPS      (SI), Z7, Z7
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z7, Z7
-	VSUBPS      64(SI), Z8, Z8
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z8, Z8
-	VSUBPS      128(SI), Z9, Z9
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z9, Z9
-	VSUBPS      192(SI), Z6, Z6
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z6, Z6
-	VSUBPS      256(SI), Z11, Z11
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z11, Z11
-	VSUBPS      320(SI), Z12, Z12
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z12, Z12
-	VSUBPS      384(SI), Z13, Z13
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z13, Z13
-	VSUBPS      448(SI), Z10, Z10
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z10, Z10
-	VSUBPS      512(SI), Z15, Z15
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z15, Z15
-	VSUBPS      576(SI), Z16, Z16
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z16, Z16
-	VSUBPS      640(SI), Z17, Z17
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z17, Z17
-	VSUBPS      704(SI), Z14, Z14
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z14, Z14
-	VSUBPS      768(SI), Z19, Z19
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z19, Z19
-	VSUBPS      832(SI), Z20, Z20
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z20, Z20
-	VSUBPS      896(SI), Z21, Z21
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z21, Z21
-	VSUBPS      960(SI), Z18, Z18
-	VPANDD.BCST dot13TwoConstants<>+4(SB), Z18, Z18
-	CMPB        42(AX), $0x00
-	JNE         last
+	VSUBPS  (SI), Z7, Z7
+	VSUBPS  64(SI), Z8, Z8
+	VSUBPS  128(SI), Z9, Z9
+	VSUBPS  192(SI), Z6, Z6
+	VSUBPS  256(SI), Z11, Z11
+	VSUBPS  320(SI), Z12, Z12
+	VSUBPS  384(SI), Z13, Z13
+	VSUBPS  448(SI), Z10, Z10
+	VSUBPS  512(SI), Z15, Z15
+	VSUBPS  576(SI), Z16, Z16
+	VSUBPS  640(SI), Z17, Z17
+	VSUBPS  704(SI), Z14, Z14
+	VSUBPS  768(SI), Z19, Z19
+	VSUBPS  832(SI), Z20, Z20
+	VSUBPS  896(SI), Z21, Z21
+	VSUBPS  960(SI), Z18, Z18
+	CMPB    42(AX), $0x00
+	JNE     last
+	MOVBQZX (CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    48(AX), R10
+	VMOVUPS Z7, (R10)
+	VMOVUPS Z8, 64(R10)
+	VMOVUPS Z9, 128(R10)
+	VMOVUPS Z6, 192(R10)
+	MOVBQZX 1(CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    48(AX), R10
+	VMOVUPS Z11, (R10)
+	VMOVUPS Z12, 64(R10)
+	VMOVUPS Z13, 128(R10)
+	VMOVUPS Z10, 192(R10)
+	MOVBQZX (CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    88(AX), R10
+	VMOVUPS Z15, (R10)
+	VMOVUPS Z16, 64(R10)
+	VMOVUPS Z17, 128(R10)
+	VMOVUPS Z14, 192(R10)
+	MOVBQZX 1(CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    88(AX), R10
+	VMOVUPS Z19, (R10)
+	VMOVUPS Z20, 64(R10)
+	VMOVUPS Z21, 128(R10)
+	VMOVUPS Z18, 192(R10)
+	JMP     ended
+
+last:
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z7, Z7
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z8, Z8
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z9, Z9
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z6, Z6
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z11, Z11
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z12, Z12
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z13, Z13
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z10, Z10
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z15, Z15
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z16, Z16
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z17, Z17
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z14, Z14
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z19, Z19
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z20, Z20
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z21, Z21
+	VPANDD.BCST dot13TwoConstants<>+8(SB), Z18, Z18
+	CMPB        43(AX), $0x00
+	JNE         adds
 	MOVBQZX     (CX), R10
 	SHLQ        $0x08, R10
 	ADDQ        48(AX), R10
@@ -8879,7 +8796,7 @@ class3End:
 	VMOVUPS     Z18, 192(R10)
 	JMP         ended
 
-last:
+adds:
 	MOVQ        80(AX), R10
 	MOVBQZX     (CX), R11
 	SHLQ        $0x08, R11
@@ -8887,26 +8804,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z7, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z8, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z9, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z6, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 192(R11)
 	MOVBQZX     1(CX), R11
 	SHLQ        $0x08, R11
@@ -8914,26 +8831,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z11, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z12, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z13, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z10, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 192(R11)
 	MOVQ        120(AX), R10
 	MOVBQZX     (CX), R11
@@ -8942,26 +8859,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z15, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z16, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z17, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z14, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 192(R11)
 	MOVBQZX     1(CX), R11
 	SHLQ        $0x08, R11
@@ -8969,26 +8886,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z19, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z20, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z21, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z18, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 192(R11)
 
 ended:
@@ -8997,91 +8914,27 @@ ended:
 	DECQ     DI
 	JNZ      pair
 	LDMXCSR  (SP)
+	VCMPPS   $0x00, Z0, Z0, K1, K1
+	KNOTW    K1, K1
 	VCMPPS   $0x00, Z1, Z1, K2, K2
 	KNOTW    K2, K2
-	VCMPPS   $0x00, Z2, Z2, K3, K3
-	KNOTW    K3, K3
-	KUNPCKWD K2, K3, K2
-	KMOVD    K2, AX
+	KUNPCKWD K1, K2, K1
+	KMOVD    K1, AX
 	MOVL     AX, ret+8(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13TwoConstants<>+0(SB)/4, $0x05400000
-DATA dot13TwoConstants<>+4(SB)/4, $0xfffffc00
-DATA dot13TwoConstants<>+8(SB)/4, $0x7f800000
-DATA dot13TwoConstants<>+12(SB)/4, $0x38800000
-DATA dot13TwoConstants<>+16(SB)/4, $0x01000000
-DATA dot13TwoConstants<>+20(SB)/4, $0x00009fc0
-DATA dot13TwoConstants<>+24(SB)/4, $0x1f1f1f1f
-DATA dot13TwoConstants<>+28(SB)/4, $0x00000000
-DATA dot13TwoConstants<>+32(SB)/4, $0x01000000
-DATA dot13TwoConstants<>+36(SB)/4, $0x02000000
-DATA dot13TwoConstants<>+40(SB)/4, $0x03000000
-DATA dot13TwoConstants<>+44(SB)/4, $0x04000000
-DATA dot13TwoConstants<>+48(SB)/4, $0x05000000
-DATA dot13TwoConstants<>+52(SB)/4, $0x06000000
-DATA dot13TwoConstants<>+56(SB)/4, $0x07000000
-DATA dot13TwoConstants<>+60(SB)/4, $0x08000000
-DATA dot13TwoConstants<>+64(SB)/4, $0x09000000
-DATA dot13TwoConstants<>+68(SB)/4, $0x0a000000
-DATA dot13TwoConstants<>+72(SB)/4, $0x0b000000
-DATA dot13TwoConstants<>+76(SB)/4, $0x0c000000
-DATA dot13TwoConstants<>+80(SB)/4, $0x0d000000
-DATA dot13TwoConstants<>+84(SB)/4, $0x0e000000
-DATA dot13TwoConstants<>+88(SB)/4, $0x0f000000
-DATA dot13TwoConstants<>+92(SB)/4, $0x10000000
-DATA dot13TwoConstants<>+96(SB)/4, $0x11000000
-DATA dot13TwoConstants<>+100(SB)/4, $0x12000000
-DATA dot13TwoConstants<>+104(SB)/4, $0x13000000
-DATA dot13TwoConstants<>+108(SB)/4, $0x14000000
-DATA dot13TwoConstants<>+112(SB)/4, $0x15000000
-DATA dot13TwoConstants<>+116(SB)/4, $0x16000000
-DATA dot13TwoConstants<>+120(SB)/4, $0x17000000
-DATA dot13TwoConstants<>+124(SB)/4, $0x18000000
-DATA dot13TwoConstants<>+128(SB)/4, $0x19000000
-DATA dot13TwoConstants<>+132(SB)/4, $0x1a000000
-DATA dot13TwoConstants<>+136(SB)/4, $0x1b000000
-DATA dot13TwoConstants<>+140(SB)/4, $0x1c000000
-DATA dot13TwoConstants<>+144(SB)/4, $0x1d000000
-DATA dot13TwoConstants<>+148(SB)/4, $0x1e000000
-DATA dot13TwoConstants<>+152(SB)/4, $0x1f000000
-DATA dot13TwoConstants<>+156(SB)/4, $0x20000000
-DATA dot13TwoConstants<>+160(SB)/4, $0x21000000
-DATA dot13TwoConstants<>+164(SB)/4, $0x22000000
-DATA dot13TwoConstants<>+168(SB)/4, $0x23000000
-DATA dot13TwoConstants<>+172(SB)/4, $0x24000000
-DATA dot13TwoConstants<>+176(SB)/4, $0x25000000
-DATA dot13TwoConstants<>+180(SB)/4, $0x26000000
-DATA dot13TwoConstants<>+184(SB)/4, $0x27000000
-DATA dot13TwoConstants<>+188(SB)/4, $0x28000000
-DATA dot13TwoConstants<>+192(SB)/4, $0x29000000
-DATA dot13TwoConstants<>+196(SB)/4, $0x2a000000
-DATA dot13TwoConstants<>+200(SB)/4, $0x2b000000
-DATA dot13TwoConstants<>+204(SB)/4, $0x2c000000
-DATA dot13TwoConstants<>+208(SB)/4, $0x2d000000
-DATA dot13TwoConstants<>+212(SB)/4, $0x2e000000
-DATA dot13TwoConstants<>+216(SB)/4, $0x2f000000
-DATA dot13TwoConstants<>+220(SB)/4, $0x30000000
-DATA dot13TwoConstants<>+224(SB)/4, $0x31000000
-DATA dot13TwoConstants<>+228(SB)/4, $0x32000000
-DATA dot13TwoConstants<>+232(SB)/4, $0x33000000
-DATA dot13TwoConstants<>+236(SB)/4, $0x34000000
-DATA dot13TwoConstants<>+240(SB)/4, $0x35000000
-DATA dot13TwoConstants<>+244(SB)/4, $0x36000000
-DATA dot13TwoConstants<>+248(SB)/4, $0x37000000
-DATA dot13TwoConstants<>+252(SB)/4, $0x38000000
-DATA dot13TwoConstants<>+256(SB)/4, $0x39000000
-DATA dot13TwoConstants<>+260(SB)/4, $0x3a000000
-DATA dot13TwoConstants<>+264(SB)/4, $0x3b000000
-DATA dot13TwoConstants<>+268(SB)/4, $0x3c000000
-DATA dot13TwoConstants<>+272(SB)/4, $0x3d000000
-DATA dot13TwoConstants<>+276(SB)/4, $0x3e000000
-DATA dot13TwoConstants<>+280(SB)/4, $0x3f000000
-GLOBL dot13TwoConstants<>(SB), RODATA|NOPTR, $284
+DATA dot13TwoConstants<>+4(SB)/4, $0x00400000
+DATA dot13TwoConstants<>+8(SB)/4, $0xfffffc00
+DATA dot13TwoConstants<>+12(SB)/4, $0x7f800000
+DATA dot13TwoConstants<>+16(SB)/4, $0x38800000
+DATA dot13TwoConstants<>+20(SB)/4, $0x01000000
+DATA dot13TwoConstants<>+24(SB)/4, $0x00009fc0
+GLOBL dot13TwoConstants<>(SB), RODATA|NOPTR, $28
 
 // func dot13TwoHalf(a *byte) uint32
-// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, AVX512VBMI, SSE
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F, SSE
 TEXT ·dot13TwoHalf(SB), NOSPLIT, $8-12
 	MOVQ         a+0(FP), AX
 	MOVQ         (AX), CX
@@ -9089,389 +8942,331 @@ TEXT ·dot13TwoHalf(SB), NOSPLIT, $8-12
 	MOVQ         32(AX), BX
 	MOVQ         16(AX), SI
 	MOVQ         24(AX), DI
-	MOVQ         $0x8888888888888888, R8
-	KMOVQ        R8, K1
-	VPBROADCASTD dot13TwoHalfConstants<>+24(SB), Z0
 	MOVQ         56(AX), R8
+	KXNORW       K1, K1, K1
+	VPXORD       Z0, Z0, Z0
+	MOVQ         96(AX), R9
 	KXNORW       K2, K2, K2
 	VPXORD       Z1, Z1, Z1
-	MOVQ         96(AX), R9
-	KXNORW       K3, K3, K3
 	VPXORD       Z2, Z2, Z2
-	VPXORD       Z3, Z3, Z3
-	VPBROADCASTB 40(AX), Z4
+	VPBROADCASTB 40(AX), Z3
+	VPBROADCASTD dot13TwoHalfConstants<>+12(SB), Z4
 	STMXCSR      (SP)
-	LDMXCSR      dot13TwoHalfConstants<>+20(SB)
+	LDMXCSR      dot13TwoHalfConstants<>+24(SB)
 
 pair:
-	CMPB        41(AX), $0x00
-	JEQ         goesOn
-	MOVBQZX     (CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        64(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoHalfConstants<>+28(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z7
-	VMOVUPS     Z6, (SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+92(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z8
-	VMOVUPS     Z6, 64(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+156(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z6
-	VPSRLD      $0x01, Z6, Z6
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VMOVDQA32   Z6, Z9
-	VMOVUPS     Z6, 128(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+220(SB), Z6
-	VPERMB.Z    Z5, Z6, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z6
-	VMOVUPS     Z5, 192(SI)
-	MOVBQZX     1(CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        64(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoHalfConstants<>+28(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z11
-	VMOVUPS     Z10, 256(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+92(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z12
-	VMOVUPS     Z10, 320(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+156(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z10
-	VPSRLD      $0x01, Z10, Z10
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VMOVDQA32   Z10, Z13
-	VMOVUPS     Z10, 384(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+220(SB), Z10
-	VPERMB.Z    Z5, Z10, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z10
-	VMOVUPS     Z5, 448(SI)
-	MOVBQZX     (CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        104(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoHalfConstants<>+28(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z15
-	VMOVUPS     Z14, 512(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+92(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z16
-	VMOVUPS     Z14, 576(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+156(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z14
-	VPSRLD      $0x01, Z14, Z14
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VMOVDQA32   Z14, Z17
-	VMOVUPS     Z14, 640(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+220(SB), Z14
-	VPERMB.Z    Z5, Z14, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z14
-	VMOVUPS     Z5, 704(SI)
-	MOVBQZX     1(CX), R10
-	SHLQ        $0x06, R10
-	ADDQ        104(AX), R10
-	VMOVDQU8    (R10), Z5
-	VPSUBUSB    Z4, Z5, Z5
-	VPMAXUB     Z0, Z5, Z5
-	VMOVDQU32   dot13TwoHalfConstants<>+28(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z19
-	VMOVUPS     Z18, 768(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+92(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z20
-	VMOVUPS     Z18, 832(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+156(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z18
-	VPSRLD      $0x01, Z18, Z18
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VMOVDQA32   Z18, Z21
-	VMOVUPS     Z18, 896(SI)
-	VMOVDQU32   dot13TwoHalfConstants<>+220(SB), Z18
-	VPERMB.Z    Z5, Z18, K1, Z5
-	VPSRLD      $0x01, Z5, Z5
-	VPADDD.BCST dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VMOVDQA32   Z5, Z18
-	VMOVUPS     Z5, 960(SI)
-	JMP         begun
+	CMPB            41(AX), $0x00
+	JEQ             goesOn
+	MOVBQZX         (CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            64(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z7
+	VMOVUPS         Z6, (SI)
+	VPSLLD          $0x0f, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z8
+	VMOVUPS         Z6, 64(SI)
+	VPSLLD          $0x07, Z5, Z6
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z6
+	VMOVDQA32       Z6, Z9
+	VMOVUPS         Z6, 128(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z6
+	VMOVUPS         Z5, 192(SI)
+	MOVBQZX         1(CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            64(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z11
+	VMOVUPS         Z10, 256(SI)
+	VPSLLD          $0x0f, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z12
+	VMOVUPS         Z10, 320(SI)
+	VPSLLD          $0x07, Z5, Z10
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z10
+	VMOVDQA32       Z10, Z13
+	VMOVUPS         Z10, 384(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z10
+	VMOVUPS         Z5, 448(SI)
+	MOVBQZX         (CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            104(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z15
+	VMOVUPS         Z14, 512(SI)
+	VPSLLD          $0x0f, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z16
+	VMOVUPS         Z14, 576(SI)
+	VPSLLD          $0x07, Z5, Z14
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z14
+	VMOVDQA32       Z14, Z17
+	VMOVUPS         Z14, 640(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z14
+	VMOVUPS         Z5, 704(SI)
+	MOVBQZX         1(CX), R10
+	SHLQ            $0x06, R10
+	ADDQ            104(AX), R10
+	VMOVDQU8        (R10), Z5
+	VPSUBB          Z3, Z5, Z5
+	VPSLLD          $0x17, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z19
+	VMOVUPS         Z18, 768(SI)
+	VPSLLD          $0x0f, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z20
+	VMOVUPS         Z18, 832(SI)
+	VPSLLD          $0x07, Z5, Z18
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z18
+	VMOVDQA32       Z18, Z21
+	VMOVUPS         Z18, 896(SI)
+	VPSRLD          $0x01, Z5, Z5
+	VPTERNLOGD.BCST $0xea, dot13TwoHalfConstants<>+4(SB), Z4, Z5
+	VMOVDQA32       Z5, Z18
+	VMOVUPS         Z5, 960(SI)
+	JMP             begun
 
 goesOn:
 	MOVBQZX       (CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          64(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       (CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          48(AX), R10
-	VMOVDQU32     dot13TwoHalfConstants<>+28(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x17, Z5, Z6
 	VMOVUPS       (R10), Z8
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z8, Z7
-	VPTESTMD      Z7, Z7, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z7, K4, Z7
-	VPMAXSD       Z7, Z6, Z6
+	VPANDD        Z4, Z8, Z7
+	VPTESTMD      Z7, Z7, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z7, K3, Z7
+	VRANGEPS      $0x0b, Z7, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z8, K4
+	VPMOVD2M      Z8, K3
 	VADDPS.RD_SAE Z8, Z6, Z7
-	VADDPS.RU_SAE Z8, Z6, K4, Z7
+	VADDPS.RU_SAE Z8, Z6, K3, Z7
 	VMOVUPS       Z6, (SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+92(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x0f, Z5, Z6
 	VMOVUPS       64(R10), Z9
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z9, Z8
-	VPTESTMD      Z8, Z8, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z8, K4, Z8
-	VPMAXSD       Z8, Z6, Z6
+	VPANDD        Z4, Z9, Z8
+	VPTESTMD      Z8, Z8, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z8, K3, Z8
+	VRANGEPS      $0x0b, Z8, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z9, K4
+	VPMOVD2M      Z9, K3
 	VADDPS.RD_SAE Z9, Z6, Z8
-	VADDPS.RU_SAE Z9, Z6, K4, Z8
+	VADDPS.RU_SAE Z9, Z6, K3, Z8
 	VMOVUPS       Z6, 64(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+156(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z6
-	VPSRLD        $0x01, Z6, Z6
+	VPSLLD        $0x07, Z5, Z6
 	VMOVUPS       128(R10), Z10
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z10, Z9
-	VPTESTMD      Z9, Z9, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z9, K4, Z9
-	VPMAXSD       Z9, Z6, Z6
+	VPANDD        Z4, Z10, Z9
+	VPTESTMD      Z9, Z9, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z9, K3, Z9
+	VRANGEPS      $0x0b, Z9, Z6, Z6
+	VPANDD        Z4, Z6, Z6
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z6, Z6
-	VPMOVD2M      Z10, K4
+	VPMOVD2M      Z10, K3
 	VADDPS.RD_SAE Z10, Z6, Z9
-	VADDPS.RU_SAE Z10, Z6, K4, Z9
+	VADDPS.RU_SAE Z10, Z6, K3, Z9
 	VMOVUPS       Z6, 128(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+220(SB), Z6
-	VPERMB.Z      Z5, Z6, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z10
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z10, Z6
-	VPTESTMD      Z6, Z6, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z6, K4, Z6
-	VPMAXSD       Z6, Z5, Z5
+	VPANDD        Z4, Z10, Z6
+	VPTESTMD      Z6, Z6, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z6, K3, Z6
+	VRANGEPS      $0x0b, Z6, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z10, K4
+	VPMOVD2M      Z10, K3
 	VADDPS.RD_SAE Z10, Z5, Z6
-	VADDPS.RU_SAE Z10, Z5, K4, Z6
+	VADDPS.RU_SAE Z10, Z5, K3, Z6
 	VMOVUPS       Z5, 192(SI)
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          64(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          48(AX), R10
-	VMOVDQU32     dot13TwoHalfConstants<>+28(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x17, Z5, Z10
 	VMOVUPS       (R10), Z12
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z12, Z11
-	VPTESTMD      Z11, Z11, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z11, K4, Z11
-	VPMAXSD       Z11, Z10, Z10
+	VPANDD        Z4, Z12, Z11
+	VPTESTMD      Z11, Z11, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z11, K3, Z11
+	VRANGEPS      $0x0b, Z11, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z12, K4
+	VPMOVD2M      Z12, K3
 	VADDPS.RD_SAE Z12, Z10, Z11
-	VADDPS.RU_SAE Z12, Z10, K4, Z11
+	VADDPS.RU_SAE Z12, Z10, K3, Z11
 	VMOVUPS       Z10, 256(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+92(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x0f, Z5, Z10
 	VMOVUPS       64(R10), Z13
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z13, Z12
-	VPTESTMD      Z12, Z12, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z12, K4, Z12
-	VPMAXSD       Z12, Z10, Z10
+	VPANDD        Z4, Z13, Z12
+	VPTESTMD      Z12, Z12, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z12, K3, Z12
+	VRANGEPS      $0x0b, Z12, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z13, K4
+	VPMOVD2M      Z13, K3
 	VADDPS.RD_SAE Z13, Z10, Z12
-	VADDPS.RU_SAE Z13, Z10, K4, Z12
+	VADDPS.RU_SAE Z13, Z10, K3, Z12
 	VMOVUPS       Z10, 320(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+156(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z10
-	VPSRLD        $0x01, Z10, Z10
+	VPSLLD        $0x07, Z5, Z10
 	VMOVUPS       128(R10), Z14
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z14, Z13
-	VPTESTMD      Z13, Z13, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z13, K4, Z13
-	VPMAXSD       Z13, Z10, Z10
+	VPANDD        Z4, Z14, Z13
+	VPTESTMD      Z13, Z13, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z13, K3, Z13
+	VRANGEPS      $0x0b, Z13, Z10, Z10
+	VPANDD        Z4, Z10, Z10
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z10, Z10
-	VPMOVD2M      Z14, K4
+	VPMOVD2M      Z14, K3
 	VADDPS.RD_SAE Z14, Z10, Z13
-	VADDPS.RU_SAE Z14, Z10, K4, Z13
+	VADDPS.RU_SAE Z14, Z10, K3, Z13
 	VMOVUPS       Z10, 384(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+220(SB), Z10
-	VPERMB.Z      Z5, Z10, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z14
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z14, Z10
-	VPTESTMD      Z10, Z10, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z10, K4, Z10
-	VPMAXSD       Z10, Z5, Z5
+	VPANDD        Z4, Z14, Z10
+	VPTESTMD      Z10, Z10, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z10, K3, Z10
+	VRANGEPS      $0x0b, Z10, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z14, K4
+	VPMOVD2M      Z14, K3
 	VADDPS.RD_SAE Z14, Z5, Z10
-	VADDPS.RU_SAE Z14, Z5, K4, Z10
+	VADDPS.RU_SAE Z14, Z5, K3, Z10
 	VMOVUPS       Z5, 448(SI)
 	MOVBQZX       (CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          104(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       (CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          88(AX), R10
-	VMOVDQU32     dot13TwoHalfConstants<>+28(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x17, Z5, Z14
 	VMOVUPS       (R10), Z16
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z16, Z15
-	VPTESTMD      Z15, Z15, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z15, K4, Z15
-	VPMAXSD       Z15, Z14, Z14
+	VPANDD        Z4, Z16, Z15
+	VPTESTMD      Z15, Z15, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z15, K3, Z15
+	VRANGEPS      $0x0b, Z15, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z16, K4
+	VPMOVD2M      Z16, K3
 	VADDPS.RD_SAE Z16, Z14, Z15
-	VADDPS.RU_SAE Z16, Z14, K4, Z15
+	VADDPS.RU_SAE Z16, Z14, K3, Z15
 	VMOVUPS       Z14, 512(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+92(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x0f, Z5, Z14
 	VMOVUPS       64(R10), Z17
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z17, Z16
-	VPTESTMD      Z16, Z16, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z16, K4, Z16
-	VPMAXSD       Z16, Z14, Z14
+	VPANDD        Z4, Z17, Z16
+	VPTESTMD      Z16, Z16, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z16, K3, Z16
+	VRANGEPS      $0x0b, Z16, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z17, K4
+	VPMOVD2M      Z17, K3
 	VADDPS.RD_SAE Z17, Z14, Z16
-	VADDPS.RU_SAE Z17, Z14, K4, Z16
+	VADDPS.RU_SAE Z17, Z14, K3, Z16
 	VMOVUPS       Z14, 576(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+156(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z14
-	VPSRLD        $0x01, Z14, Z14
+	VPSLLD        $0x07, Z5, Z14
 	VMOVUPS       128(R10), Z18
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z18, Z17
-	VPTESTMD      Z17, Z17, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z17, K4, Z17
-	VPMAXSD       Z17, Z14, Z14
+	VPANDD        Z4, Z18, Z17
+	VPTESTMD      Z17, Z17, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z17, K3, Z17
+	VRANGEPS      $0x0b, Z17, Z14, Z14
+	VPANDD        Z4, Z14, Z14
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z14, Z14
-	VPMOVD2M      Z18, K4
+	VPMOVD2M      Z18, K3
 	VADDPS.RD_SAE Z18, Z14, Z17
-	VADDPS.RU_SAE Z18, Z14, K4, Z17
+	VADDPS.RU_SAE Z18, Z14, K3, Z17
 	VMOVUPS       Z14, 640(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+220(SB), Z14
-	VPERMB.Z      Z5, Z14, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z18
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z18, Z14
-	VPTESTMD      Z14, Z14, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z14, K4, Z14
-	VPMAXSD       Z14, Z5, Z5
+	VPANDD        Z4, Z18, Z14
+	VPTESTMD      Z14, Z14, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z14, K3, Z14
+	VRANGEPS      $0x0b, Z14, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z18, K4
+	VPMOVD2M      Z18, K3
 	VADDPS.RD_SAE Z18, Z5, Z14
-	VADDPS.RU_SAE Z18, Z5, K4, Z14
+	VADDPS.RU_SAE Z18, Z5, K3, Z14
 	VMOVUPS       Z5, 704(SI)
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x06, R10
 	ADDQ          104(AX), R10
 	VMOVDQU8      (R10), Z5
-	VPSUBUSB      Z4, Z5, Z5
-	VPMAXUB       Z0, Z5, Z5
+	VPSUBB        Z3, Z5, Z5
 	MOVBQZX       1(CX), R10
 	SHLQ          $0x08, R10
 	ADDQ          88(AX), R10
-	VMOVDQU32     dot13TwoHalfConstants<>+28(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x17, Z5, Z18
 	VMOVUPS       (R10), Z20
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z20, Z19
-	VPTESTMD      Z19, Z19, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z19, K4, Z19
-	VPMAXSD       Z19, Z18, Z18
+	VPANDD        Z4, Z20, Z19
+	VPTESTMD      Z19, Z19, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z19, K3, Z19
+	VRANGEPS      $0x0b, Z19, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z20, K4
+	VPMOVD2M      Z20, K3
 	VADDPS.RD_SAE Z20, Z18, Z19
-	VADDPS.RU_SAE Z20, Z18, K4, Z19
+	VADDPS.RU_SAE Z20, Z18, K3, Z19
 	VMOVUPS       Z18, 768(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+92(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x0f, Z5, Z18
 	VMOVUPS       64(R10), Z21
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z21, Z20
-	VPTESTMD      Z20, Z20, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z20, K4, Z20
-	VPMAXSD       Z20, Z18, Z18
+	VPANDD        Z4, Z21, Z20
+	VPTESTMD      Z20, Z20, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z20, K3, Z20
+	VRANGEPS      $0x0b, Z20, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z21, K4
+	VPMOVD2M      Z21, K3
 	VADDPS.RD_SAE Z21, Z18, Z20
-	VADDPS.RU_SAE Z21, Z18, K4, Z20
+	VADDPS.RU_SAE Z21, Z18, K3, Z20
 	VMOVUPS       Z18, 832(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+156(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z18
-	VPSRLD        $0x01, Z18, Z18
+	VPSLLD        $0x07, Z5, Z18
 	VMOVUPS       128(R10), Z22
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z22, Z21
-	VPTESTMD      Z21, Z21, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z21, K4, Z21
-	VPMAXSD       Z21, Z18, Z18
+	VPANDD        Z4, Z22, Z21
+	VPTESTMD      Z21, Z21, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z21, K3, Z21
+	VRANGEPS      $0x0b, Z21, Z18, Z18
+	VPANDD        Z4, Z18, Z18
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z18, Z18
-	VPMOVD2M      Z22, K4
+	VPMOVD2M      Z22, K3
 	VADDPS.RD_SAE Z22, Z18, Z21
-	VADDPS.RU_SAE Z22, Z18, K4, Z21
+	VADDPS.RU_SAE Z22, Z18, K3, Z21
 	VMOVUPS       Z18, 896(SI)
-	VMOVDQU32     dot13TwoHalfConstants<>+220(SB), Z18
-	VPERMB.Z      Z5, Z18, K1, Z5
 	VPSRLD        $0x01, Z5, Z5
 	VMOVUPS       192(R10), Z22
-	VPANDD.BCST   dot13TwoHalfConstants<>+8(SB), Z22, Z18
-	VPTESTMD      Z18, Z18, K4
-	VPMAXSD.BCST  dot13TwoHalfConstants<>+12(SB), Z18, K4, Z18
-	VPMAXSD       Z18, Z5, Z5
+	VPANDD        Z4, Z22, Z18
+	VPTESTMD      Z18, Z18, K3
+	VMAXPS.BCST   dot13TwoHalfConstants<>+16(SB), Z18, K3, Z18
+	VRANGEPS      $0x0b, Z18, Z5, Z5
+	VPANDD        Z4, Z5, Z5
 	VPADDD.BCST   dot13TwoHalfConstants<>+0(SB), Z5, Z5
-	VPMOVD2M      Z22, K4
+	VPMOVD2M      Z22, K3
 	VADDPS.RD_SAE Z22, Z5, Z18
-	VADDPS.RU_SAE Z22, Z5, K4, Z18
+	VADDPS.RU_SAE Z22, Z5, K3, Z18
 	VMOVUPS       Z5, 960(SI)
 
 begun:
@@ -10399,83 +10194,83 @@ class3End:
 	VSUBPS      (SI), Z7, Z7
 	VCVTPS2PH   $0x00, Z7, Y5
 	VCVTPH2PS   Y5, Z7
-	VADDPS      Z3, Z7, Z7
-	VFMADD231PS Z3, Z7, Z1
+	VADDPS      Z2, Z7, Z7
+	VFMADD231PS Z2, Z7, Z0
 	VSUBPS      64(SI), Z8, Z8
 	VCVTPS2PH   $0x00, Z8, Y5
 	VCVTPH2PS   Y5, Z8
-	VADDPS      Z3, Z8, Z8
-	VFMADD231PS Z3, Z8, Z1
+	VADDPS      Z2, Z8, Z8
+	VFMADD231PS Z2, Z8, Z0
 	VSUBPS      128(SI), Z9, Z9
 	VCVTPS2PH   $0x00, Z9, Y5
 	VCVTPH2PS   Y5, Z9
-	VADDPS      Z3, Z9, Z9
-	VFMADD231PS Z3, Z9, Z1
+	VADDPS      Z2, Z9, Z9
+	VFMADD231PS Z2, Z9, Z0
 	VSUBPS      192(SI), Z6, Z6
 	VCVTPS2PH   $0x00, Z6, Y5
 	VCVTPH2PS   Y5, Z6
-	VADDPS      Z3, Z6, Z6
-	VFMADD231PS Z3, Z6, Z1
+	VADDPS      Z2, Z6, Z6
+	VFMADD231PS Z2, Z6, Z0
 	VSUBPS      256(SI), Z11, Z11
 	VCVTPS2PH   $0x00, Z11, Y5
 	VCVTPH2PS   Y5, Z11
-	VADDPS      Z3, Z11, Z11
-	VFMADD231PS Z3, Z11, Z1
+	VADDPS      Z2, Z11, Z11
+	VFMADD231PS Z2, Z11, Z0
 	VSUBPS      320(SI), Z12, Z12
 	VCVTPS2PH   $0x00, Z12, Y5
 	VCVTPH2PS   Y5, Z12
-	VADDPS      Z3, Z12, Z12
-	VFMADD231PS Z3, Z12, Z1
+	VADDPS      Z2, Z12, Z12
+	VFMADD231PS Z2, Z12, Z0
 	VSUBPS      384(SI), Z13, Z13
 	VCVTPS2PH   $0x00, Z13, Y5
 	VCVTPH2PS   Y5, Z13
-	VADDPS      Z3, Z13, Z13
-	VFMADD231PS Z3, Z13, Z1
+	VADDPS      Z2, Z13, Z13
+	VFMADD231PS Z2, Z13, Z0
 	VSUBPS      448(SI), Z10, Z10
 	VCVTPS2PH   $0x00, Z10, Y5
 	VCVTPH2PS   Y5, Z10
-	VADDPS      Z3, Z10, Z10
-	VFMADD231PS Z3, Z10, Z1
+	VADDPS      Z2, Z10, Z10
+	VFMADD231PS Z2, Z10, Z0
 	VSUBPS      512(SI), Z15, Z15
 	VCVTPS2PH   $0x00, Z15, Y5
 	VCVTPH2PS   Y5, Z15
-	VADDPS      Z3, Z15, Z15
-	VFMADD231PS Z3, Z15, Z2
+	VADDPS      Z2, Z15, Z15
+	VFMADD231PS Z2, Z15, Z1
 	VSUBPS      576(SI), Z16, Z16
 	VCVTPS2PH   $0x00, Z16, Y5
 	VCVTPH2PS   Y5, Z16
-	VADDPS      Z3, Z16, Z16
-	VFMADD231PS Z3, Z16, Z2
+	VADDPS      Z2, Z16, Z16
+	VFMADD231PS Z2, Z16, Z1
 	VSUBPS      640(SI), Z17, Z17
 	VCVTPS2PH   $0x00, Z17, Y5
 	VCVTPH2PS   Y5, Z17
-	VADDPS      Z3, Z17, Z17
-	VFMADD231PS Z3, Z17, Z2
+	VADDPS      Z2, Z17, Z17
+	VFMADD231PS Z2, Z17, Z1
 	VSUBPS      704(SI), Z14, Z14
 	VCVTPS2PH   $0x00, Z14, Y5
 	VCVTPH2PS   Y5, Z14
-	VADDPS      Z3, Z14, Z14
-	VFMADD231PS Z3, Z14, Z2
+	VADDPS      Z2, Z14, Z14
+	VFMADD231PS Z2, Z14, Z1
 	VSUBPS      768(SI), Z19, Z19
 	VCVTPS2PH   $0x00, Z19, Y5
 	VCVTPH2PS   Y5, Z19
-	VADDPS      Z3, Z19, Z19
-	VFMADD231PS Z3, Z19, Z2
+	VADDPS      Z2, Z19, Z19
+	VFMADD231PS Z2, Z19, Z1
 	VSUBPS      832(SI), Z20, Z20
 	VCVTPS2PH   $0x00, Z20, Y5
 	VCVTPH2PS   Y5, Z20
-	VADDPS      Z3, Z20, Z20
-	VFMADD231PS Z3, Z20, Z2
+	VADDPS      Z2, Z20, Z20
+	VFMADD231PS Z2, Z20, Z1
 	VSUBPS      896(SI), Z21, Z21
 	VCVTPS2PH   $0x00, Z21, Y5
 	VCVTPH2PS   Y5, Z21
-	VADDPS      Z3, Z21, Z21
-	VFMADD231PS Z3, Z21, Z2
+	VADDPS      Z2, Z21, Z21
+	VFMADD231PS Z2, Z21, Z1
 	VSUBPS      960(SI), Z18, Z18
 	VCVTPS2PH   $0x00, Z18, Y5
 	VCVTPH2PS   Y5, Z18
-	VADDPS      Z3, Z18, Z18
-	VFMADD231PS Z3, Z18, Z2
+	VADDPS      Z2, Z18, Z18
+	VFMADD231PS Z2, Z18, Z1
 	CMPB        42(AX), $0x00
 	JNE         last
 	MOVBQZX     (CX), R10
@@ -10509,6 +10304,39 @@ class3End:
 	JMP         ended
 
 last:
+	CMPB    43(AX), $0x00
+	JNE     adds
+	MOVBQZX (CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    48(AX), R10
+	VMOVUPS Z7, (R10)
+	VMOVUPS Z8, 64(R10)
+	VMOVUPS Z9, 128(R10)
+	VMOVUPS Z6, 192(R10)
+	MOVBQZX 1(CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    48(AX), R10
+	VMOVUPS Z11, (R10)
+	VMOVUPS Z12, 64(R10)
+	VMOVUPS Z13, 128(R10)
+	VMOVUPS Z10, 192(R10)
+	MOVBQZX (CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    88(AX), R10
+	VMOVUPS Z15, (R10)
+	VMOVUPS Z16, 64(R10)
+	VMOVUPS Z17, 128(R10)
+	VMOVUPS Z14, 192(R10)
+	MOVBQZX 1(CX), R10
+	SHLQ    $0x08, R10
+	ADDQ    88(AX), R10
+	VMOVUPS Z19, (R10)
+	VMOVUPS Z20, 64(R10)
+	VMOVUPS Z21, 128(R10)
+	VMOVUPS Z18, 192(R10)
+	JMP     ended
+
+adds:
 	MOVQ        80(AX), R10
 	MOVBQZX     (CX), R11
 	SHLQ        $0x08, R11
@@ -10516,26 +10344,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z7, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z8, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z9, Z5
 	VPADDD      Z5, Z5, Z7
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z7, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z7, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z6, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 192(R11)
 	MOVBQZX     1(CX), R11
 	SHLQ        $0x08, R11
@@ -10543,26 +10371,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z11, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z12, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z13, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z10, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K2, K2
-	VFMADD231PS Z3, Z5, Z1
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K1, K1
+	VFMADD231PS Z2, Z5, Z0
 	VMOVUPS     Z5, 192(R11)
 	MOVQ        120(AX), R10
 	MOVBQZX     (CX), R11
@@ -10571,26 +10399,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z15, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z16, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z17, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z14, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 192(R11)
 	MOVBQZX     1(CX), R11
 	SHLQ        $0x08, R11
@@ -10598,26 +10426,26 @@ last:
 	VMOVUPS     (R11), Z5
 	VFMADD132PS (R10), Z19, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, (R11)
 	VMOVUPS     64(R11), Z5
 	VFMADD132PS 64(R10), Z20, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 64(R11)
 	VMOVUPS     128(R11), Z5
 	VFMADD132PS 128(R10), Z21, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 128(R11)
 	VMOVUPS     192(R11), Z5
 	VFMADD132PS 192(R10), Z18, Z5
 	VPADDD      Z5, Z5, Z6
-	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+16(SB), Z6, K3, K3
-	VFMADD231PS Z3, Z5, Z2
+	VPCMPD.BCST $0x04, dot13TwoHalfConstants<>+20(SB), Z6, K2, K2
+	VFMADD231PS Z2, Z5, Z1
 	VMOVUPS     Z5, 192(R11)
 
 ended:
@@ -10626,88 +10454,24 @@ ended:
 	DECQ     DI
 	JNZ      pair
 	LDMXCSR  (SP)
+	VCMPPS   $0x00, Z0, Z0, K1, K1
+	KNOTW    K1, K1
 	VCMPPS   $0x00, Z1, Z1, K2, K2
 	KNOTW    K2, K2
-	VCMPPS   $0x00, Z2, Z2, K3, K3
-	KNOTW    K3, K3
-	KUNPCKWD K2, K3, K2
-	KMOVD    K2, AX
+	KUNPCKWD K1, K2, K1
+	KMOVD    K1, AX
 	MOVL     AX, ret+8(FP)
 	VZEROUPPER
 	RET
 
 DATA dot13TwoHalfConstants<>+0(SB)/4, $0x05400000
-DATA dot13TwoHalfConstants<>+4(SB)/4, $0xfffffc00
-DATA dot13TwoHalfConstants<>+8(SB)/4, $0x7f800000
-DATA dot13TwoHalfConstants<>+12(SB)/4, $0x38800000
-DATA dot13TwoHalfConstants<>+16(SB)/4, $0x01000000
-DATA dot13TwoHalfConstants<>+20(SB)/4, $0x00009fc0
-DATA dot13TwoHalfConstants<>+24(SB)/4, $0x1f1f1f1f
-DATA dot13TwoHalfConstants<>+28(SB)/4, $0x00000000
-DATA dot13TwoHalfConstants<>+32(SB)/4, $0x01000000
-DATA dot13TwoHalfConstants<>+36(SB)/4, $0x02000000
-DATA dot13TwoHalfConstants<>+40(SB)/4, $0x03000000
-DATA dot13TwoHalfConstants<>+44(SB)/4, $0x04000000
-DATA dot13TwoHalfConstants<>+48(SB)/4, $0x05000000
-DATA dot13TwoHalfConstants<>+52(SB)/4, $0x06000000
-DATA dot13TwoHalfConstants<>+56(SB)/4, $0x07000000
-DATA dot13TwoHalfConstants<>+60(SB)/4, $0x08000000
-DATA dot13TwoHalfConstants<>+64(SB)/4, $0x09000000
-DATA dot13TwoHalfConstants<>+68(SB)/4, $0x0a000000
-DATA dot13TwoHalfConstants<>+72(SB)/4, $0x0b000000
-DATA dot13TwoHalfConstants<>+76(SB)/4, $0x0c000000
-DATA dot13TwoHalfConstants<>+80(SB)/4, $0x0d000000
-DATA dot13TwoHalfConstants<>+84(SB)/4, $0x0e000000
-DATA dot13TwoHalfConstants<>+88(SB)/4, $0x0f000000
-DATA dot13TwoHalfConstants<>+92(SB)/4, $0x10000000
-DATA dot13TwoHalfConstants<>+96(SB)/4, $0x11000000
-DATA dot13TwoHalfConstants<>+100(SB)/4, $0x12000000
-DATA dot13TwoHalfConstants<>+104(SB)/4, $0x13000000
-DATA dot13TwoHalfConstants<>+108(SB)/4, $0x14000000
-DATA dot13TwoHalfConstants<>+112(SB)/4, $0x15000000
-DATA dot13TwoHalfConstants<>+116(SB)/4, $0x16000000
-DATA dot13TwoHalfConstants<>+120(SB)/4, $0x17000000
-DATA dot13TwoHalfConstants<>+124(SB)/4, $0x18000000
-DATA dot13TwoHalfConstants<>+128(SB)/4, $0x19000000
-DATA dot13TwoHalfConstants<>+132(SB)/4, $0x1a000000
-DATA dot13TwoHalfConstants<>+136(SB)/4, $0x1b000000
-DATA dot13TwoHalfConstants<>+140(SB)/4, $0x1c000000
-DATA dot13TwoHalfConstants<>+144(SB)/4, $0x1d000000
-DATA dot13TwoHalfConstants<>+148(SB)/4, $0x1e000000
-DATA dot13TwoHalfConstants<>+152(SB)/4, $0x1f000000
-DATA dot13TwoHalfConstants<>+156(SB)/4, $0x20000000
-DATA dot13TwoHalfConstants<>+160(SB)/4, $0x21000000
-DATA dot13TwoHalfConstants<>+164(SB)/4, $0x22000000
-DATA dot13TwoHalfConstants<>+168(SB)/4, $0x23000000
-DATA dot13TwoHalfConstants<>+172(SB)/4, $0x24000000
-DATA dot13TwoHalfConstants<>+176(SB)/4, $0x25000000
-DATA dot13TwoHalfConstants<>+180(SB)/4, $0x26000000
-DATA dot13TwoHalfConstants<>+184(SB)/4, $0x27000000
-DATA dot13TwoHalfConstants<>+188(SB)/4, $0x28000000
-DATA dot13TwoHalfConstants<>+192(SB)/4, $0x29000000
-DATA dot13TwoHalfConstants<>+196(SB)/4, $0x2a000000
-DATA dot13TwoHalfConstants<>+200(SB)/4, $0x2b000000
-DATA dot13TwoHalfConstants<>+204(SB)/4, $0x2c000000
-DATA dot13TwoHalfConstants<>+208(SB)/4, $0x2d000000
-DATA dot13TwoHalfConstants<>+212(SB)/4, $0x2e000000
-DATA dot13TwoHalfConstants<>+216(SB)/4, $0x2f000000
-DATA dot13TwoHalfConstants<>+220(SB)/4, $0x30000000
-DATA dot13TwoHalfConstants<>+224(SB)/4, $0x31000000
-DATA dot13TwoHalfConstants<>+228(SB)/4, $0x32000000
-DATA dot13TwoHalfConstants<>+232(SB)/4, $0x33000000
-DATA dot13TwoHalfConstants<>+236(SB)/4, $0x34000000
-DATA dot13TwoHalfConstants<>+240(SB)/4, $0x35000000
-DATA dot13TwoHalfConstants<>+244(SB)/4, $0x36000000
-DATA dot13TwoHalfConstants<>+248(SB)/4, $0x37000000
-DATA dot13TwoHalfConstants<>+252(SB)/4, $0x38000000
-DATA dot13TwoHalfConstants<>+256(SB)/4, $0x39000000
-DATA dot13TwoHalfConstants<>+260(SB)/4, $0x3a000000
-DATA dot13TwoHalfConstants<>+264(SB)/4, $0x3b000000
-DATA dot13TwoHalfConstants<>+268(SB)/4, $0x3c000000
-DATA dot13TwoHalfConstants<>+272(SB)/4, $0x3d000000
-DATA dot13TwoHalfConstants<>+276(SB)/4, $0x3e000000
-DATA dot13TwoHalfConstants<>+280(SB)/4, $0x3f000000
-GLOBL dot13TwoHalfConstants<>(SB), RODATA|NOPTR, $284
+DATA dot13TwoHalfConstants<>+4(SB)/4, $0x00400000
+DATA dot13TwoHalfConstants<>+8(SB)/4, $0xfffffc00
+DATA dot13TwoHalfConstants<>+12(SB)/4, $0x7f800000
+DATA dot13TwoHalfConstants<>+16(SB)/4, $0x38800000
+DATA dot13TwoHalfConstants<>+20(SB)/4, $0x01000000
+DATA dot13TwoHalfConstants<>+24(SB)/4, $0x00009fc0
+GLOBL dot13TwoHalfConstants<>(SB), RODATA|NOPTR, $28
 
 // func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
 // Requires: AVX, AVX512F

@@ -24,7 +24,7 @@ const (
 	pairMagic              // magic
 	pairCount              // pairs
 	pairStep               // step
-	pairFlags              // bias, first, last
+	pairFlags              // bias, first, last, adds
 	pairStrips             // of each strip, of size pairStrip
 	pairStrip   = 40
 	stripAcc    = 0
@@ -72,6 +72,8 @@ func dot13(name string, half bool, strips int) {
 	zero, bias := ZMM(), ZMM()
 	VPXORD(zero, zero, zero)
 	VPBROADCASTB(field(pairFlags), bias)
+	mask := ZMM()
+	VPBROADCASTD(d.exponent, mask)
 	restore := d.flushSubnormals()
 	// of returns where channel c of the pair is in a matrix of strip s.
 	of := func(s, c, matrix int, size uint64) Register {
@@ -90,20 +92,19 @@ func dot13(name string, half bool, strips int) {
 			for c := range 2 {
 				e := ZMM()
 				VMOVDQU8(Mem{Base: of(s, c, stripE, 6)}, e)
-				VPSUBUSB(bias, e, e)
-				VPMAXUB(d.least, e, e)
+				VPSUBB(bias, e, e)
 				from := Register(nil)
 				if !first {
 					from = of(s, c, stripAcc, 8)
 				}
 				for i := range vecs {
-					m := d.expand(i, e)
+					m := expand(i, e)
 					if first {
 						sums[s][c][i] = ZMM()
-						VPADDD_BCST(d.toMagic, m, m)
+						VPTERNLOGD_BCST(Imm(andOr), d.half22, mask, m)
 						VMOVDQA32(m, sums[s][c][i])
 					} else {
-						d.begin(sums[s][c][i], m, at(from, 0, i))
+						d.begin(sums[s][c][i], m, mask, at(from, 0, i))
 					}
 					VMOVUPS(m, waits(s, c, i))
 				}
@@ -150,22 +151,42 @@ func dot13(name string, half bool, strips int) {
 			for i := range vecs {
 				a := sums[s][c][i]
 				VSUBPS(waits(s, c, i), a, a)
-				d.end(a, zero, nan[s])
+				if half {
+					d.endHalf(a, zero, nan[s])
+				}
+			}
+		}
+	}
+	store := func() {
+		for s := range strips {
+			for c := range 2 {
+				to := of(s, c, stripAcc, 8)
+				for i := range vecs {
+					VMOVUPS(sums[s][c][i], at(to, 0, i))
+				}
 			}
 		}
 	}
 	CMPB(field(pairFlags+2), Imm(0))
 	JNE(LabelRef("last"))
-	for s := range strips {
-		for c := range 2 {
-			to := of(s, c, stripAcc, 8)
-			for i := range vecs {
-				VMOVUPS(sums[s][c][i], at(to, 0, i))
+	store()
+	JMP(LabelRef("ended"))
+	Label("last")
+	if !half {
+		// What another step begins with it truncates, at least as much.
+		for s := range strips {
+			for c := range 2 {
+				for _, a := range sums[s][c] {
+					VPANDD_BCST(d.fp22, a, a)
+				}
 			}
 		}
 	}
+	CMPB(field(pairFlags+3), Imm(0))
+	JNE(LabelRef("adds"))
+	store()
 	JMP(LabelRef("ended"))
-	Label("last")
+	Label("adds")
 	for s := range strips {
 		factor := loaded(pairStrips + pairStrip*s + stripFactor)
 		for c := range 2 {
@@ -332,40 +353,23 @@ func pairRecords() {
 
 // dot13Unit is what dot13 does with an output before and after a step.
 type dot13Unit struct {
-	half                                     bool
-	toMagic, fp22, exponent, lowest, control Mem
-	smallest                                 Mem
-	least                                    VecVirtual
-	high                                     Register // the highest byte of each 32-bit lane
-	spread                                   [vecs]Mem
+	half                                    bool
+	toMagic, half22, fp22, exponent, lowest Mem
+	control, smallest                       Mem
 }
 
 func newDot13(name string, half bool) *dot13Unit {
 	c := newConstants(name + "Constants")
-	d := &dot13Unit{
+	return &dot13Unit{
 		half:     half,
 		toMagic:  c.u32(10<<23 | 1<<22),
+		half22:   c.u32(1 << 22),
 		fp22:     c.u32(truncateFP22),
 		exponent: c.u32(0xff << 23),
 		lowest:   c.u32((127 - 14) << 23),
 		smallest: c.u32(smallest),
 		control:  c.u32(flushControl),
-		least:    ZMM(),
-		high:     K(),
 	}
-	least := c.u32(31 * 0x01010101) // where all terms are zero
-	r := GP64()
-	MOVQ(U64(0x8888888888888888), r)
-	KMOVQ(r, d.high)
-	for i := range d.spread {
-		d.spread[i] = c.mem.Offset(c.n)
-		for j := range 16 {
-			DATA(c.n, U32(uint32(16*i+j)<<24))
-			c.n += 4
-		}
-	}
-	VPBROADCASTD(least, d.least)
-	return d
 }
 
 // flushControl is MXCSR with all exceptions masked, flush to zero and denormals are zeros.
@@ -379,41 +383,48 @@ func (d *dot13Unit) flushSubnormals() (restore func()) {
 	return func() { LDMXCSR(before) }
 }
 
-// expand returns the i-th sixteen bytes of e as exponents of FP32.
-func (d *dot13Unit) expand(i int, e VecVirtual) VecVirtual {
-	spread, x := ZMM(), ZMM()
-	VMOVDQU32(d.spread[i], spread)
-	VPERMB_Z(e, spread, d.high, x)
-	VPSRLD(Imm(1), x, x)
+// expand returns the bytes of 16 rows, which are every fourth from the i-th on, as exponents of
+// FP32, in numbers of any sign and fraction.
+func expand(i int, e VecVirtual) VecVirtual {
+	x := ZMM()
+	if i == 3 {
+		VPSRLD(Imm(1), e, x)
+	} else {
+		VPSLLD(Imm(uint64(23-8*i)), e, x)
+	}
 	return x
 }
 
+const (
+	andOr  = 0xea // of VPTERNLOGD: the last and the second to last operand, or the third to last
+	maxAbs = 0x0b // of VRANGEPS: the larger magnitude, positive
+)
+
 // begin makes M of the largest sum of exponents of products, and sets a to M plus what has been
 // added up, truncated like a product.
-func (d *dot13Unit) begin(a, magic VecVirtual, from Mem) {
-	x, exponent := ZMM(), ZMM()
+func (d *dot13Unit) begin(a, magic, mask VecVirtual, from Mem) {
+	x, size := ZMM(), ZMM()
 	negative := K()
 	VMOVUPS(from, x)
-	VPANDD_BCST(d.exponent, x, exponent)
 	if d.half {
 		// An FP16 subnormal has the smallest exponent; zero has none.
 		k := K()
-		VPTESTMD(exponent, exponent, k)
-		VPMAXSD_BCST(d.lowest, exponent, k, exponent)
+		VPANDD(mask, x, size)
+		VPTESTMD(size, size, k)
+		VMAXPS_BCST(d.lowest, size, k, size)
+	} else {
+		size = x
 	}
-	VPMAXSD(exponent, magic, magic)
+	VRANGEPS(Imm(maxAbs), size, magic, magic)
+	VPANDD(mask, magic, magic)
 	VPADDD_BCST(d.toMagic, magic, magic)
 	VPMOVD2M(x, negative)
 	VADDPS_RD_SAE(x, magic, a)
 	VADDPS_RU_SAE(x, magic, negative, a)
 }
 
-// end rounds a sum to what the unit keeps. One that is infinite makes nan NaN.
-func (d *dot13Unit) end(a, zero, nan VecVirtual) {
-	if !d.half {
-		VPANDD_BCST(d.fp22, a, a)
-		return
-	}
+// endHalf rounds a sum to FP16. One that is infinite makes nan NaN.
+func (d *dot13Unit) endHalf(a, zero, nan VecVirtual) {
 	h := YMM()
 	VCVTPS2PH(Imm(0), a, h)
 	VCVTPH2PS(h, a)

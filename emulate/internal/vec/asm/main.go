@@ -32,9 +32,10 @@ func main() {
 	toFloat()
 	dequantize()
 	softmax()
-	exponents("exponents", 16, 8, 8)
-	exponents("exponentsSplit", 16, 8, 16)
-	exponents("exponentsOctet", 8, 4, 8)
+	exponents("exponents", 16, 8, 8, false)
+	exponents("exponentsByWords", 16, 8, 8, true)
+	exponents("exponentsSplit", 16, 8, 16, false)
+	exponents("exponentsOctet", 8, 4, 8, false)
 	dotWide("dot25", 25, false, false)
 	dotWide("dot25Half", 25, true, false)
 	dotWide("dot25FP16", 25, false, true)
@@ -633,24 +634,47 @@ const threads = 4
 
 // exponents is the first pass of the dot-add: the largest sum of exponents over
 // n keys, for 64 rows at a time in the bytes of a register. The keys come in runs,
-// each of which begins stride keys after the one before.
-func exponents(name string, n, run, stride int) {
-	TEXT(name, NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
+// each of which begins stride keys after the one before. With words, four rows 16 apart share a
+// 32-bit lane, from which a shift makes each the exponent of an FP32 number.
+func exponents(name string, n, run, stride int, words bool) {
+	if words {
+		TEXT(name, NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep, least uint32)")
+	} else {
+		TEXT(name, NOSPLIT, "func(e, pe, codes *uint8, table *uint32, channels int, keep uint32)")
+	}
 	Doc(name+fmt.Sprintf(" writes e[channel][row] = max over %d keys, runs of %d from 0 and %d on, of pe[key][row] + table[codes[channel][key]];", n, run, stride),
-		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones.")
+		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones."+
+			map[bool]string{true: " It is least in each byte at least; byte 4*i+j of e is of row 16*j+i."}[words])
 	key := func(i int) int { return i%run + i/run*stride }
 	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
 	keep := ZMM()
 	VPBROADCASTD(Load(Param("keep"), GP32()), keep)
+	order, least := ZMM(), ZMM()
+	if words {
+		c := newConstants(name + "Constants")
+		mem := c.mem
+		for i := range uint64(8) {
+			// Two words, of rows 16*j+2*i and 16*j+2*i+1.
+			c.u64(0x3020100030201000 + 2*i*0x0101010101010101 + 0x0101010100000000)
+		}
+		VMOVDQU64(mem, order)
+		VPBROADCASTD(Load(Param("least"), GP32()), least)
+	}
 	p := make([]VecVirtual, n)
 	for i := range p {
 		p[i] = ZMM()
 		VMOVDQU32(Mem{Base: pe, Disp: key(i) * row8}, p[i])
+		if words {
+			VPERMB(p[i], order, p[i])
+		}
 	}
 	Label("channel")
 	var max [2]VecVirtual
 	max[0], max[1] = ZMM(), ZMM()
 	VPANDD(Mem{Base: e}, keep, max[0])
+	if words {
+		VPMAXUB(least, max[0], max[0])
+	}
 	for i := range p {
 		code, x := GP64(), ZMM()
 		MOVBQZX(Mem{Base: codes, Disp: key(i)}, code)
