@@ -19,6 +19,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
+	"github.com/sageacc/sageacc/internal/parallel"
 	"github.com/sageacc/sageacc/internal/ranges"
 	"github.com/sageacc/sageacc/internal/version"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -727,11 +728,18 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 				if i >= len(g.tasks) {
 					return
 				}
-				cs := g.start(g.tasks[i])
+				t := g.tasks[i]
+				if t.prepares() {
+					if kv := g.ahead(t.kv); kv != nil {
+						kv.once.Do(func() { kv.err = kv.prepare(bound, opt, 1) })
+					}
+					continue
+				}
+				cs := g.start(t)
 				err := w.run(inner, cs)
 				if err == nil {
-					prog.computed(o, index, ranges.Set{g.tasks[i]})
-					err = g.finish(g.tasks[i], cs)
+					prog.computed(o, index, ranges.Set{t.chunks})
+					err = g.finish(t.chunks, cs)
 				}
 				if err != nil {
 					cancel(err)
@@ -752,19 +760,43 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 	return g.total, g.total.Merge(o, g.fresh)
 }
 
-// tasksOf cuts chunks of a layer into the tasks of goroutines: one chunk, or a few
-// consecutive ones of a head if codes are streamed.
-func tasksOf(o *Outline, chunks ranges.Set) [][2]int {
+// task is what a goroutine does at a time.
+type task struct {
+	kv     int    // number of the kv head in the layer
+	chunks [2]int // of the layer; none where the kv head is but prepared
+}
+
+func (t task) prepares() bool { return t.chunks[0] == t.chunks[1] }
+
+// tasksOf cuts chunks of a layer into tasks for so many goroutines: one chunk, or a few
+// consecutive ones of a head if codes are streamed, and heads of K and V ahead of them.
+func tasksOf(o *Outline, chunks ranges.Set, jobs int) []task {
 	most := 1
 	if o.Shape.Keys*o.Shape.HeadDim > streamed {
 		most = streamedChunks
 	}
-	var out [][2]int
+	var groups [][]task // by kv head
 	for _, r := range chunks {
 		for lo := r[0]; lo < r[1]; {
 			hi := min(r[1], lo+most, (lo/o.perHead()+1)*o.perHead())
-			out = append(out, [2]int{lo, hi})
+			t := task{lo / o.PerKV(), [2]int{lo, hi}}
+			if last := len(groups) - 1; last < 0 || groups[last][0].kv != t.kv {
+				groups = append(groups, nil)
+			}
+			groups[len(groups)-1] = append(groups[len(groups)-1], t)
 			lo = hi
+		}
+	}
+	pieces := make([]int, len(groups))
+	for i, g := range groups {
+		pieces[i] = len(g)
+	}
+	var out []task
+	for i, piece := range parallel.Ahead(pieces, jobs) {
+		if piece == parallel.Prepare {
+			out = append(out, task{kv: groups[i][0].kv})
+		} else {
+			out = append(out, groups[i][piece])
 		}
 	}
 	return out
@@ -776,7 +808,7 @@ type gatherer struct {
 	index int // of the layer
 	o     *Outline
 	opt   Options
-	tasks [][2]int
+	tasks []task
 
 	mu    sync.Mutex
 	kvs   map[int]*kvHead // those in use, by their number in the layer
@@ -787,32 +819,47 @@ type gatherer struct {
 
 func newGatherer(l *heads.Layer, index int, o *Outline, opt Options, total *Partial, todo ranges.Set) *gatherer {
 	g := &gatherer{
-		l: l, index: index, o: o, opt: opt, tasks: tasksOf(o, todo), kvs: make(map[int]*kvHead), left: make(map[int]int), total: total, fresh: new(Partial),
+		l: l, index: index, o: o, opt: opt, tasks: tasksOf(o, todo, opt.Jobs), kvs: make(map[int]*kvHead), left: make(map[int]int), total: total, fresh: new(Partial),
 	}
 	for _, t := range g.tasks {
-		g.left[t[0]/o.PerKV()] += t[1] - t[0]
+		g.left[t.kv] += t.chunks[1] - t.chunks[0]
 	}
 	return g
 }
 
-// start returns the chunks of a task.
-func (g *gatherer) start(task [2]int) []chunk {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	n := task[0] / g.o.PerKV()
+// kvHead returns kv head n, of which chunks are to be started.
+func (g *gatherer) kvHead(n int) *kvHead {
 	kv := g.kvs[n]
 	if kv == nil {
 		kv = &kvHead{batch: n / g.l.K.Heads, head: n % g.l.K.Heads}
 		kv.left.Store(int64(g.left[n]))
 		g.kvs[n] = kv
 	}
-	if g.left[n] -= task[1] - task[0]; g.left[n] == 0 {
-		delete(g.kvs, n)
-		delete(g.left, n)
+	return kv
+}
+
+// ahead returns kv head n to be prepared, nil if all of its chunks have been started.
+func (g *gatherer) ahead(n int) *kvHead {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.left[n] == 0 {
+		return nil
 	}
-	head := task[0] / g.o.perHead()
+	return g.kvHead(n)
+}
+
+// start returns the chunks of a task.
+func (g *gatherer) start(t task) []chunk {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	kv := g.kvHead(t.kv)
+	if g.left[t.kv] -= t.chunks[1] - t.chunks[0]; g.left[t.kv] == 0 {
+		delete(g.kvs, t.kv)
+		delete(g.left, t.kv)
+	}
+	head := t.chunks[0] / g.o.perHead()
 	var cs []chunk
-	for c := task[0]; c < task[1]; c++ {
+	for c := t.chunks[0]; c < t.chunks[1]; c++ {
 		lo, hi := g.o.rows(c)
 		cs = append(cs, chunk{batch: head / g.l.Q.Heads, head: head % g.l.Q.Heads, kv: kv, lo: lo, hi: hi})
 	}
@@ -821,9 +868,9 @@ func (g *gatherer) start(task [2]int) []chunk {
 
 // finish merges the chunks of a task, which have run, and keeps what there is if it is
 // time to.
-func (g *gatherer) finish(task [2]int, cs []chunk) error {
+func (g *gatherer) finish(done [2]int, cs []chunk) error {
 	g.mu.Lock()
-	g.fresh.add(g.o, task[0], cs)
+	g.fresh.add(g.o, done[0], cs)
 	if g.opt.Keep == nil || !g.opt.Keep.Due() {
 		g.mu.Unlock()
 		return nil
@@ -904,7 +951,7 @@ func (w *worker) run(ctx context.Context, cs []chunk) error {
 		return err // what is read is zero now
 	}
 	kv := cs[0].kv
-	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt) })
+	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt, w.opt.Jobs) })
 	defer func() {
 		if kv.left.Add(-int64(len(cs))) == 0 {
 			kv.drop()
@@ -1079,7 +1126,8 @@ func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error
 	return q, err
 }
 
-func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
+// prepare quantises the head's K and V on up to jobs goroutines.
+func (kv *kvHead) prepare(l *heads.Layer, opt Options, jobs int) error {
 	nk, d := l.K.Tokens, l.K.Dim
 	read := func(t *layerdumps.Tensor) emulate.Rows {
 		rows := l.Read(t, kv.batch, kv.head)
@@ -1101,7 +1149,7 @@ func (kv *kvHead) prepare(l *heads.Layer, opt Options) error {
 			kv.transform(dst[:(hi-lo)*d], false)
 		}
 	}
-	in.Jobs, in.Stream = opt.Jobs, nk*d > streamed
+	in.Jobs, in.Stream = jobs, nk*d > streamed
 	var err error
 	if kv.kv, err = opt.Kernel.Prepare(in); err == nil {
 		kv.counts = kv.kv.Counts

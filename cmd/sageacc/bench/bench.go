@@ -14,6 +14,7 @@ import (
 	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/parallel"
 	"github.com/sageacc/sageacc/reference"
 )
 
@@ -22,7 +23,7 @@ type Options struct {
 	// Tokens and HeadDim are the shape of the head, queries and keys alike.
 	Tokens, HeadDim int
 	Causal          bool
-	// Jobs is the number of goroutines.
+	// Jobs is the number of goroutines; as many heads, up to 16, are measured together.
 	Jobs int
 	// Level is the set of vector instructions for the emulator; nil stands for
 	// the fastest.
@@ -42,7 +43,7 @@ type Row struct {
 	HeadDim int    `json:"head_dim"`
 	Causal  bool   `json:"causal"`
 	Jobs    int    `json:"jobs"`
-	// Seconds is the time of one head, the shortest of Runs.
+	// Seconds is the time of one head of those that run together, the shortest of Runs.
 	Seconds float64 `json:"seconds"`
 	Runs    int     `json:"runs"`
 	// GMACs is 10^9 multiply-adds a second: both products, half of them where
@@ -54,9 +55,10 @@ type Row struct {
 // with each row as it is done.
 func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 	var rows []Row
+	heads := min(max(1, o.Jobs), mostHeads)
 	add := func(name, level string, run func() error) error {
 		r := Row{Name: name, Level: level, Tokens: o.Tokens, HeadDim: o.HeadDim, Causal: o.Causal, Jobs: o.Jobs}
-		if err := measure(ctx, &r, o.MinTime, run); err != nil {
+		if err := measure(ctx, &r, heads, o.MinTime, run); err != nil {
 			return err
 		}
 		rows = append(rows, r)
@@ -92,20 +94,23 @@ func Run(ctx context.Context, o Options, report func(Row)) ([]Row, error) {
 		default:
 			runs = emulate.Levels()[0].String()
 		}
-		if err := add(p.Name, runs, func() error { return h.Emulate(ctx, k, o.Jobs) }); err != nil {
+		if err := add(p.Name, runs, func() error { return h.Emulate(ctx, k, heads, o.Jobs) }); err != nil {
 			return nil, err
 		}
 	}
 	for _, p := range []reference.Precision{reference.FP32, reference.FP64} {
-		if err := add("reference "+p.String(), "", func() error { return h.Reference(ctx, p, o.Jobs) }); err != nil {
+		if err := add("reference "+p.String(), "", func() error { return h.Reference(ctx, p, heads, o.Jobs) }); err != nil {
 			return nil, err
 		}
 	}
 	return rows, nil
 }
 
-// measure runs once to warm up, then for at least d.
-func measure(ctx context.Context, r *Row, d time.Duration, run func() error) error {
+// mostHeads is how many heads are measured together at most.
+const mostHeads = 16
+
+// measure runs heads once to warm up, then for at least d.
+func measure(ctx context.Context, r *Row, heads int, d time.Duration, run func() error) error {
 	if err := run(); err != nil {
 		return err
 	}
@@ -124,7 +129,7 @@ func measure(ctx context.Context, r *Row, d time.Duration, run func() error) err
 	if r.Causal {
 		macs /= 2
 	}
-	r.Seconds = best.Seconds()
+	r.Seconds = best.Seconds() / float64(heads)
 	r.GMACs = macs / r.Seconds / 1e9
 	return nil
 }
@@ -135,8 +140,8 @@ type Head struct {
 	Q, K, V     []float32 // [Tokens][Dim]
 	Tokens, Dim int
 	Causal      bool
-	out         []float32
-	ref         []float64
+	out         [][]float32 // by head
+	ref         [][]float64
 }
 
 // NewHead returns a head, always the same for a shape.
@@ -160,69 +165,100 @@ func rows(x []float32, dim int) emulate.Rows {
 	return func(lo, hi int, dst []float32) { copy(dst, x[lo*dim:hi*dim]) }
 }
 
-// Emulate runs the head once: quantisers, all blocks, output.
-func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, jobs int) error {
-	if h.out == nil {
-		h.out = make([]float32, len(h.Q))
+// chunkRows is how many rows of queries of a head are taken at a time, as compare takes them.
+const chunkRows = 256
+
+// Emulate runs so many heads, all alike, as compare runs a layer: quantisers, all blocks, output.
+func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, heads, jobs int) error {
+	if len(h.out) < heads {
+		h.out = make([][]float32, heads)
+		for i := range h.out {
+			h.out[i] = make([]float32, len(h.Q))
+		}
 	}
-	kv, err := k.Prepare(emulate.KVInput{K: rows(h.K, h.Dim), V: rows(h.V, h.Dim), Len: h.Tokens, Dim: h.Dim, DType: format.FP16, Jobs: jobs})
-	if err != nil {
-		return err
+	type prepared struct {
+		once sync.Once
+		kv   *emulate.KV
+		err  error
+		left atomic.Int64 // chunks to come
+	}
+	bq := k.Tiling().BlockQ
+	blocks, chunk := k.Blocks(h.Tokens), (chunkRows+bq-1)/bq
+	chunks := (blocks + chunk - 1) / chunk
+	kvs := make([]prepared, heads)
+	for i := range kvs {
+		kvs[i].left.Store(int64(chunks))
+	}
+	prepare := func(head, jobs int) error {
+		p := &kvs[head]
+		p.once.Do(func() {
+			in := emulate.KVInput{K: rows(h.K, h.Dim), V: rows(h.V, h.Dim), Len: h.Tokens, Dim: h.Dim, DType: format.FP16, Jobs: jobs}
+			p.kv, p.err = k.Prepare(in)
+		})
+		return p.err
 	}
 	in := emulate.QInput{Q: rows(h.Q, h.Dim), Len: h.Tokens, Causal: h.Causal, Scale: 1 / math.Sqrt(float64(h.Dim))}
-	block := k.Tiling().BlockQ * h.Dim
-	return spread(ctx, k.Blocks(h.Tokens), jobs, func() func(int) error {
+	return spread(ctx, heads, chunks, jobs, func() func(int, int) error {
 		var ws emulate.Workspace
-		q := k.Query(in, kv, &ws)
-		return func(b int) error {
-			_, err := k.Run(q, &ws, b, h.out[b*block:], nil)
-			return err
-		}
-	})
-}
-
-// Reference computes the head once in full precision.
-func (h *Head) Reference(ctx context.Context, p reference.Precision, jobs int) error {
-	if h.ref == nil {
-		h.ref = make([]float64, len(h.Q))
-	}
-	const chunk = 256
-	return spread(ctx, (h.Tokens+chunk-1)/chunk, jobs, func() func(int) error {
-		var ws reference.Workspace
-		return func(i int) error {
-			lo, hi := i*chunk, min((i+1)*chunk, h.Tokens)
-			return reference.Attention(ctx, reference.Params{Precision: p, Causal: h.Causal}, h.Q[lo*h.Dim:hi*h.Dim], h.K, h.V,
-				lo, hi, h.Tokens, h.Dim, &ws, h.ref[lo*h.Dim:hi*h.Dim], nil)
-		}
-	})
-}
-
-// spread runs n pieces of work on jobs goroutines, each with a function of its
-// own from start.
-func spread(ctx context.Context, n, jobs int, start func() func(int) error) error {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make([]error, max(1, min(jobs, n)))
-	for j := range errs {
-		wg.Go(func() {
-			run := start()
-			for errs[j] == nil {
-				// From the end, where causal blocks are the longest.
-				i := n - int(next.Add(1))
-				if i < 0 {
-					return
-				}
-				if errs[j] = ctx.Err(); errs[j] == nil {
-					errs[j] = run(i)
-				}
+		return func(head, i int) error {
+			if i == parallel.Prepare {
+				return prepare(head, 1)
 			}
-		})
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
+			if err := prepare(head, jobs); err != nil {
+				return err
+			}
+			q := k.Query(in, kvs[head].kv, &ws)
+			b := i * chunk
+			_, err := k.RunBlocks(ctx, q, &ws, b, min(chunk, blocks-b), h.out[head][b*bq*h.Dim:], nil)
+			if kvs[head].left.Add(-1) == 0 {
+				kvs[head].kv = nil
+			}
 			return err
 		}
+	})
+}
+
+// Reference computes so many heads, all alike, in full precision.
+func (h *Head) Reference(ctx context.Context, p reference.Precision, heads, jobs int) error {
+	if len(h.ref) < heads {
+		h.ref = make([][]float64, heads)
+		for i := range h.ref {
+			h.ref[i] = make([]float64, len(h.Q))
+		}
 	}
-	return nil
+	return spread(ctx, heads, (h.Tokens+chunkRows-1)/chunkRows, jobs, func() func(int, int) error {
+		var ws reference.Workspace
+		return func(head, i int) error {
+			if i == parallel.Prepare {
+				return nil
+			}
+			lo, hi := i*chunkRows, min((i+1)*chunkRows, h.Tokens)
+			return reference.Attention(ctx, reference.Params{Precision: p, Causal: h.Causal}, h.Q[lo*h.Dim:hi*h.Dim], h.K, h.V,
+				lo, hi, h.Tokens, h.Dim, &ws, h.ref[head][lo*h.Dim:hi*h.Dim], nil)
+		}
+	})
+}
+
+// spread runs the chunks of heads on jobs goroutines, each with a function of its own from start.
+func spread(ctx context.Context, heads, chunks, jobs int, start func() func(head, chunk int) error) error {
+	pieces := make([]int, heads)
+	for i := range pieces {
+		pieces[i] = chunks
+	}
+	var list [][2]int
+	for head, i := range parallel.Ahead(pieces, jobs) {
+		if i != parallel.Prepare {
+			i = chunks - 1 - i // from the end, where causal chunks are the longest
+		}
+		list = append(list, [2]int{head, i})
+	}
+	spare := make(chan func(head, chunk int) error, max(1, jobs))
+	for range cap(spare) {
+		spare <- start()
+	}
+	return parallel.Do(ctx, jobs, len(list), func(_ context.Context, i int) error {
+		run := <-spare
+		defer func() { spare <- run }()
+		return run(list[i][0], list[i][1])
+	})
 }

@@ -97,11 +97,16 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 		if k.Portable() != "" {
 			continue // slow, and no news
 		}
-		list = append(list, contender{p.Name, func() error { return h.Emulate(ctx, k, threads) }})
+		list = append(list, contender{p.Name, func() error { return h.Emulate(ctx, k, heads, threads) }})
 	}
 	list = append(list,
-		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, threads) }},
-		contender{"gonum blas32", func() error { gonumAttention(h); return nil }},
+		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, heads, threads) }},
+		contender{"gonum blas32", func() error {
+			for range heads {
+				gonumAttention(h)
+			}
+			return nil
+		}},
 	)
 	ratios := make([][]float64, len(list))
 	times := make([][]float64, len(list)+1)
@@ -112,10 +117,8 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 				return err
 			}
 			start := time.Now()
-			for range heads {
-				if err := c.run(); err != nil {
-					return err
-				}
+			if err := c.run(); err != nil {
+				return err
 			}
 			t := time.Since(start).Seconds()
 			after, err := torch()
