@@ -204,7 +204,7 @@ func (k *Kernel) stripTiles(q *Query, block int) int {
 
 // stripScales finds the scales and the delta-S of a tile: by key where the scores
 // are dequantised first, by thread where they are not.
-func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tail bool) {
+func (k *Kernel) stripScales(ws *Workspace, kv *KV, w *window, qMean []float32, lo int, tail bool) {
 	ss, g := ws.strips, k.granularity
 	if !k.dequantized(tail) {
 		for j := range threads {
@@ -225,15 +225,7 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 		return
 	}
 	d := kv.in.Dim
-	x, mean := ws.keys[:len(ss.delta)*d], ss.zeros
-	kv.in.K(lo, lo+n, x[:n*d])
-	clear(x[n*d:])
-	if kv.mean != nil && k.difference == quant.Paper {
-		mean = kv.mean
-	} else {
-		k.smoothKeys(kv, x[:n*d])
-	}
-	if !k.level.l.MeanDots(ss.delta, x, mean, qMean) {
+	if !k.level.l.MeanDots(ss.delta, w.kTurned[(lo-w.first)*d:][:len(ss.delta)*d], qMean) {
 		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}
@@ -264,7 +256,7 @@ func (k *Kernel) runTile(q *Query, ws *Workspace, w *window, blocks []inStrips, 
 			continue
 		}
 		tail := k.tail(t, tiles)
-		k.stripScales(ws, q.kv, b.qMean, t*bk, tail)
+		k.stripScales(ws, q.kv, w, b.qMean, t*bk, tail)
 		for j := 0; j*vec.Rows < b.rows && !b.failed; j++ {
 			sl := &ss.slots[held]
 			sl.block, sl.strip, sl.tail = b, &strips[i*(bq/vec.Rows)+j], tail

@@ -22,6 +22,7 @@ type window struct {
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
+	kTurned     []float32 // [keys/16][Dim][16], smoothed K, where strips need it for delta-S
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes without vCodes
@@ -103,6 +104,9 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		}
 		if k.vectorScores(cd) {
 			w.kBias = make([]int32, keys)
+		}
+		if kv.strips && k.smoothQ {
+			w.kTurned = make([]float32, keys*d)
 		}
 		switch {
 		case k.plainV():
@@ -218,6 +222,9 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 		if counts != nil {
 			counts[StageKCodes].scanAt(k.level.rows, x)
 		}
+		if w.kTurned != nil {
+			turnKeys(w.kTurned, x, d, lo-w.first)
+		}
 		x = k.rotated(x, d)
 		for r := 0; r < len(x)/cd; r++ {
 			at := lo - w.first + r
@@ -226,6 +233,22 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 		}
 	})
 	clear(w.kCodes[(last-w.first)*cd:])
+	if w.kTurned != nil {
+		x := make([]float32, d)
+		for i := last; i < w.first+w.keys; i++ {
+			turnKeys(w.kTurned, x, d, i-w.first)
+		}
+	}
+}
+
+// turnKeys writes rows x of d channels to turned [keys/16][d][16] from the key at on.
+func turnKeys(turned, x []float32, d, at int) {
+	for r := 0; r < len(x)/d; r++ {
+		dst := turned[(at+r)/16*16*d+(at+r)%16:]
+		for c, v := range x[r*d : r*d+d] {
+			dst[c*16] = v
+		}
+	}
 }
 
 // fillRawKeys takes keys that are not quantised to integers.

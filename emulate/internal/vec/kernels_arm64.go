@@ -112,13 +112,12 @@ func (l Level) Rescale(o []float32, factors *[Rows]float32, channels int) bool {
 	return rescale(&o[0], &factors[0], channels) == 0
 }
 
-// MeanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), fused
-// multiply-adds in order of the channel, for len(out) keys, a multiple of 16,
-// and a multiple of 4 channels. It reports whether no operand or sum is
-// subnormal.
-func (l Level) MeanDots(out, x, mean, q []float32) bool {
-	_, _ = x[len(out)*len(q)-1], mean[len(q)-1]
-	return meanDots(&out[0], &x[0], &mean[0], &q[0], len(out)/4, len(q)) == 0
+// MeanDots writes out[key] = the sum of q[c]*x[key/16][c][key%16], fused multiply-adds in order
+// of the channel that flush subnormal numbers, for len(out) keys, a multiple of 16, and a
+// multiple of 4 channels. It reports whether it could: what is subnormal may be too much.
+func (l Level) MeanDots(out, x, q []float32) bool {
+	_ = x[len(out)*len(q)-1]
+	return meanDots(&out[0], &x[0], &q[0], len(out)/16, len(q)) == 0
 }
 
 func (l Level) kernels() *kernels { return &full }

@@ -112,9 +112,9 @@ func addTile(o *float32, tile *float32, rescale *float32, channels int) uint32
 // zero and below 2^-63.
 func rescale(o *float32, factors *float32, channels int) uint32
 
-// meanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), one fused multiply-add per channel in order,
-// for 16*groups keys. The result is not zero if an operand or a sum is subnormal.
-func meanDots(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
+// meanDots writes out[key] = the sum of q[c]*x[key/16][c][key%16], one fused multiply-add per channel in order,
+// for 16*groups keys, flushing subnormal numbers.
+func meanDots(out *float32, x *float32, q *float32, groups int, dim int)
 
 // absMax returns the larger of m and the largest magnitude of 16*groups elements, ignoring NaN.
 func absMax(x *float32, m float32, groups int) float32
@@ -310,8 +310,8 @@ func dot13HalfAVX2(acc *float32, records *uint8, codes *uint8, values *float32, 
 // addTileAVX2 is addTile.
 func addTileAVX2(o *float32, tile *float32, rescale *float32, channels int) uint32
 
-// meanDotsAVX2 is meanDots for 8*groups keys.
-func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
+// meanDotsAVX2 is meanDots.
+func meanDotsAVX2(out *float32, x *float32, q *float32, groups int, dim int)
 
 // dotIntegerAVX2 is dotInteger.
 func dotIntegerAVX2(acc *float32, codes *uint8, values *float32, p *float32, channels int)

@@ -10826,116 +10826,78 @@ channel:
 DATA rescaleConstants<>+0(SB)/4, $0x40000000
 GLOBL rescaleConstants<>(SB), RODATA|NOPTR, $4
 
-// func meanDots(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
-// Requires: AVX, AVX512DQ, AVX512F
-TEXT ·meanDots(SB), NOSPLIT, $0-52
-	MOVQ  out+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  mean+16(FP), DX
-	MOVQ  q+24(FP), BX
-	MOVQ  groups+32(FP), SI
-	MOVQ  dim+40(FP), DI
-	KXORW K1, K1, K1
-	MOVQ  DI, R8
-	SHLQ  $0x02, R8
+// func meanDots(out *float32, x *float32, q *float32, groups int, dim int)
+// Requires: AVX, AVX512F, SSE
+TEXT ·meanDots(SB), NOSPLIT, $8-40
+	MOVQ    out+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    q+16(FP), DX
+	MOVQ    groups+24(FP), BX
+	MOVQ    dim+32(FP), SI
+	STMXCSR (SP)
+	LDMXCSR meanDotsConstants<>+0(SB)
+	MOVQ    SI, DI
+	SHLQ    $0x06, DI
+	LEAQ    (DI)(DI*2), R8
 
-group:
+four:
+	CMPQ   BX, $0x04
+	JL     one
 	VPXORD Z0, Z0, Z0
-	XORQ   R10, R10
+	VPXORD Z1, Z1, Z1
+	VPXORD Z2, Z2, Z2
+	VPXORD Z3, Z3, Z3
+	XORQ   R9, R9
+	MOVQ   CX, R10
 
-channel:
-	MOVQ             CX, R9
-	VMOVUPS          (R9)(R10*4), X1
-	ADDQ             R8, R9
-	VMOVUPS          (R9)(R10*4), X2
-	ADDQ             R8, R9
-	VMOVUPS          (R9)(R10*4), X3
-	ADDQ             R8, R9
-	VMOVUPS          (R9)(R10*4), X4
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x01, (R9)(R10*4), Z1, Z1
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x01, (R9)(R10*4), Z2, Z2
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x01, (R9)(R10*4), Z3, Z3
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x01, (R9)(R10*4), Z4, Z4
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x02, (R9)(R10*4), Z1, Z1
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x02, (R9)(R10*4), Z2, Z2
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x02, (R9)(R10*4), Z3, Z3
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x02, (R9)(R10*4), Z4, Z4
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x03, (R9)(R10*4), Z1, Z1
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x03, (R9)(R10*4), Z2, Z2
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x03, (R9)(R10*4), Z3, Z3
-	ADDQ             R8, R9
-	VINSERTF32X4     $0x03, (R9)(R10*4), Z4, Z4
-	ADDQ             R8, R9
-	VBROADCASTF32X4  (DX)(R10*4), Z5
-	VSUBPS           Z5, Z1, Z1
-	VSUBPS           Z5, Z2, Z2
-	VSUBPS           Z5, Z3, Z3
-	VSUBPS           Z5, Z4, Z4
-	VUNPCKLPS        Z2, Z1, Z5
-	VUNPCKHPS        Z2, Z1, Z7
-	VUNPCKLPS        Z4, Z3, Z8
-	VUNPCKHPS        Z4, Z3, Z9
-	VUNPCKLPD        Z8, Z5, Z6
-	VUNPCKHPD        Z8, Z5, Z5
-	VUNPCKLPD        Z9, Z7, Z8
-	VUNPCKHPD        Z9, Z7, Z7
-	VFPCLASSPSZ      $0x20, Z6, K2
-	KORW             K2, K1, K1
-	VFMADD231PS.BCST (BX)(R10*4), Z6, Z0
-	VFPCLASSPSZ      $0x20, Z0, K2
-	KORW             K2, K1, K1
-	VPADDD           Z0, Z0, Z6
-	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z6, K2
-	KORW             K2, K1, K1
-	VFPCLASSPSZ      $0x20, Z5, K2
-	KORW             K2, K1, K1
-	VFMADD231PS.BCST 4(BX)(R10*4), Z5, Z0
-	VFPCLASSPSZ      $0x20, Z0, K2
-	KORW             K2, K1, K1
-	VPADDD           Z0, Z0, Z5
-	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
-	KORW             K2, K1, K1
-	VFPCLASSPSZ      $0x20, Z8, K2
-	KORW             K2, K1, K1
-	VFMADD231PS.BCST 8(BX)(R10*4), Z8, Z0
-	VFPCLASSPSZ      $0x20, Z0, K2
-	KORW             K2, K1, K1
-	VPADDD           Z0, Z0, Z5
-	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
-	KORW             K2, K1, K1
-	VFPCLASSPSZ      $0x20, Z7, K2
-	KORW             K2, K1, K1
-	VFMADD231PS.BCST 12(BX)(R10*4), Z7, Z0
-	VFPCLASSPSZ      $0x20, Z0, K2
-	KORW             K2, K1, K1
-	VPADDD           Z0, Z0, Z5
-	VPCMPEQD.BCST    meanDotsConstants<>+0(SB), Z5, K2
-	KORW             K2, K1, K1
-	ADDQ             $0x04, R10
-	CMPQ             R10, DI
-	JNE              channel
-	VMOVUPS          Z0, (AX)
-	ADDQ             $0x40, AX
-	MOVQ             R9, CX
-	DECQ             SI
-	JNZ              group
-	KMOVW            K1, AX
-	MOVL             AX, ret+48(FP)
+fourChannel:
+	VBROADCASTSS (DX)(R9*4), Z4
+	VFMADD231PS  (R10), Z4, Z0
+	VFMADD231PS  (R10)(DI*1), Z4, Z1
+	VFMADD231PS  (R10)(DI*2), Z4, Z2
+	VFMADD231PS  (R10)(R8*1), Z4, Z3
+	ADDQ         $0x40, R10
+	INCQ         R9
+	CMPQ         R9, SI
+	JNE          fourChannel
+	VMOVUPS      Z0, (AX)
+	ADDQ         DI, CX
+	VMOVUPS      Z1, 64(AX)
+	ADDQ         DI, CX
+	VMOVUPS      Z2, 128(AX)
+	ADDQ         DI, CX
+	VMOVUPS      Z3, 192(AX)
+	ADDQ         DI, CX
+	ADDQ         $0x00000100, AX
+	SUBQ         $0x04, BX
+	JMP          four
+
+one:
+	TESTQ  BX, BX
+	JZ     end
+	VPXORD Z5, Z5, Z5
+	XORQ   R8, R8
+	MOVQ   CX, R9
+
+oneChannel:
+	VBROADCASTSS (DX)(R8*4), Z0
+	VFMADD231PS  (R9), Z0, Z5
+	ADDQ         $0x40, R9
+	INCQ         R8
+	CMPQ         R8, SI
+	JNE          oneChannel
+	VMOVUPS      Z5, (AX)
+	ADDQ         DI, CX
+	ADDQ         $0x00000040, AX
+	DECQ         BX
+	JMP          one
+
+end:
+	LDMXCSR (SP)
 	VZEROUPPER
 	RET
 
-DATA meanDotsConstants<>+0(SB)/4, $0x01000000
+DATA meanDotsConstants<>+0(SB)/4, $0x00009fc0
 GLOBL meanDotsConstants<>(SB), RODATA|NOPTR, $4
 
 // func absMax(x *float32, m float32, groups int) float32
@@ -14529,7 +14491,8 @@ DATA constantsAVX2<>+64(SB)/4, $0x85800000
 DATA constantsAVX2<>+68(SB)/4, $0x80000000
 DATA constantsAVX2<>+72(SB)/4, $0xfffffc00
 DATA constantsAVX2<>+76(SB)/4, $0x00000071
-GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $80
+DATA constantsAVX2<>+80(SB)/4, $0x00009fc0
+GLOBL constantsAVX2<>(SB), RODATA|NOPTR, $84
 
 // func qkAVX2(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys int, wideQ *int16, wideK *int16)
 // Requires: AVX, AVX2
@@ -18616,179 +18579,36 @@ channel:
 	VZEROUPPER
 	RET
 
-// func meanDotsAVX2(out *float32, x *float32, mean *float32, q *float32, groups int, dim int) uint32
-// Requires: AVX, AVX2, FMA3
-TEXT ·meanDotsAVX2(SB), NOSPLIT, $0-52
-	MOVQ  out+0(FP), AX
-	MOVQ  x+8(FP), CX
-	MOVQ  mean+16(FP), DX
-	MOVQ  q+24(FP), BX
-	MOVQ  groups+32(FP), SI
-	MOVQ  dim+40(FP), DI
-	VPXOR Y0, Y0, Y0
-	MOVQ  DI, R8
-	SHLQ  $0x02, R8
+// func meanDotsAVX2(out *float32, x *float32, q *float32, groups int, dim int)
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·meanDotsAVX2(SB), NOSPLIT, $8-40
+	MOVQ    out+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    q+16(FP), DX
+	MOVQ    groups+24(FP), BX
+	MOVQ    dim+32(FP), SI
+	STMXCSR (SP)
+	LDMXCSR constantsAVX2<>+80(SB)
 
 group:
+	VPXOR Y0, Y0, Y0
 	VPXOR Y1, Y1, Y1
-	XORQ  R10, R10
+	XORQ  DI, DI
 
 channel:
-	MOVQ           CX, R9
-	VMOVUPS        (R9)(R10*4), X2
-	ADDQ           R8, R9
-	VMOVUPS        (R9)(R10*4), X3
-	ADDQ           R8, R9
-	VMOVUPS        (R9)(R10*4), X4
-	ADDQ           R8, R9
-	VMOVUPS        (R9)(R10*4), X5
-	ADDQ           R8, R9
-	VINSERTF128    $0x01, (R9)(R10*4), Y2, Y2
-	ADDQ           R8, R9
-	VINSERTF128    $0x01, (R9)(R10*4), Y3, Y3
-	ADDQ           R8, R9
-	VINSERTF128    $0x01, (R9)(R10*4), Y4, Y4
-	ADDQ           R8, R9
-	VINSERTF128    $0x01, (R9)(R10*4), Y5, Y5
-	ADDQ           R8, R9
-	VBROADCASTF128 (DX)(R10*4), Y6
-	VSUBPS         Y6, Y2, Y2
-	VSUBPS         Y6, Y3, Y3
-	VSUBPS         Y6, Y4, Y4
-	VSUBPS         Y6, Y5, Y5
-	VUNPCKLPS      Y3, Y2, Y6
-	VUNPCKHPS      Y3, Y2, Y8
-	VUNPCKLPS      Y5, Y4, Y9
-	VUNPCKHPS      Y5, Y4, Y10
-	VUNPCKLPD      Y9, Y6, Y7
-	VUNPCKHPD      Y9, Y6, Y6
-	VUNPCKLPD      Y10, Y8, Y9
-	VUNPCKHPD      Y10, Y8, Y8
-	VMOVAPS        Y7, Y10
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y11
-	VPAND          Y10, Y11, Y11
-	VPXOR          Y12, Y12, Y12
-	VPCMPEQD       Y12, Y11, Y11
-	VPSRLD         $0x01, Y11, Y11
-	VPANDN         Y10, Y11, Y10
-	VPXOR          Y7, Y10, Y10
-	VPOR           Y10, Y0, Y0
-	VPADDD         Y7, Y7, Y10
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y11
-	VPCMPEQD       Y11, Y10, Y10
-	VPOR           Y10, Y0, Y0
-	VPBROADCASTD   (BX)(R10*4), Y10
-	VFMADD231PS    Y10, Y7, Y1
-	VMOVAPS        Y1, Y7
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y10
-	VPAND          Y7, Y10, Y10
-	VPXOR          Y11, Y11, Y11
-	VPCMPEQD       Y11, Y10, Y10
-	VPSRLD         $0x01, Y10, Y10
-	VPANDN         Y7, Y10, Y7
-	VPXOR          Y1, Y7, Y7
-	VPOR           Y7, Y0, Y0
-	VPADDD         Y1, Y1, Y7
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y10
-	VPCMPEQD       Y10, Y7, Y7
-	VPOR           Y7, Y0, Y0
-	VMOVAPS        Y6, Y7
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y10
-	VPAND          Y7, Y10, Y10
-	VPXOR          Y11, Y11, Y11
-	VPCMPEQD       Y11, Y10, Y10
-	VPSRLD         $0x01, Y10, Y10
-	VPANDN         Y7, Y10, Y7
-	VPXOR          Y6, Y7, Y7
-	VPOR           Y7, Y0, Y0
-	VPADDD         Y6, Y6, Y7
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y10
-	VPCMPEQD       Y10, Y7, Y7
-	VPOR           Y7, Y0, Y0
-	VPBROADCASTD   4(BX)(R10*4), Y7
-	VFMADD231PS    Y7, Y6, Y1
-	VMOVAPS        Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
-	VPAND          Y6, Y7, Y7
-	VPXOR          Y10, Y10, Y10
-	VPCMPEQD       Y10, Y7, Y7
-	VPSRLD         $0x01, Y7, Y7
-	VPANDN         Y6, Y7, Y6
-	VPXOR          Y1, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPADDD         Y1, Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
-	VPCMPEQD       Y7, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VMOVAPS        Y9, Y6
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
-	VPAND          Y6, Y7, Y7
-	VPXOR          Y10, Y10, Y10
-	VPCMPEQD       Y10, Y7, Y7
-	VPSRLD         $0x01, Y7, Y7
-	VPANDN         Y6, Y7, Y6
-	VPXOR          Y9, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPADDD         Y9, Y9, Y6
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
-	VPCMPEQD       Y7, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPBROADCASTD   8(BX)(R10*4), Y6
-	VFMADD231PS    Y6, Y9, Y1
-	VMOVAPS        Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
-	VPAND          Y6, Y7, Y7
-	VPXOR          Y9, Y9, Y9
-	VPCMPEQD       Y9, Y7, Y7
-	VPSRLD         $0x01, Y7, Y7
-	VPANDN         Y6, Y7, Y6
-	VPXOR          Y1, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPADDD         Y1, Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
-	VPCMPEQD       Y7, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VMOVAPS        Y8, Y6
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
-	VPAND          Y6, Y7, Y7
-	VPXOR          Y9, Y9, Y9
-	VPCMPEQD       Y9, Y7, Y7
-	VPSRLD         $0x01, Y7, Y7
-	VPANDN         Y6, Y7, Y6
-	VPXOR          Y8, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPADDD         Y8, Y8, Y6
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
-	VPCMPEQD       Y7, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPBROADCASTD   12(BX)(R10*4), Y6
-	VFMADD231PS    Y6, Y8, Y1
-	VMOVAPS        Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+8(SB), Y7
-	VPAND          Y6, Y7, Y7
-	VPXOR          Y8, Y8, Y8
-	VPCMPEQD       Y8, Y7, Y7
-	VPSRLD         $0x01, Y7, Y7
-	VPANDN         Y6, Y7, Y6
-	VPXOR          Y1, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	VPADDD         Y1, Y1, Y6
-	VPBROADCASTD   constantsAVX2<>+12(SB), Y7
-	VPCMPEQD       Y7, Y6, Y6
-	VPOR           Y6, Y0, Y0
-	ADDQ           $0x04, R10
-	CMPQ           R10, DI
-	JNE            channel
-	VMOVUPS        Y1, (AX)
-	ADDQ           $0x20, AX
-	MOVQ           R9, CX
-	DECQ           SI
-	JNZ            group
-	VPXOR          Y1, Y1, Y1
-	VPCMPEQD       Y1, Y0, Y0
-	VMOVMSKPS      Y0, AX
-	XORL           $0xff, AX
-	MOVL           AX, ret+48(FP)
+	VPBROADCASTD (DX)(DI*4), Y2
+	VFMADD231PS  (CX), Y2, Y0
+	VFMADD231PS  32(CX), Y2, Y1
+	ADDQ         $0x40, CX
+	INCQ         DI
+	CMPQ         DI, SI
+	JNE          channel
+	VMOVUPS      Y0, (AX)
+	VMOVUPS      Y1, 32(AX)
+	ADDQ         $0x40, AX
+	DECQ         BX
+	JNZ          group
+	LDMXCSR      (SP)
 	VZEROUPPER
 	RET
 

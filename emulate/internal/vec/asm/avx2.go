@@ -578,64 +578,34 @@ func addTileAVX2(c *constants) {
 }
 
 func meanDotsAVX2(c *constants) {
-	TEXT("meanDotsAVX2", NOSPLIT, "func(out, x, mean, q *float32, groups, dim int) uint32")
-	Doc("meanDotsAVX2 is meanDots for 8*groups keys.")
-	out, x, mean, q, groups, dim := load("out"), load("x"), load("mean"), load("q"), load("groups"), load("dim")
-	bad := zeroY()
-	row, next := GP64(), GP64()
-	MOVQ(dim, row)
-	SHLQ(Imm(2), row)
+	TEXT("meanDotsAVX2", NOSPLIT, "func(out, x, q *float32, groups, dim int)")
+	Doc("meanDotsAVX2 is meanDots.")
+	out, x, q, groups, dim := load("out"), load("x"), load("q"), load("groups"), load("dim")
+	before := AllocLocal(8)
+	STMXCSR(before)
+	LDMXCSR(c.u32(flushControl))
 	Label("group")
-	acc := YMM()
-	VPXOR(acc, acc, acc)
+	acc := [2]VecVirtual{zeroY(), zeroY()}
 	ch := GP64()
 	XORQ(ch, ch)
 	Label("channel")
-	MOVQ(x, next)
-	var z [4]VecVirtual
-	for part := range 2 {
-		for i := range z {
-			m := Mem{Base: next, Index: ch, Scale: 4}
-			if part == 0 {
-				z[i] = YMM()
-				VMOVUPS(m, z[i].AsX())
-			} else {
-				VINSERTF128(Imm(1), m, z[i], z[i])
-			}
-			ADDQ(row, next)
-		}
+	f := splatY(Mem{Base: q, Index: ch, Scale: 4})
+	for i := range acc {
+		VFMADD231PS(Mem{Base: x, Disp: 32 * i}, f, acc[i])
 	}
-	m := YMM()
-	VBROADCASTF128(Mem{Base: mean, Index: ch, Scale: 4}, m)
-	for i := range z {
-		VSUBPS(m, z[i], z[i])
-	}
-	var t, k [4]VecVirtual
-	for i := range t {
-		t[i], k[i] = YMM(), YMM()
-	}
-	VUNPCKLPS(z[1], z[0], t[0])
-	VUNPCKHPS(z[1], z[0], t[1])
-	VUNPCKLPS(z[3], z[2], t[2])
-	VUNPCKHPS(z[3], z[2], t[3])
-	VUNPCKLPD(t[2], t[0], k[0])
-	VUNPCKHPD(t[2], t[0], k[1])
-	VUNPCKLPD(t[3], t[1], k[2])
-	VUNPCKHPD(t[3], t[1], k[3])
-	for i := range k {
-		raiseTinyY(bad, k[i], c)
-		VFMADD231PS(splatY(Mem{Base: q, Index: ch, Scale: 4, Disp: 4 * i}), k[i], acc)
-		raiseTinyY(bad, acc, c)
-	}
-	ADDQ(Imm(4), ch)
+	ADDQ(Imm(64), x)
+	INCQ(ch)
 	CMPQ(ch, dim)
 	JNE(LabelRef("channel"))
-	VMOVUPS(acc, Mem{Base: out})
-	ADDQ(Imm(32), out)
-	MOVQ(next, x)
+	for i := range acc {
+		VMOVUPS(acc[i], Mem{Base: out, Disp: 32 * i})
+	}
+	ADDQ(Imm(64), out)
 	DECQ(groups)
 	JNZ(LabelRef("group"))
-	retBad(bad)
+	LDMXCSR(before)
+	VZEROUPPER()
+	RET()
 }
 
 func dotIntegerAVX2() {

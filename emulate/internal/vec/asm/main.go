@@ -1052,71 +1052,70 @@ func rescale() {
 	retMask(bad)
 }
 
-// meanDots has keys in the lanes: 16 of them, in 4 rows of 4 by 4 that are
-// transposed.
+// meanDots has 16 keys in the lanes, and takes four times as many at a time, as long as there are.
 func meanDots() {
-	TEXT("meanDots", NOSPLIT, "func(out, x, mean, q *float32, groups, dim int) uint32")
-	Doc("meanDots writes out[key] = the sum of q[c]*(x[key][c]-mean[c]), one fused multiply-add per channel in order,",
-		"for 16*groups keys. The result is not zero if an operand or a sum is subnormal.")
-	out, x, mean, q, groups, dim := load("out"), load("x"), load("mean"), load("q"), load("groups"), load("dim")
-	least := newConstants("meanDotsConstants").u32(smallest)
-	bad := K()
-	KXORW(bad, bad, bad)
-	row, next := GP64(), GP64()
-	MOVQ(dim, row)
-	SHLQ(Imm(2), row)
-	Label("group")
-	acc := ZMM()
-	VPXORD(acc, acc, acc)
-	c := GP64()
-	XORQ(c, c)
-	Label("channel")
-	MOVQ(x, next)
-	var z [4]VecVirtual
-	for part := range 4 {
-		for i := range z {
-			m := Mem{Base: next, Index: c, Scale: 4}
-			if part == 0 {
-				z[i] = ZMM()
-				VMOVUPS(m, z[i].AsX())
-			} else {
-				VINSERTF32X4(Imm(uint64(part)), m, z[i], z[i])
-			}
-			ADDQ(row, next)
+	TEXT("meanDots", NOSPLIT, "func(out, x, q *float32, groups, dim int)")
+	Doc("meanDots writes out[key] = the sum of q[c]*x[key/16][c][key%16], one fused multiply-add per channel in order,",
+		"for 16*groups keys, flushing subnormal numbers.")
+	out, x, q, groups, dim := load("out"), load("x"), load("q"), load("groups"), load("dim")
+	control := newConstants("meanDotsConstants").u32(flushControl)
+	before := AllocLocal(8)
+	STMXCSR(before)
+	LDMXCSR(control)
+	size, three := GP64(), GP64()
+	MOVQ(dim, size)
+	SHLQ(Imm(6), size)
+	LEAQ(Mem{Base: size, Index: size, Scale: 2}, three)
+	dots := func(label string, n int) {
+		acc := make([]VecVirtual, n)
+		for i := range acc {
+			acc[i] = ZMM()
+			VPXORD(acc[i], acc[i], acc[i])
 		}
+		c, p := GP64(), GP64()
+		XORQ(c, c)
+		MOVQ(x, p)
+		Label(label + "Channel")
+		f := ZMM()
+		VBROADCASTSS(Mem{Base: q, Index: c, Scale: 4}, f)
+		for i := range acc {
+			m := Mem{Base: p}
+			switch i {
+			case 1:
+				m.Index, m.Scale = size, 1
+			case 2:
+				m.Index, m.Scale = size, 2
+			case 3:
+				m.Index, m.Scale = three, 1
+			}
+			VFMADD231PS(m, f, acc[i])
+		}
+		ADDQ(Imm(64), p)
+		INCQ(c)
+		CMPQ(c, dim)
+		JNE(LabelRef(label + "Channel"))
+		for i := range acc {
+			VMOVUPS(acc[i], at(out, 0, i))
+			ADDQ(size, x)
+		}
+		ADDQ(U32(uint32(64*n)), out)
 	}
-	m := ZMM()
-	VBROADCASTF32X4(Mem{Base: mean, Index: c, Scale: 4}, m)
-	for i := range z {
-		VSUBPS(m, z[i], z[i])
-	}
-	var t, k [4]VecVirtual
-	for i := range t {
-		t[i], k[i] = ZMM(), ZMM()
-	}
-	VUNPCKLPS(z[1], z[0], t[0])
-	VUNPCKHPS(z[1], z[0], t[1])
-	VUNPCKLPS(z[3], z[2], t[2])
-	VUNPCKHPS(z[3], z[2], t[3])
-	VUNPCKLPD(t[2], t[0], k[0])
-	VUNPCKHPD(t[2], t[0], k[1])
-	VUNPCKLPD(t[3], t[1], k[2])
-	VUNPCKHPD(t[3], t[1], k[3])
-	for i := range k {
-		raise(bad, classSubnormal, k[i])
-		VFMADD231PS_BCST(Mem{Base: q, Index: c, Scale: 4, Disp: 4 * i}, k[i], acc)
-		raise(bad, classSubnormal, acc)
-		raiseSmallest(bad, acc, least)
-	}
-	ADDQ(Imm(4), c)
-	CMPQ(c, dim)
-	JNE(LabelRef("channel"))
-	VMOVUPS(acc, Mem{Base: out})
-	ADDQ(Imm(64), out)
-	MOVQ(next, x)
+	Label("four")
+	CMPQ(groups, Imm(4))
+	JL(LabelRef("one"))
+	dots("four", 4)
+	SUBQ(Imm(4), groups)
+	JMP(LabelRef("four"))
+	Label("one")
+	TESTQ(groups, groups)
+	JZ(LabelRef("end"))
+	dots("one", 1)
 	DECQ(groups)
-	JNZ(LabelRef("group"))
-	retMask(bad)
+	JMP(LabelRef("one"))
+	Label("end")
+	LDMXCSR(before)
+	VZEROUPPER()
+	RET()
 }
 
 // finish is the end of the program: O times the reciprocal of the denominator,

@@ -380,47 +380,34 @@ func softmax(a *asm) {
 	a.retBad(bad)
 }
 
-// meanDots has 4 keys in the lanes, 4 rows of 4 channels that are transposed.
+// meanDots has 4 keys in the lanes, 16 at a time.
 func meanDots(a *asm) {
-	a.function("meanDots", 0, "out *float32, x *float32, mean *float32, q *float32, groups int, dim int", "uint32",
-		"meanDots is that of amd64 for 4*groups keys.")
-	a.load("out", "x", "mean", "q", "groups", "dim")
-	const acc, mean, q, least, bad = v(0), v(1), v(2), v(3), v(4)
-	const z, s, k, t, u = v(8), v(12), v(16), v(20), v(21)
+	a.function("meanDots", 0, "out *float32, x *float32, q *float32, groups int, dim int", "uint32",
+		"meanDots is that of amd64 for a multiple of 4 channels; the result is not zero if an operand or a sum is subnormal.")
+	a.load("out", "x", "q", "groups", "dim")
+	const acc, q, least, bad, k, t, u = v(0), v(4), v(5), v(6), v(16), v(20), v(21)
 	a.splat(least, smallest)
 	a.clear(bad)
-	a.do("LSL $2, R5, R6")
-	a.loop("group", "R4", 1, func() {
-		a.clear(acc)
-		a.do("ADD R6, R1, R7")
-		a.do("ADD R6, R7, R8")
-		a.do("ADD R6, R8, R9")
+	a.loop("group", "R3", 1, func() {
+		for j := range v(4) {
+			a.clear(acc + j)
+		}
 		a.do("MOVD R2, R10")
-		a.do("MOVD R3, R11")
-		a.do("MOVD R5, R12")
+		a.do("MOVD R4, R12")
 		a.loop("channel", "R12", 4, func() {
-			a.do("FMOVQ.P 16(R10), F%d", mean)
-			a.do("FMOVQ.P 16(R11), F%d", q)
-			for i, r := range []string{"R1", "R7", "R8", "R9"} {
-				a.do("FMOVQ.P 16(%s), F%d", r, z+v(i))
-				a.op("fsub.4s", z+v(i), z+v(i), mean)
-			}
-			a.op("zip1.4s", s, z, z+1)
-			a.op("zip2.4s", s+1, z, z+1)
-			a.op("zip1.4s", s+2, z+2, z+3)
-			a.op("zip2.4s", s+3, z+2, z+3)
-			a.op("zip1.2d", k, s, s+2)
-			a.op("zip2.2d", k+1, s, s+2)
-			a.op("zip1.2d", k+2, s+1, s+3)
-			a.op("zip2.2d", k+3, s+1, s+3)
-			for i := range v(4) {
-				a.raiseTiny(bad, k+i, least, t, u)
-				a.lane("fmla.4s", acc, k+i, q, int(i))
-				a.raiseTiny(bad, acc, least, t, u)
+			a.do("FMOVQ.P 16(R10), F%d", q)
+			for i := range 4 {
+				for j := range v(4) {
+					a.do("FMOVQ.P 16(R1), F%d", k)
+					a.raiseTiny(bad, k, least, t, u)
+					a.lane("fmla.4s", acc+j, k, q, i)
+					a.raiseTiny(bad, acc+j, least, t, u)
+				}
 			}
 		})
-		a.do("FMOVQ.P F%d, 16(R0)", acc)
-		a.do("MOVD R9, R1")
+		for j := range v(4) {
+			a.do("FMOVQ.P F%d, 16(R0)", acc+j)
+		}
 	})
 	a.retBad(bad)
 }
