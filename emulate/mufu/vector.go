@@ -4,9 +4,8 @@ import "github.com/sageacc/sageacc/emulate/internal/vec"
 
 // Ex2Coefficients returns the table of Ex2 for the vector kernels.
 func Ex2Coefficients() *vec.Ex2Table {
-	t := new(vec.Ex2Table)
-	for i, c := range ex2Table {
-		t.C0[i], t.C1[i], t.C2[i] = c.c0, uint16(c.c1), uint16(c.c2)
-	}
-	return t
+	return vec.NewEx2Table(func(i int) (c0 uint32, c1, c2 uint16) {
+		c := ex2Table[i]
+		return c.c0, uint16(c.c1), uint16(c.c2)
+	})
 }

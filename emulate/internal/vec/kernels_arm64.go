@@ -47,8 +47,8 @@ func (l Level) Dequantize(s, top []float32, keys int, qscale *[Rows]float32, ksc
 // exponent.
 func packEx2(t *Ex2Table) (p [64][4]uint32) {
 	for i := range p {
-		c0 := t.C0[i]
-		p[i] = [4]uint32{0x77e2 + c0&3<<13, uint32(t.C1[i]), uint32(t.C2[i]), c0>>2 + 126<<23}
+		c0 := t.c0[i]
+		p[i] = [4]uint32{0x77e2 + c0&3<<13, uint32(t.c1[i]), uint32(t.c2[i]), c0>>2 + 126<<23}
 	}
 	return p
 }

@@ -17,7 +17,7 @@ func pick[F any](l Level, full, avx2 F) F {
 func (c Control) word() uint32 { return uint32(c) }
 
 // ex2Operand is the table for the kernels.
-func ex2Operand(t *Ex2Table) *uint32 { return &t.C0[0] }
+func ex2Operand(t *Ex2Table) *uint32 { return &t.c0[0] }
 
 // exponentGroup is how many weights laneExponents takes at a time.
 const exponentGroup = 64

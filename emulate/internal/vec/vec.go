@@ -59,9 +59,24 @@ var (
 	INT8 = Format{Limit: 6.9886, lowest: (127 + 23) << 23}
 )
 
-// Ex2Table holds the coefficients of ex2.approx.ftz.f32 (package mufu).
+// Ex2Table holds the coefficients of ex2.approx.ftz.f32 (package mufu). The assembly knows the
+// layout.
 type Ex2Table struct {
-	C0     [64]uint32
-	C1, C2 [64]uint16
+	c0     [64]uint32
+	c1, c2 [64]uint16
 	_      uint32 // gathers read past the end
+	// For AVX512: c0 plus four times the bias of the result's exponent, and c1-2^15 as a signed
+	// word below c2.
+	sum, both [64]uint32
+}
+
+// NewEx2Table returns the table of the coefficients of 64 segments: c0 below 2^26, c2 below 2^15.
+func NewEx2Table(coefficients func(segment int) (c0 uint32, c1, c2 uint16)) *Ex2Table {
+	t := new(Ex2Table)
+	for i := range t.c0 {
+		c0, c1, c2 := coefficients(i)
+		t.c0[i], t.c1[i], t.c2[i] = c0, c1, c2
+		t.sum[i], t.both[i] = c0+126<<25, uint32(c1-1<<15)|uint32(c2)<<16
+	}
+	return t
 }

@@ -362,17 +362,15 @@ GLOBL dequantizeConstants<>(SB), RODATA|NOPTR, $4
 TEXT ·softmax(SB), NOSPLIT, $8-12
 	MOVQ      a+0(FP), AX
 	MOVQ      80(AX), CX
-	VMOVDQU32 (CX), Z0
-	VMOVDQU32 64(CX), Z1
-	VMOVDQU32 128(CX), Z2
-	VMOVDQU32 192(CX), Z3
-	VMOVDQU32 256(CX), Z4
-	VMOVDQU32 384(CX), Z5
-	VMOVDQU32 320(CX), Z6
-	VMOVDQU32 448(CX), Z7
-	MOVL      $0x55555555, CX
-	KMOVD     CX, K1
-	KXORW     K2, K2, K2
+	VMOVDQU32 516(CX), Z0
+	VMOVDQU32 772(CX), Z1
+	VMOVDQU32 580(CX), Z2
+	VMOVDQU32 836(CX), Z3
+	VMOVDQU32 644(CX), Z4
+	VMOVDQU32 900(CX), Z5
+	VMOVDQU32 708(CX), Z6
+	VMOVDQU32 964(CX), Z7
+	KXORW     K1, K1, K1
 	STMXCSR   (SP)
 	XORQ      CX, CX
 
@@ -386,100 +384,100 @@ vector:
 	VMOVAPS        Z9, Z10
 	VBROADCASTSS   92(AX), Z11
 	VMULPS.BCST    (SI), Z8, Z12
-	VFPCLASSPSZ    $0x20, Z12, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z12, K2
+	KORW           K2, K1, K1
 	VPADDD         Z12, Z12, Z13
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K2
+	KORW           K2, K1, K1
 	VMULPS.BCST    88(AX), Z12, Z12
-	VFPCLASSPSZ    $0x20, Z12, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z12, K2
+	KORW           K2, K1, K1
 	VPADDD         Z12, Z12, Z13
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K3
-	KORW           K3, K2, K2
-	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z12, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z13, K2
+	KORW           K2, K1, K1
+	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z12, K2
+	KORW           K2, K1, K1
 	VMOVUPS        (BX)(CX*1), Z13
 	VFMSUB132PS    Z12, Z11, Z13
 	VPADDD         Z13, Z13, Z14
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
-	KORW           K3, K2, K2
-	VFPCLASSPSZ    $0x20, Z13, K3
-	VPANDD.BCST    softmaxConstants<>+0(SB), Z13, K3, Z13
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K2
+	KORW           K2, K1, K1
+	VFPCLASSPSZ    $0x20, Z13, K2
+	VPANDD.BCST    softmaxConstants<>+0(SB), Z13, K2, Z13
 	VMAXPS         Z10, Z13, Z10
 	VMULPS.BCST    4(SI), Z8, Z13
-	VFPCLASSPSZ    $0x20, Z13, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z13, K2
+	KORW           K2, K1, K1
 	VPADDD         Z13, Z13, Z14
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K2
+	KORW           K2, K1, K1
 	VMULPS.BCST    88(AX), Z13, Z13
-	VFPCLASSPSZ    $0x20, Z13, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z13, K2
+	KORW           K2, K1, K1
 	VPADDD         Z13, Z13, Z14
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K3
-	KORW           K3, K2, K2
-	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z13, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z14, K2
+	KORW           K2, K1, K1
+	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z13, K2
+	KORW           K2, K1, K1
 	VMOVUPS        256(BX)(CX*1), Z14
 	VFMSUB132PS    Z13, Z11, Z14
 	VPADDD         Z14, Z14, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
-	VFPCLASSPSZ    $0x20, Z14, K3
-	VPANDD.BCST    softmaxConstants<>+0(SB), Z14, K3, Z14
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
+	VFPCLASSPSZ    $0x20, Z14, K2
+	VPANDD.BCST    softmaxConstants<>+0(SB), Z14, K2, Z14
 	VMAXPS         Z10, Z14, Z10
 	VMULPS.BCST    8(SI), Z8, Z14
-	VFPCLASSPSZ    $0x20, Z14, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z14, K2
+	KORW           K2, K1, K1
 	VPADDD         Z14, Z14, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
 	VMULPS.BCST    88(AX), Z14, Z14
-	VFPCLASSPSZ    $0x20, Z14, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z14, K2
+	KORW           K2, K1, K1
 	VPADDD         Z14, Z14, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
-	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z14, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
+	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z14, K2
+	KORW           K2, K1, K1
 	VMOVUPS        512(BX)(CX*1), Z15
 	VFMSUB132PS    Z14, Z11, Z15
 	VPADDD         Z15, Z15, Z16
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z16, K3
-	KORW           K3, K2, K2
-	VFPCLASSPSZ    $0x20, Z15, K3
-	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z16, K2
+	KORW           K2, K1, K1
+	VFPCLASSPSZ    $0x20, Z15, K2
+	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K2, Z15
 	VMAXPS         Z10, Z15, Z10
 	VMULPS.BCST    12(SI), Z8, Z8
-	VFPCLASSPSZ    $0x20, Z8, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z8, K2
+	KORW           K2, K1, K1
 	VPADDD         Z8, Z8, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
 	VMULPS.BCST    88(AX), Z8, Z8
-	VFPCLASSPSZ    $0x20, Z8, K3
-	KORW           K3, K2, K2
+	VFPCLASSPSZ    $0x20, Z8, K2
+	KORW           K2, K1, K1
 	VPADDD         Z8, Z8, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
-	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z8, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
+	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z8, K2
+	KORW           K2, K1, K1
 	VMOVUPS        768(BX)(CX*1), Z15
 	VFMSUB132PS    Z8, Z11, Z15
 	VPADDD         Z15, Z15, Z11
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K3
-	KORW           K3, K2, K2
-	VFPCLASSPSZ    $0x20, Z15, K3
-	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K3, Z15
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z11, K2
+	KORW           K2, K1, K1
+	VFPCLASSPSZ    $0x20, Z15, K2
+	VPANDD.BCST    softmaxConstants<>+0(SB), Z15, K2, Z15
 	VMAXPS         Z10, Z15, Z10
 	VMOVUPS        Z10, (DX)(CX*1)
 	VSUBPS         Z10, Z9, Z9
 	VMULPS.BCST    softmaxEx2<>+32(SB), Z9, Z9
 	VCVTTPS2DQ     Z9, Z9
-	VPMOVD2M       Z9, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z9, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z9, K3, Z9
+	VPMOVD2M       Z9, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z9, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z9, K2, Z9
 	VPSRLD         $0x11, Z9, Z11
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z9, Z15
 	VPSRLD         $0x09, Z9, Z16
@@ -498,41 +496,38 @@ vector:
 	VPMULTISHIFTQB Z9, Z15, Z15
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z15, Z15
 	VPDPBUSD       Z15, Z17, Z16
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z9, K2
 	VMOVDQA32      Z11, Z15
-	VPERMI2D       Z1, Z0, Z15
+	VPERMI2D       Z3, Z1, Z15
 	VMOVDQA32      Z11, Z17
-	VPERMI2D       Z3, Z2, Z17
-	VMOVDQA32      Z11, Z18
-	VPERMI2W.Z     Z6, Z4, K1, Z18
-	VMOVDQA32      Z11, Z19
-	VPERMI2W.Z     Z7, Z5, K1, Z19
-	VPSLLD         $0x1a, Z11, Z11
-	VPMOVD2M       Z11, K3
-	VMOVDQA32      Z17, K3, Z15
-	VPSLLD         $0x0d, Z15, Z11
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z11, Z11
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z11, Z11
-	VPDPWSSD       Z19, Z16, Z11
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z9, K3
-	VPADDD         Z18, Z11, K3, Z11
-	VPSRLD         $0x01, Z11, Z11
-	VPSRLD         $0x01, Z9, Z16
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z16, Z16
-	VPMULLD        Z16, Z18, Z18
-	VPADDD         Z11, Z18, Z18
-	VPSRLD         $0x0e, Z18, Z18
-	VPSRLD         $0x02, Z15, Z15
-	VPADDD         Z15, Z18, Z18
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z9, Z9
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z18, Z18
-	VPADDD         Z18, Z9, Z9
-	VPCMPD.BCST    $0x05, softmaxEx2<>+72(SB), Z9, K3
-	VMOVDQA32.Z    Z9, K3, Z9
+	VPERMI2D       Z7, Z5, Z17
+	VMOVDQA32      Z17, K2, Z15
+	VMOVDQA32      Z11, Z17
+	VPERMI2D       Z2, Z0, Z17
+	VMOVDQA32      Z11, Z11
+	VPERMI2D       Z6, Z4, Z11
+	VMOVDQA32      Z11, K2, Z17
+	VPSLLD         $0x10, Z16, Z16
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z11
+	VPTERNLOGD     $0xf8, Z11, Z9, Z16
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z11
+	VPDPWSSD       Z15, Z16, Z11
+	VPSRAD         $0x02, Z11, Z11
+	VPSRLD         $0x02, Z9, Z16
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
+	VPDPWSSD       Z15, Z16, Z11
+	VPSRAD         $0x0b, Z11, Z11
+	VPADDD         Z17, Z11, Z11
+	VPSRLD         $0x02, Z11, Z11
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z9, Z9
+	VPADDD         Z11, Z9, Z9
+	VPCMPD.BCST    $0x05, softmaxEx2<>+76(SB), Z9, K2
+	VMOVDQA32.Z    Z9, K2, Z9
 	MOVQ           56(AX), DX
 	VMOVUPS        Z9, (DX)(CX*1)
 	VPANDD.BCST    softmaxConstants<>+16(SB), Z10, Z11
-	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z11, K3
-	KORW           K3, K2, K2
+	VPCMPUD.BCST   $0x05, softmaxConstants<>+20(SB), Z11, K2
+	KORW           K2, K1, K1
 	VMULPS.BCST    softmaxEx2<>+32(SB), Z10, Z10
 	VMULPS.BCST    softmaxEx2<>+32(SB), Z12, Z12
 	VMULPS.BCST    softmaxEx2<>+32(SB), Z13, Z13
@@ -551,9 +546,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z15
-	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
+	VPMOVD2M       Z15, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K2, Z15
 	VPSRLD         $0x11, Z15, Z16
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
@@ -572,34 +567,31 @@ block:
 	VPMULTISHIFTQB Z15, Z17, Z17
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z15, K2
 	VMOVDQA32      Z16, Z17
-	VPERMI2D       Z1, Z0, Z17
+	VPERMI2D       Z3, Z1, Z17
 	VMOVDQA32      Z16, Z19
-	VPERMI2D       Z3, Z2, Z19
-	VMOVDQA32      Z16, Z20
-	VPERMI2W.Z     Z6, Z4, K1, Z20
-	VMOVDQA32      Z16, Z21
-	VPERMI2W.Z     Z7, Z5, K1, Z21
-	VPSLLD         $0x1a, Z16, Z16
-	VPMOVD2M       Z16, K3
-	VMOVDQA32      Z19, K3, Z17
-	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
-	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
-	VPADDD         Z20, Z16, K3, Z16
-	VPSRLD         $0x01, Z16, Z16
-	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
-	VPMULLD        Z18, Z20, Z20
-	VPADDD         Z16, Z20, Z20
-	VPSRLD         $0x0e, Z20, Z20
-	VPSRLD         $0x02, Z17, Z17
-	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
-	VPADDD         Z20, Z15, Z16
+	VPERMI2D       Z7, Z5, Z19
+	VMOVDQA32      Z19, K2, Z17
+	VMOVDQA32      Z16, Z19
+	VPERMI2D       Z2, Z0, Z19
+	VMOVDQA32      Z16, Z16
+	VPERMI2D       Z6, Z4, Z16
+	VMOVDQA32      Z16, K2, Z19
+	VPSLLD         $0x10, Z18, Z18
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z16
+	VPTERNLOGD     $0xf8, Z16, Z15, Z18
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z16
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x02, Z16, Z16
+	VPSRLD         $0x02, Z15, Z18
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z18, Z18
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x0b, Z16, Z16
+	VPADDD         Z19, Z16, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z15, Z15
+	VPADDD         Z16, Z15, Z16
 	VMOVAPS        Z16, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -612,9 +604,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -633,34 +625,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -673,9 +662,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -694,34 +683,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -734,9 +720,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -755,34 +741,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -793,17 +776,17 @@ block:
 	VMOVUPS        (DI)(CX*1), Z16
 	VFMADD132PS    Z9, Z15, Z16
 	VPADDD         Z16, Z16, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
 	VMOVUPS        Z16, (DI)(CX*1)
 	VMOVUPS        512(SI)(CX*1), Z16
 	VFMSUB132PS    Z13, Z10, Z16
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z15
-	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
+	VPMOVD2M       Z15, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K2, Z15
 	VPSRLD         $0x11, Z15, Z16
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
@@ -822,34 +805,31 @@ block:
 	VPMULTISHIFTQB Z15, Z17, Z17
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z15, K2
 	VMOVDQA32      Z16, Z17
-	VPERMI2D       Z1, Z0, Z17
+	VPERMI2D       Z3, Z1, Z17
 	VMOVDQA32      Z16, Z19
-	VPERMI2D       Z3, Z2, Z19
-	VMOVDQA32      Z16, Z20
-	VPERMI2W.Z     Z6, Z4, K1, Z20
-	VMOVDQA32      Z16, Z21
-	VPERMI2W.Z     Z7, Z5, K1, Z21
-	VPSLLD         $0x1a, Z16, Z16
-	VPMOVD2M       Z16, K3
-	VMOVDQA32      Z19, K3, Z17
-	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
-	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
-	VPADDD         Z20, Z16, K3, Z16
-	VPSRLD         $0x01, Z16, Z16
-	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
-	VPMULLD        Z18, Z20, Z20
-	VPADDD         Z16, Z20, Z20
-	VPSRLD         $0x0e, Z20, Z20
-	VPSRLD         $0x02, Z17, Z17
-	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
-	VPADDD         Z20, Z15, Z16
+	VPERMI2D       Z7, Z5, Z19
+	VMOVDQA32      Z19, K2, Z17
+	VMOVDQA32      Z16, Z19
+	VPERMI2D       Z2, Z0, Z19
+	VMOVDQA32      Z16, Z16
+	VPERMI2D       Z6, Z4, Z16
+	VMOVDQA32      Z16, K2, Z19
+	VPSLLD         $0x10, Z18, Z18
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z16
+	VPTERNLOGD     $0xf8, Z16, Z15, Z18
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z16
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x02, Z16, Z16
+	VPSRLD         $0x02, Z15, Z18
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z18, Z18
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x0b, Z16, Z16
+	VPADDD         Z19, Z16, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z15, Z15
+	VPADDD         Z16, Z15, Z16
 	VMOVAPS        Z16, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -862,9 +842,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -883,34 +863,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -923,9 +900,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -944,34 +921,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -984,9 +958,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1005,34 +979,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1043,17 +1014,17 @@ block:
 	VMOVUPS        256(DI)(CX*1), Z16
 	VFMADD132PS    Z9, Z15, Z16
 	VPADDD         Z16, Z16, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
 	VMOVUPS        Z16, 256(DI)(CX*1)
 	VMOVUPS        1024(SI)(CX*1), Z16
 	VFMSUB132PS    Z14, Z10, Z16
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z15
-	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
+	VPMOVD2M       Z15, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K2, Z15
 	VPSRLD         $0x11, Z15, Z16
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
@@ -1072,34 +1043,31 @@ block:
 	VPMULTISHIFTQB Z15, Z17, Z17
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z15, K2
 	VMOVDQA32      Z16, Z17
-	VPERMI2D       Z1, Z0, Z17
+	VPERMI2D       Z3, Z1, Z17
 	VMOVDQA32      Z16, Z19
-	VPERMI2D       Z3, Z2, Z19
-	VMOVDQA32      Z16, Z20
-	VPERMI2W.Z     Z6, Z4, K1, Z20
-	VMOVDQA32      Z16, Z21
-	VPERMI2W.Z     Z7, Z5, K1, Z21
-	VPSLLD         $0x1a, Z16, Z16
-	VPMOVD2M       Z16, K3
-	VMOVDQA32      Z19, K3, Z17
-	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
-	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
-	VPADDD         Z20, Z16, K3, Z16
-	VPSRLD         $0x01, Z16, Z16
-	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
-	VPMULLD        Z18, Z20, Z20
-	VPADDD         Z16, Z20, Z20
-	VPSRLD         $0x0e, Z20, Z20
-	VPSRLD         $0x02, Z17, Z17
-	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
-	VPADDD         Z20, Z15, Z16
+	VPERMI2D       Z7, Z5, Z19
+	VMOVDQA32      Z19, K2, Z17
+	VMOVDQA32      Z16, Z19
+	VPERMI2D       Z2, Z0, Z19
+	VMOVDQA32      Z16, Z16
+	VPERMI2D       Z6, Z4, Z16
+	VMOVDQA32      Z16, K2, Z19
+	VPSLLD         $0x10, Z18, Z18
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z16
+	VPTERNLOGD     $0xf8, Z16, Z15, Z18
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z16
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x02, Z16, Z16
+	VPSRLD         $0x02, Z15, Z18
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z18, Z18
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x0b, Z16, Z16
+	VPADDD         Z19, Z16, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z15, Z15
+	VPADDD         Z16, Z15, Z16
 	VMOVAPS        Z16, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1112,9 +1080,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1133,34 +1101,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1173,9 +1138,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1194,34 +1159,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1234,9 +1196,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1255,34 +1217,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1293,17 +1252,17 @@ block:
 	VMOVUPS        512(DI)(CX*1), Z16
 	VFMADD132PS    Z9, Z15, Z16
 	VPADDD         Z16, Z16, Z15
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z15, K2
+	KORW           K2, K1, K1
 	VMOVUPS        Z16, 512(DI)(CX*1)
 	VMOVUPS        1536(SI)(CX*1), Z16
 	VFMSUB132PS    Z8, Z10, Z16
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z15
-	VPMOVD2M       Z15, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K3, Z15
+	VPMOVD2M       Z15, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z15, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z15, K2, Z15
 	VPSRLD         $0x11, Z15, Z16
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z15, Z17
 	VPSRLD         $0x09, Z15, Z18
@@ -1322,34 +1281,31 @@ block:
 	VPMULTISHIFTQB Z15, Z17, Z17
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z17, Z17
 	VPDPBUSD       Z17, Z19, Z18
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z15, K2
 	VMOVDQA32      Z16, Z17
-	VPERMI2D       Z1, Z0, Z17
+	VPERMI2D       Z3, Z1, Z17
 	VMOVDQA32      Z16, Z19
-	VPERMI2D       Z3, Z2, Z19
-	VMOVDQA32      Z16, Z20
-	VPERMI2W.Z     Z6, Z4, K1, Z20
-	VMOVDQA32      Z16, Z21
-	VPERMI2W.Z     Z7, Z5, K1, Z21
-	VPSLLD         $0x1a, Z16, Z16
-	VPMOVD2M       Z16, K3
-	VMOVDQA32      Z19, K3, Z17
-	VPSLLD         $0x0d, Z17, Z16
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z16, Z16
-	VPDPWSSD       Z21, Z18, Z16
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z15, K3
-	VPADDD         Z20, Z16, K3, Z16
-	VPSRLD         $0x01, Z16, Z16
-	VPSRLD         $0x01, Z15, Z18
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z18, Z18
-	VPMULLD        Z18, Z20, Z20
-	VPADDD         Z16, Z20, Z20
-	VPSRLD         $0x0e, Z20, Z20
-	VPSRLD         $0x02, Z17, Z17
-	VPADDD         Z17, Z20, Z20
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z15, Z15
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z20, Z20
-	VPADDD         Z20, Z15, Z16
+	VPERMI2D       Z7, Z5, Z19
+	VMOVDQA32      Z19, K2, Z17
+	VMOVDQA32      Z16, Z19
+	VPERMI2D       Z2, Z0, Z19
+	VMOVDQA32      Z16, Z16
+	VPERMI2D       Z6, Z4, Z16
+	VMOVDQA32      Z16, K2, Z19
+	VPSLLD         $0x10, Z18, Z18
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z16
+	VPTERNLOGD     $0xf8, Z16, Z15, Z18
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z16
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x02, Z16, Z16
+	VPSRLD         $0x02, Z15, Z18
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z18, Z18
+	VPDPWSSD       Z17, Z18, Z16
+	VPSRAD         $0x0b, Z16, Z16
+	VPADDD         Z19, Z16, Z16
+	VPSRLD         $0x02, Z16, Z16
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z15, Z15
+	VPADDD         Z16, Z15, Z16
 	VMOVAPS        Z16, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1362,9 +1318,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1383,34 +1339,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1423,9 +1376,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1444,34 +1397,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1484,9 +1434,9 @@ block:
 	VMAXPS.BCST    softmaxEx2<>+80(SB), Z16, Z16
 	VMAXPS         Z16, Z11, Z11
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K3
-	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K3, K3
-	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K3, Z16
+	VPMOVD2M       Z16, K2
+	VPTESTMD.BCST  softmaxEx2<>+36(SB), Z16, K2, K2
+	VPSUBD.BCST    softmaxEx2<>+40(SB), Z16, K2, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    softmaxEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -1505,34 +1455,31 @@ block:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    softmaxEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  softmaxEx2<>+64(SB), Z16, K2
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K3
-	VMOVDQA32      Z20, K3, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    softmaxEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    softmaxEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  softmaxEx2<>+40(SB), Z16, K3
-	VPADDD         Z21, Z17, K3, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    softmaxEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    softmaxEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    softmaxEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K2, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K2, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   softmaxEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   softmaxEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    softmaxEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    softmaxEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
 	VADDPS         Z16, Z15, Z15
 	VPANDD.BCST    softmaxConstants<>+8(SB), Z16, Z17
 	VPADDD.BCST    100(AX), Z17, Z17
@@ -1543,8 +1490,8 @@ block:
 	VMOVUPS        768(DI)(CX*1), Z16
 	VFMADD132PS    Z9, Z15, Z16
 	VPADDD         Z16, Z16, Z9
-	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z9, K3
-	KORW           K3, K2, K2
+	VPCMPEQD.BCST  softmaxConstants<>+4(SB), Z9, K2
+	KORW           K2, K1, K1
 	VMOVUPS        Z16, 768(DI)(CX*1)
 	VBROADCASTSS   softmaxConstants<>+12(SB), Z9
 	ADDQ           $0x00001000, SI
@@ -1554,12 +1501,12 @@ block:
 	LDMXCSR        (SP)
 	VBROADCASTSS   96(AX), Z8
 	VMULPS.BCST    softmaxEx2<>+32(SB), Z8, Z8
-	VCMPPS         $0x06, Z8, Z11, K3
-	KORW           K3, K2, K2
+	VCMPPS         $0x06, Z8, Z11, K2
+	KORW           K2, K1, K1
 	ADDQ           $0x40, CX
 	CMPQ           CX, $0x00000100
 	JNE            vector
-	KMOVW          K2, AX
+	KMOVW          K1, AX
 	MOVL           AX, ret+8(FP)
 	VZEROUPPER
 	RET
@@ -1574,12 +1521,12 @@ DATA softmaxEx2<>+40(SB)/4, $0x00000001
 DATA softmaxEx2<>+44(SB)/4, $0x000001ff
 DATA softmaxEx2<>+48(SB)/4, $0x000000ff
 DATA softmaxEx2<>+52(SB)/4, $0x01010101
-DATA softmaxEx2<>+56(SB)/4, $0x0000ffff
-DATA softmaxEx2<>+60(SB)/4, $0x000077e2
-DATA softmaxEx2<>+64(SB)/4, $0x00006000
-DATA softmaxEx2<>+68(SB)/4, $0xff800000
-DATA softmaxEx2<>+72(SB)/4, $0x00800000
-DATA softmaxEx2<>+76(SB)/4, $0x3f000000
+DATA softmaxEx2<>+56(SB)/4, $0x00000003
+DATA softmaxEx2<>+60(SB)/4, $0x00007fff
+DATA softmaxEx2<>+64(SB)/4, $0x00400000
+DATA softmaxEx2<>+68(SB)/4, $0x000077e2
+DATA softmaxEx2<>+72(SB)/4, $0xff81ffff
+DATA softmaxEx2<>+76(SB)/4, $0x00800000
 DATA softmaxEx2<>+80(SB)/4, $0xce7e0000
 GLOBL softmaxEx2<>(SB), RODATA|NOPTR, $84
 
@@ -12082,19 +12029,17 @@ TEXT ·laneWeights(SB), NOSPLIT, $16-52
 	MOVL      SI, 8(SP)
 	LDMXCSR   8(SP)
 	MOVQ      table+24(FP), SI
-	VMOVDQU32 (SI), Z0
-	VMOVDQU32 64(SI), Z1
-	VMOVDQU32 128(SI), Z2
-	VMOVDQU32 192(SI), Z3
-	VMOVDQU32 256(SI), Z4
-	VMOVDQU32 384(SI), Z5
-	VMOVDQU32 320(SI), Z6
-	VMOVDQU32 448(SI), Z7
-	MOVL      $0x55555555, SI
-	KMOVD     SI, K1
-	KXORW     K3, K3, K3
+	VMOVDQU32 516(SI), Z0
+	VMOVDQU32 772(SI), Z1
+	VMOVDQU32 580(SI), Z2
+	VMOVDQU32 836(SI), Z3
+	VMOVDQU32 644(SI), Z4
+	VMOVDQU32 900(SI), Z5
+	VMOVDQU32 708(SI), Z6
+	VMOVDQU32 964(SI), Z7
+	KXORW     K2, K2, K2
 	MOVL      wide+44(FP), SI
-	KMOVW     SI, K2
+	KMOVW     SI, K1
 	MOVQ      $0x00000004, SI
 
 vector:
@@ -12112,15 +12057,15 @@ vector:
 octet:
 	VMOVUPS        (DI), Z16
 	VFMSUB213PS    Z9, Z8, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12139,49 +12084,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, (DI)
 	VMOVUPS        256(DI), Z16
 	VFMSUB213PS    Z9, Z8, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12200,49 +12142,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 256(DI)
 	VMOVUPS        512(DI), Z16
 	VFMSUB213PS    Z11, Z10, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12261,49 +12200,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 512(DI)
 	VMOVUPS        768(DI), Z16
 	VFMSUB213PS    Z11, Z10, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12322,49 +12258,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 768(DI)
 	VMOVUPS        1024(DI), Z16
 	VFMSUB213PS    Z13, Z12, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12383,49 +12316,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1024(DI)
 	VMOVUPS        1280(DI), Z16
 	VFMSUB213PS    Z13, Z12, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12444,49 +12374,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1280(DI)
 	VMOVUPS        1536(DI), Z16
 	VFMSUB213PS    Z15, Z14, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12505,49 +12432,46 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1536(DI)
 	VMOVUPS        1792(DI), Z16
 	VFMSUB213PS    Z15, Z14, Z16
-	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12566,37 +12490,34 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1792(DI)
 	ADDQ           $0x00000800, DI
 	DECQ           R8
@@ -12607,7 +12528,7 @@ octet:
 	DECQ           SI
 	JNZ            vector
 	LDMXCSR        (SP)
-	KMOVW          K3, AX
+	KMOVW          K2, AX
 	MOVL           AX, ret+48(FP)
 	VZEROUPPER
 	RET
@@ -12622,12 +12543,12 @@ DATA laneWeightsEx2<>+40(SB)/4, $0x00000001
 DATA laneWeightsEx2<>+44(SB)/4, $0x000001ff
 DATA laneWeightsEx2<>+48(SB)/4, $0x000000ff
 DATA laneWeightsEx2<>+52(SB)/4, $0x01010101
-DATA laneWeightsEx2<>+56(SB)/4, $0x0000ffff
-DATA laneWeightsEx2<>+60(SB)/4, $0x000077e2
-DATA laneWeightsEx2<>+64(SB)/4, $0x00006000
-DATA laneWeightsEx2<>+68(SB)/4, $0xff800000
-DATA laneWeightsEx2<>+72(SB)/4, $0x00800000
-DATA laneWeightsEx2<>+76(SB)/4, $0x3f000000
+DATA laneWeightsEx2<>+56(SB)/4, $0x00000003
+DATA laneWeightsEx2<>+60(SB)/4, $0x00007fff
+DATA laneWeightsEx2<>+64(SB)/4, $0x00400000
+DATA laneWeightsEx2<>+68(SB)/4, $0x000077e2
+DATA laneWeightsEx2<>+72(SB)/4, $0xff81ffff
+DATA laneWeightsEx2<>+76(SB)/4, $0x00800000
 DATA laneWeightsEx2<>+80(SB)/4, $0xce7e0000
 GLOBL laneWeightsEx2<>(SB), RODATA|NOPTR, $84
 
@@ -12648,19 +12569,17 @@ TEXT ·laneWeightsTwice(SB), NOSPLIT, $16-52
 	MOVL      SI, 8(SP)
 	LDMXCSR   8(SP)
 	MOVQ      table+24(FP), SI
-	VMOVDQU32 (SI), Z0
-	VMOVDQU32 64(SI), Z1
-	VMOVDQU32 128(SI), Z2
-	VMOVDQU32 192(SI), Z3
-	VMOVDQU32 256(SI), Z4
-	VMOVDQU32 384(SI), Z5
-	VMOVDQU32 320(SI), Z6
-	VMOVDQU32 448(SI), Z7
-	MOVL      $0x55555555, SI
-	KMOVD     SI, K1
-	KXORW     K3, K3, K3
+	VMOVDQU32 516(SI), Z0
+	VMOVDQU32 772(SI), Z1
+	VMOVDQU32 580(SI), Z2
+	VMOVDQU32 836(SI), Z3
+	VMOVDQU32 644(SI), Z4
+	VMOVDQU32 900(SI), Z5
+	VMOVDQU32 708(SI), Z6
+	VMOVDQU32 964(SI), Z7
+	KXORW     K2, K2, K2
 	MOVL      wide+44(FP), SI
-	KMOVW     SI, K2
+	KMOVW     SI, K1
 	MOVQ      $0x00000004, SI
 
 vector:
@@ -12679,15 +12598,15 @@ octet:
 	VMOVUPS        (DI), Z16
 	VMULPS         Z8, Z16, Z16
 	VSUBPS         Z9, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12706,50 +12625,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, (DI)
 	VMOVUPS        256(DI), Z16
 	VMULPS         Z8, Z16, Z16
 	VSUBPS         Z9, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12768,50 +12684,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 256(DI)
 	VMOVUPS        512(DI), Z16
 	VMULPS         Z10, Z16, Z16
 	VSUBPS         Z11, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12830,50 +12743,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 512(DI)
 	VMOVUPS        768(DI), Z16
 	VMULPS         Z10, Z16, Z16
 	VSUBPS         Z11, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12892,50 +12802,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 768(DI)
 	VMOVUPS        1024(DI), Z16
 	VMULPS         Z12, Z16, Z16
 	VSUBPS         Z13, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -12954,50 +12861,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1024(DI)
 	VMOVUPS        1280(DI), Z16
 	VMULPS         Z12, Z16, Z16
 	VSUBPS         Z13, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -13016,50 +12920,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1280(DI)
 	VMOVUPS        1536(DI), Z16
 	VMULPS         Z14, Z16, Z16
 	VSUBPS         Z15, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -13078,50 +12979,47 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1536(DI)
 	VMOVUPS        1792(DI), Z16
 	VMULPS         Z14, Z16, Z16
 	VSUBPS         Z15, Z16, Z16
-	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K4
-	KORW           K4, K3, K3
-	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K2, K4
-	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K4, Z16
+	VCMPPS.BCST    $0x05, laneWeightsTwiceConstants<>+0(SB), Z16, K3
+	KORW           K3, K2, K2
+	VCMPPS.BCST    $0x01, laneWeightsTwiceConstants<>+4(SB), Z16, K1, K3
+	VMULPS.BCST    laneWeightsTwiceConstants<>+8(SB), Z16, K3, Z16
 	VMULPS.BCST    laneWeightsTwiceEx2<>+32(SB), Z16, Z16
 	VCVTTPS2DQ     Z16, Z16
-	VPMOVD2M       Z16, K5
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K5, K5
-	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K5, Z16
+	VPMOVD2M       Z16, K4
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+36(SB), Z16, K4, K4
+	VPSUBD.BCST    laneWeightsTwiceEx2<>+40(SB), Z16, K4, Z16
 	VPSRLD         $0x11, Z16, Z17
 	VPANDD.BCST    laneWeightsTwiceEx2<>+44(SB), Z16, Z18
 	VPSRLD         $0x09, Z16, Z19
@@ -13140,37 +13038,34 @@ octet:
 	VPMULTISHIFTQB Z16, Z18, Z18
 	VPANDD.BCST    laneWeightsTwiceEx2<>+52(SB), Z18, Z18
 	VPDPBUSD       Z18, Z20, Z19
+	VPTESTMD.BCST  laneWeightsTwiceEx2<>+64(SB), Z16, K4
 	VMOVDQA32      Z17, Z18
-	VPERMI2D       Z1, Z0, Z18
+	VPERMI2D       Z3, Z1, Z18
 	VMOVDQA32      Z17, Z20
-	VPERMI2D       Z3, Z2, Z20
-	VMOVDQA32      Z17, Z21
-	VPERMI2W.Z     Z6, Z4, K1, Z21
-	VMOVDQA32      Z17, Z22
-	VPERMI2W.Z     Z7, Z5, K1, Z22
-	VPSLLD         $0x1a, Z17, Z17
-	VPMOVD2M       Z17, K5
-	VMOVDQA32      Z20, K5, Z18
-	VPSLLD         $0x0d, Z18, Z17
-	VPANDD.BCST    laneWeightsTwiceEx2<>+64(SB), Z17, Z17
-	VPADDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z17, Z17
-	VPDPWSSD       Z22, Z19, Z17
-	VPTESTMD.BCST  laneWeightsTwiceEx2<>+40(SB), Z16, K5
-	VPADDD         Z21, Z17, K5, Z17
-	VPSRLD         $0x01, Z17, Z17
-	VPSRLD         $0x01, Z16, Z19
-	VPANDD.BCST    laneWeightsTwiceEx2<>+56(SB), Z19, Z19
-	VPMULLD        Z19, Z21, Z21
-	VPADDD         Z17, Z21, Z21
-	VPSRLD         $0x0e, Z21, Z21
-	VPSRLD         $0x02, Z18, Z18
-	VPADDD         Z18, Z21, Z21
-	VPANDD.BCST    laneWeightsTwiceEx2<>+68(SB), Z16, Z16
-	VPADDD.BCST    laneWeightsTwiceEx2<>+76(SB), Z21, Z21
-	VPADDD         Z21, Z16, Z16
-	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+72(SB), Z16, K5
-	VMOVDQA32.Z    Z16, K5, Z16
-	VMULPS         Z16, Z16, K4, Z16
+	VPERMI2D       Z7, Z5, Z20
+	VMOVDQA32      Z20, K4, Z18
+	VMOVDQA32      Z17, Z20
+	VPERMI2D       Z2, Z0, Z20
+	VMOVDQA32      Z17, Z17
+	VPERMI2D       Z6, Z4, Z17
+	VMOVDQA32      Z17, K4, Z20
+	VPSLLD         $0x10, Z19, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+56(SB), Z17
+	VPTERNLOGD     $0xf8, Z17, Z16, Z19
+	VPBROADCASTD   laneWeightsTwiceEx2<>+68(SB), Z17
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x02, Z17, Z17
+	VPSRLD         $0x02, Z16, Z19
+	VPANDD.BCST    laneWeightsTwiceEx2<>+60(SB), Z19, Z19
+	VPDPWSSD       Z18, Z19, Z17
+	VPSRAD         $0x0b, Z17, Z17
+	VPADDD         Z20, Z17, Z17
+	VPSRLD         $0x02, Z17, Z17
+	VPANDD.BCST    laneWeightsTwiceEx2<>+72(SB), Z16, Z16
+	VPADDD         Z17, Z16, Z16
+	VPCMPD.BCST    $0x05, laneWeightsTwiceEx2<>+76(SB), Z16, K4
+	VMOVDQA32.Z    Z16, K4, Z16
+	VMULPS         Z16, Z16, K3, Z16
 	VMOVUPS        Z16, 1792(DI)
 	ADDQ           $0x00000800, DI
 	DECQ           R8
@@ -13181,7 +13076,7 @@ octet:
 	DECQ           SI
 	JNZ            vector
 	LDMXCSR        (SP)
-	KMOVW          K3, AX
+	KMOVW          K2, AX
 	MOVL           AX, ret+48(FP)
 	VZEROUPPER
 	RET
@@ -13196,12 +13091,12 @@ DATA laneWeightsTwiceEx2<>+40(SB)/4, $0x00000001
 DATA laneWeightsTwiceEx2<>+44(SB)/4, $0x000001ff
 DATA laneWeightsTwiceEx2<>+48(SB)/4, $0x000000ff
 DATA laneWeightsTwiceEx2<>+52(SB)/4, $0x01010101
-DATA laneWeightsTwiceEx2<>+56(SB)/4, $0x0000ffff
-DATA laneWeightsTwiceEx2<>+60(SB)/4, $0x000077e2
-DATA laneWeightsTwiceEx2<>+64(SB)/4, $0x00006000
-DATA laneWeightsTwiceEx2<>+68(SB)/4, $0xff800000
-DATA laneWeightsTwiceEx2<>+72(SB)/4, $0x00800000
-DATA laneWeightsTwiceEx2<>+76(SB)/4, $0x3f000000
+DATA laneWeightsTwiceEx2<>+56(SB)/4, $0x00000003
+DATA laneWeightsTwiceEx2<>+60(SB)/4, $0x00007fff
+DATA laneWeightsTwiceEx2<>+64(SB)/4, $0x00400000
+DATA laneWeightsTwiceEx2<>+68(SB)/4, $0x000077e2
+DATA laneWeightsTwiceEx2<>+72(SB)/4, $0xff81ffff
+DATA laneWeightsTwiceEx2<>+76(SB)/4, $0x00800000
 DATA laneWeightsTwiceEx2<>+80(SB)/4, $0xce7e0000
 GLOBL laneWeightsTwiceEx2<>(SB), RODATA|NOPTR, $84
 

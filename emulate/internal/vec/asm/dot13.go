@@ -395,9 +395,11 @@ func expand(i int, e VecVirtual) VecVirtual {
 	return x
 }
 
+// Operations of VPTERNLOGD on its last, its second to last and its third to last operand, and of VRANGEPS.
 const (
-	andOr  = 0xea // of VPTERNLOGD: the last and the second to last operand, or the third to last
-	maxAbs = 0x0b // of VRANGEPS: the larger magnitude, positive
+	andOr  = 0xea // a&b | c
+	orAnd  = 0xf8 // a | b&c
+	maxAbs = 0x0b // the larger magnitude
 )
 
 // begin makes M of the largest sum of exponents of products, and sets a to M plus what has been

@@ -340,15 +340,13 @@ func offsets(a, b, c, d uint64) uint64 {
 
 // ex2Unit holds the tables and constants of the special function unit.
 type ex2Unit struct {
-	c0     [4]VecVirtual
-	c1, c2 [2]VecVirtual
+	sum, both [4]VecVirtual
 	// Pairs of controls: bytes of t's low part, shifted, and the bits of its high
 	// part that select them.
 	select1, select2                       [2]Mem
 	scale, fraction, one, low9, low8, ones Mem
-	low16, round, c0Low, exponent, lowest  Mem
-	bias, least                            Mem
-	lowWords                               Register
+	low2, low15, upper, round, whole       Mem
+	lowest, least                          Mem
 }
 
 // loadEx2 loads the tables, laid out as in vec.Ex2Table, for a kernel.
@@ -363,34 +361,26 @@ func loadEx2(table Register, kernel string) *ex2Unit {
 		low9:     c.u32(0x1ff),
 		low8:     c.u32(0xff),
 		ones:     c.u32(0x01010101),
-		low16:    c.u32(0xffff),
+		low2:     c.u32(3),
+		low15:    c.u32(0x7fff),
+		upper:    c.u32(1 << 22), // half of the segments
 		round:    c.u32(0x77e2),
-		c0Low:    c.u32(0x6000),
-		exponent: c.u32(0xff800000),
+		whole:    c.u32(0xff81ffff), // the integer, and t
 		lowest:   c.u32(0x00800000),
-		bias:     c.u32(126 << 23),
 		least:    c.u32(0xce7e0000), // -127 * 2^23
 	}
-	for i := range e.c0 {
-		e.c0[i] = ZMM()
-		VMOVDQU32(at(table, 0, i), e.c0[i])
+	for i := range e.sum {
+		e.sum[i], e.both[i] = ZMM(), ZMM()
+		VMOVDQU32(at(table, 516, i), e.sum[i])
+		VMOVDQU32(at(table, 772, i), e.both[i])
 	}
-	for i := range 2 {
-		e.c1[i], e.c2[i] = ZMM(), ZMM()
-		VMOVDQU32(at(table, 256, i), e.c1[i])
-		VMOVDQU32(at(table, 384, i), e.c2[i])
-	}
-	r := GP32()
-	MOVL(U32(0x55555555), r)
-	e.lowWords = K()
-	KMOVD(r, e.lowWords)
 	return e
 }
 
 // apply replaces x by ex2.approx.ftz.f32 of it, for x < 128 and not NaN: package
-// mufu in 32-bit integers. The sum S is kept below 2^32 by halving it first,
-// where C1*t is 2*C1*(t>>1) + C1*(t&1), and C0 is cut into its upper bits,
-// which the final shift leaves alone, and its two lowest.
+// mufu in 32-bit integers. Its C0<<13 + C1*t + C2*sq(t) + rounding, shifted right by 15, is that
+// with C1 less 2^15, which is a signed word, and t added behind: and of that, without C0, four times
+// C1*(t>>2) and C1*(t&3) + C2*sq(t) + rounding, two products of pairs of words.
 func (e *ex2Unit) apply(x VecVirtual) {
 	VMULPS_BCST(e.scale, x, x)
 	e.applyScaled(x)
@@ -430,42 +420,34 @@ func (e *ex2Unit) applyScaled(x VecVirtual) {
 		vnni("VPDPBUSD", b, a, square)
 	}
 	// The coefficients.
-	lower, upper := ZMM(), ZMM()
 	top := K()
-	VMOVDQA32(segment, lower)
-	VPERMI2D(e.c0[1], e.c0[0], lower)
-	VMOVDQA32(segment, upper)
-	VPERMI2D(e.c0[3], e.c0[2], upper)
-	c1, c2 := ZMM(), ZMM()
-	VMOVDQA32(segment, c1)
-	VPERMI2W_Z(e.c1[1], e.c1[0], e.lowWords, c1)
-	VMOVDQA32(segment, c2)
-	VPERMI2W_Z(e.c2[1], e.c2[0], e.lowWords, c2)
-	VPSLLD(Imm(26), segment, segment)
-	VPMOVD2M(segment, top)
-	VMOVDQA32(upper, top, lower)
-	c0 := lower
-	// rest = floor((C1*(t&1) + C2*sq(t) + (C0&3)<<13 + rounding) / 2)
-	rest := ZMM()
-	odd := K()
-	VPSLLD(Imm(13), c0, rest)
-	VPANDD_BCST(e.c0Low, rest, rest)
-	VPADDD_BCST(e.round, rest, rest)
-	vnni("VPDPWSSD", c2, square, rest)
-	VPTESTMD_BCST(e.one, w, odd)
-	VPADDD(c1, rest, odd, rest)
-	VPSRLD(Imm(1), rest, rest)
-	half := ZMM()
-	VPSRLD(Imm(1), w, half)
-	VPANDD_BCST(e.low16, half, half)
-	VPMULLD(half, c1, c1)
-	VPADDD(rest, c1, c1)
-	VPSRLD(Imm(14), c1, c1)
-	VPSRLD(Imm(2), c0, c0)
-	VPADDD(c0, c1, c1)
-	VPANDD_BCST(e.exponent, w, w)
-	VPADDD_BCST(e.bias, c1, c1)
-	VPADDD(c1, w, x)
+	VPTESTMD_BCST(e.upper, w, top)
+	look := func(t [4]VecVirtual) VecVirtual {
+		lower, upper := ZMM(), ZMM()
+		VMOVDQA32(segment, lower)
+		VPERMI2D(t[1], t[0], lower)
+		VMOVDQA32(segment, upper)
+		VPERMI2D(t[3], t[2], upper)
+		VMOVDQA32(upper, top, lower)
+		return lower
+	}
+	both, sum := look(e.both), look(e.sum)
+	rest, quarter := ZMM(), ZMM()
+	VPSLLD(Imm(16), square, square)
+	low2 := ZMM()
+	VPBROADCASTD(e.low2, low2)
+	VPTERNLOGD(Imm(orAnd), low2, w, square)
+	VPBROADCASTD(e.round, rest)
+	vnni("VPDPWSSD", both, square, rest)
+	VPSRAD(Imm(2), rest, rest)
+	VPSRLD(Imm(2), w, quarter)
+	VPANDD_BCST(e.low15, quarter, quarter)
+	vnni("VPDPWSSD", both, quarter, rest)
+	VPSRAD(Imm(11), rest, rest)
+	VPADDD(sum, rest, rest)
+	VPSRLD(Imm(2), rest, rest)
+	VPANDD_BCST(e.whole, w, w)
+	VPADDD(rest, w, x)
 }
 
 // classes of VFPCLASSPS.
