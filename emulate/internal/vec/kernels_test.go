@@ -134,6 +134,9 @@ func TestDequantize(t *testing.T) {
 		want, wantTop := make([]float32, len(s)), clone(top)
 		for i := range limit {
 			limit[i] = int32(r.IntN(keys+10) - 5)
+			if round%3 == 0 && i < 48 { // registers without a masked score
+				limit[i] = int32(keys + r.IntN(2))
+			}
 		}
 		for i := range s {
 			x := int32(r.IntN(1<<16) - 1<<15)
@@ -155,6 +158,32 @@ func TestDequantize(t *testing.T) {
 		same(t, "score", s, want)
 		same(t, "maximum", top, wantTop)
 	})
+}
+
+// TestDequantizeRefuses: a score that counts and is not finite is reported, one that does not is
+// not looked at.
+func TestDequantizeRefuses(t *testing.T) {
+	const keys, masked = 16, -5e6
+	for _, l := range vec.Levels()[1:] {
+		for _, bad := range []float32{float32(math.Inf(1)), float32(math.Inf(-1)), float32(math.NaN())} {
+			for key := range keys {
+				for _, live := range []int{-1, 0, 37, 63, rows} { // the row whose scores count, none or all
+					s, top, delta := make([]float32, keys*rows), make([]float32, 4*rows), make([]float32, keys)
+					delta[key] = bad
+					var qScale [rows]float32
+					var limit [rows]int32
+					for r := range limit {
+						if limit[r] = int32(key); r == live || live == rows {
+							limit[r] = keys
+						}
+					}
+					if ok := l.Dequantize(s, top, keys, &qScale, make([]float32, keys), delta, &limit, masked); ok != (live < 0) {
+						t.Errorf("%v: %v at key %d, row %d counts: ok is %v", l, bad, key, live, ok)
+					}
+				}
+			}
+		}
+	}
 }
 
 func TestAddTile(t *testing.T) {

@@ -10,8 +10,8 @@ func qk(out *int32, q *uint8, k *int8, bias *int32, stride int, quads int, keys 
 // toFloat converts s[key][row] from int32 in place and raises top[thread][row] to the maximum.
 func toFloat(s *float32, top *float32, keys int)
 
-// dequantize is toFloat with s = s*(qscale[row]*kscale[key]) + delta[key] in one rounding, and masked from key limit[row] on.
-// The result is not zero if a score is NaN, infinite or subnormal, or a scale is subnormal.
+// dequantize is toFloat with s = s*(qscale[row]*kscale[key]) + delta[key] in one rounding, flushing subnormal results, and
+// masked from key limit[row] on. The result is not zero if a score that is not masked is NaN or infinite.
 func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
 
 // softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.

@@ -236,15 +236,19 @@ func toFloat() {
 
 func dequantize() {
 	TEXT("dequantize", NOSPLIT, "func(s *float32, top *float32, keys int, qscale, kscale, delta *float32, limit *int32, masked float32) uint32")
-	Doc("dequantize is toFloat with s = s*(qscale[row]*kscale[key]) + delta[key] in one rounding, and masked from key limit[row] on.",
-		"The result is not zero if a score is NaN, infinite or subnormal, or a scale is subnormal.")
+	Doc("dequantize is toFloat with s = s*(qscale[row]*kscale[key]) + delta[key] in one rounding, flushing subnormal results, and",
+		"masked from key limit[row] on. The result is not zero if a score that is not masked is NaN or infinite.")
 	s, top, keys := load("s"), load("top"), load("keys")
 	qscale, kscale, delta, limit := load("qscale"), load("kscale"), load("delta"), load("limit")
 	masked := ZMM()
 	VBROADCASTSS(NewParamAddr("masked", 56), masked)
-	least := newConstants("dequantizeConstants").u32(smallest)
-	bad := K()
-	KXORW(bad, bad, bad)
+	control := newConstants("dequantizeConstants").u32(flushControl)
+	before := AllocLocal(8)
+	STMXCSR(before)
+	LDMXCSR(control)
+	zero, nan := ZMM(), ZMM()
+	VPXORD(zero, zero, zero)
+	VPXORD(nan, nan, nan)
 	count := GP64()
 	MOVQ(U32(vecs), count)
 	Label("vector")
@@ -260,38 +264,44 @@ func dequantize() {
 	MOVQ(s, p)
 	XORQ(key, key)
 	MOVQ(keys, n)
-	Label("octet")
-	for i := range 8 {
-		x, scale, d, kk := ZMM(), ZMM(), ZMM(), ZMM()
-		m := Mem{Base: p, Disp: i * row32}
-		VCVTDQ2PS(m, x)
-		VMULPS_BCST(Mem{Base: kscale, Index: key, Scale: 4, Disp: 4 * i}, qs, scale)
-		VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
-		VFMADD132PS(scale, d, x)
-		k1, k2, k3, live := K(), K(), K(), K()
-		// Only scores that count are looked at.
-		r := GP32()
-		LEAL(Mem{Base: key, Disp: i}, r)
-		VPBROADCASTD(r, kk)
-		VPCMPD(Imm(6), kk, lim, live) // limit > key
-		VFPCLASSPSZ(Imm(classSubnormal|classNaN|classInf), x, live, k1)
-		VFPCLASSPSZ(Imm(classSubnormal), scale, live, k2)
-		KORW(k1, bad, bad)
-		KORW(k2, bad, bad)
-		for _, result := range []VecVirtual{x, scale} {
-			twice := ZMM()
-			VPADDD(result, result, twice)
-			VPCMPEQD_BCST(least, twice, live, k3)
-			KORW(k3, bad, bad)
+	octet := func(label string, whole bool) {
+		Label(label)
+		for i := range 8 {
+			x, scale, d := ZMM(), ZMM(), ZMM()
+			m := Mem{Base: p, Disp: i * row32}
+			VCVTDQ2PS(m, x)
+			VMULPS_BCST(Mem{Base: kscale, Index: key, Scale: 4, Disp: 4 * i}, qs, scale)
+			VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
+			VFMADD132PS(scale, d, x)
+			if whole {
+				VFMADD231PS(zero, x, nan)
+			} else {
+				// Only scores that count are looked at.
+				live, r, kk := K(), GP32(), ZMM()
+				LEAL(Mem{Base: key, Disp: i}, r)
+				VPBROADCASTD(r, kk)
+				VPCMPD(Imm(6), kk, lim, live) // limit > key
+				VFMADD231PS(zero, x, live, nan)
+				VBLENDMPS(x, masked, live, x)
+			}
+			VMAXPS(t[i/2], x, t[i/2])
+			VMOVUPS(x, m)
 		}
-		VBLENDMPS(x, masked, live, x)
-		VMAXPS(t[i/2], x, t[i/2])
-		VMOVUPS(x, m)
+		ADDQ(U32(8*row32), p)
+		ADDQ(Imm(8), key)
+		SUBQ(Imm(8), n)
+		JNZ(LabelRef(label))
 	}
-	ADDQ(U32(8*row32), p)
-	ADDQ(Imm(8), key)
-	SUBQ(Imm(8), n)
+	end, all, r := ZMM(), K(), GP32()
+	VPBROADCASTD(keys.(GPVirtual).As32(), end)
+	VPCMPD(Imm(1), end, lim, all) // limit < keys
+	KMOVW(all, r)
+	TESTL(r, r)
 	JNZ(LabelRef("octet"))
+	octet("whole", true)
+	JMP(LabelRef("done"))
+	octet("octet", false)
+	Label("done")
 	for j := range t {
 		VMOVUPS(t[j], Mem{Base: top, Disp: j * row32})
 	}
@@ -301,6 +311,9 @@ func dequantize() {
 	ADDQ(Imm(64), limit)
 	DECQ(count)
 	JNZ(LabelRef("vector"))
+	LDMXCSR(before)
+	bad := K()
+	VCMPPS(Imm(3), nan, nan, bad) // unordered
 	retMask(bad)
 }
 
