@@ -85,15 +85,15 @@ func (l Level) dotPass(acc []float32, records, codes []uint8, values *[256]float
 	return f[index(half)](&acc[0], &records[0], &codes[0], &values[0], &p[0], &e[0], channels, stride, bias) == 0
 }
 
-// pairExponents writes e[channel], the largest sum of exponents over 16 keys, at least least, and of what e
-// holds too if more; its byte 4*i+j is of row 16*j+i. It needs AVX512.
+// pairExponents writes e[channel], the largest sum of exponents over 16 keys and least, or, if more, what e
+// holds; its byte 4*i+j is of row 16*j+i. It needs AVX512.
 func (l Level) pairExponents(e, pe, codes []uint8, table *[256]uint32, channels int, least uint32, more bool) {
 	_, _, _ = e[channels*Rows-1], pe[16*Rows-1], codes[(channels-1)*32+15]
 	keep := uint32(0)
-	if more {
-		keep = math.MaxUint32
+	if least *= 0x01010101; more {
+		keep, least = math.MaxUint32, 0
 	}
-	exponentsByWords(&e[0], &pe[0], &codes[0], &table[0], channels, keep, least*0x01010101)
+	exponentsByWords(&e[0], &pe[0], &codes[0], &table[0], channels, keep, least)
 }
 
 // pairPass is dotPass by pairs of channels, for one strip or two. It needs AVX512.

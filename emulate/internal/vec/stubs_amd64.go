@@ -23,7 +23,7 @@ func softmax(a *byte) uint32
 func exponents(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32)
 
 // exponentsByWords writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
-// codes has a stride of 32. keep is zero or, to go on from what e holds, all ones. It is least in each byte at least; byte 4*i+j of e is of row 16*j+i.
+// codes has a stride of 32. keep is zero or, to go on from what e holds, all ones. It starts from least in each byte, zero where keep is not; byte 4*i+j of e is of row 16*j+i.
 func exponentsByWords(e *uint8, pe *uint8, codes *uint8, table *uint32, channels int, keep uint32, least uint32)
 
 // exponentsSplit writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 16 on, of pe[key][row] + table[codes[channel][key]];

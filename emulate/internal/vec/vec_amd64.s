@@ -1675,8 +1675,8 @@ TEXT ·exponentsByWords(SB), NOSPLIT, $0-48
 	VPERMB       Z18, Z1, Z18
 
 channel:
-	VPANDD      (AX), Z0, Z1
-	VPMAXUB     Z2, Z1, Z1
+	VMOVDQU32   (AX), Z1
+	VPTERNLOGD  $0xea, Z2, Z0, Z1
 	MOVBQZX     (DX), CX
 	VPADDD.BCST (BX)(CX*4), Z3, Z19
 	VPMAXUB     Z19, Z1, Z1

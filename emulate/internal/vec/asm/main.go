@@ -639,7 +639,7 @@ func exponents(name string, n, run, stride int, words bool) {
 	}
 	Doc(name+fmt.Sprintf(" writes e[channel][row] = max over %d keys, runs of %d from 0 and %d on, of pe[key][row] + table[codes[channel][key]];", n, run, stride),
 		"codes has a stride of 32. keep is zero or, to go on from what e holds, all ones."+
-			map[bool]string{true: " It is least in each byte at least; byte 4*i+j of e is of row 16*j+i."}[words])
+			map[bool]string{true: " It starts from least in each byte, zero where keep is not; byte 4*i+j of e is of row 16*j+i."}[words])
 	key := func(i int) int { return i%run + i/run*stride }
 	e, pe, codes, table, channels := load("e"), load("pe"), load("codes"), load("table"), load("channels")
 	keep := ZMM()
@@ -666,9 +666,11 @@ func exponents(name string, n, run, stride int, words bool) {
 	Label("channel")
 	var max [2]VecVirtual
 	max[0], max[1] = ZMM(), ZMM()
-	VPANDD(Mem{Base: e}, keep, max[0])
 	if words {
-		VPMAXUB(least, max[0], max[0])
+		VMOVDQU32(Mem{Base: e}, max[0])
+		VPTERNLOGD(Imm(andOr), least, keep, max[0])
+	} else {
+		VPANDD(Mem{Base: e}, keep, max[0])
 	}
 	for i := range p {
 		code, x := GP64(), ZMM()
