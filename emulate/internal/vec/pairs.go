@@ -156,7 +156,7 @@ type pairArgs struct {
 	// A tile may start from zero in its first step. After the last it is truncated and, if adds,
 	// written to o alone.
 	first, last, adds bool
-	_                 [4]uint8
+	perG              float32 // M over what waits for a sum's end
 	strips            [2]stripArgs
 }
 
@@ -217,9 +217,9 @@ func (v *Values) DotTiles(l Level, tiles []Tile, s *Scratch, first, keys int) (o
 		}
 		a.records = &v.records[(first+k)/unit.Step*size:][:size][0]
 		a.first, a.last = joins && k == 0, k+unit.Step >= keys
-		a.bias = uint8(v.format.exponentBias)
+		a.bias, a.perG = uint8(v.format.exponentBias), 1.5*(1<<10)
 		if a.first {
-			a.bias -= 10
+			a.bias, a.perG = a.bias-10, 1
 		}
 		good := l.pairPass(&a, len(tiles), unit.Half)
 		ok[0], ok[1] = ok[0] && good[0], ok[1] && good[1]

@@ -24,7 +24,7 @@ const (
 	pairMagic              // magic
 	pairCount              // pairs
 	pairStep               // step
-	pairFlags              // bias, first, last, adds
+	pairFlags              // bias, first, last, adds, perG
 	pairStrips             // of each strip, of size pairStrip
 	pairStrip   = 40
 	stripAcc    = 0
@@ -37,12 +37,12 @@ const (
 // dot13 is the second pass of the dot-add with 13 fraction bits, of one strip or of two.
 //
 // With E known, a float M = 1.5 * 2^(E+10) has an ulp of 2^(E-13), the unit's
-// last place: a fused multiply-add onto M rounded down truncates a positive
+// last place: a fused multiply-add onto M or -M rounded down truncates a positive
 // product as the unit does, one rounded up a negative product, and all sums are
 // exact. The sign is that of V's element, since P is not negative.
 //
 // Two channels share what is read of P, without which there are more loads than multiply-adds:
-// the records list keys by the signs of both. Each M waits in memory.
+// the records list keys by the signs of both. Each M, or what makes it times perG, waits in memory.
 //
 // A tile's first step starts from zero, and its last adds the sum to O, so that they need
 // neither be cleared nor read again. Subnormal numbers, which O alone can have, are flushed.
@@ -72,8 +72,9 @@ func dot13(name string, half bool, strips int) {
 	zero, bias := ZMM(), ZMM()
 	VPXORD(zero, zero, zero)
 	VPBROADCASTB(field(pairFlags), bias)
-	mask := ZMM()
+	mask, perG := ZMM(), ZMM()
 	VPBROADCASTD(d.exponent, mask)
+	VBROADCASTSS(field(pairFlags+4), perG)
 	restore := d.flushSubnormals()
 	// of returns where channel c of the pair is in a matrix of strip s.
 	of := func(s, c, matrix int, size uint64) Register {
@@ -88,6 +89,10 @@ func dot13(name string, half bool, strips int) {
 	Label("pair")
 	var sums [2][2][vecs]VecVirtual // [strip][channel]
 	start := func(first bool) {
+		half22 := ZMM()
+		if first {
+			VPBROADCASTD(d.half22, half22)
+		}
 		for s := range strips {
 			for c := range 2 {
 				e := ZMM()
@@ -101,10 +106,10 @@ func dot13(name string, half bool, strips int) {
 					m := expand(i, e)
 					if first {
 						sums[s][c][i] = ZMM()
-						VPTERNLOGD_BCST(Imm(andOr), d.half22, mask, m)
+						VPTERNLOGD_BCST(Imm(orMiddle), d.size, half22, m)
 						VMOVDQA32(m, sums[s][c][i])
 					} else {
-						d.begin(sums[s][c][i], m, mask, at(from, 0, i))
+						d.begin(sums[s][c][i], m, mask, perG, at(from, 0, i))
 					}
 					VMOVUPS(m, waits(s, c, i))
 				}
@@ -150,7 +155,7 @@ func dot13(name string, half bool, strips int) {
 		for c := range 2 {
 			for i := range vecs {
 				a := sums[s][c][i]
-				VSUBPS(waits(s, c, i), a, a)
+				VFNMADD231PS(waits(s, c, i), perG, a)
 				if half {
 					d.endHalf(a, zero, nan[s])
 				}
@@ -353,19 +358,19 @@ func pairRecords() {
 
 // dot13Unit is what dot13 does with an output before and after a step.
 type dot13Unit struct {
-	half                                    bool
-	toMagic, half22, fp22, exponent, lowest Mem
-	control, smallest                       Mem
+	half                                 bool
+	half22, fp22, exponent, size, lowest Mem
+	control, smallest                    Mem
 }
 
 func newDot13(name string, half bool) *dot13Unit {
 	c := newConstants(name + "Constants")
 	return &dot13Unit{
 		half:     half,
-		toMagic:  c.u32(10<<23 | 1<<22),
 		half22:   c.u32(1 << 22),
 		fp22:     c.u32(truncateFP22),
-		exponent: c.u32(0xff << 23),
+		exponent: c.u32(1<<31 | 0xff<<23), // and sign
+		size:     c.u32(0xff << 23),
 		lowest:   c.u32((127 - 14) << 23),
 		smallest: c.u32(smallest),
 		control:  c.u32(flushControl),
@@ -397,32 +402,30 @@ func expand(i int, e VecVirtual) VecVirtual {
 
 // Operations of VPTERNLOGD on its last, its second to last and its third to last operand, and of VRANGEPS.
 const (
-	andOr  = 0xea // a&b | c
-	orAnd  = 0xf8 // a | b&c
-	maxAbs = 0x0b // the larger magnitude
+	andOr    = 0xea // a&b | c
+	orAnd    = 0xf8 // a | b&c
+	orMiddle = 0xec // a&c | b
+	maxAbs   = 0x03 // the larger magnitude, with the sign of the second to last operand
 )
 
-// begin makes M of the largest sum of exponents of products, and sets a to M plus what has been
-// added up, truncated like a product.
-func (d *dot13Unit) begin(a, magic, mask VecVirtual, from Mem) {
-	x, size := ZMM(), ZMM()
-	negative := K()
-	VMOVUPS(from, x)
+// begin makes g, the power of two with the largest exponent, of that of the products and of what has been
+// added up, whose sign it gets, and sets a to perG*g plus that, truncated like a product: toward zero
+// since signs are equal. M may be negative, as the ulp is the same.
+func (d *dot13Unit) begin(a, g, mask, perG VecVirtual, from Mem) {
+	size := a
+	VMOVUPS(from, a)
 	if d.half {
 		// An FP16 subnormal has the smallest exponent; zero has none.
-		k := K()
-		VPANDD(mask, x, size)
-		VPTESTMD(size, size, k)
-		VMAXPS_BCST(d.lowest, size, k, size)
-	} else {
-		size = x
+		k, least := K(), ZMM()
+		size = ZMM()
+		VMOVAPS(a, size)
+		VBROADCASTSS(d.lowest, least)
+		VPTESTMD_BCST(d.size, a, k)
+		VRANGEPS(Imm(maxAbs), least, a, k, size)
 	}
-	VRANGEPS(Imm(maxAbs), size, magic, magic)
-	VPANDD(mask, magic, magic)
-	VPADDD_BCST(d.toMagic, magic, magic)
-	VPMOVD2M(x, negative)
-	VADDPS_RD_SAE(x, magic, a)
-	VADDPS_RU_SAE(x, magic, negative, a)
+	VRANGEPS(Imm(maxAbs), g, size, g)
+	VPANDD(mask, g, g)
+	VFMADD231PS_RZ_SAE(g, perG, a)
 }
 
 // endHalf rounds a sum to FP16. One that is infinite makes nan NaN.
