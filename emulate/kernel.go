@@ -177,13 +177,12 @@ func (k *Kernel) Portable() string { return k.portable }
 // are nearly all of its work, on vectors at its level: the units of both and ordinary
 // numbers given.
 func (k *Kernel) VectorProducts() bool {
-	scores := k.vectorScores(4) || k.scoreUnit != nil && k.scoreUnit.HasVector(k.level.unit)
+	scores := k.vectorScores() || k.scoreUnit != nil && k.scoreUnit.HasVector(k.level.unit)
 	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
 }
 
-// VectorSteps reports whether a kernel that is Portable has all steps of a tile on vectors at
-// its level, with head dimensions that are even and ordinary numbers given. The kernel must be
-// bound (For).
+// VectorSteps reports whether a kernel that is Portable has the steps of a tile on vectors at its
+// level, ordinary numbers given. The kernel must be bound (For).
 func (k *Kernel) VectorSteps() bool { return k.lanes != nil }
 
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).

@@ -17,7 +17,7 @@ import (
 
 // strip is the state of a strip, with the row as the fast index.
 type strip struct {
-	q   []uint8   // [Dim/4][Rows][4], biased by 128
+	q   []uint8   // [whole(Dim)/4][Rows][4], biased by 128
 	o   []float32 // [Dim][Rows]
 	d   []float32 // [threads][Rows]
 	top []float32 // [threads][Rows]
@@ -38,6 +38,7 @@ type strips struct {
 	delta   []float32 // [BlockK]
 	nan     oddKeys
 	zeros   []float32 // [Dim], negative ones
+	wide    []float32 // of meanDots
 	scratch vec.Scratch
 }
 
@@ -79,7 +80,7 @@ func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
 	}
 	for len(s.strip) < n*bq/rows {
 		s.strip = append(s.strip, strip{
-			q: make([]uint8, dim*rows), o: make([]float32, dim*rows),
+			q: make([]uint8, whole(dim)*rows), o: make([]float32, dim*rows),
 			d: make([]float32, threads*rows), top: make([]float32, threads*rows),
 		})
 	}
@@ -111,7 +112,7 @@ var (
 // prepareStrips finds out whether a kv head's blocks can run in strips, as long as
 // V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	if k.level.l == vec.Portable || kv.in.Dim%4 != 0 {
+	if k.level.l == vec.Portable {
 		return
 	}
 	kv.strips = true
@@ -233,12 +234,33 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, qMean []float32, lo int, tai
 	} else {
 		k.smoothKeys(kv, x[:n*d])
 	}
-	if !k.level.l.MeanDots(ss.delta, x, mean, qMean) {
+	if !ss.meanDots(k.level.l, x, mean, qMean) {
 		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}
 	clear(ss.delta[n:])
 	ss.hideKeys(n, k.masked)
+}
+
+// meanDots is [vec.Level.MeanDots] of rows of x into delta, filled up with channels of zeros.
+func (s *strips) meanDots(l vec.Level, x, mean, q []float32) bool {
+	d := len(q)
+	wd := whole(d)
+	if wd == d {
+		return l.MeanDots(s.delta, x, mean, q)
+	}
+	s.wide = grow(s.wide, (len(s.delta)+2)*wd)
+	clear(s.wide)
+	put := func(row int, x []float32) []float32 {
+		to := s.wide[row*wd:][:wd]
+		copy(to, x)
+		return to
+	}
+	for i := range s.delta {
+		put(i, x[i*d:i*d+d])
+	}
+	n := len(s.delta)
+	return l.MeanDots(s.delta, s.wide, put(n, mean), put(n+1, q))
 }
 
 // stripBlocks is how many blocks of queries of a head runStrips wants at a time: as many as
@@ -284,12 +306,12 @@ func (k *Kernel) runTile(q *Query, ws *Workspace, w *window, blocks []inStrips, 
 // is the query first. It reports whether the vector kernels could.
 func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int) bool {
 	kv, st, tail := q.kv, sl.strip, sl.tail
-	d, bk := kv.in.Dim, k.tiling.BlockK
+	wd, bk := whole(kv.in.Dim), k.tiling.BlockK
 	at := lo - w.first
 	if !st.odd.takes(&ss.nan) {
 		return false
 	}
-	k.level.l.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
+	k.level.l.QK(ss.s, st.q, w.kWhole[at*wd:], w.kBias[at:], bk, &ss.scratch)
 	for i := range st.top {
 		st.top[i] = k.start
 	}

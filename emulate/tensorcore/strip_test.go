@@ -24,7 +24,7 @@ func vectorLevels(t testing.TB) []Level {
 func stripUnits(t testing.TB, level Level) (list []Unit) {
 	for _, u := range Units() {
 		_, got := u.Strip(level)
-		wide := u.A <= E5M2 && u.FractionBits == 25 // 32 terms of 2^27
+		wide := u.A <= E5M2 && u.FractionBits == 25 && len(u.Steps[0]) == 32 // terms of 2^27
 		if want := u.Out != Int32 && u.FractionBits != Exact && !wide; got != want {
 			t.Errorf("%s %s: a strip %v, want %v", u.Arch, u.Instruction, got, want)
 		}
@@ -38,7 +38,7 @@ func stripUnits(t testing.TB, level Level) (list []Unit) {
 	return list
 }
 
-// separateUnits are units with an addition apart, of which the table has none that a Strip takes.
+// separateUnits are units with an addition apart that the table does not have.
 var separateUnits = []Unit{
 	{Arch: "invented", Instruction: "separate", A: E4M3, C: FP32, K: 32, Steps: Consecutive(32, 16), FractionBits: 13, Out: FP32Zero, SeparateAdd: true},
 	{Arch: "invented", Instruction: "separate FP16", A: FP16, C: FP16, K: 16, Steps: Consecutive(16, 8), FractionBits: 24, Out: FP16Nearest, SeparateAdd: true},
@@ -154,8 +154,19 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 	u.Tile(want, &pa, &pb)
 	var ra RowOperand
 	var lb LaneOperand
-	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0, k) {
+	some, n := append([]float32(nil), acc...), 1+(rows*k+len(what))%Lanes
+	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0, k, Lanes) {
 		return false
+	}
+	// The first lanes alone.
+	if !s.Dot(some, &ra, &lb, 0, k, n) {
+		t.Errorf("%s: all lanes are computed, but not %d", what, n)
+	}
+	for i, x := range acc {
+		if i%Lanes < n && math.Float32bits(some[i]) != math.Float32bits(x) {
+			t.Errorf("%s: element %d of %d lanes: %g, want %g", what, i, n, some[i], x)
+			return true
+		}
 	}
 	for i, x := range acc {
 		if x-x != 0 {
@@ -250,7 +261,7 @@ func testSubnormalSum(t *testing.T, u *Unit, start float32) {
 		acc[0] = start
 		var ra RowOperand
 		var lb LaneOperand
-		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K) || acc[0] != want {
+		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K, Lanes) || acc[0] != want {
 			t.Errorf("%s %s, %s: a strip's sum is %x, want %x", u.Arch, u.Instruction, level, acc[0], want)
 		}
 	}
@@ -283,7 +294,7 @@ func benchmarkStrips(b *testing.B, level Level) {
 		b.Run(u.Arch+"/"+u.Instruction, func(b *testing.B) {
 			for b.Loop() {
 				clear(acc)
-				if !s.Dot(acc, &ra, &lb, 0, k) {
+				if !s.Dot(acc, &ra, &lb, 0, k, Lanes) {
 					b.Fatal("not valid")
 				}
 			}

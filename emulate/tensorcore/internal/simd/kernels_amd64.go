@@ -54,9 +54,9 @@ func (l Level) kernel(c *Chain) (i int) {
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
-// reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
-// result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+// reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
+// stay as they are. c.Most, of which most is the result, must not be 0.
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -66,11 +66,11 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 		dotLanes, dotLanesSeparate, dotLanesHalf, dotLanesHalfSeparate,
 		dotLanesAVX2, dotLanesSeparateAVX2, dotLanesHalfAVX2, dotLanesHalfSeparateAVX2,
 	}[l.kernel(c)]
-	bad, lanes := uint32(0), 32 // of a call
+	bad, step := uint32(0), 32 // of a call
 	if l == AVX2 {
-		lanes = 16
+		step = 16
 	}
-	for i := 0; i < Lanes; i += lanes {
+	for i := 0; i < lanes; i += step {
 		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0

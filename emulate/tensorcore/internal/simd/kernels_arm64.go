@@ -40,9 +40,9 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
-// reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
-// result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+// reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
+// stay as they are. c.Most, of which most is the result, must not be 0.
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -58,7 +58,7 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 		f = dotLanesSeparate
 	}
 	bad := uint32(0)
-	for i := 0; i < Lanes; i += 16 {
+	for i := 0; i < lanes; i += 16 {
 		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0

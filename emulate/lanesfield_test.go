@@ -1,0 +1,101 @@
+package emulate
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/program"
+)
+
+// TestLanesField: heads of ordinary numbers run on vectors to the end with choices that no known
+// kernel has, or that it has in other shapes, and give what the interpreter gives, after all tiles
+// and at the end. The results could not tell that they did.
+func TestLanesField(t *testing.T) { forLanes(t, testLanesField) }
+
+func testLanesField(t *testing.T, level Level) {
+	for _, tc := range []struct {
+		kernel string
+		set    string
+		shapes [][3]int // queries, keys, head_dim
+	}{
+		// O in memory: one tile, which is first and last, two, and more; fewer rows than a block has.
+		{"sdpa-efficient", "", [][3]int{{40, 100, 136}, {5, 200, 256}, {33, 300, 129}, {8, 1100, 512}}},
+		{"sdpa-efficient", "operands.subnormals=flush exponent.exp2=ex2.approx.ftz", [][3]int{{40, 300, 144}}},
+		{"fa3", "pv.level=tile pv.join=memory finish.inverse=exact", [][3]int{{150, 500, 64}}},
+		// Exponentials one by one.
+		{"fa3", "exponent.exp2=exact", [][3]int{{70, 300, 64}}},
+		{"sdpa-efficient", "exponent.exp2=exact", [][3]int{{70, 300, 64}}},
+		{"fa2", "exponent.exp2=ex2.approx", [][3]int{{70, 300, 64}}},
+		{"fa2", "exponent.exp2=exact exponent.round=twice", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "exponent.exp2=exact", [][3]int{{70, 300, 64}}},
+		// P toward zero, in each of its formats.
+		{"fa3", "p.round=zero", [][3]int{{70, 300, 64}}},
+		{"fa3-fp8", "p.round=zero", [][3]int{{70, 300, 64}}},
+		{"flashinfer-fp8", "p.round=zero", [][3]int{{70, 300, 128}}},
+		{"sage2-8b-sm90", "p.round=zero", [][3]int{{70, 300, 64}}},
+		{"comfy-int8", "p.round=zero", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "p.round=zero p.format=e5m2 v_codes.format=e5m2 pv.unit.instruction=wgmma.m64nNk32.f32.e5m2", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "p.round=zero p.format=int8 v_codes.format=int8 pv.unit.instruction=wgmma.m64nNk32.s32.s8 exponent.offset=6.98868 v_codes.max=127", [][3]int{{70, 300, 64}}},
+		// Units that unpack FP8 take keys in another order, and add apart.
+		{"fa3-fp8", "pv.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 64}, {70, 300, 65}}},
+		{"fa3-fp8", "scores.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 64}, {70, 300, 33}}},
+		{"flashinfer-fp8", "pv.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 128}}},
+		// Channels that make no whole groups.
+		{"fa2", "", [][3]int{{70, 300, 63}, {130, 300, 97}}},
+		{"fa3", "", [][3]int{{70, 300, 1}, {200, 300, 127}, {70, 300, 186}}},
+		{"fa3-fp8", "", [][3]int{{70, 300, 63}}},
+		{"sage-fp16-cuda", "", [][3]int{{70, 300, 63}, {70, 300, 62}}},
+		{"sage-fp16-triton", "", [][3]int{{70, 300, 61}}},
+		{"sparge-sm90", "", [][3]int{{70, 300, 63}, {70, 1300, 2}}},
+		{"comfy-int8", "", [][3]int{{70, 200, 63}, {70, 300, 65}}},
+	} {
+		set := strings.Fields(tc.set)
+		for _, shape := range tc.shapes {
+			s := program.Selection{Kernel: tc.kernel, Set: set}
+			testField(t, level, s, shape, format.FP16, false)
+			testField(t, level, s, shape, format.BF16, true)
+		}
+	}
+}
+
+// testField runs one head, causal where the kernel knows that.
+func testField(t *testing.T, level Level, s program.Selection, shape [3]int, dtype format.DType, causal bool) {
+	t.Helper()
+	what := fmt.Sprintf("%s %v, %v of %s", s.Kernel, s.Set, shape, dtype)
+	p, err := s.Program()
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	causal = causal && p.Mask.Causal != "none"
+	r := rand.New(rand.NewPCG(8, uint64(shape[2])))
+	h := &call{nq: shape[0], nk: shape[1], d: shape[2], dtype: dtype}
+	draw := func(n int) Rows {
+		x := make([]float32, n*h.d)
+		for i := range x {
+			x[i] = dtype.Round(float32(r.NormFloat64()))
+		}
+		return slicesOf(x, h.d)
+	}
+	h.in = QInput{Q: draw(h.nq), Len: h.nq, Causal: causal}
+	h.kIn = KVInput{K: draw(h.nk), V: draw(h.nk), Len: h.nk, Dim: h.d, DType: dtype}
+	k, err := NewAt(p, level)
+	if err == nil {
+		k, err = h.bind(k)
+	}
+	if err == nil {
+		err = k.Supports(h.in)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", what, err)
+	}
+	if took, ran := compareLanes(t, k, h, what); took == 0 || ran != took {
+		t.Errorf("%s: %d blocks taken, %d run of %d", what, took, ran, k.Blocks(h.nq))
+	}
+	want, _, _ := runCall(t, p, Levels()[0], h)
+	if got, _, _ := runCall(t, p, level, h); want.differs(&got) != "" {
+		t.Errorf("%s: %s", what, want.differs(&got))
+	}
+}
