@@ -128,14 +128,25 @@ func NewAt(p program.Program, level Level) (*Kernel, error) {
 	if err == nil && q.Key() == p.Key() {
 		return k, k.compile()
 	}
-	// What depends on the case is not what keeps a kernel from the vector paths: any will do.
-	if q, err = p.At(program.Case{HeadDim: min(p.Operands.MaxHeadDim, 64), DType: p.DTypeList()[0]}); err == nil {
-		n := &Kernel{given: p, prog: q, level: level}
-		if err = n.compile(); err == nil {
-			k.portable = n.portable
-		}
+	if n := k.some(); n != nil {
+		k.portable = n.portable
 	}
 	return k, nil
+}
+
+// some is a kernel that is not bound for some case, nil if there is none. What depends on the case
+// is not what keeps a kernel from the vector paths: any will do.
+func (k *Kernel) some() *Kernel {
+	p := &k.given
+	q, err := p.At(program.Case{HeadDim: min(p.Operands.MaxHeadDim, 64), DType: p.DTypeList()[0]})
+	if err != nil {
+		return nil
+	}
+	n := &Kernel{given: k.given, prog: q, level: k.level}
+	if n.compile() != nil {
+		return nil
+	}
+	return n
 }
 
 // dtypeNames are the names that descriptions have for dtypes.
@@ -172,6 +183,18 @@ func (k *Kernel) Bound() program.Program { return k.prog }
 // Portable says why the kernel runs in portable Go where it does: the choice of its
 // description that no vector path has. It is "" where a vector path takes it.
 func (k *Kernel) Portable() string { return k.portable }
+
+// Scalar says why a kernel that is Portable does not have the steps of its tiles on vectors either,
+// on any machine: the choice of its description that they lack. It is "" where they have all.
+func (k *Kernel) Scalar() string {
+	if k.portable != "" && !k.bound {
+		k = k.some()
+	}
+	if k == nil || k.portable == "" {
+		return ""
+	}
+	return k.whyScalar()
+}
 
 // VectorProducts reports whether a kernel that is Portable has its two matrix products, which
 // are nearly all of its work, on vectors at its level: the units of both and ordinary

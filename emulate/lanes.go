@@ -2,6 +2,7 @@ package emulate
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 
@@ -67,25 +68,15 @@ var laneChoices = map[string]string{
 
 // planLanes returns how the description's steps run on vectors, nil where they do not.
 func (k *Kernel) planLanes() *lanePlan {
-	if !k.turnsValues() {
+	if !k.turnsValues() || k.whyScalar() != "" {
 		return nil
-	}
-	reduced := k.prog.Reduced()
-	for _, c := range reduced.Choices() {
-		if takes, known := laneTakes[c.Path]; !known || takes != nil && !slices.Contains(takes, c.Value) {
-			return nil
-		}
 	}
 	p := &lanePlan{control: vec.Flush, most: math.MaxFloat32}
 	if k.arith.keep {
 		p.control = vec.Keep
 	}
-	if !p.operands(k) || !p.units(k) {
-		return nil
-	}
-	if k.prog.PV.Threshold != 0 && k.prog.Scores.TailTiles == 0 {
-		return nil // rows decide with keys beyond the end
-	}
+	p.operands(k)
+	p.units(k)
 	p.dots = k.dotsValues()
 	switch {
 	case k.ofTile:
@@ -102,12 +93,61 @@ func (k *Kernel) planLanes() *lanePlan {
 	return p
 }
 
+// whyScalar returns the choice that the steps on vectors do not have, "" where they have all.
+func (k *Kernel) whyScalar() string {
+	reduced := k.prog.Reduced()
+	for _, c := range reduced.Choices() {
+		if takes, known := laneTakes[c.Path]; !known || takes != nil && !slices.Contains(takes, c.Value) {
+			return fmt.Sprintf("%s: %s", c.Path, c.Value)
+		}
+	}
+	if !k.p.bytes && !k.p.typed && k.p.dtype != format.BF16 {
+		return "p.format: " + dtypeNames[k.p.dtype]
+	}
+	if k.prog.PV.Threshold != 0 && k.prog.Scores.TailTiles == 0 {
+		return "scores.tail_tiles: 0" // rows decide with keys beyond the end
+	}
+	return k.whyNoUnits()
+}
+
+// whyNoUnits is whyScalar of the units.
+func (k *Kernel) whyNoUnits() string {
+	for _, x := range []struct {
+		path string
+		unit *tensorcore.Unit
+	}{{"scores.unit", k.scoreUnit}, {"pv.unit", k.pvUnit}, {"denominator.unit", k.onesUnit}} {
+		if x.unit != nil && !x.unit.HasStrip() {
+			return fmt.Sprintf("%s: %s as %s executes it", x.path, x.unit.Instruction, x.unit.Arch)
+		}
+	}
+	level, ones := fmt.Sprintf("pv.level: %d", k.sumKeys), "denominator.unit: "+k.prog.Denominator.Unit
+	switch {
+	case !k.integer && k.scoreUnit == nil:
+		return "scores.unit.instruction: " + k.prog.Scores.Unit.Instruction
+	case k.sumKeys%16 != 0:
+		return level
+	case k.intPV && k.onesUnit != nil:
+		return ones
+	case k.intPV && (k.sumKeys > 1<<24/(256*128) || k.prog.OneChain()):
+		return level // the largest sum is not one that FP32 has
+	case k.intPV:
+		return ""
+	case k.pvUnit == nil:
+		return "pv.unit.instruction: " + k.prog.PV.Unit.Instruction
+	case k.sumKeys%k.pvUnit.K != 0:
+		return level
+	case k.onesUnit != nil && (k.tiling.BlockK%k.onesUnit.K != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural):
+		return ones
+	}
+	return ""
+}
+
 // turnsValues says whether windows keep V for the steps on vectors. It depends on nothing that
 // a Preparation does not but the level, without which they are not taken.
 func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l.Lanes() }
 
-// operands finds the format of P and reports whether there is one.
-func (p *lanePlan) operands(k *Kernel) bool {
+// operands finds the format of P.
+func (p *lanePlan) operands(k *Kernel) {
 	switch {
 	case k.p.bytes:
 		p.weight, p.most = vec.WeightInt, math.MaxUint8
@@ -116,42 +156,24 @@ func (p *lanePlan) operands(k *Kernel) bool {
 		if k.p.kind != quant.FP16 {
 			p.most = k.p.kind.Max()
 		}
-	case dtypeNames[k.p.dtype] == "bf16":
-		p.weight = vec.WeightBF16
 	default:
-		return false
+		p.weight = vec.WeightBF16
 	}
-	return true
 }
 
 // laneTakes is laneChoices with the values apart, nil for anything.
 var laneTakes = takes(laneChoices)
 
-// units finds the strips of the units and reports whether there are all that it takes.
-func (p *lanePlan) units(k *Kernel) bool {
-	ok := k.integer
-	if k.scoreUnit != nil {
-		p.scores, ok = k.scoreUnit.Strip(k.level.unit)
-	}
-	if !ok || k.sumKeys%16 != 0 {
-		return false
-	}
-	if k.intPV {
-		// The largest sum is one that FP32 has.
-		return k.onesUnit == nil && k.sumKeys <= 1<<24/(256*128) && !k.prog.OneChain()
-	}
-	if k.pvUnit == nil {
-		return false
-	}
-	if p.pv, ok = k.pvUnit.Strip(k.level.unit); !ok || k.sumKeys%p.pv.Depth() != 0 {
-		return false
-	}
-	if k.onesUnit != nil {
-		if p.ones, ok = k.onesUnit.Strip(k.level.unit); !ok || k.tiling.BlockK%p.ones.Depth() != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural {
-			return false
+// units finds the strips of the units.
+func (p *lanePlan) units(k *Kernel) {
+	for _, x := range []struct {
+		strip **tensorcore.Strip
+		unit  *tensorcore.Unit
+	}{{&p.scores, k.scoreUnit}, {&p.pv, k.pvUnit}, {&p.ones, k.onesUnit}} {
+		if x.unit != nil {
+			*x.strip, _ = x.unit.Strip(k.level.unit)
 		}
 	}
-	return true
 }
 
 // takesLanes says whether the tiles of a block of a query run on vectors.

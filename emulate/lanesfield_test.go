@@ -21,6 +21,14 @@ func testLanesField(t *testing.T, level Level) {
 		set    string
 		shapes [][3]int // queries, keys, head_dim
 	}{
+		// Units that round exact sums. Of BF16 there is none.
+		{"fa2 of FP16", "arch=ideal", [][3]int{{70, 300, 64}}},
+		{"fa3 of FP16", "arch=ideal", [][3]int{{70, 300, 65}}},
+		{"sdpa-efficient of FP16", "arch=ideal", [][3]int{{40, 300, 130}}},
+		{"sage-fp16-cuda of FP16", "arch=ideal", [][3]int{{70, 300, 64}}},
+		{"fa3-fp8", "arch=ideal", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "arch=ideal p.format=e5m2 v_codes.format=e5m2 pv.unit.instruction=wgmma.m64nNk32.f32.e5m2", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "arch=ideal p.format=fp16 v_codes.format=fp16 pv.unit.instruction=wgmma.m64nNk16.f16.f16 v_codes.scale=none v_codes.max=0 finish.scale=none", [][3]int{{70, 300, 64}}},
 		// O in memory: one tile, which is first and last, two, and more; fewer rows than a block has.
 		{"sdpa-efficient", "", [][3]int{{40, 100, 136}, {5, 200, 256}, {33, 300, 129}, {8, 1100, 512}}},
 		{"sdpa-efficient", "operands.subnormals=flush exponent.exp2=ex2.approx.ftz", [][3]int{{40, 300, 144}}},
@@ -54,9 +62,13 @@ func testLanesField(t *testing.T, level Level) {
 	} {
 		set := strings.Fields(tc.set)
 		for _, shape := range tc.shapes {
-			s := program.Selection{Kernel: tc.kernel, Set: set}
+			name, half := strings.CutSuffix(tc.kernel, " of FP16")
+			s, dtype := program.Selection{Kernel: name, Set: set}, format.BF16
+			if half {
+				dtype = format.FP16
+			}
 			testField(t, level, s, shape, format.FP16, false)
-			testField(t, level, s, shape, format.BF16, true)
+			testField(t, level, s, shape, dtype, true)
 		}
 	}
 }
@@ -97,5 +109,46 @@ func testField(t *testing.T, level Level, s program.Selection, shape [3]int, dty
 	want, _, _ := runCall(t, p, Levels()[0], h)
 	if got, _, _ := runCall(t, p, level, h); want.differs(&got) != "" {
 		t.Errorf("%s: %s", what, want.differs(&got))
+	}
+}
+
+// TestScalar: Scalar names the choice without which a description has no steps on vectors, whatever
+// the machine, and nothing where it has them.
+func TestScalar(t *testing.T) {
+	for _, tc := range []struct{ kernel, set, want string }{
+		{"fa3", "", ""},
+		{"sage2-8b-sm90", "", ""},
+		{"sage2-8b-sm90", "pv.unit.fraction_bits=12", ""},
+		{"fa3", "pv.unit.sum_round=fp32-nearest", "pv.unit: wgmma.m64nNk16.f32.f16 as sm_90 executes it"},
+		{"fa3", "scores.unit.sum_round=fp32-nearest", "scores.unit: wgmma.m64nNk16.f32.f16 as sm_90 executes it"},
+		{"fa3", "scores.unit.instruction=exact", "scores.unit.instruction: exact"},
+		{"fa3", "pv.unit.instruction=exact", "pv.unit.instruction: exact"},
+		{"fa3", "p.format=exact p.round=none", "p.format: exact"},
+		{"sparge-sm90", "scores.tail_tiles=0", "scores.tail_tiles: 0"},
+		{"sage2-4b", "p.round=zero pv.level=8 pv.unit.instruction=mma.m16n8k8.f32.f16 p.format=fp16 v_codes.format=fp16 v_codes.scale=none v_codes.max=0 finish.scale=none", "pv.level: 8"},
+	} {
+		p, err := program.Selection{Kernel: tc.kernel, Set: strings.Fields(tc.set)}.Program()
+		if err != nil {
+			t.Errorf("%s %s: %v", tc.kernel, tc.set, err)
+			continue
+		}
+		for _, level := range Levels() {
+			k, err := NewAt(p, level)
+			if err != nil {
+				t.Fatal(err)
+			}
+			bound, err := k.For(64, format.FP16, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range []*Kernel{k, bound} {
+				if got := k.Scalar(); got != tc.want {
+					t.Errorf("%s %s, %s: %q, want %q", tc.kernel, tc.set, level, got, tc.want)
+				}
+			}
+			if steps := bound.VectorSteps(); level.l.Lanes() && bound.Portable() != "" && steps != (tc.want == "") {
+				t.Errorf("%s %s, %s: steps %v, and %q", tc.kernel, tc.set, level, steps, tc.want)
+			}
+		}
 	}
 }

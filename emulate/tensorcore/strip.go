@@ -20,16 +20,22 @@ type Strip struct {
 	order  []int       // which k the operands have where, of each instruction's; nil for their own
 	format simd.Format // of the operands
 	sig    float64
+	exact  bool // the unit truncates nothing
 }
 
 // Strip returns the unit's Strip at a level, and whether there is one.
 func (u *Unit) Strip(level Level) (*Strip, bool) {
-	s := &Strip{unit: u, level: level, sig: topSignificand(u.A)}
-	c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
-	if !ok || c.Most(s.sig*s.sig) == 0 {
+	s := &Strip{unit: u, level: level, sig: topSignificand(u.A), exact: u.exactOnce()}
+	if s.exact && level.l == simd.Portable {
 		return nil, false
 	}
-	s.order = order
+	if !s.exact {
+		c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
+		if !ok || c.Most(s.sig*s.sig) == 0 {
+			return nil, false
+		}
+		s.order = order
+	}
 	l := &layouts[u.A]
 	s.format = simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(u.A)}
 	if s.format.Least > 1-layouts[FP32].bias {
@@ -37,6 +43,21 @@ func (u *Unit) Strip(level Level) (*Strip, bool) {
 		s.format.Quanta = math.Float32frombits(uint32(127+l.fracBits-s.format.Least) << 23)
 	}
 	return s, true
+}
+
+// HasStrip reports whether the levels of vectors, which are alike in it, have a Strip of the unit.
+func (u *Unit) HasStrip() bool {
+	_, ok := u.Strip(Level{simd.AVX512})
+	return ok
+}
+
+// exactOnce says whether the unit adds all products and the accumulator exactly and rounds once, to
+// nearest, and its products are such as [simd.Level.DotExact] takes.
+func (u *Unit) exactOnce() bool {
+	const most = 64 // products that are added at once
+	return u.FractionBits == Exact && u.A <= FP16 && u.K <= most && !u.SeparateAdd &&
+		(u.C == FP32 && u.Out == FP32Nearest || u.C == FP16 && u.Out == FP16Nearest) &&
+		slices.EqualFunc(u.Steps, Consecutive(u.K, u.K), slices.Equal)
 }
 
 // largest is the largest number of a format.
@@ -124,6 +145,9 @@ func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 // whether all elements are ordinary numbers throughout; if not, acc is lost.
 func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth, lanes int) bool {
 	u := s.unit
+	if s.exact && depth%u.K == 0 && depth <= a.k {
+		return s.level.l.DotExact(acc, a.x, a.stride, b.x[from*Lanes:], depth/u.K, u.K, u.C == FP16, lanes)
+	}
 	c, _, ok := u.vectorChain(s.level, u.A, u.A, depth)
 	if !ok || depth > a.k {
 		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
@@ -134,6 +158,9 @@ func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth, l
 // Idle says whether an instruction of products that are all zero leaves any sum that the unit
 // makes as it is: whether it keeps all fraction bits that a sum has.
 func (s *Strip) Idle() bool {
+	if s.exact {
+		return true
+	}
 	switch s.unit.Out {
 	case FP32Zero:
 		return s.unit.FractionBits >= layouts[FP32].fracBits

@@ -64,6 +64,26 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 	return bad == 0
 }
 
+// DotExact is DotLanes for instructions of terms that are added exactly and rounded once, to nearest
+// even: to FP32, or to FP16 with half, as the sums are then. Products are whole multiples of 2^-48
+// below 2^32, and at most 64 are added. A result is valid unless it is infinite.
+func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions, terms int, half bool, lanes int) bool {
+	k, rows := instructions*terms, len(acc)/Lanes
+	if rows == 0 {
+		return true
+	}
+	_, _ = a[(rows-1)*stride+k-1], b[k*Lanes-1]
+	f := dotExact
+	if half {
+		f = dotExactHalf
+	}
+	bad := uint32(0)
+	for i := 0; i < lanes; i += 8 {
+		bad |= f(&acc[i], &a[0], &b[i], stride*4, rows, instructions, terms)
+	}
+	return bad == 0
+}
+
 // LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
 // It reports whether all of x is of the format.
 func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {

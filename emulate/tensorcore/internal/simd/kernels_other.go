@@ -15,6 +15,11 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 	panic("simd: no vector instructions")
 }
 
+// DotExact needs a vector level.
+func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions, terms int, half bool, lanes int) bool {
+	panic("simd: no vector instructions")
+}
+
 // LaneExponents needs a vector level.
 func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
