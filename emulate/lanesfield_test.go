@@ -2,12 +2,17 @@ package emulate
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
+	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
 // TestLanesField: heads of ordinary numbers run on vectors to the end with choices that no known
@@ -149,6 +154,70 @@ func TestScalar(t *testing.T) {
 			if steps := bound.VectorSteps(); level.l.Lanes() && bound.Portable() != "" && steps != (tc.want == "") {
 				t.Errorf("%s %s, %s: steps %v, and %q", tc.kernel, tc.set, level, steps, tc.want)
 			}
+		}
+	}
+}
+
+// TestSlowWeights: weights one by one are given up where an exponent is 128 or none.
+func TestSlowWeights(t *testing.T) { forLanes(t, testSlowWeights) }
+
+func testSlowWeights(t *testing.T, level Level) {
+	p, err := program.Selection{Kernel: "fa3", Set: []string{"exponent.exp2=exact"}}.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := NewAt(p, level)
+	if err == nil {
+		k, err = k.For(64, format.FP16, false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for x, want := range map[float32]bool{128: false, math.Nextafter32(128, 0): true, float32(math.NaN()): false, float32(math.Inf(-1)): true} {
+		l := &lanes{laneScored: &laneScored{s: make([]float32, k.tiling.BlockK*vec.Rows)}}
+		for i := range l.scale {
+			l.scale[i] = 1
+		}
+		const at = 13*vec.Rows + 5
+		l.s[at] = x
+		if got := k.laneWeights(l); got != want || got && l.s[at] != exactExp2(x) {
+			t.Errorf("an exponent of %g: %v, and the weight is %g", x, got, l.s[at])
+		}
+	}
+}
+
+// TestFinishMemory: a row that is finished already is rounded alone, and its subnormal numbers stay.
+func TestFinishMemory(t *testing.T) { forLanes(t, testFinishMemory) }
+
+func testFinishMemory(t *testing.T, level Level) {
+	p, err := program.Selection{Kernel: "sdpa-efficient", Set: []string{"operands.subnormals=flush", "exponent.exp2=ex2.approx.ftz", "operands.output=fp32"}}.Program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := NewAt(p, level)
+	if err == nil {
+		k, err = k.For(256, format.BF16, false)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	kv := &KV{in: KVInput{DType: format.BF16}, kernel: k}
+	divisor := mufu.NewDivisor(3, false)
+	o, out := make([]float32, 32), make([]float32, 32)
+	for i := range o {
+		o[i] = float32(math.Ldexp(1.25, 10-5*i))
+	}
+	if !k.finishVector(kv, &divisor, 3, o, out) || !slices.Equal(o, out) {
+		t.Errorf("%g becomes %g", o, out)
+	}
+}
+
+// TestVecUnits: each unit that the vector kernels have is one of the table, all of it.
+func TestVecUnits(t *testing.T) {
+	table := tensorcore.Units()
+	for _, x := range vecUnits {
+		if !slices.ContainsFunc(table, func(u tensorcore.Unit) bool { return u.Same(&x.unit) }) {
+			t.Errorf("%+v is not in the table", x.unit)
 		}
 	}
 }
