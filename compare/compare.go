@@ -123,6 +123,8 @@ type KernelInfo struct {
 	Reported string `json:"reported,omitempty"`
 	// Portable is the choice of the description that keeps it from the vector paths.
 	Portable string `json:"portable,omitempty"`
+	// Scalar is the choice that keeps such a kernel's tiles from vectors too.
+	Scalar string `json:"scalar,omitempty"`
 	// Description is the whole description of the kernel, with every choice.
 	Description program.Program `json:"description"`
 }
@@ -145,7 +147,7 @@ func Describe(kernel *emulate.Kernel) KernelInfo {
 	k := KernelInfo{
 		Name: p.Name, Program: p.Shape(), Arch: p.Arch,
 		QKBits: p.Bits(), QKGranularity: p.QKCodes.Granularity, Smooth: p.Smooth(),
-		PVDType: p.VCodes.Format, PVAccum: p.Accum(), Portable: kernel.Portable(),
+		PVDType: p.VCodes.Format, PVAccum: p.Accum(), Portable: kernel.Portable(), Scalar: kernel.Scalar(),
 		SpecialFunctions: "MUFU, bit-exact (sm_90)", Description: p,
 	}
 	base := program.Base(&p)

@@ -38,7 +38,7 @@ type Workspace struct {
 	vCodes  []uint16  // [Dim][BlockK], in V's stored order
 	vValues []float32 // [Dim][BlockK]
 	wide    []uint16  // operands of scores
-	qStrips []uint8   // [strips][CodeDim/4][vec.Rows][4], qCodes biased by 128, for vector levels
+	qStrips []uint8   // [strips][whole(CodeDim)/4][vec.Rows][4], qCodes biased by 128, for vector levels
 	strip   []float32 // [BlockK][vec.Rows], int32 scores of a strip
 	vector  vec.Scratch
 	qPanel  tensorcore.Panel
@@ -432,7 +432,7 @@ func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
 
 // loadQueries lays out the queries of integer scores as vector levels take them.
 func (k *Kernel) loadQueries(ws *Workspace, rows, d int) {
-	if k.vectorScores(k.CodeDim(d)) {
+	if k.vectorScores() {
 		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
 }

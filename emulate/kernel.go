@@ -128,14 +128,25 @@ func NewAt(p program.Program, level Level) (*Kernel, error) {
 	if err == nil && q.Key() == p.Key() {
 		return k, k.compile()
 	}
-	// What depends on the case is not what keeps a kernel from the vector paths: any will do.
-	if q, err = p.At(program.Case{HeadDim: min(p.Operands.MaxHeadDim, 64), DType: p.DTypeList()[0]}); err == nil {
-		n := &Kernel{given: p, prog: q, level: level}
-		if err = n.compile(); err == nil {
-			k.portable = n.portable
-		}
+	if n := k.some(); n != nil {
+		k.portable = n.portable
 	}
 	return k, nil
+}
+
+// some is a kernel that is not bound for some case, nil if there is none. What depends on the case
+// is not what keeps a kernel from the vector paths: any will do.
+func (k *Kernel) some() *Kernel {
+	p := &k.given
+	q, err := p.At(program.Case{HeadDim: min(p.Operands.MaxHeadDim, 64), DType: p.DTypeList()[0]})
+	if err != nil {
+		return nil
+	}
+	n := &Kernel{given: k.given, prog: q, level: k.level}
+	if n.compile() != nil {
+		return nil
+	}
+	return n
 }
 
 // dtypeNames are the names that descriptions have for dtypes.
@@ -173,17 +184,28 @@ func (k *Kernel) Bound() program.Program { return k.prog }
 // description that no vector path has. It is "" where a vector path takes it.
 func (k *Kernel) Portable() string { return k.portable }
 
+// Scalar says why a kernel that is Portable does not have the steps of its tiles on vectors either,
+// on any machine: the choice of its description that they lack. It is "" where they have all.
+func (k *Kernel) Scalar() string {
+	if k.portable != "" && !k.bound {
+		k = k.some()
+	}
+	if k == nil || k.portable == "" {
+		return ""
+	}
+	return k.whyScalar()
+}
+
 // VectorProducts reports whether a kernel that is Portable has its two matrix products, which
 // are nearly all of its work, on vectors at its level: the units of both and ordinary
 // numbers given.
 func (k *Kernel) VectorProducts() bool {
-	scores := k.vectorScores(4) || k.scoreUnit != nil && k.scoreUnit.HasVector(k.level.unit)
+	scores := k.vectorScores() || k.scoreUnit != nil && k.scoreUnit.HasVector(k.level.unit)
 	return scores && k.pvUnit != nil && !k.p.exact && !k.v.exact && k.pvUnit.HasVector(k.level.unit)
 }
 
-// VectorSteps reports whether a kernel that is Portable has all steps of a tile on vectors at
-// its level, with head dimensions that are even and ordinary numbers given. The kernel must be
-// bound (For).
+// VectorSteps reports whether a kernel that is Portable has the steps of a tile on vectors at its
+// level, ordinary numbers given. The kernel must be bound (For).
 func (k *Kernel) VectorSteps() bool { return k.lanes != nil }
 
 // Tiling returns the kernel's tile shape. The kernel must be bound (For).

@@ -207,7 +207,7 @@ func (k *Kernel) rotated(x []float32, d int) []float32 {
 	if k.rotate == quant.Unrotated {
 		return x
 	}
-	return k.rotate.Rotate(make([]float32, len(x)/d*k.rotate.Width(d)), x, d)
+	return k.rotate.RotateAt(k.level.rows, make([]float32, len(x)/d*k.rotate.Width(d)), x, d)
 }
 
 // Run is some rows of K.

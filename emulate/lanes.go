@@ -2,9 +2,9 @@ package emulate
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/internal/vec"
@@ -55,12 +55,12 @@ var laneChoices = map[string]string{
 	"scores.tail_tiles": anything, "scores.sm_scale": "exponent folded scores with-scale", "scores.product": anything, "scores.head_dim": "natural residual32",
 	"scores.softcap": "none tanh.approx",
 	"maximum.start":  anything, "maximum.of": "shifted scaled scores tile tile-unbounded", "maximum.round": anything, "maximum.unseen": anything,
-	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": "ex2.approx.ftz ex2.approx",
+	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": anything,
 	"denominator.of": "p codes ones codes-but-last", "denominator.unit": anything, "denominator.start": anything,
 	"denominator.order": "groups16 pairwise16 sequential chain tile tile-tree groups32", "denominator.rescale": anything, "denominator.combine": anything,
-	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.scale": anything, "p.round": "even",
+	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.scale": anything, "p.round": "even zero",
 	"pv.unit.instruction": anything, "pv.unit.fraction_bits": anything, "pv.unit.step": anything, "pv.unit.sum_round": anything,
-	"pv.level": anything, "pv.join": "none fma twice twice-but-last factor", "pv.rescale": "fp32 fp16 none", "pv.threshold": anything,
+	"pv.level": anything, "pv.join": "none fma twice twice-but-last factor memory", "pv.rescale": "fp32 fp16 none", "pv.threshold": anything,
 	"finish.inverse": anything, "finish.scale": anything, "finish.mean": anything, "finish.empty": anything,
 	"finish.first": anything, "finish.round": anything,
 	"log_sum_exp.form": anything,
@@ -68,28 +68,15 @@ var laneChoices = map[string]string{
 
 // planLanes returns how the description's steps run on vectors, nil where they do not.
 func (k *Kernel) planLanes() *lanePlan {
-	if !k.turnsValues() {
+	if !k.turnsValues() || k.whyScalar() != "" {
 		return nil
-	}
-	reduced := k.prog.Reduced()
-	for _, c := range reduced.Choices() {
-		takes, known := laneChoices[c.Path]
-		if !known || takes != anything && !slices.Contains(strings.Fields(takes), c.Value) {
-			return nil
-		}
 	}
 	p := &lanePlan{control: vec.Flush, most: math.MaxFloat32}
 	if k.arith.keep {
 		p.control = vec.Keep
-	} else if k.prog.Exponent.Exp2 == "ex2.approx" {
-		return nil // its squares are not flushed
 	}
-	if !p.operands(k) || !p.units(k) {
-		return nil
-	}
-	if k.prog.PV.Threshold != 0 && (k.tiling.BlockQ > vec.Rows || k.prog.Scores.TailTiles == 0) {
-		return nil // rows of several strips decide together, or with keys beyond the end
-	}
+	p.operands(k)
+	p.units(k)
 	p.dots = k.dotsValues()
 	switch {
 	case k.ofTile:
@@ -106,12 +93,61 @@ func (k *Kernel) planLanes() *lanePlan {
 	return p
 }
 
+// whyScalar returns the choice that the steps on vectors do not have, "" where they have all.
+func (k *Kernel) whyScalar() string {
+	reduced := k.prog.Reduced()
+	for _, c := range reduced.Choices() {
+		if takes, known := laneTakes[c.Path]; !known || takes != nil && !slices.Contains(takes, c.Value) {
+			return fmt.Sprintf("%s: %s", c.Path, c.Value)
+		}
+	}
+	if !k.p.bytes && !k.p.typed && k.p.dtype != format.BF16 {
+		return "p.format: " + dtypeNames[k.p.dtype]
+	}
+	if k.prog.PV.Threshold != 0 && k.prog.Scores.TailTiles == 0 {
+		return "scores.tail_tiles: 0" // rows decide with keys beyond the end
+	}
+	return k.whyNoUnits()
+}
+
+// whyNoUnits is whyScalar of the units.
+func (k *Kernel) whyNoUnits() string {
+	for _, x := range []struct {
+		path string
+		unit *tensorcore.Unit
+	}{{"scores.unit", k.scoreUnit}, {"pv.unit", k.pvUnit}, {"denominator.unit", k.onesUnit}} {
+		if x.unit != nil && !x.unit.HasStrip() {
+			return fmt.Sprintf("%s: %s as %s executes it", x.path, x.unit.Instruction, x.unit.Arch)
+		}
+	}
+	level, ones := fmt.Sprintf("pv.level: %d", k.sumKeys), "denominator.unit: "+k.prog.Denominator.Unit
+	switch {
+	case !k.integer && k.scoreUnit == nil:
+		return "scores.unit.instruction: " + k.prog.Scores.Unit.Instruction
+	case k.sumKeys%16 != 0:
+		return level
+	case k.intPV && k.onesUnit != nil:
+		return ones
+	case k.intPV && (k.sumKeys > 1<<24/(256*128) || k.prog.OneChain()):
+		return level // the largest sum is not one that FP32 has
+	case k.intPV:
+		return ""
+	case k.pvUnit == nil:
+		return "pv.unit.instruction: " + k.prog.PV.Unit.Instruction
+	case k.sumKeys%k.pvUnit.K != 0:
+		return level
+	case k.onesUnit != nil && (k.tiling.BlockK%k.onesUnit.K != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural):
+		return ones
+	}
+	return ""
+}
+
 // turnsValues says whether windows keep V for the steps on vectors. It depends on nothing that
 // a Preparation does not but the level, without which they are not taken.
 func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l.Lanes() }
 
-// operands finds the format of P and reports whether there is one.
-func (p *lanePlan) operands(k *Kernel) bool {
+// operands finds the format of P.
+func (p *lanePlan) operands(k *Kernel) {
 	switch {
 	case k.p.bytes:
 		p.weight, p.most = vec.WeightInt, math.MaxUint8
@@ -120,46 +156,29 @@ func (p *lanePlan) operands(k *Kernel) bool {
 		if k.p.kind != quant.FP16 {
 			p.most = k.p.kind.Max()
 		}
-	case dtypeNames[k.p.dtype] == "bf16":
-		p.weight = vec.WeightBF16
 	default:
-		return false
+		p.weight = vec.WeightBF16
 	}
-	return true
 }
 
-// units finds the strips of the units and reports whether there are all that it takes.
-func (p *lanePlan) units(k *Kernel) bool {
-	ok := k.integer
-	if k.scoreUnit != nil {
-		p.scores, ok = k.scoreUnit.Strip(k.level.unit)
-	}
-	if !ok || k.sumKeys%16 != 0 {
-		return false
-	}
-	if k.intPV {
-		// The largest sum is one that FP32 has.
-		return k.onesUnit == nil && k.sumKeys <= 1<<24/(256*128) && !k.prog.OneChain()
-	}
-	if k.pvUnit == nil {
-		return false
-	}
-	if p.pv, ok = k.pvUnit.Strip(k.level.unit); !ok || k.sumKeys%p.pv.Depth() != 0 {
-		return false
-	}
-	if k.onesUnit != nil {
-		if p.ones, ok = k.onesUnit.Strip(k.level.unit); !ok || k.tiling.BlockK%p.ones.Depth() != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural {
-			return false
+// laneTakes is laneChoices with the values apart, nil for anything.
+var laneTakes = takes(laneChoices)
+
+// units finds the strips of the units.
+func (p *lanePlan) units(k *Kernel) {
+	for _, x := range []struct {
+		strip **tensorcore.Strip
+		unit  *tensorcore.Unit
+	}{{&p.scores, k.scoreUnit}, {&p.pv, k.pvUnit}, {&p.ones, k.onesUnit}} {
+		if x.unit != nil {
+			*x.strip, _ = x.unit.Strip(k.level.unit)
 		}
 	}
-	return true
 }
 
 // takesLanes says whether the tiles of a block of a query run on vectors.
 func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
-	d := q.kv.in.Dim
-	return k.lanes != nil && q.kv.kernel.turnsValues() && ws.Observer == nil &&
-		d%2 == 0 && (!k.integer || k.vectorScores(k.CodeDim(d)))
+	return k.lanes != nil && q.kv.kernel.turnsValues() && ws.Observer == nil
 }
 
 // dotsValues says whether PV is a product of [vec.Values], with V by sign: of FP8, in sums of whole
@@ -176,18 +195,22 @@ func (k *Kernel) dots(kv *KV) bool {
 	return k.lanes.dots && by.lanes != nil && by.lanes.dots && by.vecUnit == k.vecUnit
 }
 
+// even fills channels up to the pairs that the products with V take.
+func even(d int) int { return (d + 1) &^ 1 }
+
 // laneRows is a value for each row of a strip.
 type laneRows = [vec.Rows]float32
 
 // lanes is the state of runLanes.
 type lanes struct {
-	strips []laneStrip
+	strips      []laneStrip
+	scored      []laneScored // one, or one for each strip where their rows decide together
+	*laneScored              // of the strip in hand
 
-	s       []float32 // [BlockK][Rows], scores, then P
 	p       []float32 // [BlockK][Rows], P as the operand, in the order of the keys
 	stored  []float32 // p in V's stored order, if that is another
 	keyRows []float32 // [BlockK][depth], keys whose operand has more channels than they
-	vRows   []float32 // [Dim][BlockK], V in its stored order, if the window has it otherwise
+	vRows   []float32 // [even(Dim)][BlockK], V in the order of the operands, if the window has it otherwise
 	steps   []float32 // [BlockK], of the keys' scales
 	all     []float32 // [BlockK], the same number
 
@@ -198,9 +221,8 @@ type lanes struct {
 	ones    tensorcore.RowOperand
 	weights tensorcore.LaneOperand
 
-	// Of the strip in hand, by thread: the maxima, what scores are multiplied by and
-	// lowered by, and sums of weights.
-	top, scale, lower, sum [threads * vec.Rows]float32
+	// Of the strip in hand, by thread: what scores are lowered by, and sums of weights.
+	lower, sum [threads * vec.Rows]float32
 	// alpha of O, that of the denominator, and the factor of what a tile adds.
 	alpha, rescale, factor laneRows
 	scratch                vec.Scratch
@@ -210,9 +232,17 @@ type lanes struct {
 	saturated int64
 }
 
+// laneScored are the scores of a strip in a tile.
+type laneScored struct {
+	s     []float32 // [BlockK][Rows], scores, then P
+	reach int       // the keys from here on no row sees
+	// By thread: the maxima, and what scores are multiplied by.
+	top, scale [threads * vec.Rows]float32
+}
+
 // laneStrip is what a strip of rows keeps.
 type laneStrip struct {
-	o       []float32 // [Dim][Rows]
+	o       []float32 // [even(Dim)][Rows]
 	q       []float32 // [depth][Rows]
 	queries tensorcore.LaneOperand
 }
@@ -222,8 +252,9 @@ type laneSlot struct {
 	strip         *laneStrip
 	p             []float32 // [BlockK+1][Rows], with zeros at the end
 	pe            []uint8   // [BlockK][Rows], the exponents of p
-	tile          []float32 // [Dim][Rows]
+	tile          []float32 // [even(Dim)][Rows]
 	alpha, factor laneRows
+	lo, n         int // the block's row that is the strip's first, and how many it has
 	keys          int // the first that may have weight
 }
 
@@ -269,20 +300,36 @@ func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idl
 	if !k.loadKeys(l, w, at, d) || !dots && !k.loadLaneValues(l, w, at, d) || dots && len(w.vCodes.Odd(at)) > 0 {
 		return false
 	}
+	score := func(i int) bool {
+		lo := i * vec.Rows
+		n := min(vec.Rows, rows-lo)
+		l.laneScored = &l.scored[i%len(l.scored)]
+		l.reach = k.laneKeys(q, ws, t, lo, n, where.tail)
+		return k.laneScores(q, ws, &l.strips[i], w, t, at, lo, n, where) && k.laneTops(l, where)
+	}
+	together := k.prog.PV.Threshold != 0 && !where.tail
+	if together {
+		for i := range l.strips {
+			if !score(i) {
+				return false
+			}
+		}
+		if k.lanePassed(ws, rows, idle) {
+			return true
+		}
+	}
 	for i := range l.strips {
 		st, lo := &l.strips[i], i*vec.Rows
 		n := min(vec.Rows, rows-lo)
-		keys := k.laneKeys(q, ws, t, lo, n, where.tail)
-		l.p = l.slots[l.held].p[:k.tiling.BlockK*vec.Rows]
-		if !k.laneScores(q, ws, st, w, t, at, lo, n, keys, where) || !k.laneTops(l, where) {
+		if !together && !score(i) {
 			return false
 		}
-		if k.prog.PV.Threshold != 0 && !where.tail && k.lanePassed(ws, n, idle) {
-			continue
-		}
+		l.laneScored = &l.scored[i%len(l.scored)]
+		l.p = l.slots[l.held].p[:k.tiling.BlockK*vec.Rows]
 		if !k.laneSoftmax(ws, lo, n, where) {
 			return false
 		}
+		keys := l.reach
 		if slices.ContainsFunc(l.p[keys*vec.Rows:], func(x float32) bool { return x != 0 }) {
 			keys = k.tiling.BlockK
 		}
@@ -293,12 +340,12 @@ func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idl
 			continue
 		}
 		slot := &l.slots[l.held]
-		slot.strip, slot.alpha, slot.factor, slot.keys = st, l.alpha, l.factor, keys
-		if l.held++; l.held == len(l.slots) && !k.laneDots(l, w, at, d, where) {
+		slot.strip, slot.alpha, slot.factor, slot.lo, slot.n, slot.keys = st, l.alpha, l.factor, lo, n, keys
+		if l.held++; l.held == len(l.slots) && !k.laneDots(ws, w, at, d, where) {
 			return false
 		}
 	}
-	return l.held == 0 || k.laneDots(l, w, at, d, where)
+	return l.held == 0 || k.laneDots(ws, w, at, d, where)
 }
 
 // fitLanes makes room for rows of d channels, and starts their outputs.
@@ -310,17 +357,25 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 	l.strips = grow(l.strips, (rows+vec.Rows-1)/vec.Rows)
 	for i := range l.strips {
 		s := &l.strips[i]
-		s.o = grow(s.o, d*vec.Rows)
+		s.o = grow(s.o, even(d)*vec.Rows)
 		clear(s.o)
 	}
-	l.s = grow(l.s, bk*vec.Rows)
+	n := 1
+	if k.prog.PV.Threshold != 0 {
+		n = len(l.strips)
+	}
+	l.scored = grow(l.scored, n)
+	for i := range l.scored {
+		s := &l.scored[i]
+		s.s = grow(s.s, bk*vec.Rows)
+	}
 	for i := range l.slots {
 		s := &l.slots[i]
-		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, d*vec.Rows)
+		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, even(d)*vec.Rows)
 		clear(s.p[bk*vec.Rows:])
 	}
 	l.steps, l.all = grow(l.steps, bk), grow(l.all, bk)
-	if !k.natural {
+	if !k.turnsNatural() {
 		l.stored = grow(l.stored, bk*vec.Rows)
 	}
 	l.values = grow(l.values, bk/k.sumKeys)
@@ -389,24 +444,21 @@ func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
 // loadLaneValues is loadKeys for the values.
 func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
 	bk := k.tiling.BlockK
-	if w.vTurned == nil || !k.natural {
-		l.vRows = grow(l.vRows, d*bk)
+	if w.vTurned == nil {
+		l.vRows = grow(l.vRows, even(d)*bk)
+		clear(l.vRows[d*bk:])
 		for c := range d {
 			for i := range bk {
-				if key := at + k.Stored(i); w.vTurned != nil {
-					l.vRows[c*bk+i] = w.vTurned[c*w.keys+key]
-				} else {
-					l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, key))
-				}
+				l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, at+k.turnedKey(i)))
 			}
 		}
 	}
 	v, stride := l.vRows, bk
-	if w.vTurned != nil && k.natural {
+	if w.vTurned != nil {
 		v, stride = w.vTurned[at:], w.keys
 	}
 	for i := range l.values {
-		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], d, k.sumKeys, stride) {
+		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], even(d), k.sumKeys, stride) {
 			return false
 		}
 	}
@@ -426,19 +478,19 @@ func (k *Kernel) laneKeys(q *Query, ws *Workspace, t, lo, n int, tail bool) int 
 }
 
 // laneScores writes the scores of a strip whose first row is the block's row lo and which has
-// n, as they are after the mask, and finds what is left for the exponent. Only keys from the
-// first on count.
-func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n, keys int, where place) bool {
+// n, as they are after the mask, and finds what is left for the exponent.
+func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n int, where place) bool {
 	l, bk, d := ws.lanes, k.tiling.BlockK, q.kv.in.Dim
+	keys := l.reach
 	clear(l.s[keys*vec.Rows:])
 	if k.integer {
-		cd := k.CodeDim(d)
-		k.level.l.QK(l.s, ws.qStrips[lo*cd:(lo+vec.Rows)*cd], w.kCodes[at*cd:], w.kBias[at:], keys, &l.scratch)
+		wd := whole(k.CodeDim(d))
+		k.level.l.QK(l.s, ws.qStrips[lo*wd:(lo+vec.Rows)*wd], w.kWhole[at*wd:], w.kBias[at:], keys, &l.scratch)
 		k.level.l.ToFloat(l.s, l.top[:], keys)
 	} else {
 		depth, _, _ := k.scoreLayout(d)
 		clear(l.s[:keys*vec.Rows])
-		if !k.lanes.scores.Dot(l.s[:keys*vec.Rows], &l.keys, &st.queries, 0, depth) {
+		if !k.lanes.scores.Dot(l.s[:keys*vec.Rows], &l.keys, &st.queries, 0, depth, n) {
 			return false
 		}
 	}
@@ -506,7 +558,7 @@ func (k *Kernel) rowScores(q *Query, ws *Workspace, t, lo, n int, where place) {
 }
 
 // setScale sets what scores of the threads of a strip's row are multiplied by in the exponent.
-func (l *lanes) setScale(r int, scale *[threads]float32) {
+func (l *laneScored) setScale(r int, scale *[threads]float32) {
 	for j, x := range scale {
 		l.scale[j*vec.Rows+r] = x
 	}
@@ -547,20 +599,19 @@ func (k *Kernel) laneTops(l *lanes, at place) bool {
 }
 
 // tops returns the maxima of a row's threads, and what their scores are multiplied by.
-func (l *lanes) tops(r int) (top, scale [threads]float32) {
+func (l *laneScored) tops(r int) (top, scale [threads]float32) {
 	for j := range top {
 		top[j], scale[j] = l.top[j*vec.Rows+r], l.scale[j*vec.Rows+r]
 	}
 	return top, scale
 }
 
-// lanePassed is passed for a block of one strip of n rows. No maximum grows in a tile that is passed
-// over, so alpha is 1 and O stays as it is.
-func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
-	l := ws.lanes
-	tops, last := ws.factor[:n], float32(0)
-	for r := range n {
-		top, scale := l.tops(r)
+// lanePassed is passed for a block of rows. No maximum grows in a tile that is passed over, so alpha
+// is 1 and O stays as it is.
+func (k *Kernel) lanePassed(ws *Workspace, rows int, idle *idleRow) bool {
+	tops, last := ws.factor[:rows], float32(0)
+	for r := range rows {
+		top, scale := ws.lanes.scored[r/vec.Rows].tops(r % vec.Rows)
 		tops[r], last = k.scaledTop(&top, &scale), scale[0]
 	}
 	return k.passes(ws, tops, last, idle)
@@ -568,7 +619,7 @@ func (k *Kernel) lanePassed(ws *Workspace, n int, idle *idleRow) bool {
 
 // laneSoftmax is softmax from the maxima of the threads on.
 func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
-	l, bk, p := ws.lanes, k.tiling.BlockK, k.lanes
+	l := ws.lanes
 	for r := range n {
 		top, scale := l.tops(r)
 		lower, alpha := k.raise(ws, lo+r, &top, &scale, at)
@@ -586,7 +637,7 @@ func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
 			l.scale[j*vec.Rows+r], l.lower[j*vec.Rows+r] = 0, 0
 		}
 	}
-	if !k.level.l.Weights(l.s, l.scale[:], l.lower[:], ex2Table, bk, p.control, k.prog.Exponent.Round == "twice", k.prog.Exponent.Exp2 == "ex2.approx") || !k.laneCodes(l, n) {
+	if !k.laneWeights(l) || !k.laneCodes(l, n) {
 		return false
 	}
 	weights := l.s
@@ -608,7 +659,7 @@ func (k *Kernel) laneCodes(l *lanes, n int) bool {
 		}
 		k.level.l.Scale(x, &oneRows, l.all, p.control)
 	}
-	if k.level.l.Round(p.weight, l.p, x, p.most) {
+	if k.laneRound(l.p, x) {
 		return true
 	}
 	if p.most == math.MaxFloat32 {
@@ -695,8 +746,9 @@ func (l *lanes) sums(r int) [threads]float32 {
 }
 
 // laneDots is laneValues for the strips held, through vec.Values.
-func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
-	slots, chain := l.slots[:l.held], k.prog.OneChain()
+func (k *Kernel) laneDots(ws *Workspace, w *window, at, d int, pos place) bool {
+	l, chain := ws.lanes, k.prog.OneChain()
+	slots := l.slots[:l.held]
 	l.held = 0
 	var tiles [2]vec.Tile
 	keys, whole := 1, true
@@ -713,7 +765,7 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 		if !k.laneRescale(o, &s.alpha, &s.factor) {
 			return false
 		}
-		whole = k.level.l.Rescale(o, &oneRows, d) && whole // which changes nothing
+		whole = k.level.l.Rescale(o, &oneRows, even(d)) && whole // which changes nothing
 	}
 	if !whole {
 		return k.laneTiny(l, w, at, d, slots)
@@ -733,7 +785,7 @@ func (k *Kernel) laneDots(l *lanes, w *window, at, d int, pos place) bool {
 		if !pairs {
 			w.vCodes.DotKeys(k.level.l, t.Acc, t.P, t.PE, &l.scratch, at, keys)
 		}
-		if !chain && !k.level.l.Combine(k.laneJoin(pos), s.strip.o, s.tile, &s.alpha, &s.factor, k.lanes.control) {
+		if !chain && !k.laneCombine(ws, pos, s.strip.o, s.tile, &s.alpha, &s.factor, s.lo, s.n) {
 			return false
 		}
 	}
@@ -749,7 +801,7 @@ func (k *Kernel) laneTiny(l *lanes, w *window, at, d int, slots []laneSlot) bool
 	for i := range slots {
 		s := &slots[i]
 		if l.p = s.p[:k.tiling.BlockK*vec.Rows]; !k.lanes.pv.LoadLanes(&l.weights, k.storedWeights(l)) ||
-			!k.lanes.pv.Dot(s.strip.o, &l.values[0], &l.weights, 0, k.laneDepth(s.keys)) {
+			!k.lanes.pv.Dot(s.strip.o, &l.values[0], &l.weights, 0, k.laneDepth(s.keys), s.n) {
 			return false
 		}
 	}
@@ -758,11 +810,11 @@ func (k *Kernel) laneTiny(l *lanes, w *window, at, d int, slots []laneSlot) bool
 
 // storedWeights are the weights of a strip in the order of the operands.
 func (k *Kernel) storedWeights(l *lanes) []float32 {
-	if k.natural {
+	if k.turnsNatural() {
 		return l.p
 	}
 	for i := range k.tiling.BlockK {
-		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
+		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.turnedKey(i)*vec.Rows:])
 	}
 	return l.stored
 }
@@ -798,7 +850,7 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		return false
 	}
 	if k.prog.OneChain() {
-		return k.laneRescale(st.o, &l.alpha, &l.factor) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys))
+		return k.laneRescale(st.o, &l.alpha, &l.factor) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys), n)
 	}
 	tile := l.slots[0].tile
 	alpha := l.alpha
@@ -809,16 +861,41 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 			k.level.l.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
 		} else {
 			clear(tile)
-			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from)) {
+			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from), n) {
 				return false
 			}
 		}
-		if !k.level.l.Combine(k.laneJoin(at), st.o, tile, &alpha, &l.factor, p.control) {
+		if !k.laneCombine(ws, at, st.o, tile, &alpha, &l.factor, lo, n) {
 			return false
 		}
 		alpha = oneRows
 	}
 	return true
+}
+
+// laneCombine joins a tile with the O of a strip whose first row is the block's row lo and which
+// has n. It reports whether all of it is finite.
+func (k *Kernel) laneCombine(ws *Workspace, at place, o, tile []float32, alpha, factor *laneRows, lo, n int) bool {
+	join, control := k.laneJoin(at), k.lanes.control
+	if k.prog.PV.Join != "memory" || !at.first && !at.final {
+		return k.level.l.Combine(join, o, tile, alpha, factor, control)
+	}
+	// As joinMemory.
+	if at.first {
+		copy(o, tile)
+	}
+	if !at.final {
+		return true
+	}
+	beta, inverse := oneRows, oneRows
+	for r := range n {
+		inverse[r] = k.inverse(k.denominator(ws, lo+r))
+		beta[r] = k.arith.mul(inverse[r], alpha[r])
+	}
+	if at.first {
+		return k.level.l.Combine(vec.JoinNone, o, o, &inverse, factor, control)
+	}
+	return k.level.l.Combine(vec.JoinFactor, o, tile, &beta, &inverse, control)
 }
 
 // laneDepth is how many keys of a sum count where all from the given one on have no weight: as
@@ -837,7 +914,7 @@ func (k *Kernel) laneOnes(l *lanes, ws *Workspace, lo, n int) bool {
 	for r := range n {
 		sums[r] = ws.d[(lo+r)*threads]
 	}
-	if !k.lanes.ones.Dot(sums[:], &l.ones, &l.weights, 0, k.tiling.BlockK) {
+	if !k.lanes.ones.Dot(sums[:], &l.ones, &l.weights, 0, k.tiling.BlockK, n) {
 		return false
 	}
 	for r := range n {
@@ -858,7 +935,9 @@ var unscaled = func() (s [MaxHeadDim]float32) {
 // by products and one rounding alone, and all of it is finite.
 func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o, out []float32) bool {
 	f := &k.prog.Finish
-	if !k.level.l.Lanes() || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || f.First != "none" || f.Round != "even" || k.prog.PV.Join == "memory" {
+	to := k.OutputDType(kv.in.DType)
+	first := f.First == "none" || f.First == "fp32-as-bf16" && to != format.FP32
+	if !k.level.l.Lanes() || len(o)%16 != 0 || len(o) == 0 || f.Mean != "none" || !first || f.Round != "even" {
 		return false
 	}
 	factor, ok := inverse, true
@@ -873,6 +952,9 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 	default:
 		return false
 	}
+	if k.prog.PV.Join == "memory" { // where it is done
+		factor = 1
+	}
 	last := f.Scale == "output"
 	switch {
 	case f.Scale == "none":
@@ -885,10 +967,9 @@ func (k *Kernel) finishVector(kv *KV, divisor *mufu.Divisor, inverse float32, o,
 		scale = k.unscaledRow(without[:len(o)], scale)
 	}
 	control := vec.Flush
-	if k.arith.keep {
+	if k.arith.keep || k.prog.PV.Join == "memory" {
 		control = vec.Keep
 	}
-	to := k.OutputDType(kv.in.DType)
 	return !to.IsFP8() && k.level.l.Output(to, out, o, scale, factor, last, control)
 }
 

@@ -236,15 +236,19 @@ func testLanesRun(t *testing.T, level Level) {
 }
 
 // TestLanesListed: the tiles of a block map, and those that a threshold passes over, with rows
-// behind the last query and without.
+// behind the last query and without, in blocks of one strip and of two.
 func TestLanesListed(t *testing.T) { forLanes(t, testLanesListed) }
 
 func testLanesListed(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(6, 4))
-	for _, threshold := range []string{"50", "0.25", "3"} {
-		p := spargeWith(t, threshold)
+	for _, threshold := range []string{"50", "0.25", "3", "0.25 of 128 rows", "3 of 128 rows"} {
+		value, of, _ := strings.Cut(threshold, " ")
+		p := spargeWith(t, value)
+		if of != "" {
+			p.Tiles.Shapes[0].Rows = 128
+		}
 		matters := 0
-		for _, shape := range [][3]int{{64, 128, 64}, {128, 2640, 8}, {70, 300, 8}, {63, 900, 16}} {
+		for _, shape := range [][3]int{{64, 128, 64}, {128, 2640, 8}, {70, 300, 8}, {63, 900, 16}, {300, 900, 16}} {
 			h := spargeCall(r, shape[0], shape[1], shape[2], []format.DType{format.FP16, format.BF16}[r.IntN(2)], 1)
 			h.in.Scale = 0.5
 			for _, listed := range []func(int, int, int, []bool){h.in.Listed, nil} {
@@ -282,11 +286,12 @@ func testLanesRefuse(t *testing.T, level Level) {
 		want   bool
 	}{
 		"as it is":        {func(*Kernel) {}, true},
-		"exact exponents": {func(k *Kernel) { k.prog.Exponent.Exp2 = "exact" }, false},
-		"truncated P":     {func(k *Kernel) { k.prog.P.Round = "zero" }, false},
-		"O in memory":     {func(k *Kernel) { k.prog.PV.Join = "memory" }, false},
+		"exact exponents": {func(k *Kernel) { k.prog.Exponent.Exp2 = "exact" }, true},
+		"truncated P":     {func(k *Kernel) { k.prog.P.Round = "zero" }, true},
+		"P not rounded":   {func(k *Kernel) { k.prog.P.Round = "none" }, false},
+		"O in memory":     {func(k *Kernel) { k.prog.PV.Join = "memory" }, true},
 		"a new order":     {func(k *Kernel) { k.prog.Denominator.Order = "random" }, false},
-		"squares flushed": {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, false},
+		"squares flushed": {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, true},
 		"an exact K":      {func(k *Kernel) { k.prog.QKCodes.Format = "exact" }, false},
 		"an exact unit": {func(k *Kernel) {
 			u := *k.pvUnit
@@ -294,7 +299,7 @@ func testLanesRefuse(t *testing.T, level Level) {
 			k.pvUnit = &u
 		}, false},
 		"no level":                      {func(k *Kernel) { k.level = Levels()[0] }, false},
-		"a threshold of several strips": {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles = 50, 1 }, false},
+		"a threshold of several strips": {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles = 50, 1 }, true},
 		"a threshold of one":            {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 1, 64 }, true},
 		"a threshold without tail":      {func(k *Kernel) { k.prog.PV.Threshold, k.prog.Scores.TailTiles, k.tiling.BlockQ = 50, 0, 64 }, false},
 	} {
@@ -431,7 +436,7 @@ func testLanesPrepared(t *testing.T, level Level) {
 	for _, name := range []string{"fa3-fp8", "sparge-sm90"} {
 		var kernels []*Kernel
 		h := fp8Call(rand.New(rand.NewPCG(7, 4)), 150, 500, 64, false, -1)
-		for _, set := range [][]string{nil, {"pv.unit.step=16"}, {"pv.unit.fraction_bits=23"}, {"p.round=zero"}} {
+		for _, set := range [][]string{nil, {"pv.unit.step=16"}, {"pv.unit.fraction_bits=23"}, {"pv.unit.sum_round=fp32-nearest"}} {
 			p, err := program.Selection{Kernel: name, Set: set}.Program()
 			if err != nil {
 				t.Fatal(err)

@@ -208,9 +208,12 @@ func (h *head) codes(t testing.TB, cfg program.Program, stream bool) ([]int8, []
 func configs() []program.Program {
 	var list []program.Program
 	for _, c := range sage2() {
-		for _, arch := range []string{"sm_89", "sm_90", "ideal"} {
+		for _, arch := range []string{"sm_89", "sm_90", "sm_120", "ideal"} {
 			for _, acc := range []string{"fp32+fp32", "fp32+fp16", "fp32", "ideal"} {
 				for _, pv := range []quant.PVType{quant.E4M3, quant.E5M2, quant.INT8, quant.FP16} {
+					if arch == "sm_120" && (c.Name != "sage2-8b-sm89" || pv > quant.E5M2) {
+						continue // as on others
+					}
 					v := c
 					v.Arch = arch
 					if v.SetPVType(pv) != nil || v.SetAccum(acc) != nil || v.Validate() != nil {
@@ -325,7 +328,7 @@ func TestLevels(t *testing.T) {
 		// In the kernel's tiles: rows that go two beyond a block, in a strip of their own; keys of
 		// two whole tiles, at whose bound the maxima climb, and one of 44.
 		tile := cfg.Tiling()
-		shapes := [][3]int{{tile.BlockQ + 2, 2*tile.BlockK + 44, 16}, {64, 65, 64}, {1, 1, 20}, {tile.BlockQ + 2, 2*tile.BlockK + 44, 32}}
+		shapes := [][3]int{{tile.BlockQ + 2, 2*tile.BlockK + 44, 16}, {64, 65, 64}, {1, 1, 20}, {tile.BlockQ + 2, 2*tile.BlockK + 44, 32}, {70, 150, 19}}
 		if testing.Short() {
 			shapes = shapes[:1]
 		}

@@ -53,16 +53,19 @@ var stripChoices = map[string]string{
 }
 
 // stripTakes is stripChoices with the values apart, nil for anything.
-var stripTakes = func() map[string][]string {
+var stripTakes = takes(stripChoices)
+
+// takes has the values of choices apart, nil for anything.
+func takes(choices map[string]string) map[string][]string {
 	m := map[string][]string{}
-	for path, takes := range stripChoices {
+	for path, values := range choices {
 		m[path] = nil
-		if takes != anything {
-			m[path] = strings.Fields(takes)
+		if values != anything {
+			m[path] = strings.Fields(values)
 		}
 	}
 	return m
-}()
+}
 
 // whyPortable returns the choice that no vector kernel has, "" where they have all.
 func (k *Kernel) whyPortable() string {
@@ -132,6 +135,7 @@ var vecUnits = func() (list []struct {
 			for _, step := range []int{16, 32} {
 				add(vec.Unit{Step: step, Half: half}, tensorcore.Unit{A: f8, C: c, K: 32, Steps: tensorcore.Consecutive(32, step), FractionBits: 13, Out: round(tensorcore.FP22Zero)})
 			}
+			add(vec.Unit{Kind: vec.Wide25, Step: 32, Half: half}, tensorcore.Unit{A: f8, C: c, K: 32, Steps: tensorcore.Consecutive(32, 32), FractionBits: 25, Out: round(tensorcore.FP32Zero)})
 			add(vec.Unit{Kind: vec.Split, Step: 16, Half: half}, tensorcore.Unit{A: f8, C: c, K: 32, Steps: unpacked, FractionBits: 25, Out: round(tensorcore.FP32Zero), SeparateAdd: true})
 		}
 		add(vec.Unit{Kind: vec.Exact, Step: 32, Half: half}, tensorcore.Unit{A: tensorcore.E4M3, C: c, K: 32, Steps: tensorcore.Consecutive(32, 32), FractionBits: tensorcore.Exact, Out: round(tensorcore.FP32Nearest)})

@@ -6,18 +6,18 @@ import (
 	"github.com/sageacc/sageacc/emulate/internal/vec"
 )
 
-// vectorScores reports whether the integer scores of the interpreter run on vectors: of
-// whole groups of four channels, at a level that has them.
-func (k *Kernel) vectorScores(d int) bool {
-	return k.integer && k.level.l != vec.Portable && d%4 == 0
-}
+// vectorScores reports whether the integer scores of the interpreter run on vectors.
+func (k *Kernel) vectorScores() bool { return k.integer && k.level.l != vec.Portable }
+
+// whole fills channels up to the groups of four that [vec.Level.QK] takes.
+func whole(d int) int { return (d + 3) &^ 3 }
 
 // intScores writes the exact products of the codes of the queries with those of n keys of
 // the window from at on, and zeros for the tile's others.
 func (k *Kernel) intScores(ws *Workspace, w *window, at, d, rows, n int) {
 	bk := k.tiling.BlockK
 	done := 0
-	if k.vectorScores(d) {
+	if k.vectorScores() {
 		done = n &^ 3
 		k.stripScores(ws, w, at, d, rows, done)
 	}
@@ -37,10 +37,10 @@ func (k *Kernel) stripScores(ws *Workspace, w *window, at, d, rows, keys int) {
 	if keys == 0 {
 		return
 	}
-	bk := k.tiling.BlockK
+	bk, wd := k.tiling.BlockK, whole(d)
 	ws.strip = grow(ws.strip, keys*vec.Rows)
 	for first := 0; first < rows; first += vec.Rows {
-		k.level.l.QK(ws.strip, ws.qStrips[first*d:(first+vec.Rows)*d], w.kCodes[at*d:], w.kBias[at:], keys, &ws.vector)
+		k.level.l.QK(ws.strip, ws.qStrips[first*wd:(first+vec.Rows)*wd], w.kWhole[at*wd:], w.kBias[at:], keys, &ws.vector)
 		for r := range min(vec.Rows, rows-first) {
 			ints, floats := ws.sInt[(first+r)*bk:][:keys], ws.s[(first+r)*bk:][:keys]
 			for i := range ints {
@@ -53,14 +53,16 @@ func (k *Kernel) stripScores(ws *Workspace, w *window, at, d, rows, keys int) {
 
 // packStrips lays out rows of codes, strip by strip.
 func packStrips(dst []uint8, codes []int8, d, rows int) []uint8 {
-	dst = grow(dst, (rows+vec.Rows-1)/vec.Rows*vec.Rows*d)
+	wd := whole(d)
+	dst = grow(dst, (rows+vec.Rows-1)/vec.Rows*vec.Rows*wd)
 	for first := 0; first < rows; first += vec.Rows {
-		packStrip(dst[first*d:(first+vec.Rows)*d], codes[first*d:min(first+vec.Rows, rows)*d], d)
+		packStrip(dst[first*wd:(first+vec.Rows)*wd], codes[first*d:min(first+vec.Rows, rows)*d], d)
 	}
 	return dst
 }
 
-// packStrip lays out rows of codes for vec.Level.QK, zeros for those that are missing.
+// packStrip lays out rows of codes for vec.Level.QK, zeros for those that are missing
+// and for channels that fill up.
 func packStrip(dst []uint8, codes []int8, d int) {
 	for i := range dst {
 		dst[i] = 128

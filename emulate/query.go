@@ -208,7 +208,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 	g, cd := k.granularity, k.CodeDim(d)
 	x := ws.q[:rows*d]
 	if k.rotate != quant.Unrotated {
-		x = k.rotate.Rotate(ws.rotated, x, d)
+		x = k.rotate.RotateAt(k.level.rows, ws.rotated, x, d)
 	}
 	// Groups interleave within a block (per-thread), so each row finds its group's
 	// maximum among the rows of the block; groups never cross a block but for the

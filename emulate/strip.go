@@ -17,7 +17,7 @@ import (
 
 // strip is the state of a strip, with the row as the fast index.
 type strip struct {
-	q   []uint8   // [Dim/4][Rows][4], biased by 128
+	q   []uint8   // [whole(Dim)/4][Rows][4], biased by 128
 	o   []float32 // [Dim][Rows]
 	d   []float32 // [threads][Rows]
 	top []float32 // [threads][Rows]
@@ -79,7 +79,7 @@ func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
 	}
 	for len(s.strip) < n*bq/rows {
 		s.strip = append(s.strip, strip{
-			q: make([]uint8, dim*rows), o: make([]float32, dim*rows),
+			q: make([]uint8, whole(dim)*rows), o: make([]float32, dim*rows),
 			d: make([]float32, threads*rows), top: make([]float32, threads*rows),
 		})
 	}
@@ -111,7 +111,7 @@ var (
 // prepareStrips finds out whether a kv head's blocks can run in strips, as long as
 // V's codes are finite.
 func (k *Kernel) prepareStrips(kv *KV) {
-	if k.level.l == vec.Portable || kv.in.Dim%4 != 0 {
+	if k.level.l == vec.Portable {
 		return
 	}
 	kv.strips = true
@@ -276,12 +276,12 @@ func (k *Kernel) runTile(q *Query, ws *Workspace, w *window, blocks []inStrips, 
 // is the query first. It reports whether the vector kernels could.
 func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int) bool {
 	kv, st, tail := q.kv, sl.strip, sl.tail
-	d, bk := kv.in.Dim, k.tiling.BlockK
+	wd, bk := whole(kv.in.Dim), k.tiling.BlockK
 	at := lo - w.first
 	if !st.odd.takes(&ss.nan) {
 		return false
 	}
-	k.level.l.QK(ss.s, st.q, w.kCodes[at*d:], w.kBias[at:], bk, &ss.scratch)
+	k.level.l.QK(ss.s, st.q, w.kWhole[at*wd:], w.kBias[at:], bk, &ss.scratch)
 	for i := range st.top {
 		st.top[i] = k.start
 	}

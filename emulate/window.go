@@ -19,13 +19,14 @@ const minWindow = 1024
 type window struct {
 	first, keys int
 	kCodes      []int8    // [keys][CodeDim]
+	kWhole      []int8    // [keys][whole(CodeDim)], the same in whole groups, zeros behind; for vector levels
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
 	kTurned     []float32 // [keys/16][Dim][16], smoothed K, where strips need it for delta-S
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
-	vTurned     []float32 // [Dim][keys], what V's codes stand for, in the order of the keys; for lanes without vCodes
+	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in the order of the operands (turnedKey); for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -102,8 +103,11 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 		} else {
 			w.kRaw = make([]float32, keys*d)
 		}
-		if k.vectorScores(cd) {
-			w.kBias = make([]int32, keys)
+		if k.vectorScores() {
+			w.kBias, w.kWhole = make([]int32, keys), w.kCodes
+			if wd := whole(cd); wd != cd {
+				w.kWhole = make([]int8, keys*wd)
+			}
 		}
 		if kv.strips && k.smoothQ {
 			w.kTurned = make([]float32, keys*d)
@@ -128,6 +132,9 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 			s += int32(c)
 		}
 		w.kBias[i] = -128 * s
+		if wd := whole(cd); wd != cd {
+			copy(w.kWhole[i*wd:], w.kCodes[i*cd:i*cd+cd])
+		}
 	}
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
@@ -175,26 +182,49 @@ var fp8Codes = func() (t [2]*[1 << 12]uint8) {
 	return t
 }()
 
+// turnsNatural says whether the operands of the second product lie in the order of the keys on
+// vectors: where V's stored order is that, and of integers, whose sums are exact in any.
+func (k *Kernel) turnsNatural() bool { return k.natural || k.v.typed && k.v.kind == quant.INT8 }
+
+// turnedKey returns the key at position i of those operands.
+func (k *Kernel) turnedKey(i int) int {
+	if k.turnsNatural() {
+		return i
+	}
+	return quant.Permute(i)
+}
+
 // turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
 func (k *Kernel) turn(w *window, d int) {
-	const some = 16
-	w.vTurned = grow(w.vTurned, w.keys*d)
+	const some = 16 // whose order is their own
+	var decoded [1 << 8]float32
+	if w.vRaw == nil && k.v.kind != quant.FP16 {
+		for c := range decoded {
+			decoded[c] = k.v.decode(uint16(c))
+		}
+	}
+	w.vTurned = grow(w.vTurned, w.keys*even(d))
+	clear(w.vTurned[w.keys*d:])
 	x := make([]float32, some*d)
+	var keys [some]int
+	for i := range keys {
+		keys[i] = k.turnedKey(i)
+	}
 	for lo := 0; lo < w.keys; lo += some {
 		switch {
 		case w.vRaw != nil:
 			copy(x, w.vRaw[lo*d:])
-		case w.vWide != nil && k.v.typed && k.v.kind == quant.FP16:
+		case k.v.kind == quant.FP16:
 			k.level.l.DecodeFP16(x, w.vWide[lo*d:(lo+some)*d])
 		default:
-			for i := range x {
-				x[i] = k.v.decode(w.code(i%d, lo+i/d, d))
+			for i, code := range w.vWide[lo*d:][:len(x)] {
+				x[i] = decoded[code&0xff]
 			}
 		}
 		for c := range d {
 			dst := w.vTurned[c*w.keys+lo:][:some]
-			for i := range dst {
-				dst[i] = x[i*d+c]
+			for i, key := range &keys {
+				dst[i] = x[key*d+c]
 			}
 		}
 	}

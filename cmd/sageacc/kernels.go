@@ -128,6 +128,9 @@ func newKernelsCheck(e *env) *cobra.Command {
 				paths := "vector paths"
 				if why := k.Portable(); why != "" {
 					paths = "the interpreter, step by step (" + why + ")"
+					if why := k.Scalar(); why != "" {
+						paths += ", without vectors (" + why + ")"
+					}
 				}
 				if _, err := fmt.Fprintf(e.stdout, "%s: %s on %s: %s; runs in %s\n", texttab.Printable(name), p.Name, p.Arch, p.Shape(), paths); err != nil {
 					return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/vec"
 )
 
 // Rotation is an orthogonal transform of the channels of Q and K, which changes no exact
@@ -60,6 +61,9 @@ func (r Rotation) Width(d int) int {
 // signs128 has a bit for each of the 128 channels: H128Signed negates those whose bit is 0.
 var signs128 = [4]uint32{0x1035997b, 0x8087f5ee, 0xee2e4e1a, 0x71132418}
 
+// negates says whether H128Signed changes the sign of a channel of a group.
+func negates(c int) bool { return signs128[c/32]>>(c%32)&1 == 0 }
+
 // Rotate writes the rotated rows of x, which have d channels, to dst, Width(d) each, and returns
 // it. Rows that dst has no room for are left out.
 func (r Rotation) Rotate(dst, x []float32, d int) []float32 {
@@ -80,11 +84,96 @@ func (r Rotation) Rotate(dst, x []float32, d int) []float32 {
 	return dst[:rows*w]
 }
 
+// RotateAt is Rotate with the instructions of a level: vec.Rows rows at a time, which lie in the
+// lanes, so that every step of the butterflies adds rows of their channels.
+func (r Rotation) RotateAt(level Level, dst, x []float32, d int) []float32 {
+	const few = 8 // which it does not pay for
+	if d < 1 || r == Unrotated || !level.l.Lanes() {
+		return r.Rotate(dst, x, d)
+	}
+	w := r.Width(d)
+	rows := min(len(x)/d, len(dst)/w)
+	var t, spare []float32
+	for lo := 0; lo < rows; lo += vec.Rows {
+		n := min(vec.Rows, rows-lo)
+		y, from := dst[lo*w:(lo+n)*w], x[lo*d:(lo+n)*d]
+		if n < few {
+			r.Rotate(y, from, d)
+			continue
+		}
+		if t == nil {
+			t, spare = make([]float32, w*vec.Rows), make([]float32, w*vec.Rows)
+		}
+		if !r.lanes(level, t, spare, from, d) {
+			r.Rotate(y, from, d) // of what is not finite
+			continue
+		}
+		for i := range n {
+			for c := range w {
+				y[i*w+c] = t[c*vec.Rows+i]
+			}
+		}
+	}
+	return dst[:rows*w]
+}
+
+// lanes writes the rotated rows of x, at most vec.Rows, to t[channel][vec.Rows], of which spare has
+// the size. It reports whether all of it is finite.
+func (r Rotation) lanes(level Level, t, spare, x []float32, d int) bool {
+	n, factor := r.channels()
+	clear(t)
+	for i := range len(x) / d {
+		for c, v := range x[i*d : i*d+d] {
+			t[c*vec.Rows+i] = v
+		}
+	}
+	for c := range len(t) / vec.Rows {
+		if r == H128Signed && negates(c%n) {
+			for i, v := range t[c*vec.Rows:][:vec.Rows] {
+				t[c*vec.Rows+i] = -v
+			}
+		}
+	}
+	scale := func(by float32) {
+		for i := range spare[:len(t)/vec.Rows] {
+			spare[i] = by
+		}
+		level.l.Scale(t, &plus, spare[:len(t)/vec.Rows], vec.Flush)
+	}
+	ok := true
+	for half := 1; half < n; half *= 2 {
+		if half == 4 {
+			scale(0.5)
+		}
+		run := half * vec.Rows
+		for lo := 0; lo < len(t); lo += 2 * run {
+			a, b := t[lo:lo+run], t[lo+run:lo+2*run]
+			copy(spare, a)
+			// A sum of two is a multiply-add with 1.
+			ok = level.l.Combine(vec.JoinFMA, a, b, &plus, &plus, vec.Flush) && ok
+			ok = level.l.Combine(vec.JoinFMA, b, spare, &minus, &plus, vec.Flush) && ok
+		}
+	}
+	if n == 4 {
+		factor = 0.5
+	}
+	scale(factor)
+	return ok
+}
+
+// plus and minus are factors of all rows.
+var plus, minus = func() (p, m [vec.Rows]float32) {
+	for i := range p {
+		p[i], m[i] = 1, -1
+	}
+	return p, m
+}()
+
 // group transforms the channels of a group in place.
 func (r Rotation) group(y []float32, factor float32) {
 	if r == H128Signed {
 		for c := range y {
-			if signs128[c/32]>>(c%32)&1 == 0 {
+			if negates(c) {
 				y[c] = -y[c]
 			}
 		}

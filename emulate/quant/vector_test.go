@@ -340,3 +340,43 @@ func TestWideCodesAtLevels(t *testing.T) {
 		}
 	}
 }
+
+// TestRotateAt: rows rotated in the lanes are those rotated one by one, whatever is in them and
+// however many there are, and ordinary ones are rotated in the lanes.
+func TestRotateAt(t *testing.T) {
+	r := rand.New(rand.NewPCG(6, 7))
+	for _, level := range Levels() {
+		for rot := H4; rot <= H128Signed; rot++ {
+			for _, d := range []int{1, 40, 64, 128, 130} {
+				for _, rows := range []int{1, 7, 8, 64, 65, 73} {
+					for _, finite := range []bool{true, false} {
+						x := hardRows(r, rows, d, finite)
+						for i := range x {
+							if finite && r.IntN(2) == 0 { // where results are tiny
+								x[i] = float32(math.Ldexp(r.NormFloat64(), -126+r.IntN(6)))
+							}
+						}
+						w := rot.Width(d)
+						want, got := rot.Rotate(make([]float32, rows*w), x, d), rot.RotateAt(level, make([]float32, rows*w), x, d)
+						if !sameFloats(got, want) {
+							t.Fatalf("%s, %s: %d rows of %d channels, finite %v: differ", level, rotations[rot], rows, d, finite)
+						}
+					}
+				}
+			}
+			if !level.l.Lanes() {
+				continue
+			}
+			x, w := make([]float32, 64*100), rot.Width(100)
+			for i := range x {
+				x[i] = float32(r.NormFloat64())
+			}
+			if !rot.lanes(level, make([]float32, w*64), make([]float32, w*64), x, 100) {
+				t.Errorf("%s, %s: ordinary rows are not rotated in the lanes", level, rotations[rot])
+			}
+		}
+		if got := H64.RotateAt(level, make([]float32, 100), make([]float32, 90), 40); len(got) != 64 {
+			t.Errorf("%d elements of one row that has room", len(got))
+		}
+	}
+}

@@ -17,16 +17,24 @@ const Lanes = simd.Lanes
 type Strip struct {
 	unit   *Unit
 	level  Level
+	order  []int       // which k the operands have where, of each instruction's; nil for their own
 	format simd.Format // of the operands
 	sig    float64
+	exact  bool // the unit truncates nothing
 }
 
 // Strip returns the unit's Strip at a level, and whether there is one.
 func (u *Unit) Strip(level Level) (*Strip, bool) {
-	s := &Strip{unit: u, level: level, sig: topSignificand(u.A)}
-	c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
-	if !ok || order != nil || c.Most(s.sig*s.sig) == 0 {
+	s := &Strip{unit: u, level: level, sig: topSignificand(u.A), exact: u.exactOnce()}
+	if s.exact && level.l == simd.Portable {
 		return nil, false
+	}
+	if !s.exact {
+		c, order, ok := u.vectorChain(level, u.A, u.A, u.K)
+		if !ok || c.Most(s.sig*s.sig) == 0 {
+			return nil, false
+		}
+		s.order = order
 	}
 	l := &layouts[u.A]
 	s.format = simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(u.A)}
@@ -35,6 +43,21 @@ func (u *Unit) Strip(level Level) (*Strip, bool) {
 		s.format.Quanta = math.Float32frombits(uint32(127+l.fracBits-s.format.Least) << 23)
 	}
 	return s, true
+}
+
+// HasStrip reports whether the levels of vectors, which are alike in it, have a Strip of the unit.
+func (u *Unit) HasStrip() bool {
+	_, ok := u.Strip(Level{simd.AVX512})
+	return ok
+}
+
+// exactOnce says whether the unit adds all products and the accumulator exactly and rounds once, to
+// nearest, and its products are such as [simd.Level.DotExact] takes.
+func (u *Unit) exactOnce() bool {
+	const most = 64 // products that are added at once
+	return u.FractionBits == Exact && u.A <= FP16 && u.K <= most && !u.SeparateAdd &&
+		(u.C == FP32 && u.Out == FP32Nearest || u.C == FP16 && u.Out == FP16Nearest) &&
+		slices.EqualFunc(u.Steps, Consecutive(u.K, u.K), slices.Equal)
 }
 
 // largest is the largest number of a format.
@@ -56,12 +79,16 @@ type RowOperand struct {
 	x         []float32
 	stride, k int
 	exp       []uint32 // [rows][k]
+	arranged  []float32
 }
 
 // LoadRows takes rows of k values, which must stay as they are, and reports whether they are
 // numbers of the unit's format. k is a multiple of Depth and, unless the rows follow each other
 // and are a multiple of 16, of 16.
 func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
+	if s.order != nil {
+		x, stride = s.arrangeRows(o, x, rows, k, stride), k
+	}
 	o.x, o.stride, o.k = x, stride, k
 	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
 	if k == stride {
@@ -74,15 +101,39 @@ func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 	return ok
 }
 
+// arrangeRows returns a copy of rows with the columns of each instruction in its order.
+func (s *Strip) arrangeRows(o *RowOperand, x []float32, rows, k, stride int) []float32 {
+	o.arranged = slices.Grow(o.arranged[:0], rows*k)[:rows*k]
+	for r := range rows {
+		from, to := x[r*stride:r*stride+k], o.arranged[r*k:(r+1)*k]
+		for lo := 0; lo < k; lo += len(s.order) {
+			for i, at := range s.order {
+				to[lo+i] = from[lo+at]
+			}
+		}
+	}
+	return o.arranged
+}
+
 // LaneOperand is the second operand: values [k][Lanes].
 type LaneOperand struct {
-	x   []float32
-	exp []int16
+	x        []float32
+	exp      []int16
+	arranged []float32
 }
 
 // LoadLanes takes a multiple of Depth rows of Lanes values, which must stay as they are, and
 // reports whether they are numbers of the unit's format.
 func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
+	if s.order != nil {
+		o.arranged = slices.Grow(o.arranged[:0], len(x))[:len(x)]
+		for lo := 0; lo < len(x); lo += len(s.order) * Lanes {
+			for i, at := range s.order {
+				copy(o.arranged[lo+i*Lanes:][:Lanes], x[lo+at*Lanes:])
+			}
+		}
+		x = o.arranged
+	}
 	o.x = x
 	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
 	return s.level.l.LaneExponents(o.exp, x, &s.format)
@@ -90,19 +141,26 @@ func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 
 // Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
 // a[row][k] b[from+k][lane], an even number of rows, for the first depth of a's k, a multiple of
-// Depth. It reports whether all elements are ordinary numbers throughout; if not, acc is lost.
-func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth int) bool {
+// Depth, and the first lanes at least: others stay as they are, or are sums too. It reports
+// whether all elements are ordinary numbers throughout; if not, acc is lost.
+func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth, lanes int) bool {
 	u := s.unit
+	if s.exact && depth%u.K == 0 && depth <= a.k {
+		return s.level.l.DotExact(acc, a.x, a.stride, b.x[from*Lanes:], depth/u.K, u.K, u.C == FP16, lanes)
+	}
 	c, _, ok := u.vectorChain(s.level, u.A, u.A, depth)
 	if !ok || depth > a.k {
 		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
 	}
-	return s.level.l.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:])
+	return s.level.l.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:], lanes)
 }
 
 // Idle says whether an instruction of products that are all zero leaves any sum that the unit
 // makes as it is: whether it keeps all fraction bits that a sum has.
 func (s *Strip) Idle() bool {
+	if s.exact {
+		return true
+	}
 	switch s.unit.Out {
 	case FP32Zero:
 		return s.unit.FractionBits >= layouts[FP32].fracBits

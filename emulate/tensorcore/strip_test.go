@@ -24,8 +24,9 @@ func vectorLevels(t testing.TB) []Level {
 func stripUnits(t testing.TB, level Level) (list []Unit) {
 	for _, u := range Units() {
 		_, got := u.Strip(level)
-		wide := u.A <= E5M2 && u.FractionBits == 25 // 32 terms of 2^27
-		if want := u.Out != Int32 && u.FractionBits != Exact && !wide; got != want {
+		wide := u.A <= E5M2 && u.FractionBits == 25 && len(u.Steps[0]) == 32 // terms of 2^27
+		exact := u.FractionBits == Exact && u.A > FP16                       // whose products are too far apart
+		if want := u.Out != Int32 && !exact && !wide; got != want {
 			t.Errorf("%s %s: a strip %v, want %v", u.Arch, u.Instruction, got, want)
 		}
 		if got {
@@ -38,7 +39,7 @@ func stripUnits(t testing.TB, level Level) (list []Unit) {
 	return list
 }
 
-// separateUnits are units with an addition apart, of which the table has none that a Strip takes.
+// separateUnits are units with an addition apart that the table does not have.
 var separateUnits = []Unit{
 	{Arch: "invented", Instruction: "separate", A: E4M3, C: FP32, K: 32, Steps: Consecutive(32, 16), FractionBits: 13, Out: FP32Zero, SeparateAdd: true},
 	{Arch: "invented", Instruction: "separate FP16", A: FP16, C: FP16, K: 16, Steps: Consecutive(16, 8), FractionBits: 24, Out: FP16Nearest, SeparateAdd: true},
@@ -154,8 +155,19 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 	u.Tile(want, &pa, &pb)
 	var ra RowOperand
 	var lb LaneOperand
-	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0, k) {
+	some, n := append([]float32(nil), acc...), 1+(rows*k+len(what))%Lanes
+	if !s.LoadRows(&ra, a, rows, k, k) || !s.LoadLanes(&lb, b) || !s.Dot(acc, &ra, &lb, 0, k, Lanes) {
 		return false
+	}
+	// The first lanes alone.
+	if !s.Dot(some, &ra, &lb, 0, k, n) {
+		t.Errorf("%s: all lanes are computed, but not %d", what, n)
+	}
+	for i, x := range acc {
+		if i%Lanes < n && math.Float32bits(some[i]) != math.Float32bits(x) {
+			t.Errorf("%s: element %d of %d lanes: %g, want %g", what, i, n, some[i], x)
+			return true
+		}
 	}
 	for i, x := range acc {
 		if x-x != 0 {
@@ -168,6 +180,103 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 		}
 	}
 	return true
+}
+
+// TestExactTies: sums that lie half way between two results, but for a last bit far below, which may
+// be a product's or the accumulator's, and half way itself.
+func TestExactTies(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	units := 0
+	for _, u := range Units() {
+		if !u.exactOnce() {
+			continue
+		}
+		units++
+		least := map[Operand]int{E4M3: -6, E5M2: -14, FP16: -14}[u.A]
+		most := map[Operand]int{E4M3: 8, E5M2: 15, FP16: 15}[u.A]
+		bits := 24
+		if u.C == FP16 {
+			bits = 11
+		}
+		// power puts a power of two, or near it, into a row's and a lane's k.
+		power := func(a, b []float32, k, e int, sign float32) bool {
+			x := min(max(e/2, least), most)
+			if e-x < least || e-x > most {
+				return false
+			}
+			a[k], b[k] = sign*float32(math.Ldexp(1, x)), float32(math.Ldexp(1, e-x))
+			return true
+		}
+		for _, level := range vectorLevels(t) {
+			s, ok := u.Strip(level)
+			if !ok {
+				t.Fatalf("%s %s: no strip", level, u.Instruction)
+			}
+			for range 40 {
+				a, b, acc := make([]float32, 2*u.K), make([]float32, u.K*Lanes), make([]float32, 2*Lanes)
+				columns := make([]float32, Lanes*u.K)
+				for lane := range Lanes {
+					column := columns[lane*u.K:][:u.K]
+					// Rows are shared: each lane has its sum in products of its own.
+					top := 2*least + r.IntN(2*(most-least))
+					first := r.IntN(u.K)
+					if lane > 0 {
+						first = 0
+					}
+					row := make([]float32, u.K)
+					if lane == 0 {
+						for k, e := range []int{top, top - bits, 2*least + r.IntN(6), top - 1 - r.IntN(bits)} {
+							power(row, column, (first+k)%u.K, e, []float32{1, 1, 1, -1}[r.IntN(4)])
+						}
+						copy(a, row)
+						copy(a[u.K:], row)
+						continue
+					}
+					for k, x := range a[:u.K] {
+						if x != 0 && r.IntN(4) > 0 {
+							column[k] = columns[k] * []float32{1, 1, 1, -1, 0.5, 2}[r.IntN(6)]
+							if m := math.Abs(float64(column[k])); m != 0 && (m < math.Ldexp(1, least) || m > math.Ldexp(1, most)) {
+								column[k] = columns[k]
+							}
+						}
+					}
+				}
+				for i := range acc {
+					e := []int{-140, -30, -24, -13, 0, 10}[r.IntN(6)]
+					acc[i] = u.decodeC(u.encode(float32(math.Ldexp(float64(r.IntN(5)-2), e))))
+				}
+				for i, x := range columns {
+					b[i%u.K*Lanes+i/u.K] = x
+				}
+				var pa, pb Panel
+				load := func(p *Panel, x []float32, n int) {
+					codes := make([]uint32, len(x))
+					for i, v := range x {
+						codes[i] = nearestBits(u.A, v)
+					}
+					p.LoadBits(u.A, codes, n, u.K, u.K)
+				}
+				load(&pa, a, 2)
+				load(&pb, columns, Lanes)
+				want := append([]float32(nil), acc...)
+				u.Tile(want, &pa, &pb)
+				var ra RowOperand
+				var lb LaneOperand
+				if !s.LoadRows(&ra, a, 2, u.K, u.K) || !s.LoadLanes(&lb, b) {
+					t.Fatalf("%s %s: operands are refused", level, u.Instruction)
+				}
+				start, ok := append([]float32(nil), acc...), s.Dot(acc, &ra, &lb, 0, u.K, Lanes)
+				for i, x := range acc {
+					if ok && math.Float32bits(x) != math.Float32bits(want[i]) {
+						t.Fatalf("%s %s: %x plus %x by %x: %x, want %x", level, u.Instruction, start[i], a[:u.K], columns[i%Lanes*u.K:][:u.K], x, want[i])
+					}
+				}
+			}
+		}
+	}
+	if units < 5 {
+		t.Errorf("%d units", units)
+	}
 }
 
 // TestStripFormats: operands of a unit's format are taken and no others, in every lane.
@@ -250,7 +359,7 @@ func testSubnormalSum(t *testing.T, u *Unit, start float32) {
 		acc[0] = start
 		var ra RowOperand
 		var lb LaneOperand
-		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K) || acc[0] != want {
+		if !s.LoadRows(&ra, x, 2, u.K, u.K) || !s.LoadLanes(&lb, y) || !s.Dot(acc, &ra, &lb, 0, u.K, Lanes) || acc[0] != want {
 			t.Errorf("%s %s, %s: a strip's sum is %x, want %x", u.Arch, u.Instruction, level, acc[0], want)
 		}
 	}
@@ -283,7 +392,7 @@ func benchmarkStrips(b *testing.B, level Level) {
 		b.Run(u.Arch+"/"+u.Instruction, func(b *testing.B) {
 			for b.Loop() {
 				clear(acc)
-				if !s.Dot(acc, &ra, &lb, 0, k) {
+				if !s.Dot(acc, &ra, &lb, 0, k, Lanes) {
 					b.Fatal("not valid")
 				}
 			}

@@ -235,7 +235,10 @@ func kernelHead(k compare.KernelInfo) []pair {
 	if k.Reported != "" {
 		head = append(head, pair{"reported", k.Reported})
 	}
-	if k.Portable != "" {
+	switch {
+	case k.Scalar != "":
+		head = append(head, pair{"speed", "tens of times slower than kernels that run in vectors: their strips have no " + k.Portable + ", their steps no " + k.Scalar})
+	case k.Portable != "":
 		head = append(head, pair{"speed", "several times slower than kernels that run whole in strips of vectors, which have no " + k.Portable})
 	}
 	return head

@@ -277,7 +277,7 @@ func TestFinish(t *testing.T) {
 
 func TestMeanDots(t *testing.T) {
 	forLevels(t, 60, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
-		dim, keys, k := 4*(1+r.IntN(20)), 16*(1+r.IntN(10)), kind(round%4)
+		dim, keys, k := 1+r.IntN(80), 16*(1+r.IntN(10)), kind(round%4)
 		x, q := draw(r, keys*dim, k), draw(r, dim, k)
 		out, want := make([]float32, keys), make([]float32, keys)
 		finite := true

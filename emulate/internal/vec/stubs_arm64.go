@@ -24,7 +24,7 @@ func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *flo
 //go:noescape
 func softmax(a *byte, table *uint32) uint32
 
-// meanDots is that of amd64 for a multiple of 4 channels; the result is not zero if an operand or a sum is subnormal.
+// meanDots is that of amd64; the result is not zero if an operand or a sum is subnormal.
 //
 //go:noescape
 func meanDots(out *float32, x *float32, q *float32, groups int, dim int) uint32

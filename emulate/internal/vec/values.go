@@ -69,6 +69,8 @@ const (
 	// takes keys 0-3 and 8-11 of each 16, then the others.
 	Truncated25
 	Truncated24
+	// Wide25 keeps 25 and adds 32 FP8 keys at a time.
+	Wide25
 	// Exact adds 32 E4M3 keys and rounds the exact sum once to nearest even.
 	Exact
 	// Integer is for INT8 and exact.
@@ -470,6 +472,9 @@ func (v *Values) DotKeys(l Level, acc, p []float32, pe []uint8, s *Scratch, firs
 		case Truncated13:
 			v.stepExponents(l, e, pe[k*Rows:], codes)
 			ok = l.dotPass(acc, records, codes, &f.value, p[k*Rows:], e, v.dim, size, f.exponentBias, unit.Half) && ok
+		case Wide25:
+			v.stepExponents(l, e, pe[k*Rows:], codes)
+			ok = l.widePass(acc, records, codes, f.value64[:], p[k*Rows:], e, v.dim, size, f.exponentBias, unit) && ok
 		case Split:
 			sums := grow(&s.sums, v.dim*Rows)
 			second := k % 32 / 16 * 8

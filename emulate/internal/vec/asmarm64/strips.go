@@ -383,7 +383,7 @@ func softmax(a *asm) {
 // meanDots has 4 keys in the lanes, 16 at a time.
 func meanDots(a *asm) {
 	a.function("meanDots", 0, "out *float32, x *float32, q *float32, groups int, dim int", "uint32",
-		"meanDots is that of amd64 for a multiple of 4 channels; the result is not zero if an operand or a sum is subnormal.")
+		"meanDots is that of amd64; the result is not zero if an operand or a sum is subnormal.")
 	a.load("out", "x", "q", "groups", "dim")
 	const acc, q, least, bad, k, t, u = v(0), v(4), v(5), v(6), v(16), v(20), v(21)
 	a.splat(least, smallest)
@@ -394,15 +394,13 @@ func meanDots(a *asm) {
 		}
 		a.do("MOVD R2, R10")
 		a.do("MOVD R4, R12")
-		a.loop("channel", "R12", 4, func() {
-			a.do("FMOVQ.P 16(R10), F%d", q)
-			for i := range 4 {
-				for j := range v(4) {
-					a.do("FMOVQ.P 16(R1), F%d", k)
-					a.raiseTiny(bad, k, least, t, u)
-					a.lane("fmla.4s", acc+j, k, q, i)
-					a.raiseTiny(bad, acc+j, least, t, u)
-				}
+		a.loop("channel", "R12", 1, func() {
+			a.do("FMOVS.P 4(R10), F%d", q)
+			for j := range v(4) {
+				a.do("FMOVQ.P 16(R1), F%d", k)
+				a.raiseTiny(bad, k, least, t, u)
+				a.lane("fmla.4s", acc+j, k, q, 0)
+				a.raiseTiny(bad, acc+j, least, t, u)
 			}
 		})
 		for j := range v(4) {

@@ -29,6 +29,8 @@ func units(a *asm) {
 	dotLanes(a, "dotLanesSeparate", false, true)
 	dotLanes(a, "dotLanesHalf", true, false)
 	dotLanes(a, "dotLanesHalfSeparate", true, true)
+	unitExact(a, "dotExact", false)
+	unitExact(a, "dotExactHalf", true)
 }
 
 // unitExponents finds the exponents of operands, as the units see them, 16 at a time.

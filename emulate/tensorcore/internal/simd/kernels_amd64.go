@@ -54,9 +54,9 @@ func (l Level) kernel(c *Chain) (i int) {
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
-// reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
-// result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+// reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
+// stay as they are. c.Most, of which most is the result, must not be 0.
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -66,12 +66,36 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 		dotLanes, dotLanesSeparate, dotLanesHalf, dotLanesHalfSeparate,
 		dotLanesAVX2, dotLanesSeparateAVX2, dotLanesHalfAVX2, dotLanesHalfSeparateAVX2,
 	}[l.kernel(c)]
-	bad, lanes := uint32(0), 32 // of a call
+	bad, step := uint32(0), 32 // of a call
 	if l == AVX2 {
-		lanes = 16
+		step = 16
 	}
-	for i := 0; i < Lanes; i += lanes {
+	for i := 0; i < lanes; i += step {
 		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
+	}
+	return bad == 0
+}
+
+// DotExact is DotLanes for instructions of terms that are added exactly and rounded once, to nearest
+// even: to FP32, or to FP16 with half, as the sums are then. Products are whole multiples of 2^-48
+// below 2^32, and at most 64 are added. A result is valid unless it is infinite.
+func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions, terms int, half bool, lanes int) bool {
+	k, rows := instructions*terms, len(acc)/Lanes
+	if rows == 0 {
+		return true
+	}
+	_, _ = a[(rows-1)*stride+k-1], b[k*Lanes-1]
+	f, step := [...]func(acc, a, b *float32, aStride, rows, instructions, terms int) uint32{dotExact, dotExactHalf}, 32
+	if l == AVX2 {
+		f, step = [...]func(acc, a, b *float32, aStride, rows, instructions, terms int) uint32{dotExactAVX2, dotExactHalfAVX2}, 8
+	}
+	kernel := f[0]
+	if half {
+		kernel = f[1]
+	}
+	bad := uint32(0)
+	for i := 0; i < lanes; i += step {
+		bad |= kernel(&acc[i], &a[0], &b[i], stride*4, rows, instructions, terms)
 	}
 	return bad == 0
 }

@@ -40,9 +40,9 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 // DotLanes continues the chains of acc[row][Lanes], an even number of rows: acc += sum over k
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
-// reports whether all elements are valid; if not, acc is lost. c.Most, of which most is the
-// result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+// reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
+// stay as they are. c.Most, of which most is the result, must not be 0.
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -58,8 +58,28 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 		f = dotLanesSeparate
 	}
 	bad := uint32(0)
-	for i := 0; i < Lanes; i += 16 {
+	for i := 0; i < lanes; i += 16 {
 		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
+	}
+	return bad == 0
+}
+
+// DotExact is DotLanes for instructions of terms that are added exactly and rounded once, to nearest
+// even: to FP32, or to FP16 with half, as the sums are then. Products are whole multiples of 2^-48
+// below 2^32, and at most 64 are added. A result is valid unless it is infinite.
+func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions, terms int, half bool, lanes int) bool {
+	k, rows := instructions*terms, len(acc)/Lanes
+	if rows == 0 {
+		return true
+	}
+	_, _ = a[(rows-1)*stride+k-1], b[k*Lanes-1]
+	f := dotExact
+	if half {
+		f = dotExactHalf
+	}
+	bad := uint32(0)
+	for i := 0; i < lanes; i += 8 {
+		bad |= f(&acc[i], &a[0], &b[i], stride*4, rows, instructions, terms)
 	}
 	return bad == 0
 }

@@ -11,7 +11,12 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 }
 
 // DotLanes needs a vector level.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16) bool {
+func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+	panic("simd: no vector instructions")
+}
+
+// DotExact needs a vector level.
+func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions, terms int, half bool, lanes int) bool {
 	panic("simd: no vector instructions")
 }
 

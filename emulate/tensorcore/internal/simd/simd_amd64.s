@@ -2140,6 +2140,1419 @@ DATA dotLanesHalfSeparateConstants<>+28(SB)/4, $0x0000001f
 DATA dotLanesHalfSeparateConstants<>+32(SB)/4, $0x00000001
 GLOBL dotLanesHalfSeparateConstants<>(SB), RODATA|NOPTR, $36
 
+// func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·dotExact(SB), NOSPLIT, $0-60
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         aStride+24(FP), DX
+	MOVQ         rows+32(FP), BX
+	VPBROADCASTQ dotExactConstants<>+0(SB), Z0
+	XORL         R10, R10
+
+rows:
+	MOVQ CX, SI
+	MOVQ b+16(FP), DI
+	MOVQ instructions+40(FP), R8
+
+instruction:
+	VMOVAPD Z0, Z1
+	VXORPD  Z2, Z2, Z2
+	VMOVAPD Z0, Z3
+	VXORPD  Z4, Z4, Z4
+	VMOVAPD Z0, Z5
+	VXORPD  Z6, Z6, Z6
+	VMOVAPD Z0, Z7
+	VXORPD  Z8, Z8, Z8
+	VMOVAPD Z0, Z9
+	VXORPD  Z10, Z10, Z10
+	VMOVAPD Z0, Z11
+	VXORPD  Z12, Z12, Z12
+	VMOVAPD Z0, Z13
+	VXORPD  Z14, Z14, Z14
+	VMOVAPD Z0, Z15
+	VXORPD  Z16, Z16, Z16
+	MOVQ    terms+48(FP), R9
+
+product:
+	VCVTPS2PD    (DI), Z17
+	VCVTPS2PD    32(DI), Z18
+	VCVTPS2PD    64(DI), Z19
+	VCVTPS2PD    96(DI), Z20
+	VBROADCASTSS (SI), Y21
+	VCVTPS2PD    Y21, Z21
+	VMOVAPD      Z1, Z22
+	VFMADD231PD  Z21, Z17, Z1
+	VSUBPD       Z22, Z1, Z22
+	VFMSUB231PD  Z21, Z17, Z22
+	VADDPD       Z22, Z2, Z2
+	VMOVAPD      Z3, Z22
+	VFMADD231PD  Z21, Z18, Z3
+	VSUBPD       Z22, Z3, Z22
+	VFMSUB231PD  Z21, Z18, Z22
+	VADDPD       Z22, Z4, Z4
+	VMOVAPD      Z5, Z22
+	VFMADD231PD  Z21, Z19, Z5
+	VSUBPD       Z22, Z5, Z22
+	VFMSUB231PD  Z21, Z19, Z22
+	VADDPD       Z22, Z6, Z6
+	VMOVAPD      Z7, Z22
+	VFMADD231PD  Z21, Z20, Z7
+	VSUBPD       Z22, Z7, Z22
+	VFMSUB231PD  Z21, Z20, Z22
+	VADDPD       Z22, Z8, Z8
+	VBROADCASTSS (SI)(DX*1), Y21
+	VCVTPS2PD    Y21, Z21
+	VMOVAPD      Z9, Z22
+	VFMADD231PD  Z21, Z17, Z9
+	VSUBPD       Z22, Z9, Z22
+	VFMSUB231PD  Z21, Z17, Z22
+	VADDPD       Z22, Z10, Z10
+	VMOVAPD      Z11, Z17
+	VFMADD231PD  Z21, Z18, Z11
+	VSUBPD       Z17, Z11, Z17
+	VFMSUB231PD  Z21, Z18, Z17
+	VADDPD       Z17, Z12, Z12
+	VMOVAPD      Z13, Z17
+	VFMADD231PD  Z21, Z19, Z13
+	VSUBPD       Z17, Z13, Z17
+	VFMSUB231PD  Z21, Z19, Z17
+	VADDPD       Z17, Z14, Z14
+	VMOVAPD      Z15, Z17
+	VFMADD231PD  Z21, Z20, Z15
+	VSUBPD       Z17, Z15, Z17
+	VFMSUB231PD  Z21, Z20, Z17
+	VADDPD       Z17, Z16, Z16
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000100, DI
+	DECQ         R9
+	JNZ          product
+	VSUBPD       Z0, Z1, Z1
+	VADDPD       Z1, Z2, Z17
+	VSUBPD       Z1, Z17, Z18
+	VSUBPD       Z18, Z17, Z19
+	VSUBPD       Z18, Z2, Z18
+	VSUBPD       Z19, Z1, Z19
+	VADDPD       Z19, Z18, Z18
+	VMOVAPD      Z17, Z1
+	VCVTPS2PD    (AX), Z2
+	VADDPD       Z1, Z2, Z17
+	VSUBPD       Z1, Z17, Z19
+	VSUBPD       Z19, Z17, Z20
+	VSUBPD       Z19, Z2, Z19
+	VSUBPD       Z20, Z1, Z20
+	VADDPD       Z20, Z19, Z19
+	VMOVAPD      Z17, Z1
+	VADDPD       Z19, Z18, Z18
+	VADDPD       Z1, Z18, Z2
+	VSUBPD       Z1, Z2, Z17
+	VSUBPD       Z17, Z2, Z19
+	VSUBPD       Z17, Z18, Z17
+	VSUBPD       Z19, Z1, Z19
+	VADDPD       Z19, Z17, Z17
+	VMOVAPD      Z2, Z1
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z18
+	VXORPD       Z2, Z2, Z2
+	VCMPPD       $0x04, Z2, Z17, K1
+	VPTESTNMQ    Z18, Z1, K1, K1
+	VPXORQ       Z17, Z1, Z2
+	VPSRAQ       $0x3f, Z2, Z2
+	VPORQ        Z18, Z2, Z2
+	VPADDQ       Z2, Z1, K1, Z1
+	VCVTPD2PS    Z1, Y1
+	VMOVUPS      Y1, (AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z3, Z3
+	VADDPD       Z3, Z4, Z1
+	VSUBPD       Z3, Z1, Z2
+	VSUBPD       Z2, Z1, Z17
+	VSUBPD       Z2, Z4, Z2
+	VSUBPD       Z17, Z3, Z17
+	VADDPD       Z17, Z2, Z2
+	VMOVAPD      Z1, Z3
+	VCVTPS2PD    32(AX), Z1
+	VADDPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z4, Z17
+	VSUBPD       Z17, Z4, Z18
+	VSUBPD       Z17, Z1, Z17
+	VSUBPD       Z18, Z3, Z18
+	VADDPD       Z18, Z17, Z17
+	VMOVAPD      Z4, Z3
+	VADDPD       Z17, Z2, Z2
+	VADDPD       Z3, Z2, Z1
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z4, Z1, Z17
+	VSUBPD       Z4, Z2, Z4
+	VSUBPD       Z17, Z3, Z17
+	VADDPD       Z17, Z4, Z4
+	VMOVAPD      Z1, Z3
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z4, K1
+	VPTESTNMQ    Z2, Z3, K1, K1
+	VPXORQ       Z4, Z3, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z3, K1, Z3
+	VCVTPD2PS    Z3, Y1
+	VMOVUPS      Y1, 32(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z5, Z5
+	VADDPD       Z5, Z6, Z1
+	VSUBPD       Z5, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z6, Z2
+	VSUBPD       Z3, Z5, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z5
+	VCVTPS2PD    64(AX), Z1
+	VADDPD       Z5, Z1, Z3
+	VSUBPD       Z5, Z3, Z4
+	VSUBPD       Z4, Z3, Z6
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z6, Z5, Z6
+	VADDPD       Z6, Z4, Z4
+	VMOVAPD      Z3, Z5
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z5, Z2, Z1
+	VSUBPD       Z5, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z5, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z5
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z5, K1, K1
+	VPXORQ       Z3, Z5, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z5, K1, Z5
+	VCVTPD2PS    Z5, Y1
+	VMOVUPS      Y1, 64(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z7, Z7
+	VADDPD       Z7, Z8, Z1
+	VSUBPD       Z7, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z8, Z2
+	VSUBPD       Z3, Z7, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z7
+	VCVTPS2PD    96(AX), Z1
+	VADDPD       Z7, Z1, Z3
+	VSUBPD       Z7, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z7, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z7
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z7, Z2, Z1
+	VSUBPD       Z7, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z7, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z7
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z7, K1, K1
+	VPXORQ       Z3, Z7, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z7, K1, Z7
+	VCVTPD2PS    Z7, Y1
+	VMOVUPS      Y1, 96(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z9, Z9
+	VADDPD       Z9, Z10, Z1
+	VSUBPD       Z9, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z10, Z2
+	VSUBPD       Z3, Z9, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z9
+	VCVTPS2PD    256(AX), Z1
+	VADDPD       Z9, Z1, Z3
+	VSUBPD       Z9, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z9, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z9
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z9, Z2, Z1
+	VSUBPD       Z9, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z9, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z9
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z9, K1, K1
+	VPXORQ       Z3, Z9, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z9, K1, Z9
+	VCVTPD2PS    Z9, Y1
+	VMOVUPS      Y1, 256(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z11, Z11
+	VADDPD       Z11, Z12, Z1
+	VSUBPD       Z11, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z12, Z2
+	VSUBPD       Z3, Z11, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z11
+	VCVTPS2PD    288(AX), Z1
+	VADDPD       Z11, Z1, Z3
+	VSUBPD       Z11, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z11, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z11
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z11, Z2, Z1
+	VSUBPD       Z11, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z11, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z11
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z11, K1, K1
+	VPXORQ       Z3, Z11, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z11, K1, Z11
+	VCVTPD2PS    Z11, Y1
+	VMOVUPS      Y1, 288(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z13, Z13
+	VADDPD       Z13, Z14, Z1
+	VSUBPD       Z13, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z14, Z2
+	VSUBPD       Z3, Z13, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z13
+	VCVTPS2PD    320(AX), Z1
+	VADDPD       Z13, Z1, Z3
+	VSUBPD       Z13, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z13, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z13
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z13, Z2, Z1
+	VSUBPD       Z13, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z13, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z13
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z13, K1, K1
+	VPXORQ       Z3, Z13, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z13, K1, Z13
+	VCVTPD2PS    Z13, Y1
+	VMOVUPS      Y1, 320(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z15, Z15
+	VADDPD       Z15, Z16, Z1
+	VSUBPD       Z15, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z16, Z2
+	VSUBPD       Z3, Z15, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z15
+	VCVTPS2PD    352(AX), Z1
+	VADDPD       Z15, Z1, Z3
+	VSUBPD       Z15, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z15, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z15
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z15, Z2, Z1
+	VSUBPD       Z15, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z15, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z15
+	VPBROADCASTQ dotExactConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z15, K1, K1
+	VPXORQ       Z3, Z15, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z15, K1, Z15
+	VCVTPD2PS    Z15, Y1
+	VMOVUPS      Y1, 352(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	DECQ         R8
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, BX
+	JNZ          rows
+	MOVL         R10, ret+56(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactConstants<>+0(SB)/8, $0x4278000000000000
+DATA dotExactConstants<>+8(SB)/8, $0x0000000000000001
+GLOBL dotExactConstants<>(SB), RODATA|NOPTR, $16
+
+// func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+// Requires: AVX, AVX512DQ, AVX512F, F16C
+TEXT ·dotExactHalf(SB), NOSPLIT, $0-60
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         aStride+24(FP), DX
+	MOVQ         rows+32(FP), BX
+	VPBROADCASTQ dotExactHalfConstants<>+0(SB), Z0
+	XORL         R10, R10
+
+rows:
+	MOVQ CX, SI
+	MOVQ b+16(FP), DI
+	MOVQ instructions+40(FP), R8
+
+instruction:
+	VMOVAPD Z0, Z1
+	VXORPD  Z2, Z2, Z2
+	VMOVAPD Z0, Z3
+	VXORPD  Z4, Z4, Z4
+	VMOVAPD Z0, Z5
+	VXORPD  Z6, Z6, Z6
+	VMOVAPD Z0, Z7
+	VXORPD  Z8, Z8, Z8
+	VMOVAPD Z0, Z9
+	VXORPD  Z10, Z10, Z10
+	VMOVAPD Z0, Z11
+	VXORPD  Z12, Z12, Z12
+	VMOVAPD Z0, Z13
+	VXORPD  Z14, Z14, Z14
+	VMOVAPD Z0, Z15
+	VXORPD  Z16, Z16, Z16
+	MOVQ    terms+48(FP), R9
+
+product:
+	VCVTPS2PD    (DI), Z17
+	VCVTPS2PD    32(DI), Z18
+	VCVTPS2PD    64(DI), Z19
+	VCVTPS2PD    96(DI), Z20
+	VBROADCASTSS (SI), Y21
+	VCVTPS2PD    Y21, Z21
+	VMOVAPD      Z1, Z22
+	VFMADD231PD  Z21, Z17, Z1
+	VSUBPD       Z22, Z1, Z22
+	VFMSUB231PD  Z21, Z17, Z22
+	VADDPD       Z22, Z2, Z2
+	VMOVAPD      Z3, Z22
+	VFMADD231PD  Z21, Z18, Z3
+	VSUBPD       Z22, Z3, Z22
+	VFMSUB231PD  Z21, Z18, Z22
+	VADDPD       Z22, Z4, Z4
+	VMOVAPD      Z5, Z22
+	VFMADD231PD  Z21, Z19, Z5
+	VSUBPD       Z22, Z5, Z22
+	VFMSUB231PD  Z21, Z19, Z22
+	VADDPD       Z22, Z6, Z6
+	VMOVAPD      Z7, Z22
+	VFMADD231PD  Z21, Z20, Z7
+	VSUBPD       Z22, Z7, Z22
+	VFMSUB231PD  Z21, Z20, Z22
+	VADDPD       Z22, Z8, Z8
+	VBROADCASTSS (SI)(DX*1), Y21
+	VCVTPS2PD    Y21, Z21
+	VMOVAPD      Z9, Z22
+	VFMADD231PD  Z21, Z17, Z9
+	VSUBPD       Z22, Z9, Z22
+	VFMSUB231PD  Z21, Z17, Z22
+	VADDPD       Z22, Z10, Z10
+	VMOVAPD      Z11, Z17
+	VFMADD231PD  Z21, Z18, Z11
+	VSUBPD       Z17, Z11, Z17
+	VFMSUB231PD  Z21, Z18, Z17
+	VADDPD       Z17, Z12, Z12
+	VMOVAPD      Z13, Z17
+	VFMADD231PD  Z21, Z19, Z13
+	VSUBPD       Z17, Z13, Z17
+	VFMSUB231PD  Z21, Z19, Z17
+	VADDPD       Z17, Z14, Z14
+	VMOVAPD      Z15, Z17
+	VFMADD231PD  Z21, Z20, Z15
+	VSUBPD       Z17, Z15, Z17
+	VFMSUB231PD  Z21, Z20, Z17
+	VADDPD       Z17, Z16, Z16
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000100, DI
+	DECQ         R9
+	JNZ          product
+	VSUBPD       Z0, Z1, Z1
+	VADDPD       Z1, Z2, Z17
+	VSUBPD       Z1, Z17, Z18
+	VSUBPD       Z18, Z17, Z19
+	VSUBPD       Z18, Z2, Z18
+	VSUBPD       Z19, Z1, Z19
+	VADDPD       Z19, Z18, Z18
+	VMOVAPD      Z17, Z1
+	VCVTPS2PD    (AX), Z2
+	VADDPD       Z1, Z2, Z17
+	VSUBPD       Z1, Z17, Z19
+	VSUBPD       Z19, Z17, Z20
+	VSUBPD       Z19, Z2, Z19
+	VSUBPD       Z20, Z1, Z20
+	VADDPD       Z20, Z19, Z19
+	VMOVAPD      Z17, Z1
+	VADDPD       Z19, Z18, Z18
+	VADDPD       Z1, Z18, Z2
+	VSUBPD       Z1, Z2, Z17
+	VSUBPD       Z17, Z2, Z19
+	VSUBPD       Z17, Z18, Z17
+	VSUBPD       Z19, Z1, Z19
+	VADDPD       Z19, Z17, Z17
+	VMOVAPD      Z2, Z1
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z18
+	VXORPD       Z2, Z2, Z2
+	VCMPPD       $0x04, Z2, Z17, K1
+	VPTESTNMQ    Z18, Z1, K1, K1
+	VPXORQ       Z17, Z1, Z2
+	VPSRAQ       $0x3f, Z2, Z2
+	VPORQ        Z18, Z2, Z2
+	VPADDQ       Z2, Z1, K1, Z1
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z2
+	VPTESTMQ     Z2, Z1, K1
+	VPANDNQ      Z1, Z2, Z1
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z2
+	VPORQ        Z2, Z1, K1, Z1
+	VCVTPD2PS    Z1, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, (AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z3, Z3
+	VADDPD       Z3, Z4, Z1
+	VSUBPD       Z3, Z1, Z2
+	VSUBPD       Z2, Z1, Z17
+	VSUBPD       Z2, Z4, Z2
+	VSUBPD       Z17, Z3, Z17
+	VADDPD       Z17, Z2, Z2
+	VMOVAPD      Z1, Z3
+	VCVTPS2PD    32(AX), Z1
+	VADDPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z4, Z17
+	VSUBPD       Z17, Z4, Z18
+	VSUBPD       Z17, Z1, Z17
+	VSUBPD       Z18, Z3, Z18
+	VADDPD       Z18, Z17, Z17
+	VMOVAPD      Z4, Z3
+	VADDPD       Z17, Z2, Z2
+	VADDPD       Z3, Z2, Z1
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z4, Z1, Z17
+	VSUBPD       Z4, Z2, Z4
+	VSUBPD       Z17, Z3, Z17
+	VADDPD       Z17, Z4, Z4
+	VMOVAPD      Z1, Z3
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z4, K1
+	VPTESTNMQ    Z2, Z3, K1, K1
+	VPXORQ       Z4, Z3, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z3, K1, Z3
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z3, K1
+	VPANDNQ      Z3, Z1, Z3
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z3, K1, Z3
+	VCVTPD2PS    Z3, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 32(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z5, Z5
+	VADDPD       Z5, Z6, Z1
+	VSUBPD       Z5, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z6, Z2
+	VSUBPD       Z3, Z5, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z5
+	VCVTPS2PD    64(AX), Z1
+	VADDPD       Z5, Z1, Z3
+	VSUBPD       Z5, Z3, Z4
+	VSUBPD       Z4, Z3, Z6
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z6, Z5, Z6
+	VADDPD       Z6, Z4, Z4
+	VMOVAPD      Z3, Z5
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z5, Z2, Z1
+	VSUBPD       Z5, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z5, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z5
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z5, K1, K1
+	VPXORQ       Z3, Z5, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z5, K1, Z5
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z5, K1
+	VPANDNQ      Z5, Z1, Z5
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z5, K1, Z5
+	VCVTPD2PS    Z5, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 64(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z7, Z7
+	VADDPD       Z7, Z8, Z1
+	VSUBPD       Z7, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z8, Z2
+	VSUBPD       Z3, Z7, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z7
+	VCVTPS2PD    96(AX), Z1
+	VADDPD       Z7, Z1, Z3
+	VSUBPD       Z7, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z7, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z7
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z7, Z2, Z1
+	VSUBPD       Z7, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z7, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z7
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z7, K1, K1
+	VPXORQ       Z3, Z7, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z7, K1, Z7
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z7, K1
+	VPANDNQ      Z7, Z1, Z7
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z7, K1, Z7
+	VCVTPD2PS    Z7, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 96(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z9, Z9
+	VADDPD       Z9, Z10, Z1
+	VSUBPD       Z9, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z10, Z2
+	VSUBPD       Z3, Z9, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z9
+	VCVTPS2PD    256(AX), Z1
+	VADDPD       Z9, Z1, Z3
+	VSUBPD       Z9, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z9, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z9
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z9, Z2, Z1
+	VSUBPD       Z9, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z9, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z9
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z9, K1, K1
+	VPXORQ       Z3, Z9, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z9, K1, Z9
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z9, K1
+	VPANDNQ      Z9, Z1, Z9
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z9, K1, Z9
+	VCVTPD2PS    Z9, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 256(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z11, Z11
+	VADDPD       Z11, Z12, Z1
+	VSUBPD       Z11, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z12, Z2
+	VSUBPD       Z3, Z11, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z11
+	VCVTPS2PD    288(AX), Z1
+	VADDPD       Z11, Z1, Z3
+	VSUBPD       Z11, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z11, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z11
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z11, Z2, Z1
+	VSUBPD       Z11, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z11, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z11
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z11, K1, K1
+	VPXORQ       Z3, Z11, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z11, K1, Z11
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z11, K1
+	VPANDNQ      Z11, Z1, Z11
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z11, K1, Z11
+	VCVTPD2PS    Z11, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 288(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z13, Z13
+	VADDPD       Z13, Z14, Z1
+	VSUBPD       Z13, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z14, Z2
+	VSUBPD       Z3, Z13, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z13
+	VCVTPS2PD    320(AX), Z1
+	VADDPD       Z13, Z1, Z3
+	VSUBPD       Z13, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z13, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z13
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z13, Z2, Z1
+	VSUBPD       Z13, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z13, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z13
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z13, K1, K1
+	VPXORQ       Z3, Z13, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z13, K1, Z13
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z13, K1
+	VPANDNQ      Z13, Z1, Z13
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z13, K1, Z13
+	VCVTPD2PS    Z13, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 320(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	VSUBPD       Z0, Z15, Z15
+	VADDPD       Z15, Z16, Z1
+	VSUBPD       Z15, Z1, Z2
+	VSUBPD       Z2, Z1, Z3
+	VSUBPD       Z2, Z16, Z2
+	VSUBPD       Z3, Z15, Z3
+	VADDPD       Z3, Z2, Z2
+	VMOVAPD      Z1, Z15
+	VCVTPS2PD    352(AX), Z1
+	VADDPD       Z15, Z1, Z3
+	VSUBPD       Z15, Z3, Z4
+	VSUBPD       Z4, Z3, Z5
+	VSUBPD       Z4, Z1, Z4
+	VSUBPD       Z5, Z15, Z5
+	VADDPD       Z5, Z4, Z4
+	VMOVAPD      Z3, Z15
+	VADDPD       Z4, Z2, Z2
+	VADDPD       Z15, Z2, Z1
+	VSUBPD       Z15, Z1, Z3
+	VSUBPD       Z3, Z1, Z4
+	VSUBPD       Z3, Z2, Z3
+	VSUBPD       Z4, Z15, Z4
+	VADDPD       Z4, Z3, Z3
+	VMOVAPD      Z1, Z15
+	VPBROADCASTQ dotExactHalfConstants<>+8(SB), Z2
+	VXORPD       Z1, Z1, Z1
+	VCMPPD       $0x04, Z1, Z3, K1
+	VPTESTNMQ    Z2, Z15, K1, K1
+	VPXORQ       Z3, Z15, Z1
+	VPSRAQ       $0x3f, Z1, Z1
+	VPORQ        Z2, Z1, Z1
+	VPADDQ       Z1, Z15, K1, Z15
+	VPBROADCASTQ dotExactHalfConstants<>+16(SB), Z1
+	VPTESTMQ     Z1, Z15, K1
+	VPANDNQ      Z15, Z1, Z15
+	VPBROADCASTQ dotExactHalfConstants<>+24(SB), Z1
+	VPORQ        Z1, Z15, K1, Z15
+	VCVTPD2PS    Z15, Y1
+	VCVTPS2PH    $0x00, Y1, X1
+	VCVTPH2PS    X1, Y1
+	VXORPS       Y2, Y2, Y2
+	VADDPS       Y2, Y1, Y1
+	VMOVUPS      Y1, 352(AX)
+	VXORPS       Y2, Y2, Y2
+	VSUBPS       Y1, Y1, Y2
+	VCMPPS       $0x03, Y2, Y2, Y2
+	VMOVMSKPS    Y2, R9
+	ORL          R9, R10
+	DECQ         R8
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, BX
+	JNZ          rows
+	MOVL         R10, ret+56(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactHalfConstants<>+0(SB)/8, $0x4278000000000000
+DATA dotExactHalfConstants<>+8(SB)/8, $0x0000000000000001
+DATA dotExactHalfConstants<>+16(SB)/8, $0x000000001fffffff
+DATA dotExactHalfConstants<>+24(SB)/8, $0x0000000020000000
+GLOBL dotExactHalfConstants<>(SB), RODATA|NOPTR, $32
+
+// func dotExactAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+// Requires: AVX, AVX2, FMA3
+TEXT ·dotExactAVX2(SB), NOSPLIT, $0-60
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         aStride+24(FP), DX
+	MOVQ         rows+32(FP), BX
+	VPBROADCASTQ dotExactAVX2Constants<>+0(SB), Y0
+	XORL         R10, R10
+
+rows:
+	MOVQ CX, SI
+	MOVQ b+16(FP), DI
+	MOVQ instructions+40(FP), R8
+
+instruction:
+	VMOVAPD Y0, Y1
+	VXORPD  Y2, Y2, Y2
+	VMOVAPD Y0, Y3
+	VXORPD  Y4, Y4, Y4
+	VMOVAPD Y0, Y5
+	VXORPD  Y6, Y6, Y6
+	VMOVAPD Y0, Y7
+	VXORPD  Y8, Y8, Y8
+	MOVQ    terms+48(FP), R9
+
+product:
+	VCVTPS2PD    (DI), Y9
+	VCVTPS2PD    16(DI), Y10
+	VBROADCASTSS (SI), X11
+	VCVTPS2PD    X11, Y11
+	VMOVAPD      Y1, Y12
+	VFMADD231PD  Y11, Y9, Y1
+	VSUBPD       Y12, Y1, Y12
+	VFMSUB231PD  Y11, Y9, Y12
+	VADDPD       Y12, Y2, Y2
+	VMOVAPD      Y3, Y12
+	VFMADD231PD  Y11, Y10, Y3
+	VSUBPD       Y12, Y3, Y12
+	VFMSUB231PD  Y11, Y10, Y12
+	VADDPD       Y12, Y4, Y4
+	VBROADCASTSS (SI)(DX*1), X11
+	VCVTPS2PD    X11, Y11
+	VMOVAPD      Y5, Y12
+	VFMADD231PD  Y11, Y9, Y5
+	VSUBPD       Y12, Y5, Y12
+	VFMSUB231PD  Y11, Y9, Y12
+	VADDPD       Y12, Y6, Y6
+	VMOVAPD      Y7, Y9
+	VFMADD231PD  Y11, Y10, Y7
+	VSUBPD       Y9, Y7, Y9
+	VFMSUB231PD  Y11, Y10, Y9
+	VADDPD       Y9, Y8, Y8
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000100, DI
+	DECQ         R9
+	JNZ          product
+	VSUBPD       Y0, Y1, Y1
+	VADDPD       Y1, Y2, Y9
+	VSUBPD       Y1, Y9, Y10
+	VSUBPD       Y10, Y9, Y11
+	VSUBPD       Y10, Y2, Y10
+	VSUBPD       Y11, Y1, Y11
+	VADDPD       Y11, Y10, Y10
+	VMOVAPD      Y9, Y1
+	VCVTPS2PD    (AX), Y2
+	VADDPD       Y1, Y2, Y9
+	VSUBPD       Y1, Y9, Y11
+	VSUBPD       Y11, Y9, Y12
+	VSUBPD       Y11, Y2, Y11
+	VSUBPD       Y12, Y1, Y12
+	VADDPD       Y12, Y11, Y11
+	VMOVAPD      Y9, Y1
+	VADDPD       Y11, Y10, Y10
+	VADDPD       Y1, Y10, Y2
+	VSUBPD       Y1, Y2, Y9
+	VSUBPD       Y9, Y2, Y11
+	VSUBPD       Y9, Y10, Y9
+	VSUBPD       Y11, Y1, Y11
+	VADDPD       Y11, Y9, Y9
+	VMOVAPD      Y2, Y1
+	VXORPD       Y10, Y10, Y10
+	VPXOR        Y9, Y1, Y2
+	VCMPPD       $0x04, Y10, Y9, Y9
+	VPCMPGTQ     Y2, Y10, Y2
+	VPAND        Y9, Y2, Y2
+	VPSRLQ       $0x3f, Y9, Y9
+	VPANDN       Y9, Y1, Y9
+	VPSUBQ       Y9, Y10, Y10
+	VPAND        Y10, Y2, Y2
+	VPOR         Y9, Y2, Y2
+	VPADDQ       Y2, Y1, Y1
+	VCVTPD2PSY   Y1, X1
+	VMOVUPS      X1, (AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y3, Y3
+	VADDPD       Y3, Y4, Y1
+	VSUBPD       Y3, Y1, Y2
+	VSUBPD       Y2, Y1, Y9
+	VSUBPD       Y2, Y4, Y2
+	VSUBPD       Y9, Y3, Y9
+	VADDPD       Y9, Y2, Y2
+	VMOVAPD      Y1, Y3
+	VCVTPS2PD    16(AX), Y1
+	VADDPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y4, Y9
+	VSUBPD       Y9, Y4, Y10
+	VSUBPD       Y9, Y1, Y9
+	VSUBPD       Y10, Y3, Y10
+	VADDPD       Y10, Y9, Y9
+	VMOVAPD      Y4, Y3
+	VADDPD       Y9, Y2, Y2
+	VADDPD       Y3, Y2, Y1
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y4, Y1, Y9
+	VSUBPD       Y4, Y2, Y4
+	VSUBPD       Y9, Y3, Y9
+	VADDPD       Y9, Y4, Y4
+	VMOVAPD      Y1, Y3
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y4, Y3, Y1
+	VCMPPD       $0x04, Y2, Y4, Y4
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y4, Y1, Y1
+	VPSRLQ       $0x3f, Y4, Y4
+	VPANDN       Y4, Y3, Y4
+	VPSUBQ       Y4, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y4, Y1, Y1
+	VPADDQ       Y1, Y3, Y3
+	VCVTPD2PSY   Y3, X1
+	VMOVUPS      X1, 16(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y5, Y5
+	VADDPD       Y5, Y6, Y1
+	VSUBPD       Y5, Y1, Y2
+	VSUBPD       Y2, Y1, Y3
+	VSUBPD       Y2, Y6, Y2
+	VSUBPD       Y3, Y5, Y3
+	VADDPD       Y3, Y2, Y2
+	VMOVAPD      Y1, Y5
+	VCVTPS2PD    256(AX), Y1
+	VADDPD       Y5, Y1, Y3
+	VSUBPD       Y5, Y3, Y4
+	VSUBPD       Y4, Y3, Y6
+	VSUBPD       Y4, Y1, Y4
+	VSUBPD       Y6, Y5, Y6
+	VADDPD       Y6, Y4, Y4
+	VMOVAPD      Y3, Y5
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y5, Y2, Y1
+	VSUBPD       Y5, Y1, Y3
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y2, Y3
+	VSUBPD       Y4, Y5, Y4
+	VADDPD       Y4, Y3, Y3
+	VMOVAPD      Y1, Y5
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y3, Y5, Y1
+	VCMPPD       $0x04, Y2, Y3, Y3
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLQ       $0x3f, Y3, Y3
+	VPANDN       Y3, Y5, Y3
+	VPSUBQ       Y3, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y3, Y1, Y1
+	VPADDQ       Y1, Y5, Y5
+	VCVTPD2PSY   Y5, X1
+	VMOVUPS      X1, 256(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y7, Y7
+	VADDPD       Y7, Y8, Y1
+	VSUBPD       Y7, Y1, Y2
+	VSUBPD       Y2, Y1, Y3
+	VSUBPD       Y2, Y8, Y2
+	VSUBPD       Y3, Y7, Y3
+	VADDPD       Y3, Y2, Y2
+	VMOVAPD      Y1, Y7
+	VCVTPS2PD    272(AX), Y1
+	VADDPD       Y7, Y1, Y3
+	VSUBPD       Y7, Y3, Y4
+	VSUBPD       Y4, Y3, Y5
+	VSUBPD       Y4, Y1, Y4
+	VSUBPD       Y5, Y7, Y5
+	VADDPD       Y5, Y4, Y4
+	VMOVAPD      Y3, Y7
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y7, Y2, Y1
+	VSUBPD       Y7, Y1, Y3
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y2, Y3
+	VSUBPD       Y4, Y7, Y4
+	VADDPD       Y4, Y3, Y3
+	VMOVAPD      Y1, Y7
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y3, Y7, Y1
+	VCMPPD       $0x04, Y2, Y3, Y3
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLQ       $0x3f, Y3, Y3
+	VPANDN       Y3, Y7, Y3
+	VPSUBQ       Y3, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y3, Y1, Y1
+	VPADDQ       Y1, Y7, Y7
+	VCVTPD2PSY   Y7, X1
+	VMOVUPS      X1, 272(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	DECQ         R8
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, BX
+	JNZ          rows
+	MOVL         R10, ret+56(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactAVX2Constants<>+0(SB)/8, $0x4278000000000000
+GLOBL dotExactAVX2Constants<>(SB), RODATA|NOPTR, $8
+
+// func dotExactHalfAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+// Requires: AVX, AVX2, F16C, FMA3
+TEXT ·dotExactHalfAVX2(SB), NOSPLIT, $0-60
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         aStride+24(FP), DX
+	MOVQ         rows+32(FP), BX
+	VPBROADCASTQ dotExactHalfAVX2Constants<>+0(SB), Y0
+	XORL         R10, R10
+
+rows:
+	MOVQ CX, SI
+	MOVQ b+16(FP), DI
+	MOVQ instructions+40(FP), R8
+
+instruction:
+	VMOVAPD Y0, Y1
+	VXORPD  Y2, Y2, Y2
+	VMOVAPD Y0, Y3
+	VXORPD  Y4, Y4, Y4
+	VMOVAPD Y0, Y5
+	VXORPD  Y6, Y6, Y6
+	VMOVAPD Y0, Y7
+	VXORPD  Y8, Y8, Y8
+	MOVQ    terms+48(FP), R9
+
+product:
+	VCVTPS2PD    (DI), Y9
+	VCVTPS2PD    16(DI), Y10
+	VBROADCASTSS (SI), X11
+	VCVTPS2PD    X11, Y11
+	VMOVAPD      Y1, Y12
+	VFMADD231PD  Y11, Y9, Y1
+	VSUBPD       Y12, Y1, Y12
+	VFMSUB231PD  Y11, Y9, Y12
+	VADDPD       Y12, Y2, Y2
+	VMOVAPD      Y3, Y12
+	VFMADD231PD  Y11, Y10, Y3
+	VSUBPD       Y12, Y3, Y12
+	VFMSUB231PD  Y11, Y10, Y12
+	VADDPD       Y12, Y4, Y4
+	VBROADCASTSS (SI)(DX*1), X11
+	VCVTPS2PD    X11, Y11
+	VMOVAPD      Y5, Y12
+	VFMADD231PD  Y11, Y9, Y5
+	VSUBPD       Y12, Y5, Y12
+	VFMSUB231PD  Y11, Y9, Y12
+	VADDPD       Y12, Y6, Y6
+	VMOVAPD      Y7, Y9
+	VFMADD231PD  Y11, Y10, Y7
+	VSUBPD       Y9, Y7, Y9
+	VFMSUB231PD  Y11, Y10, Y9
+	VADDPD       Y9, Y8, Y8
+	ADDQ         $0x04, SI
+	ADDQ         $0x00000100, DI
+	DECQ         R9
+	JNZ          product
+	VSUBPD       Y0, Y1, Y1
+	VADDPD       Y1, Y2, Y9
+	VSUBPD       Y1, Y9, Y10
+	VSUBPD       Y10, Y9, Y11
+	VSUBPD       Y10, Y2, Y10
+	VSUBPD       Y11, Y1, Y11
+	VADDPD       Y11, Y10, Y10
+	VMOVAPD      Y9, Y1
+	VCVTPS2PD    (AX), Y2
+	VADDPD       Y1, Y2, Y9
+	VSUBPD       Y1, Y9, Y11
+	VSUBPD       Y11, Y9, Y12
+	VSUBPD       Y11, Y2, Y11
+	VSUBPD       Y12, Y1, Y12
+	VADDPD       Y12, Y11, Y11
+	VMOVAPD      Y9, Y1
+	VADDPD       Y11, Y10, Y10
+	VADDPD       Y1, Y10, Y2
+	VSUBPD       Y1, Y2, Y9
+	VSUBPD       Y9, Y2, Y11
+	VSUBPD       Y9, Y10, Y9
+	VSUBPD       Y11, Y1, Y11
+	VADDPD       Y11, Y9, Y9
+	VMOVAPD      Y2, Y1
+	VXORPD       Y10, Y10, Y10
+	VPXOR        Y9, Y1, Y2
+	VCMPPD       $0x04, Y10, Y9, Y9
+	VPCMPGTQ     Y2, Y10, Y2
+	VPAND        Y9, Y2, Y2
+	VPSRLQ       $0x3f, Y9, Y9
+	VPANDN       Y9, Y1, Y9
+	VPSUBQ       Y9, Y10, Y10
+	VPAND        Y10, Y2, Y2
+	VPOR         Y9, Y2, Y2
+	VPADDQ       Y2, Y1, Y1
+	VPBROADCASTQ dotExactHalfAVX2Constants<>+8(SB), Y9
+	VPAND        Y9, Y1, Y2
+	VPADDQ       Y9, Y2, Y2
+	VPOR         Y1, Y2, Y1
+	VPANDN       Y1, Y9, Y1
+	VCVTPD2PSY   Y1, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VXORPS       X2, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVUPS      X1, (AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y3, Y3
+	VADDPD       Y3, Y4, Y1
+	VSUBPD       Y3, Y1, Y2
+	VSUBPD       Y2, Y1, Y9
+	VSUBPD       Y2, Y4, Y2
+	VSUBPD       Y9, Y3, Y9
+	VADDPD       Y9, Y2, Y2
+	VMOVAPD      Y1, Y3
+	VCVTPS2PD    16(AX), Y1
+	VADDPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y4, Y9
+	VSUBPD       Y9, Y4, Y10
+	VSUBPD       Y9, Y1, Y9
+	VSUBPD       Y10, Y3, Y10
+	VADDPD       Y10, Y9, Y9
+	VMOVAPD      Y4, Y3
+	VADDPD       Y9, Y2, Y2
+	VADDPD       Y3, Y2, Y1
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y4, Y1, Y9
+	VSUBPD       Y4, Y2, Y4
+	VSUBPD       Y9, Y3, Y9
+	VADDPD       Y9, Y4, Y4
+	VMOVAPD      Y1, Y3
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y4, Y3, Y1
+	VCMPPD       $0x04, Y2, Y4, Y4
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y4, Y1, Y1
+	VPSRLQ       $0x3f, Y4, Y4
+	VPANDN       Y4, Y3, Y4
+	VPSUBQ       Y4, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y4, Y1, Y1
+	VPADDQ       Y1, Y3, Y3
+	VPBROADCASTQ dotExactHalfAVX2Constants<>+8(SB), Y2
+	VPAND        Y2, Y3, Y1
+	VPADDQ       Y2, Y1, Y1
+	VPOR         Y3, Y1, Y3
+	VPANDN       Y3, Y2, Y3
+	VCVTPD2PSY   Y3, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VXORPS       X2, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVUPS      X1, 16(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y5, Y5
+	VADDPD       Y5, Y6, Y1
+	VSUBPD       Y5, Y1, Y2
+	VSUBPD       Y2, Y1, Y3
+	VSUBPD       Y2, Y6, Y2
+	VSUBPD       Y3, Y5, Y3
+	VADDPD       Y3, Y2, Y2
+	VMOVAPD      Y1, Y5
+	VCVTPS2PD    256(AX), Y1
+	VADDPD       Y5, Y1, Y3
+	VSUBPD       Y5, Y3, Y4
+	VSUBPD       Y4, Y3, Y6
+	VSUBPD       Y4, Y1, Y4
+	VSUBPD       Y6, Y5, Y6
+	VADDPD       Y6, Y4, Y4
+	VMOVAPD      Y3, Y5
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y5, Y2, Y1
+	VSUBPD       Y5, Y1, Y3
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y2, Y3
+	VSUBPD       Y4, Y5, Y4
+	VADDPD       Y4, Y3, Y3
+	VMOVAPD      Y1, Y5
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y3, Y5, Y1
+	VCMPPD       $0x04, Y2, Y3, Y3
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLQ       $0x3f, Y3, Y3
+	VPANDN       Y3, Y5, Y3
+	VPSUBQ       Y3, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y3, Y1, Y1
+	VPADDQ       Y1, Y5, Y5
+	VPBROADCASTQ dotExactHalfAVX2Constants<>+8(SB), Y2
+	VPAND        Y2, Y5, Y1
+	VPADDQ       Y2, Y1, Y1
+	VPOR         Y5, Y1, Y5
+	VPANDN       Y5, Y2, Y5
+	VCVTPD2PSY   Y5, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VXORPS       X2, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVUPS      X1, 256(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	VSUBPD       Y0, Y7, Y7
+	VADDPD       Y7, Y8, Y1
+	VSUBPD       Y7, Y1, Y2
+	VSUBPD       Y2, Y1, Y3
+	VSUBPD       Y2, Y8, Y2
+	VSUBPD       Y3, Y7, Y3
+	VADDPD       Y3, Y2, Y2
+	VMOVAPD      Y1, Y7
+	VCVTPS2PD    272(AX), Y1
+	VADDPD       Y7, Y1, Y3
+	VSUBPD       Y7, Y3, Y4
+	VSUBPD       Y4, Y3, Y5
+	VSUBPD       Y4, Y1, Y4
+	VSUBPD       Y5, Y7, Y5
+	VADDPD       Y5, Y4, Y4
+	VMOVAPD      Y3, Y7
+	VADDPD       Y4, Y2, Y2
+	VADDPD       Y7, Y2, Y1
+	VSUBPD       Y7, Y1, Y3
+	VSUBPD       Y3, Y1, Y4
+	VSUBPD       Y3, Y2, Y3
+	VSUBPD       Y4, Y7, Y4
+	VADDPD       Y4, Y3, Y3
+	VMOVAPD      Y1, Y7
+	VXORPD       Y2, Y2, Y2
+	VPXOR        Y3, Y7, Y1
+	VCMPPD       $0x04, Y2, Y3, Y3
+	VPCMPGTQ     Y1, Y2, Y1
+	VPAND        Y3, Y1, Y1
+	VPSRLQ       $0x3f, Y3, Y3
+	VPANDN       Y3, Y7, Y3
+	VPSUBQ       Y3, Y2, Y2
+	VPAND        Y2, Y1, Y1
+	VPOR         Y3, Y1, Y1
+	VPADDQ       Y1, Y7, Y7
+	VPBROADCASTQ dotExactHalfAVX2Constants<>+8(SB), Y2
+	VPAND        Y2, Y7, Y1
+	VPADDQ       Y2, Y1, Y1
+	VPOR         Y7, Y1, Y7
+	VPANDN       Y7, Y2, Y7
+	VCVTPD2PSY   Y7, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VXORPS       X2, X2, X2
+	VADDPS       X2, X1, X1
+	VMOVUPS      X1, 272(AX)
+	VXORPS       X2, X2, X2
+	VSUBPS       X1, X1, X2
+	VCMPPS       $0x03, X2, X2, X2
+	VMOVMSKPS    X2, R9
+	ORL          R9, R10
+	DECQ         R8
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	LEAQ         (CX)(DX*2), CX
+	SUBQ         $0x02, BX
+	JNZ          rows
+	MOVL         R10, ret+56(FP)
+	VZEROUPPER
+	RET
+
+DATA dotExactHalfAVX2Constants<>+0(SB)/8, $0x4278000000000000
+DATA dotExactHalfAVX2Constants<>+8(SB)/8, $0x000000001fffffff
+GLOBL dotExactHalfAVX2Constants<>(SB), RODATA|NOPTR, $16
+
 DATA constantsAVX2<>+0(SB)/4, $0xfffff000
 DATA constantsAVX2<>+4(SB)/4, $0x0000007f
 DATA constantsAVX2<>+8(SB)/4, $0x00000064

@@ -3734,3 +3734,975 @@ product:
 	CSET NE, R16
 	MOVW R16, ret+104(FP)
 	RET
+
+// func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+TEXT ·dotExact(SB), NOSPLIT, $0-60
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD b+16(FP), R2
+	MOVD aStride+24(FP), R3
+	MOVD rows+32(FP), R4
+	MOVD instructions+40(FP), R5
+	MOVD terms+48(FP), R6
+	MOVD $0x4278000000000000, R17
+	VDUP R17, V30.D2
+	VEOR V31.B16, V31.B16, V31.B16
+rows:
+	MOVD R1, R11
+	ADD R3, R1, R22
+	MOVD R2, R13
+	MOVD R5, R15
+instruction:
+	VMOV V30.B16, V0.B16
+	VEOR V8.B16, V8.B16, V8.B16
+	VMOV V30.B16, V1.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VMOV V30.B16, V2.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VMOV V30.B16, V3.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VMOV V30.B16, V4.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VMOV V30.B16, V5.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VMOV V30.B16, V6.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VMOV V30.B16, V7.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R6, R20
+product:
+	FLDPQ 0(R13), (F24, F25)
+	WORD $0x0e617b10 // fcvtl V16.2d, V24
+	WORD $0x4e617b11 // fcvtl2 V17.2d, V24
+	WORD $0x0e617b32 // fcvtl V18.2d, V25
+	WORD $0x4e617b33 // fcvtl2 V19.2d, V25
+	FMOVS (R11), F26
+	FCVTSD F26, F20
+	WORD $0x6ee0fa96 // fneg V22.2d, V20
+	ADD $4, R11
+	FMOVS (R22), F26
+	FCVTSD F26, F21
+	WORD $0x6ee0fab7 // fneg V23.2d, V21
+	ADD $4, R22
+	VMOV V0.B16, V26.B16
+	WORD $0x4fd41200 // fmla V0.2d, V16, V20[0]
+	WORD $0x4efad41a // fsub V26.2d, V0.2d, V26.2d
+	WORD $0x4fd6121a // fmla V26.2d, V16, V22[0]
+	WORD $0x4efad508 // fsub V8.2d, V8.2d, V26.2d
+	VMOV V1.B16, V27.B16
+	WORD $0x4fd41221 // fmla V1.2d, V17, V20[0]
+	WORD $0x4efbd43b // fsub V27.2d, V1.2d, V27.2d
+	WORD $0x4fd6123b // fmla V27.2d, V17, V22[0]
+	WORD $0x4efbd529 // fsub V9.2d, V9.2d, V27.2d
+	VMOV V2.B16, V28.B16
+	WORD $0x4fd41242 // fmla V2.2d, V18, V20[0]
+	WORD $0x4efcd45c // fsub V28.2d, V2.2d, V28.2d
+	WORD $0x4fd6125c // fmla V28.2d, V18, V22[0]
+	WORD $0x4efcd54a // fsub V10.2d, V10.2d, V28.2d
+	VMOV V3.B16, V29.B16
+	WORD $0x4fd41263 // fmla V3.2d, V19, V20[0]
+	WORD $0x4efdd47d // fsub V29.2d, V3.2d, V29.2d
+	WORD $0x4fd6127d // fmla V29.2d, V19, V22[0]
+	WORD $0x4efdd56b // fsub V11.2d, V11.2d, V29.2d
+	VMOV V4.B16, V26.B16
+	WORD $0x4fd51204 // fmla V4.2d, V16, V21[0]
+	WORD $0x4efad49a // fsub V26.2d, V4.2d, V26.2d
+	WORD $0x4fd7121a // fmla V26.2d, V16, V23[0]
+	WORD $0x4efad58c // fsub V12.2d, V12.2d, V26.2d
+	VMOV V5.B16, V27.B16
+	WORD $0x4fd51225 // fmla V5.2d, V17, V21[0]
+	WORD $0x4efbd4bb // fsub V27.2d, V5.2d, V27.2d
+	WORD $0x4fd7123b // fmla V27.2d, V17, V23[0]
+	WORD $0x4efbd5ad // fsub V13.2d, V13.2d, V27.2d
+	VMOV V6.B16, V28.B16
+	WORD $0x4fd51246 // fmla V6.2d, V18, V21[0]
+	WORD $0x4efcd4dc // fsub V28.2d, V6.2d, V28.2d
+	WORD $0x4fd7125c // fmla V28.2d, V18, V23[0]
+	WORD $0x4efcd5ce // fsub V14.2d, V14.2d, V28.2d
+	VMOV V7.B16, V29.B16
+	WORD $0x4fd51267 // fmla V7.2d, V19, V21[0]
+	WORD $0x4efdd4fd // fsub V29.2d, V7.2d, V29.2d
+	WORD $0x4fd7127d // fmla V29.2d, V19, V23[0]
+	WORD $0x4efdd5ef // fsub V15.2d, V15.2d, V29.2d
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x1, R17
+	VDUP R17, V16.D2
+	MOVD $0x7f800000, R17
+	VDUP R17, V17.S4
+	FMOVQ 0(R0), F18
+	WORD $0x4efed400 // fsub V0.2d, V0.2d, V30.2d
+	WORD $0x4e68d416 // fadd V22.2d, V0.2d, V8.2d
+	WORD $0x4ee0d6d4 // fsub V20.2d, V22.2d, V0.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d514 // fsub V20.2d, V8.2d, V20.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d416 // fadd V22.2d, V0.2d, V19.2d
+	WORD $0x4ee0d6d5 // fsub V21.2d, V22.2d, V0.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d416 // fadd V22.2d, V0.2d, V20.2d
+	WORD $0x4ee0d6d3 // fsub V19.2d, V22.2d, V0.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	VEOR V19.B16, V0.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V0.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V0.D2, V0.D2
+	WORD $0x4efed421 // fsub V1.2d, V1.2d, V30.2d
+	WORD $0x4e69d436 // fadd V22.2d, V1.2d, V9.2d
+	WORD $0x4ee1d6d4 // fsub V20.2d, V22.2d, V1.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d534 // fsub V20.2d, V9.2d, V20.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d436 // fadd V22.2d, V1.2d, V19.2d
+	WORD $0x4ee1d6d5 // fsub V21.2d, V22.2d, V1.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d436 // fadd V22.2d, V1.2d, V20.2d
+	WORD $0x4ee1d6d3 // fsub V19.2d, V22.2d, V1.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	VEOR V19.B16, V1.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V1.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V1.D2, V1.D2
+	WORD $0x0e616813 // fcvtn V19.2s, V0
+	WORD $0x4e616833 // fcvtn2 V19.4s, V1
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 0(R0)
+	FMOVQ 16(R0), F18
+	WORD $0x4efed442 // fsub V2.2d, V2.2d, V30.2d
+	WORD $0x4e6ad456 // fadd V22.2d, V2.2d, V10.2d
+	WORD $0x4ee2d6d4 // fsub V20.2d, V22.2d, V2.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d554 // fsub V20.2d, V10.2d, V20.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d456 // fadd V22.2d, V2.2d, V19.2d
+	WORD $0x4ee2d6d5 // fsub V21.2d, V22.2d, V2.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d456 // fadd V22.2d, V2.2d, V20.2d
+	WORD $0x4ee2d6d3 // fsub V19.2d, V22.2d, V2.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	VEOR V19.B16, V2.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V2.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V2.D2, V2.D2
+	WORD $0x4efed463 // fsub V3.2d, V3.2d, V30.2d
+	WORD $0x4e6bd476 // fadd V22.2d, V3.2d, V11.2d
+	WORD $0x4ee3d6d4 // fsub V20.2d, V22.2d, V3.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d574 // fsub V20.2d, V11.2d, V20.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d476 // fadd V22.2d, V3.2d, V19.2d
+	WORD $0x4ee3d6d5 // fsub V21.2d, V22.2d, V3.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d476 // fadd V22.2d, V3.2d, V20.2d
+	WORD $0x4ee3d6d3 // fsub V19.2d, V22.2d, V3.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	VEOR V19.B16, V3.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V3.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V3.D2, V3.D2
+	WORD $0x0e616853 // fcvtn V19.2s, V2
+	WORD $0x4e616873 // fcvtn2 V19.4s, V3
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 16(R0)
+	FMOVQ 256(R0), F18
+	WORD $0x4efed484 // fsub V4.2d, V4.2d, V30.2d
+	WORD $0x4e6cd496 // fadd V22.2d, V4.2d, V12.2d
+	WORD $0x4ee4d6d4 // fsub V20.2d, V22.2d, V4.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d594 // fsub V20.2d, V12.2d, V20.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d496 // fadd V22.2d, V4.2d, V19.2d
+	WORD $0x4ee4d6d5 // fsub V21.2d, V22.2d, V4.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d496 // fadd V22.2d, V4.2d, V20.2d
+	WORD $0x4ee4d6d3 // fsub V19.2d, V22.2d, V4.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	VEOR V19.B16, V4.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V4.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V4.D2, V4.D2
+	WORD $0x4efed4a5 // fsub V5.2d, V5.2d, V30.2d
+	WORD $0x4e6dd4b6 // fadd V22.2d, V5.2d, V13.2d
+	WORD $0x4ee5d6d4 // fsub V20.2d, V22.2d, V5.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5b4 // fsub V20.2d, V13.2d, V20.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d4b6 // fadd V22.2d, V5.2d, V19.2d
+	WORD $0x4ee5d6d5 // fsub V21.2d, V22.2d, V5.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4b6 // fadd V22.2d, V5.2d, V20.2d
+	WORD $0x4ee5d6d3 // fsub V19.2d, V22.2d, V5.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	VEOR V19.B16, V5.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V5.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V5.D2, V5.D2
+	WORD $0x0e616893 // fcvtn V19.2s, V4
+	WORD $0x4e6168b3 // fcvtn2 V19.4s, V5
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 256(R0)
+	FMOVQ 272(R0), F18
+	WORD $0x4efed4c6 // fsub V6.2d, V6.2d, V30.2d
+	WORD $0x4e6ed4d6 // fadd V22.2d, V6.2d, V14.2d
+	WORD $0x4ee6d6d4 // fsub V20.2d, V22.2d, V6.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5d4 // fsub V20.2d, V14.2d, V20.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d4d6 // fadd V22.2d, V6.2d, V19.2d
+	WORD $0x4ee6d6d5 // fsub V21.2d, V22.2d, V6.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4d6 // fadd V22.2d, V6.2d, V20.2d
+	WORD $0x4ee6d6d3 // fsub V19.2d, V22.2d, V6.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	VEOR V19.B16, V6.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V6.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V6.D2, V6.D2
+	WORD $0x4efed4e7 // fsub V7.2d, V7.2d, V30.2d
+	WORD $0x4e6fd4f6 // fadd V22.2d, V7.2d, V15.2d
+	WORD $0x4ee7d6d4 // fsub V20.2d, V22.2d, V7.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5f4 // fsub V20.2d, V15.2d, V20.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d4f6 // fadd V22.2d, V7.2d, V19.2d
+	WORD $0x4ee7d6d5 // fsub V21.2d, V22.2d, V7.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4f6 // fadd V22.2d, V7.2d, V20.2d
+	WORD $0x4ee7d6d3 // fsub V19.2d, V22.2d, V7.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	VEOR V19.B16, V7.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V7.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V7.D2, V7.D2
+	WORD $0x0e6168d3 // fcvtn V19.2s, V6
+	WORD $0x4e6168f3 // fcvtn2 V19.4s, V7
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 272(R0)
+	SUBS $1, R15
+	BNE instruction
+	ADD $512, R0
+	ADD R3<<1, R1
+	SUBS $2, R4
+	BNE rows
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+56(FP)
+	RET
+
+// func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+TEXT ·dotExactHalf(SB), NOSPLIT, $0-60
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD b+16(FP), R2
+	MOVD aStride+24(FP), R3
+	MOVD rows+32(FP), R4
+	MOVD instructions+40(FP), R5
+	MOVD terms+48(FP), R6
+	MOVD $0x4278000000000000, R17
+	VDUP R17, V30.D2
+	VEOR V31.B16, V31.B16, V31.B16
+rows:
+	MOVD R1, R11
+	ADD R3, R1, R22
+	MOVD R2, R13
+	MOVD R5, R15
+instruction:
+	VMOV V30.B16, V0.B16
+	VEOR V8.B16, V8.B16, V8.B16
+	VMOV V30.B16, V1.B16
+	VEOR V9.B16, V9.B16, V9.B16
+	VMOV V30.B16, V2.B16
+	VEOR V10.B16, V10.B16, V10.B16
+	VMOV V30.B16, V3.B16
+	VEOR V11.B16, V11.B16, V11.B16
+	VMOV V30.B16, V4.B16
+	VEOR V12.B16, V12.B16, V12.B16
+	VMOV V30.B16, V5.B16
+	VEOR V13.B16, V13.B16, V13.B16
+	VMOV V30.B16, V6.B16
+	VEOR V14.B16, V14.B16, V14.B16
+	VMOV V30.B16, V7.B16
+	VEOR V15.B16, V15.B16, V15.B16
+	MOVD R6, R20
+product:
+	FLDPQ 0(R13), (F24, F25)
+	WORD $0x0e617b10 // fcvtl V16.2d, V24
+	WORD $0x4e617b11 // fcvtl2 V17.2d, V24
+	WORD $0x0e617b32 // fcvtl V18.2d, V25
+	WORD $0x4e617b33 // fcvtl2 V19.2d, V25
+	FMOVS (R11), F26
+	FCVTSD F26, F20
+	WORD $0x6ee0fa96 // fneg V22.2d, V20
+	ADD $4, R11
+	FMOVS (R22), F26
+	FCVTSD F26, F21
+	WORD $0x6ee0fab7 // fneg V23.2d, V21
+	ADD $4, R22
+	VMOV V0.B16, V26.B16
+	WORD $0x4fd41200 // fmla V0.2d, V16, V20[0]
+	WORD $0x4efad41a // fsub V26.2d, V0.2d, V26.2d
+	WORD $0x4fd6121a // fmla V26.2d, V16, V22[0]
+	WORD $0x4efad508 // fsub V8.2d, V8.2d, V26.2d
+	VMOV V1.B16, V27.B16
+	WORD $0x4fd41221 // fmla V1.2d, V17, V20[0]
+	WORD $0x4efbd43b // fsub V27.2d, V1.2d, V27.2d
+	WORD $0x4fd6123b // fmla V27.2d, V17, V22[0]
+	WORD $0x4efbd529 // fsub V9.2d, V9.2d, V27.2d
+	VMOV V2.B16, V28.B16
+	WORD $0x4fd41242 // fmla V2.2d, V18, V20[0]
+	WORD $0x4efcd45c // fsub V28.2d, V2.2d, V28.2d
+	WORD $0x4fd6125c // fmla V28.2d, V18, V22[0]
+	WORD $0x4efcd54a // fsub V10.2d, V10.2d, V28.2d
+	VMOV V3.B16, V29.B16
+	WORD $0x4fd41263 // fmla V3.2d, V19, V20[0]
+	WORD $0x4efdd47d // fsub V29.2d, V3.2d, V29.2d
+	WORD $0x4fd6127d // fmla V29.2d, V19, V22[0]
+	WORD $0x4efdd56b // fsub V11.2d, V11.2d, V29.2d
+	VMOV V4.B16, V26.B16
+	WORD $0x4fd51204 // fmla V4.2d, V16, V21[0]
+	WORD $0x4efad49a // fsub V26.2d, V4.2d, V26.2d
+	WORD $0x4fd7121a // fmla V26.2d, V16, V23[0]
+	WORD $0x4efad58c // fsub V12.2d, V12.2d, V26.2d
+	VMOV V5.B16, V27.B16
+	WORD $0x4fd51225 // fmla V5.2d, V17, V21[0]
+	WORD $0x4efbd4bb // fsub V27.2d, V5.2d, V27.2d
+	WORD $0x4fd7123b // fmla V27.2d, V17, V23[0]
+	WORD $0x4efbd5ad // fsub V13.2d, V13.2d, V27.2d
+	VMOV V6.B16, V28.B16
+	WORD $0x4fd51246 // fmla V6.2d, V18, V21[0]
+	WORD $0x4efcd4dc // fsub V28.2d, V6.2d, V28.2d
+	WORD $0x4fd7125c // fmla V28.2d, V18, V23[0]
+	WORD $0x4efcd5ce // fsub V14.2d, V14.2d, V28.2d
+	VMOV V7.B16, V29.B16
+	WORD $0x4fd51267 // fmla V7.2d, V19, V21[0]
+	WORD $0x4efdd4fd // fsub V29.2d, V7.2d, V29.2d
+	WORD $0x4fd7127d // fmla V29.2d, V19, V23[0]
+	WORD $0x4efdd5ef // fsub V15.2d, V15.2d, V29.2d
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x1, R17
+	VDUP R17, V16.D2
+	MOVD $0x7f800000, R17
+	VDUP R17, V17.S4
+	MOVD $0x3f1, R17
+	VDUP R17, V26.D2
+	MOVD $0xa, R17
+	VDUP R17, V27.D2
+	MOVD $0x808, R17
+	VDUP R17, V28.D2
+	MOVD $0x40effc0000000000, R17
+	VDUP R17, V29.D2
+	FMOVQ 0(R0), F18
+	WORD $0x4efed400 // fsub V0.2d, V0.2d, V30.2d
+	WORD $0x4e68d416 // fadd V22.2d, V0.2d, V8.2d
+	WORD $0x4ee0d6d4 // fsub V20.2d, V22.2d, V0.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d514 // fsub V20.2d, V8.2d, V20.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d416 // fadd V22.2d, V0.2d, V19.2d
+	WORD $0x4ee0d6d5 // fsub V21.2d, V22.2d, V0.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d416 // fadd V22.2d, V0.2d, V20.2d
+	WORD $0x4ee0d6d3 // fsub V19.2d, V22.2d, V0.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d417 // fsub V23.2d, V0.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V0.B16
+	VEOR V19.B16, V0.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V0.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V0.D2, V0.D2
+	VSHL $1, V0.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dc00 // fmul V0.2d, V0.2d, V23.2d
+	WORD $0x4e618800 // frintn V0.2d, V0
+	WORD $0x6e76dc00 // fmul V0.2d, V0.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d400 // fadd V0.2d, V0.2d, V23.2d
+	WORD $0x6e60efb7 // facge V23.2d, V29.2d, V0.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4efed421 // fsub V1.2d, V1.2d, V30.2d
+	WORD $0x4e69d436 // fadd V22.2d, V1.2d, V9.2d
+	WORD $0x4ee1d6d4 // fsub V20.2d, V22.2d, V1.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d534 // fsub V20.2d, V9.2d, V20.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d436 // fadd V22.2d, V1.2d, V19.2d
+	WORD $0x4ee1d6d5 // fsub V21.2d, V22.2d, V1.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d436 // fadd V22.2d, V1.2d, V20.2d
+	WORD $0x4ee1d6d3 // fsub V19.2d, V22.2d, V1.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d437 // fsub V23.2d, V1.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V1.B16
+	VEOR V19.B16, V1.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V1.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V1.D2, V1.D2
+	VSHL $1, V1.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dc21 // fmul V1.2d, V1.2d, V23.2d
+	WORD $0x4e618821 // frintn V1.2d, V1
+	WORD $0x6e76dc21 // fmul V1.2d, V1.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d421 // fadd V1.2d, V1.2d, V23.2d
+	WORD $0x6e61efb7 // facge V23.2d, V29.2d, V1.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x0e616813 // fcvtn V19.2s, V0
+	WORD $0x4e616833 // fcvtn2 V19.4s, V1
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 0(R0)
+	FMOVQ 16(R0), F18
+	WORD $0x4efed442 // fsub V2.2d, V2.2d, V30.2d
+	WORD $0x4e6ad456 // fadd V22.2d, V2.2d, V10.2d
+	WORD $0x4ee2d6d4 // fsub V20.2d, V22.2d, V2.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d554 // fsub V20.2d, V10.2d, V20.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d456 // fadd V22.2d, V2.2d, V19.2d
+	WORD $0x4ee2d6d5 // fsub V21.2d, V22.2d, V2.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d456 // fadd V22.2d, V2.2d, V20.2d
+	WORD $0x4ee2d6d3 // fsub V19.2d, V22.2d, V2.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d457 // fsub V23.2d, V2.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V2.B16
+	VEOR V19.B16, V2.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V2.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V2.D2, V2.D2
+	VSHL $1, V2.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dc42 // fmul V2.2d, V2.2d, V23.2d
+	WORD $0x4e618842 // frintn V2.2d, V2
+	WORD $0x6e76dc42 // fmul V2.2d, V2.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d442 // fadd V2.2d, V2.2d, V23.2d
+	WORD $0x6e62efb7 // facge V23.2d, V29.2d, V2.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4efed463 // fsub V3.2d, V3.2d, V30.2d
+	WORD $0x4e6bd476 // fadd V22.2d, V3.2d, V11.2d
+	WORD $0x4ee3d6d4 // fsub V20.2d, V22.2d, V3.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d574 // fsub V20.2d, V11.2d, V20.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d476 // fadd V22.2d, V3.2d, V19.2d
+	WORD $0x4ee3d6d5 // fsub V21.2d, V22.2d, V3.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d476 // fadd V22.2d, V3.2d, V20.2d
+	WORD $0x4ee3d6d3 // fsub V19.2d, V22.2d, V3.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d477 // fsub V23.2d, V3.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V3.B16
+	VEOR V19.B16, V3.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V3.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V3.D2, V3.D2
+	VSHL $1, V3.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dc63 // fmul V3.2d, V3.2d, V23.2d
+	WORD $0x4e618863 // frintn V3.2d, V3
+	WORD $0x6e76dc63 // fmul V3.2d, V3.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d463 // fadd V3.2d, V3.2d, V23.2d
+	WORD $0x6e63efb7 // facge V23.2d, V29.2d, V3.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x0e616853 // fcvtn V19.2s, V2
+	WORD $0x4e616873 // fcvtn2 V19.4s, V3
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 16(R0)
+	FMOVQ 256(R0), F18
+	WORD $0x4efed484 // fsub V4.2d, V4.2d, V30.2d
+	WORD $0x4e6cd496 // fadd V22.2d, V4.2d, V12.2d
+	WORD $0x4ee4d6d4 // fsub V20.2d, V22.2d, V4.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d594 // fsub V20.2d, V12.2d, V20.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d496 // fadd V22.2d, V4.2d, V19.2d
+	WORD $0x4ee4d6d5 // fsub V21.2d, V22.2d, V4.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d496 // fadd V22.2d, V4.2d, V20.2d
+	WORD $0x4ee4d6d3 // fsub V19.2d, V22.2d, V4.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d497 // fsub V23.2d, V4.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V4.B16
+	VEOR V19.B16, V4.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V4.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V4.D2, V4.D2
+	VSHL $1, V4.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dc84 // fmul V4.2d, V4.2d, V23.2d
+	WORD $0x4e618884 // frintn V4.2d, V4
+	WORD $0x6e76dc84 // fmul V4.2d, V4.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d484 // fadd V4.2d, V4.2d, V23.2d
+	WORD $0x6e64efb7 // facge V23.2d, V29.2d, V4.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4efed4a5 // fsub V5.2d, V5.2d, V30.2d
+	WORD $0x4e6dd4b6 // fadd V22.2d, V5.2d, V13.2d
+	WORD $0x4ee5d6d4 // fsub V20.2d, V22.2d, V5.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5b4 // fsub V20.2d, V13.2d, V20.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d4b6 // fadd V22.2d, V5.2d, V19.2d
+	WORD $0x4ee5d6d5 // fsub V21.2d, V22.2d, V5.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4b6 // fadd V22.2d, V5.2d, V20.2d
+	WORD $0x4ee5d6d3 // fsub V19.2d, V22.2d, V5.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4b7 // fsub V23.2d, V5.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V5.B16
+	VEOR V19.B16, V5.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V5.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V5.D2, V5.D2
+	VSHL $1, V5.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dca5 // fmul V5.2d, V5.2d, V23.2d
+	WORD $0x4e6188a5 // frintn V5.2d, V5
+	WORD $0x6e76dca5 // fmul V5.2d, V5.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d4a5 // fadd V5.2d, V5.2d, V23.2d
+	WORD $0x6e65efb7 // facge V23.2d, V29.2d, V5.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x0e616893 // fcvtn V19.2s, V4
+	WORD $0x4e6168b3 // fcvtn2 V19.4s, V5
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 256(R0)
+	FMOVQ 272(R0), F18
+	WORD $0x4efed4c6 // fsub V6.2d, V6.2d, V30.2d
+	WORD $0x4e6ed4d6 // fadd V22.2d, V6.2d, V14.2d
+	WORD $0x4ee6d6d4 // fsub V20.2d, V22.2d, V6.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5d4 // fsub V20.2d, V14.2d, V20.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	WORD $0x0e617a53 // fcvtl V19.2d, V18
+	WORD $0x4e73d4d6 // fadd V22.2d, V6.2d, V19.2d
+	WORD $0x4ee6d6d5 // fsub V21.2d, V22.2d, V6.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4d6 // fadd V22.2d, V6.2d, V20.2d
+	WORD $0x4ee6d6d3 // fsub V19.2d, V22.2d, V6.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4d7 // fsub V23.2d, V6.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V6.B16
+	VEOR V19.B16, V6.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V6.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V6.D2, V6.D2
+	VSHL $1, V6.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dcc6 // fmul V6.2d, V6.2d, V23.2d
+	WORD $0x4e6188c6 // frintn V6.2d, V6
+	WORD $0x6e76dcc6 // fmul V6.2d, V6.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d4c6 // fadd V6.2d, V6.2d, V23.2d
+	WORD $0x6e66efb7 // facge V23.2d, V29.2d, V6.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4efed4e7 // fsub V7.2d, V7.2d, V30.2d
+	WORD $0x4e6fd4f6 // fadd V22.2d, V7.2d, V15.2d
+	WORD $0x4ee7d6d4 // fsub V20.2d, V22.2d, V7.2d
+	WORD $0x4ef4d6d7 // fsub V23.2d, V22.2d, V20.2d
+	WORD $0x4ef4d5f4 // fsub V20.2d, V15.2d, V20.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d694 // fadd V20.2d, V20.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	WORD $0x4e617a53 // fcvtl2 V19.2d, V18
+	WORD $0x4e73d4f6 // fadd V22.2d, V7.2d, V19.2d
+	WORD $0x4ee7d6d5 // fsub V21.2d, V22.2d, V7.2d
+	WORD $0x4ef5d6d7 // fsub V23.2d, V22.2d, V21.2d
+	WORD $0x4ef5d675 // fsub V21.2d, V19.2d, V21.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d6b5 // fadd V21.2d, V21.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	WORD $0x4e75d694 // fadd V20.2d, V20.2d, V21.2d
+	WORD $0x4e74d4f6 // fadd V22.2d, V7.2d, V20.2d
+	WORD $0x4ee7d6d3 // fsub V19.2d, V22.2d, V7.2d
+	WORD $0x4ef3d6d7 // fsub V23.2d, V22.2d, V19.2d
+	WORD $0x4ef3d693 // fsub V19.2d, V20.2d, V19.2d
+	WORD $0x4ef7d4f7 // fsub V23.2d, V7.2d, V23.2d
+	WORD $0x4e77d673 // fadd V19.2d, V19.2d, V23.2d
+	VMOV V22.B16, V7.B16
+	VEOR V19.B16, V7.B16, V22.B16
+	VSHL $1, V19.D2, V19.D2
+	WORD $0x4ee09a73 // cmeq0 V19.2d, V19
+	VAND V16.B16, V7.B16, V23.B16
+	WORD $0x4ee09af7 // cmeq0 V23.2d, V23
+	WORD $0x4e731ef7 // bic V23.16b, V23.16b, V19.16b
+	VEOR V19.B16, V19.B16, V19.B16
+	WORD $0x4ef63676 // cmgt V22.2d, V19.2d, V22.2d
+	VORR V16.B16, V22.B16, V22.B16
+	VAND V23.B16, V22.B16, V22.B16
+	VADD V22.D2, V7.D2, V7.D2
+	VSHL $1, V7.D2, V22.D2
+	VUSHR $53, V22.D2, V22.D2
+	WORD $0x4ef63757 // cmgt V23.2d, V26.2d, V22.2d
+	VBIT V23.B16, V26.B16, V22.B16
+	VSUB V22.D2, V28.D2, V23.D2
+	VSHL $52, V23.D2, V23.D2
+	VSUB V27.D2, V22.D2, V22.D2
+	VSHL $52, V22.D2, V22.D2
+	WORD $0x6e77dce7 // fmul V7.2d, V7.2d, V23.2d
+	WORD $0x4e6188e7 // frintn V7.2d, V7
+	WORD $0x6e76dce7 // fmul V7.2d, V7.2d, V22.2d
+	VEOR V23.B16, V23.B16, V23.B16
+	WORD $0x4e77d4e7 // fadd V7.2d, V7.2d, V23.2d
+	WORD $0x6e67efb7 // facge V23.2d, V29.2d, V7.2d
+	WORD $0x6e205af7 // not V23.16b, V23
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x0e6168d3 // fcvtn V19.2s, V6
+	WORD $0x4e6168f3 // fcvtn2 V19.4s, V7
+	VAND V17.B16, V19.B16, V22.B16
+	VCMEQ V17.S4, V22.S4, V22.S4
+	VORR V22.B16, V31.B16, V31.B16
+	FMOVQ F19, 272(R0)
+	SUBS $1, R15
+	BNE instruction
+	ADD $512, R0
+	ADD R3<<1, R1
+	SUBS $2, R4
+	BNE rows
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+56(FP)
+	RET

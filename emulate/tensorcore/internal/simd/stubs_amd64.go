@@ -58,6 +58,22 @@ func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, a
 // an element is not valid.
 func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
+// dotExact continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
+// a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
+func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotExactHalf continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
+// a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
+func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotExactAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
+// a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
+func dotExactAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotExactHalfAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
+// a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
+func dotExactHalfAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
 // laneExponentsAVX2 is laneExponents.
 func laneExponentsAVX2(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 

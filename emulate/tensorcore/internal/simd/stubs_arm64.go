@@ -53,3 +53,13 @@ func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, a
 //
 //go:noescape
 func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotExact is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotExactHalf is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32

@@ -19,6 +19,10 @@ func main() {
 	dotLanes("dotLanesSeparate", false, true)
 	dotLanes("dotLanesHalf", true, false)
 	dotLanes("dotLanesHalfSeparate", true, true)
+	for _, w := range wides {
+		dotExact(w, false)
+		dotExact(w, true)
+	}
 	avx2()
 	Generate()
 }
@@ -238,10 +242,22 @@ type constants struct {
 	mem   Mem
 	n     int
 	words map[uint32]Mem
+	longs map[uint64]Mem
 }
 
 func newConstants(name string) *constants {
-	return &constants{mem: GLOBL(name, RODATA|NOPTR), words: map[uint32]Mem{}}
+	return &constants{mem: GLOBL(name, RODATA|NOPTR), words: map[uint32]Mem{}, longs: map[uint64]Mem{}}
+}
+
+// u64 is u32 for 64 bits.
+func (c *constants) u64(x uint64) Mem {
+	if m, ok := c.longs[x]; ok {
+		return m
+	}
+	c.longs[x] = c.mem.Offset(c.n)
+	DATA(c.n, U64(x))
+	c.n += 8
+	return c.longs[x]
 }
 
 func (c *constants) u32(x uint32) Mem {
