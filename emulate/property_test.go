@@ -117,6 +117,15 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 				some = append(some, i)
 			}
 		}
+		k, kv := k, kv
+		if b == 0 {
+			k = k.ForRows()
+			var err error
+			if kv, err = k.Prepare(kv.in); err != nil {
+				fail("prepared for rows: %v", err)
+				return
+			}
+		}
 		var ws Workspace
 		out := make([]float32, len(some)*h.d)
 		if err := k.RunRows(k.Query(h.in, kv, &ws), &ws, b, some, out); err != nil {
