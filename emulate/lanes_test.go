@@ -11,6 +11,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/tensorcore"
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // forLanes runs a test at every level that has steps on vectors.
@@ -152,9 +153,9 @@ func compareLanes(t *testing.T, k *Kernel, h *call, what string) (took, ran int)
 func TestLanes(t *testing.T) { forLanes(t, testLanes) }
 
 func testLanes(t *testing.T, level Level) {
-	n := uint64(1500)
-	if testing.Short() {
-		n = 150
+	n := uint64(700)
+	if sweep.Full() {
+		n = 1500
 	}
 	took, ran, kernels := 0, 0, map[string]int{}
 	for seed := range n {

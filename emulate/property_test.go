@@ -12,6 +12,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // about says which description failed, as changes of a known kernel.
@@ -144,9 +145,9 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 
 // TestDescriptions holds invented descriptions to themselves.
 func TestDescriptions(t *testing.T) {
-	n := uint64(400)
-	if testing.Short() {
-		n = 60
+	n := uint64(200)
+	if sweep.Full() {
+		n = 400
 	}
 	vector := 0
 	for seed := range n {
