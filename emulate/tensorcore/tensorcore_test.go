@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // randomCode draws a bit pattern of the format: most of the time a moderate
@@ -219,9 +221,9 @@ func TestTileEqualsDot(t *testing.T) {
 // TestTileEqualsDotInvented does so for units that no hardware has.
 func TestTileEqualsDotInvented(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	n := 4000
-	if testing.Short() {
-		n = 400
+	n := 1000
+	if sweep.Full() {
+		n = 4000
 	}
 	for range n {
 		u := invent(r)
