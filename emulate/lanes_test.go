@@ -154,8 +154,11 @@ func TestLanes(t *testing.T) { forLanes(t, testLanes) }
 
 func testLanes(t *testing.T, level Level) {
 	n := uint64(700)
-	if sweep.Full() {
+	switch {
+	case sweep.Full():
 		n = 1500
+	case testing.Short():
+		n = 150
 	}
 	took, ran, kernels := 0, 0, map[string]int{}
 	for seed := range n {

@@ -343,7 +343,7 @@ func TestLevels(t *testing.T) {
 					if i > 0 && c.name != "causal" && c.name != "plain" || testing.Short() && (n+j)%5 != 0 {
 						continue
 					}
-					if !meets(cfg, fmt.Sprint(i, " ", c.name)) && !sweep.Full() {
+					if !meets(cfg, fmt.Sprint(i, " ", c.name)) && !sweep.Full() && !testing.Short() {
 						continue
 					}
 					rows := s[0]
@@ -409,8 +409,11 @@ func (h *head) sprinkle(r *rand.Rand, n int) {
 func TestOdd(t *testing.T) {
 	all := configs()
 	rounds := 2
-	if sweep.Full() {
+	switch {
+	case sweep.Full():
 		rounds = 6
+	case testing.Short():
+		rounds = 1
 	}
 	r := rand.New(rand.NewPCG(12, 34))
 	for i, cfg := range all {

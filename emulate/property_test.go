@@ -146,8 +146,11 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 // TestDescriptions holds invented descriptions to themselves.
 func TestDescriptions(t *testing.T) {
 	n := uint64(200)
-	if sweep.Full() {
+	switch {
+	case sweep.Full():
 		n = 400
+	case testing.Short():
+		n = 60
 	}
 	vector := 0
 	for seed := range n {

@@ -222,8 +222,11 @@ func TestTileEqualsDot(t *testing.T) {
 func TestTileEqualsDotInvented(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
 	n := 1000
-	if sweep.Full() {
+	switch {
+	case sweep.Full():
 		n = 4000
+	case testing.Short():
+		n = 400
 	}
 	for range n {
 		u := invent(r)

@@ -27,8 +27,11 @@ func forLanes(t *testing.T, f func(t *testing.T, l vec.Level)) {
 
 // times is how often to do what is done n times in the full sweeps.
 func times(n int) int {
-	if sweep.Full() {
+	switch {
+	case sweep.Full():
 		return n
+	case testing.Short():
+		return n / 8
 	}
 	return n / 4
 }
