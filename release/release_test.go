@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -295,9 +296,11 @@ func check(t *testing.T, r *release, files map[string][]byte) []byte {
 	if err := os.WriteFile(exe, binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), exe, "--version").Output()
-	if err != nil || !strings.Contains(string(out), r.version) || !strings.Contains(string(out), r.commit[:12]) {
-		t.Errorf("the binary says it is %q, %v", out, err)
+	says := fmt.Sprintf("sageacc %s (commit %.12s, %s) %s %s\n", r.version, r.commit, r.date.Format(time.RFC3339), runtime.Version(), r.platforms[0])
+	for _, arg := range []string{"--version", "version"} {
+		if out, err := exec.CommandContext(t.Context(), exe, arg).Output(); err != nil || string(out) != says {
+			t.Errorf("%s says %q, %v, want %q", arg, out, err, says)
+		}
 	}
 	var bom cdxBOM
 	if err := json.Unmarshal(files[own+".cdx.json"], &bom); err != nil {
