@@ -173,6 +173,16 @@ func (k *Kernel) ForCase(dtype format.DType, c program.Case) (*Kernel, error) {
 	return n, n.compile()
 }
 
+// ForRows returns the kernel, which must be bound (For), for [Kernel.RunRows] alone. What it
+// prepares is not laid out for whole blocks, so that more kernels share it
+// ([Kernel.Preparation]), and single rows are on vectors where their steps are.
+func (k *Kernel) ForRows() *Kernel {
+	n := *k
+	n.portable = "single rows"
+	n.lanes = n.planLanes()
+	return &n
+}
+
 // Program returns the description that the kernel was made of.
 func (k *Kernel) Program() program.Program { return k.given }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // about says which description failed, as changes of a known kernel.
@@ -117,6 +118,15 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 				some = append(some, i)
 			}
 		}
+		k, kv := k, kv
+		if b == 0 {
+			k = k.ForRows()
+			var err error
+			if kv, err = k.Prepare(kv.in); err != nil {
+				fail("prepared for rows: %v", err)
+				return
+			}
+		}
 		var ws Workspace
 		out := make([]float32, len(some)*h.d)
 		if err := k.RunRows(k.Query(h.in, kv, &ws), &ws, b, some, out); err != nil {
@@ -135,8 +145,11 @@ func (h *call) checkAlone(t *testing.T, k *Kernel, kv *KV, want *result, fail fu
 
 // TestDescriptions holds invented descriptions to themselves.
 func TestDescriptions(t *testing.T) {
-	n := uint64(400)
-	if testing.Short() {
+	n := uint64(200)
+	switch {
+	case sweep.Full():
+		n = 400
+	case testing.Short():
 		n = 60
 	}
 	vector := 0

@@ -1,6 +1,7 @@
 package emulate_test
 
 import (
+	"fmt"
 	"math"
 	"slices"
 	"strings"
@@ -528,6 +529,49 @@ func TestRunRows(t *testing.T) {
 			}
 			for i, r := range pick {
 				same(t, cfg.Name+" "+list, out[i*h.d:(i+1)*h.d], want[(first+r)*h.d:(first+r+1)*h.d])
+			}
+		}
+	}
+}
+
+// TestForRows: a kernel for rows alone gives the same rows, at every level and with what another
+// prepared, of which more do alike. FP32 shows every bit.
+func TestForRows(t *testing.T) {
+	h := randomHead(13, 200, 200, 64, format.FP32)
+	h.causal = true
+	for _, plain := range sage2() {
+		for _, level := range emulate.Levels() {
+			shared := map[emulate.Preparation]*emulate.KV{}
+			for _, list := range []string{"p-round=zero", "", "fma-o=none", "level-keys=32"} {
+				cfg := variant(t, plain, list)
+				want, _, _ := h.run(t, cfg)
+				whole, err := emulate.NewAt(cfg, level)
+				if err != nil {
+					t.Fatal(err)
+				}
+				k := whole.ForRows()
+				kv := shared[k.Preparation()]
+				if kv == nil {
+					if kv, err = k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype}); err != nil {
+						t.Fatal(err)
+					}
+					shared[k.Preparation()] = kv
+				}
+				var ws emulate.Workspace
+				q := k.Query(emulate.QInput{Q: matrix(h.q, h.d), Len: h.nq, Causal: true, Scale: 1 / math.Sqrt(float64(h.d))}, kv, &ws)
+				last := k.Blocks(h.nq) - 1
+				first := last * k.Tiling().BlockQ
+				pick := []int{0, 1, 5, h.nq - first - 1}
+				out := make([]float32, len(pick)*h.d)
+				if err := k.RunRows(q, &ws, last, pick, out); err != nil {
+					t.Fatal(err)
+				}
+				for i, r := range pick {
+					same(t, fmt.Sprint(cfg.Name, " ", list, " ", level), out[i*h.d:(i+1)*h.d], want[(first+r)*h.d:(first+r+1)*h.d])
+				}
+			}
+			if len(shared) != 1 {
+				t.Errorf("%s, %s: %d preparations", plain.Name, level, len(shared))
 			}
 		}
 	}

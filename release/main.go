@@ -35,6 +35,9 @@ type release struct {
 	platforms       []string
 	// cache is the build cache; empty for the user's own.
 	cache string
+	// plain builds as go build does by itself, with the names of the sources' folders in the
+	// binary: a test need not compile what the build cache has.
+	plain bool
 }
 
 func main() {
@@ -132,14 +135,19 @@ func (r *release) build(ctx context.Context) error {
 	} else if len(old) > 0 {
 		return fmt.Errorf("%s is not empty", r.dir)
 	}
+	for _, p := range r.platforms {
+		if goos, goarch, _ := strings.Cut(p, "/"); goos == "" || goarch == "" {
+			return fmt.Errorf("platform %q is not GOOS/GOARCH", p)
+		}
+	}
 	tmp, err := os.MkdirTemp("", "sageacc-release-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(tmp)
 	// This machine's own binary writes the man pages, and says that it is what it should be.
-	own := filepath.Join(tmp, "own")
-	if err := r.compile(ctx, runtime.GOOS+"/"+runtime.GOARCH, own); err != nil {
+	own, err := r.binary(ctx, runtime.GOOS+"/"+runtime.GOARCH, tmp)
+	if err != nil {
 		return err
 	}
 	said, err := output(ctx, tmp, nil, own, "--version")
@@ -166,20 +174,36 @@ func (r *release) name(platform string) string {
 	return "sageacc_" + strings.TrimPrefix(r.version, "v") + "_" + strings.ReplaceAll(platform, "/", "_")
 }
 
+// binary returns the path of a platform's binary in a folder, where it builds it once.
+func (r *release) binary(ctx context.Context, platform, tmp string) (string, error) {
+	exe := "sageacc"
+	if strings.HasPrefix(platform, "windows/") {
+		exe += ".exe"
+	}
+	path := filepath.Join(tmp, "bin", platform, exe)
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+		return "", err
+	}
+	return path, r.compile(ctx, platform, path)
+}
+
 // compile builds the binary of a platform.
 func (r *release) compile(ctx context.Context, platform, to string) error {
-	goos, goarch, ok := strings.Cut(platform, "/")
-	if !ok {
-		return fmt.Errorf("platform %q is not GOOS/GOARCH", platform)
-	}
+	goos, goarch, _ := strings.Cut(platform, "/")
 	const at = "github.com/sageacc/sageacc/internal/version."
 	flags := fmt.Sprintf("-s -w -buildid= -X %sversion=%s -X %scommit=%s -X %sdate=%s", at, r.version, at, r.commit, at, r.date.Format(time.RFC3339))
 	env := []string{"CGO_ENABLED=0", "GOOS=" + goos, "GOARCH=" + goarch, "GOAMD64=v1", "GOARM64=v8.0", "GOFLAGS=-buildvcs=false", "GOEXPERIMENT="}
 	if r.cache != "" {
 		env = append(env, "GOCACHE="+r.cache)
 	}
+	if r.plain {
+		env = nil
+	}
 	// -buildvcs=false, because an archive of the sources has no repository.
-	_, err := output(ctx, r.root, env, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", flags, "-o", to, "./cmd/sageacc")
+	_, err := output(ctx, r.root, env, "go", "build", fmt.Sprintf("-trimpath=%v", !r.plain), "-buildvcs=false", "-ldflags", flags, "-o", to, "./cmd/sageacc")
 	return err
 }
 
@@ -221,17 +245,11 @@ func (r *release) texts(ctx context.Context, own, tmp string) ([]file, error) {
 
 // pack makes the archive and the SBOM of a platform.
 func (r *release) pack(ctx context.Context, platform, tmp string, common []file) error {
-	exe := "sageacc"
-	if strings.HasPrefix(platform, "windows/") {
-		exe += ".exe"
-	}
-	path := filepath.Join(tmp, "bin", platform, exe)
-	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
+	path, err := r.binary(ctx, platform, tmp)
+	if err != nil {
 		return err
 	}
-	if err := r.compile(ctx, platform, path); err != nil {
-		return err
-	}
+	exe := filepath.Base(path)
 	binary, err := os.ReadFile(path)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -16,6 +17,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 var when = time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
@@ -89,14 +92,69 @@ func TestSPDX(t *testing.T) {
 	}
 }
 
+// git runs git in a folder, for somebody.
+func git(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	c := exec.CommandContext(t.Context(), "git", append([]string{"-c", "user.name=n", "-c", "user.email=e@example.com", "-c", "commit.gpgsign=false", "-c", "tag.gpgsign=false"}, args...)...)
+	c.Dir = dir
+	c.Env = append(os.Environ(), "GIT_COMMITTER_DATE=2026-01-02T03:04:05+01:00")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("git %q: %v, %s", args, err, out)
+	}
+}
+
+// TestIdentify: version, commit and date are those of the commit, where they are not given.
+func TestIdentify(t *testing.T) {
+	if _, err := exec.LookPath("git"); err != nil {
+		t.Skip(err)
+	}
+	root := t.TempDir()
+	path := filepath.Join(root, "file")
+	identify := func(given release) (release, error) {
+		given.root = root
+		err := given.identify(t.Context())
+		return given, err
+	}
+	if _, err := identify(release{}); err == nil || !strings.Contains(err.Error(), "no git checkout") {
+		t.Errorf("a folder: %v", err)
+	}
+	if r, err := identify(release{version: "v1.0.0", commit: "c", date: when}); err != nil || r.version != "v1.0.0" || r.commit != "c" {
+		t.Errorf("a folder, with all that is needed: %+v, %v", r, err)
+	}
+	git(t, root, "init", "-q")
+	for _, text := range []string{"one", "two"} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		git(t, root, "add", "file")
+		git(t, root, "commit", "-q", "-m", text)
+	}
+	r, err := identify(release{})
+	if want := "v0.0.0-20260102020405-" + r.commit[:min(12, len(r.commit))]; err != nil || len(r.commit) != 40 || r.version != want || !r.date.Equal(when) || r.date.Location() != time.UTC {
+		t.Errorf("a commit: %+v, %v", r, err)
+	}
+	git(t, root, "tag", "other")
+	git(t, root, "tag", "v1.2.3")
+	if r, err := identify(release{}); err != nil || r.version != "v1.2.3" {
+		t.Errorf("a tag: %+v, %v", r, err)
+	}
+	if old, err := identify(release{commit: "HEAD~1"}); err != nil || old.version == "v1.2.3" {
+		t.Errorf("the commit before the tag: %+v, %v", old, err)
+	}
+	if err := os.WriteFile(path, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := identify(release{}); err == nil || !strings.Contains(err.Error(), "not those of a commit") {
+		t.Errorf("changed sources: %v", err)
+	}
+}
+
 // repository makes a commit of the sources as they are now in the working tree.
 func repository(t *testing.T) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "sources")
-	for _, args := range [][]string{{"clone", "-q", "--no-hardlinks", "--depth", "1", "file://" + mustAbs(t, ".."), root}} {
-		if out, err := exec.CommandContext(t.Context(), "git", args...).CombinedOutput(); err != nil {
-			t.Skipf("this is no git checkout: %s", out)
-		}
+	if out, err := exec.CommandContext(t.Context(), "git", "clone", "-q", "--no-hardlinks", "--depth", "1", "file://"+mustAbs(t, ".."), root).CombinedOutput(); err != nil {
+		t.Skipf("this is no git checkout: %s", out)
 	}
 	return root
 }
@@ -110,45 +168,60 @@ func mustAbs(t *testing.T, path string) string {
 	return p
 }
 
-// TestRelease builds this machine's part of a release twice, in two folders.
-func TestRelease(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the command twice")
+// built builds a release and returns its files.
+func built(t *testing.T, r *release) map[string][]byte {
+	t.Helper()
+	if err := r.build(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	var first map[string][]byte
-	for range 2 {
-		root := repository(t)
-		dir := filepath.Join(t.TempDir(), "dist")
-		r := &release{root: root, dir: dir, platforms: []string{runtime.GOOS + "/" + runtime.GOARCH, "windows/amd64"}}
-		if err := r.identify(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.build(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-		files := map[string][]byte{}
-		entries, err := os.ReadDir(dir)
+	files := map[string][]byte{}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		b, err := os.ReadFile(filepath.Join(r.dir, e.Name()))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range entries {
-			b, err := os.ReadFile(filepath.Join(dir, e.Name()))
-			if err != nil {
-				t.Fatal(err)
-			}
-			files[e.Name()] = b
+		files[e.Name()] = b
+	}
+	return files
+}
+
+// TestRelease builds this machine's part of a release from the sources where they are, with
+// what the build cache has.
+func TestRelease(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the command")
+	}
+	r := &release{
+		root: mustAbs(t, ".."), dir: filepath.Join(t.TempDir(), "dist"), platforms: []string{runtime.GOOS + "/" + runtime.GOARCH},
+		version: "v9.8.7", commit: "feedbeef0123456789", date: when.UTC(), plain: true,
+	}
+	check(t, r, built(t, r))
+	if err := r.build(t.Context()); err == nil || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("a second release in the same folder: %v", err)
+	}
+}
+
+// TestSameTwice builds this machine's part of a release and one for another machine twice, in
+// two folders, of which nothing is to be seen.
+func TestSameTwice(t *testing.T) {
+	if !sweep.Full() {
+		t.Skip("compiles everything for two machines")
+	}
+	var first map[string][]byte
+	for range 2 {
+		r := &release{root: repository(t), dir: filepath.Join(t.TempDir(), "dist"), platforms: []string{runtime.GOOS + "/" + runtime.GOARCH, "windows/amd64"}}
+		if err := r.identify(t.Context()); err != nil {
+			t.Fatal(err)
 		}
+		files := built(t, r)
 		if first == nil {
 			first = files
-			check(t, r, files)
-			if err := r.build(t.Context()); err == nil || !strings.Contains(err.Error(), "is not empty") {
-				t.Errorf("a second release in the same folder: %v", err)
-			}
-			if err := os.WriteFile(filepath.Join(root, "LICENSE"), nil, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			if err := (&release{root: root}).identify(t.Context()); err == nil || !strings.Contains(err.Error(), "not those of a commit") {
-				t.Errorf("changed sources: %v", err)
+			if binary := check(t, r, files); bytes.Contains(binary, []byte(r.root)) {
+				t.Error("the binary names the folder that it was built in")
 			}
 			continue
 		}
@@ -163,11 +236,23 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-// check looks at the files of a release.
-func check(t *testing.T, r *release, files map[string][]byte) {
+// check looks at the files of a release, of which this machine's platform is the first, and
+// returns its binary.
+func check(t *testing.T, r *release, files map[string][]byte) []byte {
 	t.Helper()
 	own := r.name(r.platforms[0])
-	for _, name := range []string{own + ".tar.gz", own + ".cdx.json", r.name("windows/amd64") + ".zip", r.name("windows/amd64") + ".cdx.json"} {
+	want := []string{sumsName}
+	for i, p := range r.platforms {
+		ending := ".tar.gz"
+		if i > 0 {
+			ending = ".zip" // of Windows
+		}
+		want = append(want, r.name(p)+ending, r.name(p)+".cdx.json")
+	}
+	if len(files) != len(want) {
+		t.Errorf("%d files, want %q", len(files), want)
+	}
+	for _, name := range want[1:] {
 		if files[name] == nil {
 			t.Fatalf("%s is missing of %d files", name, len(files))
 		}
@@ -211,12 +296,11 @@ func check(t *testing.T, r *release, files map[string][]byte) {
 	if err := os.WriteFile(exe, binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), exe, "--version").Output()
-	if err != nil || !strings.Contains(string(out), r.version) || !strings.Contains(string(out), r.commit[:12]) {
-		t.Errorf("the binary says it is %q, %v", out, err)
-	}
-	if bytes.Contains(binary, []byte(r.root)) {
-		t.Error("the binary names the folder that it was built in")
+	says := fmt.Sprintf("sageacc %s (commit %.12s, %s) %s %s\n", r.version, r.commit, r.date.Format(time.RFC3339), runtime.Version(), r.platforms[0])
+	for _, arg := range []string{"--version", "version"} {
+		if out, err := exec.CommandContext(t.Context(), exe, arg).Output(); err != nil || string(out) != says {
+			t.Errorf("%s says %q, %v, want %q", arg, out, err, says)
+		}
 	}
 	var bom cdxBOM
 	if err := json.Unmarshal(files[own+".cdx.json"], &bom); err != nil {
@@ -238,6 +322,7 @@ func check(t *testing.T, r *release, files map[string][]byte) {
 	}) {
 		t.Error("cobra is not in the bill of materials")
 	}
+	return binary
 }
 
 func TestArguments(t *testing.T) {

@@ -19,12 +19,12 @@ func TestIdentify(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil || code != exitOK || r.Schema != identify.Schema || !r.Identified || r.Layers[0].Exact[0].Kernel != "sage2-8b-sm90" {
 		t.Errorf("status %d, %v, %s%s", code, err, out, errs)
 	}
-	// A wrong word about the layer is found out, Q in K's place is not.
+	// A wrong word about the layer is found out, an output of something else is not.
 	if code, out, _ := sage(t, "identify", sample, "--layers", `layers\.0`, "--sm-scale", "7"); code != exitOK || !strings.Contains(out, "sage2-8b-sm90 --sm-scale 0.125") {
 		t.Errorf("status %d, %s", code, out)
 	}
-	code, out, errs = sage(t, "identify", sample, "--layers", `layers\.0`, "--names", "q={layer}.k,k={layer}.q")
-	if code != exitCheckFailed || !strings.Contains(out, "not identified: 1 layer") || !strings.Contains(errs, "check failed: layer layers.0.attn") {
+	code, out, errs = sage(t, "identify", write(t, nil, append(layer(1, 1, 40, 8), tensor("l.o", 1, 1, 40, 8))...))
+	if code != exitCheckFailed || !strings.Contains(out, "not identified: 1 layer") || !strings.Contains(errs, "check failed: layer l:") {
 		t.Errorf("status %d, %s%s", code, out, errs)
 	}
 	code, _, errs = sage(t, "identify", sample, "--layers", `layers\.3`)

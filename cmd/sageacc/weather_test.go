@@ -28,7 +28,7 @@ import (
 
 // All of it: go test ./cmd/sageacc -run Weather -timeout 60m -mutants 10000 -kills 160
 var (
-	mutants = flag.Int("mutants", 150, "damaged files of each kind that TestWeatherMutants tries")
+	mutants = flag.Int("mutants", 100, "damaged files of each kind that TestWeatherMutants tries")
 	first   = flag.Int("first", 0, "number of the first of them")
 	kills   = flag.Int("kills", 12, "times that TestWeatherKills kills a process")
 )

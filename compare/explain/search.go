@@ -199,11 +199,11 @@ func (s *search) run(ctx context.Context, ts []trial, report func(int), f func(*
 	order := map[emulate.Preparation]int{}
 	var byGroup [][]int
 	for i := range ts {
-		// Single rows are for the portable path; its level lets more kernels share.
-		v, err := s.view(&ts[i], emulate.Levels()[0])
+		v, err := s.view(&ts[i], fastest())
 		if err != nil {
 			continue // the kernel does not take the layer
 		}
+		v.Kernel = v.Kernel.ForRows()
 		views[i] = v
 		prepared := v.Kernel.Preparation()
 		g, ok := order[prepared]

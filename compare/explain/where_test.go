@@ -26,6 +26,24 @@ func up(x float32, n uint16) float32 {
 	return format.FP16ToFloat32(format.FP16FromFloat32(x) + n)
 }
 
+// whereOf is the Where that Layer returns, without a search for what explains it.
+func whereOf(t *testing.T, l *layerdumps.Layer, said program.Program) *Where {
+	t.Helper()
+	s, err := newSearch(l, Options{Program: said, Jobs: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	given, err := s.whole(t.Context(), s.base, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, err := s.kernel(&s.base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return describe(l, kernel, given.heads)
+}
+
 // TestWhere: outputs that are spoiled in a known place are described by it.
 func TestWhere(t *testing.T) {
 	// Two query heads of one kv head, and one for each.
@@ -159,14 +177,7 @@ func TestWhere(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			said := preset(t, "sage2-8b-sm90")
 			l := tc.shape.layer(t, said, tc.spoil)
-			res, err := Layer(t.Context(), l, Options{Program: said, MaxChanges: 1, Jobs: 2})
-			if err != nil {
-				t.Fatal(err)
-			}
-			w := res.Where
-			if w == nil {
-				t.Fatalf("nowhere: %+v", res)
-			}
+			w := whereOf(t, l, said)
 			if !slices.Equal(w.kinds(), tc.kinds) {
 				t.Errorf("found %q, want %q: %+v", w.kinds(), tc.kinds, w.Findings)
 			}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // randomCode draws a bit pattern of the format: most of the time a moderate
@@ -219,8 +221,11 @@ func TestTileEqualsDot(t *testing.T) {
 // TestTileEqualsDotInvented does so for units that no hardware has.
 func TestTileEqualsDotInvented(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	n := 4000
-	if testing.Short() {
+	n := 1000
+	switch {
+	case sweep.Full():
+		n = 4000
+	case testing.Short():
 		n = 400
 	}
 	for range n {

@@ -102,13 +102,13 @@ func run(ctx context.Context, w io.Writer, dirs []string, opt options) (int, err
 		return 0, err
 	}
 	unexplained := 0
-	for _, dir := range dirs {
-		all, err := Mutants(filepath.Clean(dir), every)
-		if err != nil {
-			return 0, err
-		}
+	all, err := Mutants(dirs, every)
+	if err != nil {
+		return 0, err
+	}
+	for i, dir := range dirs {
 		var mutants []Mutant
-		for _, m := range all {
+		for _, m := range all[i] {
 			if wanted(m.Key()) {
 				mutants = append(mutants, m)
 			}

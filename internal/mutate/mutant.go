@@ -40,16 +40,31 @@ func (m *Mutant) Apply(source []byte) []byte {
 	return slices.Concat(source[:m.from], []byte(m.text), source[m.to:])
 }
 
-// Mutants lists those of the package in dir: each number one more and one less, each
+// Mutants lists those of the packages in dirs: each number one more and one less, each
 // comparison made strict or not or negated, each use of one of the package's enumerated
 // constants made the next one of its type, each boolean in a table negated. Of a literal
 // with more than 32 elements every every-th is changed.
-func Mutants(dir string, every int) ([]Mutant, error) {
+func Mutants(dirs []string, every int) ([][]Mutant, error) {
+	fset := token.NewFileSet()
+	// One for all, as it reads what packages import from source, and keeps it.
+	imported := importer.ForCompiler(fset, "source", nil)
+	var out [][]Mutant
+	for _, dir := range dirs {
+		list, err := mutants(fset, imported, filepath.Clean(dir), every)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, list)
+	}
+	return out, nil
+}
+
+// mutants is Mutants of one package.
+func mutants(fset *token.FileSet, imported types.Importer, dir string, every int) ([]Mutant, error) {
 	pkg, err := build.ImportDir(dir, 0)
 	if err != nil {
 		return nil, err
 	}
-	fset := token.NewFileSet()
 	var files []*ast.File
 	sources := map[string][]byte{}
 	for _, name := range pkg.GoFiles {
@@ -66,7 +81,7 @@ func Mutants(dir string, every int) ([]Mutant, error) {
 		files = append(files, f)
 	}
 	info := &types.Info{Uses: map[*ast.Ident]types.Object{}, Types: map[ast.Expr]types.TypeAndValue{}}
-	conf := types.Config{Importer: importer.ForCompiler(fset, "source", nil), Sizes: types.SizesFor("gc", build.Default.GOARCH)}
+	conf := types.Config{Importer: imported, Sizes: types.SizesFor("gc", build.Default.GOARCH)}
 	checked, err := conf.Check(pkg.ImportPath, fset, files, info)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dir, err)

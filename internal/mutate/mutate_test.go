@@ -12,12 +12,12 @@ const sample = "testdata/sample"
 
 // TestMutants: what is changed in a package, by name and as shown.
 func TestMutants(t *testing.T) {
-	list, err := Mutants(sample, 16)
+	list, err := Mutants([]string{sample}, 16)
 	if err != nil {
 		t.Fatal(err)
 	}
 	found := map[string]bool{}
-	for _, m := range list {
+	for _, m := range list[0] {
 		found[strings.TrimPrefix(m.Key(), sample+"/sample.go ")] = true
 	}
 	for _, want := range []string{
@@ -114,11 +114,11 @@ func TestEquivalent(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir("../..")
-	for _, dir := range []string{"emulate/tensorcore", "emulate/format", "emulate/quant", "emulate/mufu"} {
-		list, err := Mutants(dir, 1)
-		if err != nil {
-			t.Fatal(err)
-		}
+	lists, err := Mutants([]string{"emulate/tensorcore", "emulate/format", "emulate/quant", "emulate/mufu"}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, list := range lists {
 		for i := range list {
 			delete(excused, list[i].Key())
 		}

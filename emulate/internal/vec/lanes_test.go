@@ -8,6 +8,7 @@ import (
 	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/mufu"
+	"github.com/sageacc/sageacc/internal/sweep"
 )
 
 // forLanes runs a test at every level that has steps of the interpreter.
@@ -24,12 +25,15 @@ func forLanes(t *testing.T, f func(t *testing.T, l vec.Level)) {
 	}
 }
 
-// times is how often to do what is done n times, in a short test less often.
+// times is how often to do what is done n times in the full sweeps.
 func times(n int) int {
-	if testing.Short() {
+	switch {
+	case sweep.Full():
+		return n
+	case testing.Short():
 		return n / 8
 	}
-	return n
+	return n / 4
 }
 
 // oddNumbers are FP32 numbers of every binade, and the ends of what is special about them.
