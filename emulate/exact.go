@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/exact"
 )
 
 // exactExp2 is 2^x rounded once to nearest, and flushed to zero below 2^-126. The
@@ -29,9 +30,8 @@ func exactExp2(x float32) float32 {
 	}
 	// s is good to 2^-50: what a step rounds is at most 2^-53 of it, and 0.347 of that is left
 	// after the next. Where that does not decide the rounding, more digits do.
-	const bound = 0x1p-46
 	y := float32(s)
-	if float32(s*(1+bound)) != y || float32(s*(1-bound)) != y {
+	if float32(s*(1+seriesBound)) != y || float32(s*(1-seriesBound)) != y {
 		y = exp2Digits(f)
 	}
 	r := float64(y) * math.Float64frombits(uint64(1023+int(n))<<52)
@@ -41,11 +41,20 @@ func exactExp2(x float32) float32 {
 	return float32(r)
 }
 
+// seriesBound is a bound of the series' error, whether or not its products are rounded by themselves.
+const seriesBound = 0x1p-46
+
 // series holds 1/13!, 1/12! and so on to 1/0!.
 var series = [14]float64{
 	1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800, 1. / 362880, 1. / 40320, 1. / 5040,
 	1. / 720, 1. / 120, 1. / 24, 1. / 6, 1. / 2, 1, 1,
 }
+
+// seriesOf are the same for vectors.
+var seriesOf = func() (c exact.Coefficients) {
+	copy(c[copy(c[:], series[:]):], []float64{math.Ln2, 1 + seriesBound, 1 - seriesBound})
+	return c
+}()
 
 // roots holds 2^(2^-i), rounded to a precision that leaves no doubt of an FP32
 // result.

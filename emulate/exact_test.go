@@ -3,6 +3,7 @@ package emulate
 import (
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -46,6 +47,48 @@ func TestExactExp2(t *testing.T) {
 	}
 	if x := exactExp2(float32(math.NaN())); x == x {
 		t.Errorf("exactExp2(NaN) = %g", x)
+	}
+}
+
+// TestExactExp2Lanes holds the vectors to the portable code, with and without numbers that the series does
+// not decide.
+func TestExactExp2Lanes(t *testing.T) {
+	for _, level := range Levels() {
+		if !level.l.Lanes() {
+			continue
+		}
+		r := rand.New(rand.NewPCG(7, 8))
+		x := make([]float32, 1<<16)
+		for i := range x {
+			switch x[i] = float32(r.Float64()*260 - 132); i % 4 {
+			case 1:
+				x[i] = float32(math.Ldexp(r.Float64()-0.5, r.IntN(160)-153))
+			case 2:
+				x[i] = math.Nextafter32(float32(r.IntN(255)-127), float32(r.IntN(3)-1)*200)
+			case 3:
+				x[i] = min(float32(r.IntN(300)-150)/2, 127)
+			}
+		}
+		x[0], x[17], x[18] = float32(math.Inf(-1)), math.Nextafter32(128, 0), -math.MaxFloat32
+		for bound, least := range map[float64]int{seriesBound: 0, 0x1p-30: 1000} {
+			series := seriesOf
+			series[len(series)-2], series[len(series)-1] = 1+bound, 1-bound
+			for _, n := range []int{16, 48, len(x)} {
+				got, calls := slices.Clone(x[:n]), 0
+				level.fp64.Exp2(got, &series, func(x float32) float32 {
+					calls++
+					return exactExp2(x)
+				})
+				for i, v := range x[:n] {
+					if want := exactExp2(v); math.Float32bits(got[i]) != math.Float32bits(want) {
+						t.Fatalf("%s: 2^%g is %x, want %x", level, v, got[i], want)
+					}
+				}
+				if n == len(x) && (calls < least || calls > n/4) {
+					t.Errorf("%s: a bound of %g leaves %d undecided", level, bound, calls)
+				}
+			}
+		}
 	}
 }
 

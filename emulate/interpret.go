@@ -438,9 +438,12 @@ func (k *Kernel) loadQueries(ws *Workspace, rows, d int) {
 }
 
 // scoreLayout says how channels lie in the operands of the first product, which are padded to
-// the unit's depth: a channel from short on lies shift further on.
+// the unit's depth, if there is one: a channel from short on lies shift further on.
 func (k *Kernel) scoreLayout(d int) (depth, short, shift int) {
 	const part = 32
+	if k.scoreUnit == nil {
+		return d, d, 0
+	}
 	if k.prog.Scores.HeadDim == "residual32" && d%part != 0 {
 		return (d + part - 1) / part * part, d % part, part - d%part
 	}

@@ -22,6 +22,7 @@ import (
 	"math"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/exact"
 	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/program"
@@ -88,7 +89,8 @@ type plan struct {
 type Level struct {
 	l    vec.Level
 	rows quant.Level      // the same, of the quantisers
-	unit tensorcore.Level // and of the units
+	unit tensorcore.Level // of the units
+	fp64 exact.Level      // and of exact arithmetic
 }
 
 // String names the level.
@@ -98,17 +100,21 @@ func (l Level) String() string { return l.l.String() }
 // always the portable one.
 func Levels() []Level {
 	var out []Level
-	rows, units := quant.Levels(), tensorcore.Levels()
+	rows := quant.Levels()
 	for i, l := range vec.Levels() {
-		unit := units[0] // what has no kernels of its own for them
-		for _, u := range units {
-			if u.String() == l.String() {
-				unit = u
-			}
-		}
-		out = append(out, Level{l, rows[i], unit})
+		out = append(out, Level{l, rows[i], named(l, tensorcore.Levels()), named(l, exact.Levels())})
 	}
 	return out
+}
+
+// named is the level of the same name, the first where there are no kernels for it.
+func named[L fmt.Stringer](l vec.Level, of []L) L {
+	for _, x := range of {
+		if x.String() == l.String() {
+			return x
+		}
+	}
+	return of[0]
 }
 
 // New makes a kernel of a description. It uses the fastest level there is.

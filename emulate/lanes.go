@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/sageacc/sageacc/emulate/format"
+	"github.com/sageacc/sageacc/emulate/internal/exact"
 	"github.com/sageacc/sageacc/emulate/internal/vec"
 	"github.com/sageacc/sageacc/emulate/mufu"
 	"github.com/sageacc/sageacc/emulate/quant"
@@ -23,7 +24,7 @@ import (
 
 // lanePlan is how the steps of a description run on vectors.
 type lanePlan struct {
-	scores, pv, ones *tensorcore.Strip // nil for integers
+	scores, pv, ones *tensorcore.Strip // nil for integers and where there is no unit
 	dots             bool              // PV through vec.Values
 	weight           vec.Weight
 	most             float32 // to which P saturates, the largest number where it does not
@@ -42,9 +43,9 @@ var laneChoices = map[string]string{
 	// Operands are prepared by code that the paths share.
 	"smoothing.q": anything, "smoothing.delta_s": anything,
 	"smoothing.k": anything, "smoothing.k_mean": anything, "smoothing.k_difference": anything, "smoothing.v": anything,
-	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input",
+	"qk_codes.format":      "int8 int4 e4m3 fp16 bf16 input exact",
 	"qk_codes.granularity": anything, "qk_codes.scale": anything, "qk_codes.round": anything, "qk_codes.fold": anything, "qk_codes.rotate": anything,
-	"v_codes.format": "e4m3 e5m2 int8 fp16 bf16 input", "v_codes.scale": anything, "v_codes.max": anything,
+	"v_codes.format": "e4m3 e5m2 int8 fp16 bf16 input exact", "v_codes.scale": anything, "v_codes.max": anything,
 	"v_codes.round": anything, "v_codes.order": "natural permuted16", "v_codes.beyond": anything, "v_codes.cast": anything,
 	"tiles.shapes.0.rows": anything, "tiles.shapes.0.warp_rows": anything, "tiles.shapes.0.keys": anything,
 	"tiles.order": "first-to-last last-to-first", "tiles.split": anything, "tiles.combine": anything, "tiles.sms": anything,
@@ -58,7 +59,7 @@ var laneChoices = map[string]string{
 	"exponent.offset": anything, "exponent.round": "fma twice", "exponent.exp2": anything,
 	"denominator.of": "p codes ones codes-but-last", "denominator.unit": anything, "denominator.start": anything,
 	"denominator.order": "groups16 pairwise16 sequential chain tile tile-tree groups32", "denominator.rescale": anything, "denominator.combine": anything,
-	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input", "p.scale": anything, "p.round": "even zero",
+	"p.format": "e4m3 e5m2 int8 uint8 fp16 bf16 input exact", "p.scale": anything, "p.round": "even zero none",
 	"pv.unit.instruction": anything, "pv.unit.fraction_bits": anything, "pv.unit.step": anything, "pv.unit.sum_round": anything,
 	"pv.level": anything, "pv.join": "none fma twice twice-but-last factor memory", "pv.rescale": "fp32 fp16 none", "pv.threshold": anything,
 	"finish.inverse": anything, "finish.scale": anything, "finish.mean": anything, "finish.empty": anything,
@@ -101,8 +102,11 @@ func (k *Kernel) whyScalar() string {
 			return fmt.Sprintf("%s: %s", c.Path, c.Value)
 		}
 	}
-	if !k.p.bytes && !k.p.typed && k.p.dtype != format.BF16 {
+	if !k.p.bytes && !k.p.typed && !k.p.exact && k.p.dtype != format.BF16 {
 		return "p.format: " + dtypeNames[k.p.dtype]
+	}
+	if k.prog.P.Round == "none" && !k.p.exact {
+		return "p.round: none"
 	}
 	if k.prog.PV.Threshold != 0 && k.prog.Scores.TailTiles == 0 {
 		return "scores.tail_tiles: 0" // rows decide with keys beyond the end
@@ -116,14 +120,16 @@ func (k *Kernel) whyNoUnits() string {
 		path string
 		unit *tensorcore.Unit
 	}{{"scores.unit", k.scoreUnit}, {"pv.unit", k.pvUnit}, {"denominator.unit", k.onesUnit}} {
-		if x.unit != nil && !x.unit.HasStrip() {
+		has := (*tensorcore.Unit).HasStrip
+		if x.unit == k.pvUnit && (k.p.exact || k.v.exact) {
+			has = (*tensorcore.Unit).HasStripOf
+		}
+		if x.unit != nil && !has(x.unit) {
 			return fmt.Sprintf("%s: %s as %s executes it", x.path, x.unit.Instruction, x.unit.Arch)
 		}
 	}
 	level, ones := fmt.Sprintf("pv.level: %d", k.sumKeys), "denominator.unit: "+k.prog.Denominator.Unit
 	switch {
-	case !k.integer && k.scoreUnit == nil:
-		return "scores.unit.instruction: " + k.prog.Scores.Unit.Instruction
 	case k.sumKeys%16 != 0:
 		return level
 	case k.intPV && k.onesUnit != nil:
@@ -132,8 +138,12 @@ func (k *Kernel) whyNoUnits() string {
 		return level // the largest sum is not one that FP32 has
 	case k.intPV:
 		return ""
-	case k.pvUnit == nil:
-		return "pv.unit.instruction: " + k.prog.PV.Unit.Instruction
+	case k.exactSums() && k.onesUnit != nil:
+		return ones
+	case k.exactSums():
+		return ""
+	case k.p.exact && k.onesUnit != nil:
+		return ones
 	case k.sumKeys%k.pvUnit.K != 0:
 		return level
 	case k.onesUnit != nil && (k.tiling.BlockK%k.onesUnit.K != 0 || k.onesUnit.A != k.pvUnit.A || !k.natural):
@@ -149,6 +159,7 @@ func (k *Kernel) turnsValues() bool { return k.portable != "" && k.level.l.Lanes
 // operands finds the format of P.
 func (p *lanePlan) operands(k *Kernel) {
 	switch {
+	case k.p.exact:
 	case k.p.bytes:
 		p.weight, p.most = vec.WeightInt, math.MaxUint8
 	case k.p.typed:
@@ -174,6 +185,15 @@ func (p *lanePlan) units(k *Kernel) {
 			*x.strip, _ = x.unit.Strip(k.level.unit)
 		}
 	}
+	if k.pvUnit != nil && (k.p.exact || k.v.exact) {
+		of := func(o operand) tensorcore.Operand {
+			if o.exact {
+				return tensorcore.FP32
+			}
+			return k.pvUnit.A
+		}
+		p.pv, _ = k.pvUnit.StripOf(k.level.unit, of(k.v), of(k.p))
+	}
 }
 
 // takesLanes says whether the tiles of a block of a query run on vectors.
@@ -186,7 +206,7 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 func (k *Kernel) dotsValues() bool {
 	u, ok := k.vectorUnit()
 	bk := k.tiling.BlockK
-	return ok && u.Kind == vec.Truncated13 && !u.Half && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+	return ok && u.Kind == vec.Truncated13 && !u.Half && !k.p.exact && !k.v.exact && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
 }
 
 // dots says whether a head's V lies as k.lanes.dots wants it.
@@ -218,6 +238,7 @@ type lanes struct {
 	stride  int
 	keys    tensorcore.RowOperand
 	values  []tensorcore.RowOperand // of each sum from zero
+	exactly laneExact
 	ones    tensorcore.RowOperand
 	weights tensorcore.LaneOperand
 
@@ -245,6 +266,7 @@ type laneStrip struct {
 	o       []float32 // [even(Dim)][Rows]
 	q       []float32 // [depth][Rows]
 	queries tensorcore.LaneOperand
+	o64     []float64 // o where sums are exact
 }
 
 // laneSlot is what a strip waits with for its PV, which two take together.
@@ -283,6 +305,9 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 	}
 	for i := range l.strips {
 		lo := i * vec.Rows
+		if k.exactSums() && k.prog.OneChain() && !l.strips[i].narrow() {
+			return false, nil
+		}
 		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
 	}
 	ws.Counts[StagePCodes].Saturated += l.saturated
@@ -359,6 +384,10 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 		s := &l.strips[i]
 		s.o = grow(s.o, even(d)*vec.Rows)
 		clear(s.o)
+		if k.exactSums() {
+			s.o64 = grow(s.o64, exact.Sums(d))
+			clear(s.o64)
+		}
 	}
 	n := 1
 	if k.prog.PV.Threshold != 0 {
@@ -371,14 +400,15 @@ func (k *Kernel) fitLanes(ws *Workspace, rows, d int) *lanes {
 	}
 	for i := range l.slots {
 		s := &l.slots[i]
-		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, even(d)*vec.Rows)
+		s.p, s.pe, s.tile = grow(s.p, (bk+1)*vec.Rows), grow(s.pe, bk*vec.Rows), grow(s.tile, exact.Sums(d))[:even(d)*vec.Rows]
 		clear(s.p[bk*vec.Rows:])
 	}
 	l.steps, l.all = grow(l.steps, bk), grow(l.all, bk)
-	if !k.turnsNatural() {
+	if !k.natural {
 		l.stored = grow(l.stored, bk*vec.Rows)
 	}
 	l.values = grow(l.values, bk/k.sumKeys)
+	l.exactly.values = grow(l.exactly.values, bk/k.sumKeys)
 	l.saturated, l.held = 0, 0
 	return l
 }
@@ -397,7 +427,7 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 			return false
 		}
 	}
-	if k.lanes.scores == nil {
+	if k.integer {
 		return true
 	}
 	depth, short, shift := k.scoreLayout(d)
@@ -413,7 +443,7 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 				s.q[c*vec.Rows+r] = x
 			}
 		}
-		if !k.lanes.scores.LoadLanes(&s.queries, s.q) {
+		if k.scoreUnit != nil && !k.lanes.scores.LoadLanes(&s.queries, s.q) {
 			return false
 		}
 	}
@@ -424,8 +454,11 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 // they are numbers of the unit's format.
 func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
 	u, bk := k.lanes.scores, k.tiling.BlockK
-	if u == nil {
+	switch {
+	case k.integer:
 		return true
+	case u == nil:
+		return l.exactly.keys.Load(w.kRaw[at*d:], bk, d, d)
 	}
 	depth, short, shift := k.scoreLayout(d)
 	x := w.kRaw[at*d : (at+bk)*d]
@@ -449,7 +482,7 @@ func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
 		clear(l.vRows[d*bk:])
 		for c := range d {
 			for i := range bk {
-				l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, at+k.turnedKey(i)))
+				l.vRows[c*bk+i] = k.v.decode(w.vCodes.Code(c, at+k.Stored(i)))
 			}
 		}
 	}
@@ -458,7 +491,14 @@ func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
 		v, stride = w.vTurned[at:], w.keys
 	}
 	for i := range l.values {
-		if l.whole, l.stride = v, stride; !k.intPV && !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], even(d), k.sumKeys, stride) {
+		l.whole, l.stride = v, stride
+		switch {
+		case k.intPV:
+		case k.exactSums():
+			if !l.exactly.values[i].Load(v[i*k.sumKeys:], d, k.sumKeys, stride) {
+				return false
+			}
+		case !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], even(d), k.sumKeys, stride):
 			return false
 		}
 	}
@@ -487,6 +527,9 @@ func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t
 		wd := whole(k.CodeDim(d))
 		k.level.l.QK(l.s, ws.qStrips[lo*wd:(lo+vec.Rows)*wd], w.kWhole[at*wd:], w.kBias[at:], keys, &l.scratch)
 		k.level.l.ToFloat(l.s, l.top[:], keys)
+	} else if k.scoreUnit == nil {
+		clear(l.s[:keys*vec.Rows])
+		k.level.fp64.Dot(l.s[:keys*vec.Rows], &l.exactly.keys, st.q, n)
 	} else {
 		depth, _, _ := k.scoreLayout(d)
 		clear(l.s[:keys*vec.Rows])
@@ -651,6 +694,10 @@ func (k *Kernel) laneSoftmax(ws *Workspace, lo, n int, at place) bool {
 // laneCodes is convertP for a strip of n rows. It reports whether it could.
 func (k *Kernel) laneCodes(l *lanes, n int) bool {
 	p, x, scale := k.lanes, l.s, float32(1)
+	if k.p.exact {
+		copy(l.p, x)
+		return true
+	}
 	if k.pScale != 0 {
 		x, scale = l.p, k.pScale
 		copy(x, l.s)
@@ -810,11 +857,11 @@ func (k *Kernel) laneTiny(l *lanes, w *window, at, d int, slots []laneSlot) bool
 
 // storedWeights are the weights of a strip in the order of the operands.
 func (k *Kernel) storedWeights(l *lanes) []float32 {
-	if k.turnsNatural() {
+	if k.natural {
 		return l.p
 	}
 	for i := range k.tiling.BlockK {
-		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.turnedKey(i)*vec.Rows:])
+		copy(l.stored[i*vec.Rows:][:vec.Rows], l.p[k.Stored(i)*vec.Rows:])
 	}
 	return l.stored
 }
@@ -849,6 +896,10 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 	if p.ones != nil && !k.laneOnes(l, ws, lo, n) {
 		return false
 	}
+	if k.exactSums() && k.prog.OneChain() {
+		k.exactSum(l, st, weights, n)
+		return true
+	}
 	if k.prog.OneChain() {
 		return k.laneRescale(st.o, &l.alpha, &l.factor) && p.pv.Dot(st.o, &l.values[0], &l.weights, 0, k.laneDepth(keys), n)
 	}
@@ -859,6 +910,8 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		if k.intPV {
 			depth := max(1, min(k.sumKeys, keys-from))
 			k.level.l.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
+		} else if k.exactSums() {
+			k.level.fp64.Dot(tile[:exact.Sums(len(tile)/vec.Rows)], &l.exactly.values[i], weights[from*vec.Rows:], n)
 		} else {
 			clear(tile)
 			if !p.pv.Dot(tile, &l.values[i], &l.weights, from, k.laneDepth(keys-from), n) {

@@ -299,7 +299,9 @@ func testLanesRefuse(t *testing.T, level Level) {
 		"O in memory":     {func(k *Kernel) { k.prog.PV.Join = "memory" }, true},
 		"a new order":     {func(k *Kernel) { k.prog.Denominator.Order = "random" }, false},
 		"squares flushed": {func(k *Kernel) { k.prog.Exponent.Exp2 = "ex2.approx" }, true},
-		"an exact K":      {func(k *Kernel) { k.prog.QKCodes.Format = "exact" }, false},
+		"exact scores":    {func(k *Kernel) { k.prog.QKCodes.Format, k.scoreUnit = "exact", nil }, true},
+		"exact sums":      {func(k *Kernel) { k.pvUnit = nil }, true},
+		"and ones":        {func(k *Kernel) { k.onesUnit, k.pvUnit = k.pvUnit, nil }, false},
 		"an exact unit": {func(k *Kernel) {
 			u := *k.pvUnit
 			u.FractionBits = tensorcore.Exact
@@ -349,17 +351,23 @@ func testLanesRare(t *testing.T, level Level) {
 		kernel  string
 		set     []string
 		visible func(row, lo, hi int, dst []bool)
+		scale   float64
 	}{
 		// Instructions without products change what the unit keeps of a sum, so the keys beyond
 		// the end cannot be left out.
-		"a unit that keeps little": {"fa3", []string{"pv.unit.fraction_bits=12", "pv.unit.sum_round=fp32-zero"}, nil},
+		"a unit that keeps little": {"fa3", []string{"pv.unit.fraction_bits=12", "pv.unit.sum_round=fp32-zero"}, nil, 0},
+		// A subnormal code has its format's smallest exponent, next to values that have FP32's.
+		"subnormal codes of P": {"sage2-8b-sm90", []string{"v_codes.format=exact", "v_codes.scale=none", "v_codes.max=0", "v_codes.round=none", "finish.scale=none"}, nil, 3},
+		"subnormal codes of V": {"sage2-8b-sm90", []string{"p.format=exact", "p.round=none"}, nil, 3},
+		// Blocks after others, whose first tile rescales nothing.
+		"exact sums": {"fa2", []string{"pv.unit.instruction=exact"}, nil, 0},
 		// A tile that is hidden from all rows is skipped. Of rows for which that is every tile the
 		// maximum shows it.
 		"hidden tiles": {"sage-fp16-triton", nil, func(row, lo, hi int, dst []bool) {
 			for i := range dst[:hi-lo] {
 				dst[i] = row >= 128
 			}
-		}},
+		}, 0},
 	} {
 		r := rand.New(rand.NewPCG(5, 4))
 		h := &call{nq: 130, nk: 270, d: 64, dtype: format.FP16}
@@ -370,7 +378,7 @@ func testLanesRare(t *testing.T, level Level) {
 			}
 			return slicesOf(x, h.d)
 		}
-		h.in = QInput{Q: draw(h.nq), Len: h.nq, Visible: tc.visible}
+		h.in = QInput{Q: draw(h.nq), Len: h.nq, Visible: tc.visible, Scale: tc.scale}
 		h.kIn = KVInput{K: draw(h.nk), V: draw(h.nk), Len: h.nk, Dim: h.d, DType: h.dtype}
 		p, err := program.Selection{Kernel: tc.kernel, Set: tc.set}.Program()
 		if err != nil {

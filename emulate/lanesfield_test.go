@@ -44,6 +44,27 @@ func testLanesField(t *testing.T, level Level) {
 		{"fa2", "exponent.exp2=ex2.approx", [][3]int{{70, 300, 64}}},
 		{"fa2", "exponent.exp2=exact exponent.round=twice", [][3]int{{70, 300, 64}}},
 		{"sage2-8b-sm90", "exponent.exp2=exact", [][3]int{{70, 300, 64}}},
+		// Exact scores, P, V and sums, of all keys and of tiles, in orders of keys that are not their own too.
+		{"fa3", "scores.unit.instruction=exact", [][3]int{{70, 300, 64}, {130, 300, 63}}},
+		{"fa2", "qk_codes.format=exact qk_codes.scale=none qk_codes.round=none exponent.exp2=exact", [][3]int{{20, 300, 64}}},
+		{"fa3", "pv.unit.instruction=exact", [][3]int{{70, 300, 64}, {130, 1300, 61}}},
+		{"sdpa-efficient", "pv.unit.instruction=exact pv.join=none pv.level=all", [][3]int{{40, 300, 70}}},
+		{"fa3", "pv.unit.instruction=exact p.format=exact p.round=none v_codes.format=exact", [][3]int{{70, 300, 62}}},
+		{"sage-fp16-triton", "pv.unit.instruction=exact p.format=exact p.round=none", [][3]int{{70, 300, 64}}},
+		{"fa3", "pv.unit.instruction=exact pv.level=16 pv.join=fma", [][3]int{{70, 300, 63}}},
+		{"fa3", "pv.unit.instruction=exact pv.level=tile pv.join=memory finish.inverse=exact", [][3]int{{70, 500, 64}}},
+		{"sage2-8b-sm90", "pv.unit.instruction=exact pv.level=all pv.join=none p.format=exact p.round=none", [][3]int{{70, 300, 63}}},
+		{"sage2-8b-sm90", "pv.unit.instruction=exact pv.level=tile p.format=exact p.round=none v_codes.format=int8 v_codes.max=127", [][3]int{{70, 300, 64}}},
+		{"flashinfer-fp8", "pv.unit.instruction=exact pv.level=all pv.join=none", [][3]int{{70, 300, 128}}},
+		{"comfy-int8", "pv.unit.instruction=exact pv.level=all pv.join=none pv.rescale=fp32", [][3]int{{70, 300, 64}}},
+		// Units that take exact operands.
+		{"fa3", "p.format=exact p.round=none", [][3]int{{70, 300, 64}, {130, 1300, 63}}},
+		{"fa3", "v_codes.format=exact", [][3]int{{20, 300, 64}}},
+		{"fa2", "p.format=exact p.round=none v_codes.format=exact", [][3]int{{70, 300, 61}}},
+		{"sage2-8b-sm90", "p.format=exact p.round=none", [][3]int{{70, 300, 64}}},
+		{"sage2-8b-sm90", "p.format=exact p.round=none pv.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 64}}},
+		{"sage-fp16-cuda", "p.format=exact p.round=none denominator.of=p denominator.unit=none denominator.order=sequential", [][3]int{{70, 300, 62}}},
+		{"sage-fp16-triton", "v_codes.format=exact v_codes.round=none", [][3]int{{70, 300, 64}}},
 		// P toward zero, in each of its formats.
 		{"fa3", "p.round=zero", [][3]int{{70, 300, 64}}},
 		{"fa3-fp8", "p.round=zero", [][3]int{{70, 300, 64}}},
@@ -126,9 +147,10 @@ func TestScalar(t *testing.T) {
 		{"sage2-8b-sm90", "pv.unit.fraction_bits=12", ""},
 		{"fa3", "pv.unit.sum_round=fp32-nearest", "pv.unit: wgmma.m64nNk16.f32.f16 as sm_90 executes it"},
 		{"fa3", "scores.unit.sum_round=fp32-nearest", "scores.unit: wgmma.m64nNk16.f32.f16 as sm_90 executes it"},
-		{"fa3", "scores.unit.instruction=exact", "scores.unit.instruction: exact"},
-		{"fa3", "pv.unit.instruction=exact", "pv.unit.instruction: exact"},
-		{"fa3", "p.format=exact p.round=none", "p.format: exact"},
+		{"fa3", "scores.unit.instruction=exact", ""},
+		{"fa3", "pv.unit.instruction=exact", ""},
+		{"fa3", "p.format=exact p.round=none", ""},
+		{"sage2-8b-sm90", "p.format=exact p.round=none arch=ideal", "pv.unit: wgmma.m64nNk32.f32.e4m3 as ideal executes it"},
 		{"sparge-sm90", "scores.tail_tiles=0", "scores.tail_tiles: 0"},
 		{"sage2-4b", "p.round=zero pv.level=8 pv.unit.instruction=mma.m16n8k8.f32.f16 p.format=fp16 v_codes.format=fp16 v_codes.scale=none v_codes.max=0 finish.scale=none", "pv.level: 8"},
 	} {
@@ -158,11 +180,17 @@ func TestScalar(t *testing.T) {
 	}
 }
 
-// TestSlowWeights: weights one by one are given up where an exponent is 128 or none.
+// TestSlowWeights: weights that are exact, and those one by one, are given up where an exponent is 128 or none.
 func TestSlowWeights(t *testing.T) { forLanes(t, testSlowWeights) }
 
 func testSlowWeights(t *testing.T, level Level) {
-	p, err := program.Selection{Kernel: "fa3", Set: []string{"exponent.exp2=exact"}}.Program()
+	for _, set := range [][]string{{"exponent.exp2=exact"}, {"exponent.exp2=ex2.approx", "operands.subnormals=flush"}} {
+		testSlow(t, level, set)
+	}
+}
+
+func testSlow(t *testing.T, level Level, set []string) {
+	p, err := program.Selection{Kernel: "fa3", Set: set}.Program()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,8 +208,35 @@ func testSlowWeights(t *testing.T, level Level) {
 		}
 		const at = 13*vec.Rows + 5
 		l.s[at] = x
-		if got := k.laneWeights(l); got != want || got && l.s[at] != exactExp2(x) {
+		if got := k.laneWeights(l); got != want || got && l.s[at] != k.ex2(x) {
 			t.Errorf("an exponent of %g: %v, and the weight is %g", x, got, l.s[at])
+		}
+	}
+	// Operands whose subnormal numbers count, or do not, and one of each that is ordinary.
+	for _, keep := range []bool{false, true} {
+		if keep && k.prog.Exponent.Exp2 != "exact" {
+			continue // what is flushed is its own
+		}
+		k := *k
+		k.arith = arith{keep}
+		for _, tc := range [][3]float32{{0x1p-128, 0x1p126, 0}, {0x1p126, 0x1p-128, 0}, {0x1p-126, 0x1p126, 0}, {3, 0.25, 7}, {3, 1.1, -2.3}} {
+			l := &lanes{laneScored: &laneScored{s: make([]float32, k.tiling.BlockK*vec.Rows)}}
+			const at = 13*vec.Rows + 5
+			l.s[at], l.scale[2*vec.Rows+5], l.lower[2*vec.Rows+5] = tc[0], tc[1], tc[2]
+			want := k.ex2(k.arith.mulAdd(tc[0], tc[1], -tc[2], k.prog.Exponent.Round == "twice"))
+			if !k.laneWeights(l) || l.s[at] != want {
+				t.Errorf("keep %v: the weight of %g is %g, want %g", keep, tc, l.s[at], want)
+			}
+		}
+	}
+}
+
+// TestNarrow: an output that is not finite is seen.
+func TestNarrow(t *testing.T) {
+	for x, want := range map[float64]bool{1e300: false, math.Inf(-1): false, math.NaN(): false, 0.1: true, -3e38: true} {
+		st := laneStrip{o: make([]float32, 4), o64: []float64{1, 2, x, 3, 5, 6, 7, 8}}
+		if got := st.narrow(); got != want || got && (st.o[2] != float32(x) || st.o[3] != 3) {
+			t.Errorf("%g: finite %v, as %g", x, got, st.o)
 		}
 	}
 }

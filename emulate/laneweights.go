@@ -9,16 +9,16 @@ import (
 // This file holds what no vector kernel has of the steps of lanes.go, a weight at a time: a
 // description that takes it keeps its products, which are nearly all of its work, on vectors.
 
-// slowEx2 says whether the exponentials are those of k.ex2, one by one: exact ones, and squares that
-// are flushed.
-func (k *Kernel) slowEx2() bool {
-	return k.prog.Exponent.Exp2 == "exact" || k.prog.Exponent.Exp2 == "ex2.approx" && !k.arith.keep
-}
+// slowEx2 says whether the exponentials are those of k.ex2, one by one: squares that are flushed.
+func (k *Kernel) slowEx2() bool { return k.prog.Exponent.Exp2 == "ex2.approx" && !k.arith.keep }
 
 // laneWeights makes the weights of a strip's scores. It reports whether all exponents are below
 // 128.
 func (k *Kernel) laneWeights(l *lanes) bool {
 	twice := k.prog.Exponent.Round == "twice"
+	if k.prog.Exponent.Exp2 == "exact" {
+		return k.exactWeights(l)
+	}
 	if !k.slowEx2() {
 		return k.level.l.Weights(l.s, l.scale[:], l.lower[:], ex2Table, k.tiling.BlockK, k.lanes.control, twice, k.prog.Exponent.Exp2 == "ex2.approx")
 	}

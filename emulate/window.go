@@ -26,7 +26,7 @@ type window struct {
 	kTurned     []float32 // [keys/16][Dim][16], smoothed K, where strips need it for delta-S
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
-	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in the order of the operands (turnedKey); for lanes without vCodes
+	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -182,18 +182,6 @@ var fp8Codes = func() (t [2]*[1 << 12]uint8) {
 	return t
 }()
 
-// turnsNatural says whether the operands of the second product lie in the order of the keys on
-// vectors: where V's stored order is that, and of integers, whose sums are exact in any.
-func (k *Kernel) turnsNatural() bool { return k.natural || k.v.typed && k.v.kind == quant.INT8 }
-
-// turnedKey returns the key at position i of those operands.
-func (k *Kernel) turnedKey(i int) int {
-	if k.turnsNatural() {
-		return i
-	}
-	return quant.Permute(i)
-}
-
 // turn writes the window's vTurned, some keys at a time that stay in the nearest cache.
 func (k *Kernel) turn(w *window, d int) {
 	const some = 16 // whose order is their own
@@ -208,7 +196,7 @@ func (k *Kernel) turn(w *window, d int) {
 	x := make([]float32, some*d)
 	var keys [some]int
 	for i := range keys {
-		keys[i] = k.turnedKey(i)
+		keys[i] = k.Stored(i)
 	}
 	for lo := 0; lo < w.keys; lo += some {
 		switch {

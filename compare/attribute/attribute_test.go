@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/sageacc/sageacc/compare/heads"
+	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/emulate/quant"
 	"github.com/sageacc/sageacc/layerdumps"
@@ -183,4 +185,61 @@ func runAll(ctx context.Context, d *layerdumps.Dump, opt Options) ([]Layer, erro
 		out = append(out, *l)
 	}
 	return out, nil
+}
+
+// TestVectors: every description that is run has its tiles on vectors, where there are any, and gives what
+// portable Go gives.
+func TestVectors(t *testing.T) {
+	d := open(t, false)
+	l := cut(t, &d.Layers[0], 150)
+	levels := emulate.Levels()
+	run := func(p program.Program, level emulate.Level) (*emulate.Kernel, []float32) {
+		k, err := emulate.NewAt(p, level)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := heads.Bind(k, &l)
+		if err != nil {
+			return nil, nil // a kernel that does not take the layer
+		}
+		kv, err := v.Kernel.Prepare(v.KV(0, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ws emulate.Workspace
+		out := make([]float32, l.Q.Tokens*l.Q.Dim)
+		if _, err := v.Kernel.RunBlocks(context.Background(), v.Kernel.Query(v.Query(0, 0), kv, &ws), &ws, 0, v.Kernel.Blocks(l.Q.Tokens), out, nil); err != nil {
+			t.Fatal(err)
+		}
+		return v.Kernel, out
+	}
+	ran := 0
+	for name, p := range programs(t) {
+		if bound, err := p.At(heads.Case(&l, p.Mask.Causal)); err == nil {
+			p = bound
+		}
+		for i, steps := range sets() {
+			q := p
+			if steps != 0 {
+				q = exact(p, steps)
+			}
+			_, want := run(q, levels[0])
+			for _, level := range levels[1:] {
+				k, got := run(q, level)
+				if k == nil {
+					continue
+				}
+				ran++
+				if why := k.Scalar(); why != "" || k.Portable() != "" && !k.VectorSteps() {
+					t.Errorf("%s, set %d, %s: no vectors: %s", name, i, level, why)
+				}
+				if !slices.Equal(got, want) {
+					t.Errorf("%s, set %d, %s: another output", name, i, level)
+				}
+			}
+		}
+	}
+	if len(levels) > 1 && ran < 100 {
+		t.Errorf("%d runs", ran)
+	}
 }

@@ -15,12 +15,13 @@ const Lanes = simd.Lanes
 // second in the lanes of vector registers. Elements that are not ordinary numbers it does not
 // compute, but reports them.
 type Strip struct {
-	unit   *Unit
-	level  Level
-	order  []int       // which k the operands have where, of each instruction's; nil for their own
-	format simd.Format // of the operands
-	sig    float64
-	exact  bool // the unit truncates nothing
+	unit        *Unit
+	level       Level
+	order       []int       // which k the operands have where, of each instruction's; nil for their own
+	rows, lanes simd.Format // of the operands
+	sig         float64
+	exact       bool // the unit truncates nothing
+	wide        bool // FP32 does not hold the products
 }
 
 // Strip returns the unit's Strip at a level, and whether there is one.
@@ -36,18 +37,43 @@ func (u *Unit) Strip(level Level) (*Strip, bool) {
 		}
 		s.order = order
 	}
-	l := &layouts[u.A]
-	s.format = simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(u.A)}
-	if s.format.Least > 1-layouts[FP32].bias {
-		// Where FP32 has more subnormal numbers.
-		s.format.Quanta = math.Float32frombits(uint32(127+l.fracBits-s.format.Least) << 23)
-	}
+	s.rows, s.lanes = formatOf(u.A), formatOf(u.A)
 	return s, true
+}
+
+// StripOf is Strip for operands of formats that are not the unit's, FP32 among them: as in
+// [Unit.TileValues], of values from LoadValues for FP32. Numbers in lanes must not be negative, and a
+// negative zero is reported as one.
+func (u *Unit) StripOf(level Level, rows, lanes Operand) (*Strip, bool) {
+	c, order, ok := u.vectorSteps(u.K)
+	if level.l == simd.Portable || !ok || !c.FitsWide() {
+		return nil, false
+	}
+	s := &Strip{unit: u, level: level, order: order, rows: formatOf(rows), lanes: formatOf(lanes), wide: true}
+	s.lanes.Dropped |= 1 << 31
+	return s, true
+}
+
+// formatOf says which numbers are of a format.
+func formatOf(o Operand) simd.Format {
+	l := &layouts[o]
+	f := simd.Format{Least: 1 - l.bias, Dropped: 1<<(layouts[FP32].fracBits-l.fracBits) - 1, Largest: largest(o)}
+	if f.Least > 1-layouts[FP32].bias {
+		// Where FP32 has more subnormal numbers.
+		f.Quanta = math.Float32frombits(uint32(127+l.fracBits-f.Least) << 23)
+	}
+	return f
 }
 
 // HasStrip reports whether the levels of vectors, which are alike in it, have a Strip of the unit.
 func (u *Unit) HasStrip() bool {
 	_, ok := u.Strip(Level{simd.AVX512})
+	return ok
+}
+
+// HasStripOf is HasStrip for [Unit.StripOf].
+func (u *Unit) HasStripOf() bool {
+	_, ok := u.StripOf(Level{simd.AVX512}, FP32, FP32)
 	return ok
 }
 
@@ -80,6 +106,7 @@ type RowOperand struct {
 	stride, k int
 	exp       []uint32 // [rows][k]
 	arranged  []float32
+	parts     []float64 // of a wide Strip
 }
 
 // LoadRows takes rows of k values, which must stay as they are, and reports whether they are
@@ -90,13 +117,17 @@ func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 		x, stride = s.arrangeRows(o, x, rows, k, stride), k
 	}
 	o.x, o.stride, o.k = x, stride, k
+	if s.wide {
+		o.parts = slices.Grow(o.parts[:0], 2*rows*k)[:2*rows*k]
+		simd.Parts(o.parts, x, rows, k, stride)
+	}
 	o.exp = slices.Grow(o.exp[:0], rows*k)[:rows*k]
 	if k == stride {
-		return rows == 0 || s.level.l.RowExponents(o.exp, x[:rows*k], &s.format)
+		return rows == 0 || s.level.l.RowExponents(o.exp, x[:rows*k], &s.rows)
 	}
 	ok := true
 	for r := range rows {
-		ok = s.level.l.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.format) && ok
+		ok = s.level.l.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.rows) && ok
 	}
 	return ok
 }
@@ -136,7 +167,7 @@ func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 	}
 	o.x = x
 	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
-	return s.level.l.LaneExponents(o.exp, x, &s.format)
+	return s.level.l.LaneExponents(o.exp, x, &s.lanes)
 }
 
 // Dot chains the instruction along k for every element: acc[row][lane] <- acc + sum over k of
@@ -147,6 +178,13 @@ func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth, l
 	u := s.unit
 	if s.exact && depth%u.K == 0 && depth <= a.k {
 		return s.level.l.DotExact(acc, a.x, a.stride, b.x[from*Lanes:], depth/u.K, u.K, u.C == FP16, lanes)
+	}
+	if s.wide {
+		c, _, ok := u.vectorSteps(depth)
+		if !ok || depth > a.k {
+			panic("tensorcore: Dot: the depth is not a multiple of the unit's")
+		}
+		return s.level.l.DotWide(&c, acc, a.parts, 4*a.k, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:], lanes)
 	}
 	c, _, ok := u.vectorChain(s.level, u.A, u.A, depth)
 	if !ok || depth > a.k {

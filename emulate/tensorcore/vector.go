@@ -101,7 +101,16 @@ func (u *Unit) HasVector(level Level) bool {
 // assumes anything that the unit or the formats do not have.
 func (u *Unit) vectorChain(level Level, fa, fb Operand, depth int) (c simd.Chain, order []int, ok bool) {
 	significand := topSignificand(fa) * topSignificand(fb)
-	if level.l == simd.Portable || len(u.Steps) == 0 || depth == 0 || depth%u.K != 0 || u.FractionBits < 1 || significand == 0 {
+	if level.l == simd.Portable || significand == 0 {
+		return c, nil, false
+	}
+	c, order, ok = u.vectorSteps(depth)
+	return c, order, ok && c.Fits(significand)
+}
+
+// vectorSteps is vectorChain whatever the operands: products may be too many for a kernel.
+func (u *Unit) vectorSteps(depth int) (c simd.Chain, order []int, ok bool) {
+	if len(u.Steps) == 0 || depth == 0 || depth%u.K != 0 || u.FractionBits < 1 {
 		return c, nil, false
 	}
 	c = simd.Chain{
@@ -136,7 +145,7 @@ func (u *Unit) vectorChain(level Level, fa, fb Operand, depth int) (c simd.Chain
 	if slices.IsSorted(order) {
 		order = nil
 	}
-	return c, order, c.Fits(significand)
+	return c, order, true
 }
 
 // topSignificand is what no significand of the format exceeds, 0 for formats of which two

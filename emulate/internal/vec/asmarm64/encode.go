@@ -17,7 +17,7 @@ var three = map[string]uint32{
 	"fcmgt.4s": 0x6ea0e400, "fcmge.4s": 0x6e20e400, "fcmeq.4s": 0x4e20e400, "facge.4s": 0x6e20ec00,
 	"smax.4s": 0x4ea06400, "smin.4s": 0x4ea06c00, "cmgt.4s": 0x4ea03400, "cmhi.4s": 0x6ea03400, "cmhs.4s": 0x6ea03c00,
 	"mul.4s": 0x4ea09c00, "mla.4s": 0x4ea09400, "ushl.16b": 0x6e204400, "bic.16b": 0x4e601c00, "orn.16b": 0x4ee01c00, "udot.4s": 0x6e809400,
-	"fadd.2d": 0x4e60d400, "fsub.2d": 0x4ee0d400, "fmul.2d": 0x6e60dc00,
+	"fmla.2d": 0x4e60cc00, "fadd.2d": 0x4e60d400, "fsub.2d": 0x4ee0d400, "fmul.2d": 0x6e60dc00,
 	"fcmeq.2d": 0x4e60e400, "fcmgt.2d": 0x6ee0e400, "facge.2d": 0x6e60ec00, "cmgt.2d": 0x4ee03400,
 	"cmhs.16b": 0x6e203c00, "cmgt.16b": 0x4e203400, "smax.8h": 0x4e606400, "saddl.2d": 0x0ea00000, "saddl2.2d": 0x4ea00000,
 }

@@ -34,6 +34,7 @@ var encodings = []struct {
 	{"bic.16b", -1, 0x4e631c41},
 	{"orn.16b", -1, 0x4ee31c41},
 	{"udot.4s", -1, 0x6e839441},
+	{"fmla.2d", -1, 0x4e63cc41},
 	{"fadd.2d", -1, 0x4e63d441},
 	{"fsub.2d", -1, 0x4ee3d441},
 	{"fmul.2d", -1, 0x6e63dc41},

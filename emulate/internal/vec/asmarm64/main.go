@@ -1,4 +1,4 @@
-// Command asmarm64 generates the NEON kernels of package vec and those of tensorcore's
+// Command asmarm64 generates the NEON kernels of packages vec and exact and those of tensorcore's
 // package simd.
 //
 // The strips' are the passes of the AVX2 level, with 4 rows of a strip to a register, the
@@ -16,7 +16,7 @@ import (
 func main() {
 	code := flag.String("out", "", "the assembly, a `FILE`")
 	stubs := flag.String("stubs", "", "its declarations, a `FILE`")
-	pkg := flag.String("pkg", "vec", "the `PACKAGE` they are for: vec or simd")
+	pkg := flag.String("pkg", "vec", "the `PACKAGE` they are for: vec, simd or exact")
 	flag.Parse()
 	if err := write(*pkg, *code, *stubs); err != nil {
 		fmt.Fprintln(os.Stderr, "asmarm64:", err)
@@ -25,7 +25,7 @@ func main() {
 }
 
 func write(pkg, code, stubs string) error {
-	kernels, ok := map[string]func(*asm){"vec": strips, "simd": units}[pkg]
+	kernels, ok := map[string]func(*asm){"vec": strips, "simd": units, "exact": fp64}[pkg]
 	if !ok {
 		return fmt.Errorf("no kernels for package %q", pkg)
 	}

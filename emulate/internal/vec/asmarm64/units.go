@@ -31,6 +31,10 @@ func units(a *asm) {
 	dotLanes(a, "dotLanesHalfSeparate", true, true)
 	unitExact(a, "dotExact", false)
 	unitExact(a, "dotExactHalf", true)
+	dotWide64(a, "dotWide", false, false)
+	dotWide64(a, "dotWideSeparate", false, true)
+	dotWide64(a, "dotWideHalf", true, false)
+	dotWide64(a, "dotWideHalfSeparate", true, true)
 }
 
 // unitExponents finds the exponents of operands, as the units see them, 16 at a time.

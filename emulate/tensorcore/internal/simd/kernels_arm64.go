@@ -84,6 +84,31 @@ func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions,
 	return bad == 0
 }
 
+// DotWide is DotLanes for operands whose products FP32 does not hold, of which those in lanes are not
+// negative. a are rows as [Parts] writes them, stride the length of a pair of them, and c.FitsWide must hold.
+func (l Level) DotWide(c *Chain, acc []float32, a []float64, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
+	if rows == 0 {
+		return true
+	}
+	_, _, _, _ = a[(rows/2-1)*stride+4*k-1], ae[(rows-1)*expStride+k-1], b[k*Lanes-1], be[k*Lanes-1]
+	f := dotWide
+	switch {
+	case c.Half && c.Separate:
+		f = dotWideHalfSeparate
+	case c.Half:
+		f = dotWideHalf
+	case c.Separate:
+		f = dotWideSeparate
+	}
+	const step = 8
+	bad := uint32(0)
+	for i := 0; i < lanes; i += step {
+		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*8, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep)
+	}
+	return bad == 0
+}
+
 // LaneExponents writes the exponents of x, a multiple of 16, as DotLanes takes them of lanes.
 // It reports whether all of x is of the format.
 func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {

@@ -20,6 +20,11 @@ func (l Level) DotExact(acc, a []float32, stride int, b []float32, instructions,
 	panic("simd: no vector instructions")
 }
 
+// DotWide needs a vector level.
+func (l Level) DotWide(c *Chain, acc []float32, a []float64, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+	panic("simd: no vector instructions")
+}
+
 // LaneExponents needs a vector level.
 func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")

@@ -79,3 +79,20 @@ func (c *Chain) Fits(significand float64) bool {
 	return c.Instructions > 0 && c.Steps > 0 && c.Terms > 0 && c.Terms%2 == 0 && c.Terms <= 1<<20 &&
 		c.Fraction >= 1 && c.Fraction <= maxFraction && (float64(float64(c.Terms/2)*significand)+2)*float64(uint64(1)<<c.Fraction) <= 1<<31
 }
+
+// FitsWide reports whether DotWide takes the chain: FP64 holds its sums, of operands whose significands are
+// below 2.
+func (c *Chain) FitsWide() bool {
+	return c.Instructions > 0 && c.Steps > 0 && c.Terms > 0 && c.Terms%4 == 0 && c.Terms <= 1<<10 && c.Fraction >= 1 && c.Fraction <= 32
+}
+
+// Parts writes rows x of k numbers, of which there are an even number, as DotWide takes them: for each pair
+// of rows and each k what of the two is above zero and below it, [rows/2][k][4].
+func Parts(dst []float64, x []float32, rows, k, stride int) {
+	for r := range rows {
+		to := dst[r/2*4*k+r%2*2:]
+		for i, v := range x[r*stride:][:k] {
+			to[4*i], to[4*i+1] = max(0, float64(v)), min(0, float64(v))
+		}
+	}
+}

@@ -3040,6 +3040,1178 @@ DATA dotExactHalfConstants<>+16(SB)/8, $0x000000001fffffff
 DATA dotExactHalfConstants<>+24(SB)/8, $0x0000000020000000
 GLOBL dotExactHalfConstants<>(SB), RODATA|NOPTR, $32
 
+// func dotWide(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL
+TEXT ·dotWide(SB), NOSPLIT, $16-100
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ ae+16(FP), DX
+	MOVQ aeStride+48(FP), BX
+	MOVQ rows+56(FP), SI
+	MOVL $0x00000000, (SP)
+	MOVL fraction+88(FP), DI
+	MOVQ $0x000003b4, R8
+	SUBQ DI, R8
+	MOVQ R8, 8(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	MOVQ steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideConstants<>+0(SB), Y2
+	VPBROADCASTD dotWideConstants<>+0(SB), Y6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU32     (R10), Y0
+	VPBROADCASTD  (R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  (R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     128(R10), Y0
+	VPBROADCASTD  4(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  4(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     256(R10), Y0
+	VPBROADCASTD  8(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  8(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     384(R10), Y0
+	VPBROADCASTD  12(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  12(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	ADDQ          $0x10, R8
+	ADDQ          $0x00000200, R10
+	SUBQ          $0x04, R13
+	JNZ           exponent
+	VPMOVSXWD     X2, Y1
+	VMOVUPS       (AX), Y0
+	VPSLLD        $0x01, Y0, Y3
+	VPTESTNMD     Y3, Y3, K1
+	VPSRLD        $0x18, Y3, Y3
+	VPMAXSD.BCST  dotWideConstants<>+4(SB), Y3, Y3
+	VPBROADCASTD  dotWideConstants<>+8(SB), K1, Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPCMPD.BCST   $0x06, dotWideConstants<>+12(SB), Y1, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideConstants<>+16(SB), Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPMOVSXDQ     Y1, Z1
+	VPBROADCASTQ  8(SP), Z3
+	VPADDQ        Z3, Z1, Z1
+	VPSLLQ        $0x34, Z1, Z1
+	VCVTPS2PD     Y0, Z3
+	VPXORD        Z8, Z8, Z8
+	VMAXPD        Z8, Z3, Z0
+	VMINPD        Z8, Z3, Z3
+	VADDPD.RZ_SAE Z1, Z0, Z0
+	VSUBPD.RZ_SAE Z1, Z3, Z1
+	VEXTRACTI32X4 $0x01, Y2, X2
+	VPMOVSXWD     X2, Y3
+	VMOVUPS       32(AX), Y2
+	VPSLLD        $0x01, Y2, Y4
+	VPTESTNMD     Y4, Y4, K1
+	VPSRLD        $0x18, Y4, Y4
+	VPMAXSD.BCST  dotWideConstants<>+4(SB), Y4, Y4
+	VPBROADCASTD  dotWideConstants<>+8(SB), K1, Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPCMPD.BCST   $0x06, dotWideConstants<>+12(SB), Y3, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideConstants<>+16(SB), Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPMOVSXDQ     Y3, Z3
+	VPBROADCASTQ  8(SP), Z4
+	VPADDQ        Z4, Z3, Z3
+	VPSLLQ        $0x34, Z3, Z3
+	VCVTPS2PD     Y2, Z4
+	VPXORD        Z9, Z9, Z9
+	VMAXPD        Z9, Z4, Z2
+	VMINPD        Z9, Z4, Z4
+	VADDPD.RZ_SAE Z3, Z2, Z2
+	VSUBPD.RZ_SAE Z3, Z4, Z3
+	VPMOVSXWD     X6, Y5
+	VMOVUPS       256(AX), Y4
+	VPSLLD        $0x01, Y4, Y7
+	VPTESTNMD     Y7, Y7, K1
+	VPSRLD        $0x18, Y7, Y7
+	VPMAXSD.BCST  dotWideConstants<>+4(SB), Y7, Y7
+	VPBROADCASTD  dotWideConstants<>+8(SB), K1, Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPCMPD.BCST   $0x06, dotWideConstants<>+12(SB), Y5, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideConstants<>+16(SB), Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPMOVSXDQ     Y5, Z5
+	VPBROADCASTQ  8(SP), Z7
+	VPADDQ        Z7, Z5, Z5
+	VPSLLQ        $0x34, Z5, Z5
+	VCVTPS2PD     Y4, Z7
+	VPXORD        Z10, Z10, Z10
+	VMAXPD        Z10, Z7, Z4
+	VMINPD        Z10, Z7, Z7
+	VADDPD.RZ_SAE Z5, Z4, Z4
+	VSUBPD.RZ_SAE Z5, Z7, Z5
+	VEXTRACTI32X4 $0x01, Y6, X6
+	VPMOVSXWD     X6, Y7
+	VMOVUPS       288(AX), Y6
+	VPSLLD        $0x01, Y6, Y12
+	VPTESTNMD     Y12, Y12, K1
+	VPSRLD        $0x18, Y12, Y12
+	VPMAXSD.BCST  dotWideConstants<>+4(SB), Y12, Y12
+	VPBROADCASTD  dotWideConstants<>+8(SB), K1, Y12
+	VPMAXSD       Y12, Y7, Y7
+	VPCMPD.BCST   $0x06, dotWideConstants<>+12(SB), Y7, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideConstants<>+16(SB), Y12
+	VPMAXSD       Y12, Y7, Y7
+	VPMOVSXDQ     Y7, Z7
+	VPBROADCASTQ  8(SP), Z12
+	VPADDQ        Z12, Z7, Z7
+	VPSLLQ        $0x34, Z7, Z7
+	VCVTPS2PD     Y6, Z12
+	VPXORD        Z11, Z11, Z11
+	VMAXPD        Z11, Z12, Z6
+	VMINPD        Z11, Z12, Z12
+	VADDPD.RZ_SAE Z7, Z6, Z6
+	VSUBPD.RZ_SAE Z7, Z12, Z7
+	MOVQ          terms+80(FP), R13
+
+product:
+	VCVTPS2PD          (R9), Z12
+	VCVTPS2PD          32(R9), Z13
+	VBROADCASTSD       (DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z0
+	VFMADD231PD.RZ_SAE Z14, Z13, Z2
+	VBROADCASTSD       8(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z1
+	VFMADD231PD.RZ_SAE Z14, Z13, Z3
+	VBROADCASTSD       16(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z4
+	VFMADD231PD.RZ_SAE Z14, Z13, Z6
+	VBROADCASTSD       24(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z5
+	VFMADD231PD.RZ_SAE Z14, Z13, Z7
+	VCVTPS2PD          256(R9), Z12
+	VCVTPS2PD          288(R9), Z13
+	VBROADCASTSD       32(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z0
+	VFMADD231PD.RZ_SAE Z14, Z13, Z2
+	VBROADCASTSD       40(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z1
+	VFMADD231PD.RZ_SAE Z14, Z13, Z3
+	VBROADCASTSD       48(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z4
+	VFMADD231PD.RZ_SAE Z14, Z13, Z6
+	VBROADCASTSD       56(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z5
+	VFMADD231PD.RZ_SAE Z14, Z13, Z7
+	ADDQ               $0x40, DI
+	ADDQ               $0x00000200, R9
+	SUBQ               $0x02, R13
+	JNZ                product
+	VPBROADCASTQ       dotWideConstants<>+20(SB), Z12
+	VANDPD             Z0, Z12, Z12
+	VSUBPD             Z12, Z0, Z0
+	VADDPD             Z12, Z1, Z1
+	VADDPD             Z1, Z0, Z0
+	VCVTPD2PS.RZ_SAE   Z0, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y15, Y15, Y15
+	VADDPS             Y15, Y0, Y0
+	VMOVUPS            Y0, (AX)
+	VPBROADCASTQ       dotWideConstants<>+20(SB), Z0
+	VANDPD             Z2, Z0, Z0
+	VSUBPD             Z0, Z2, Z2
+	VADDPD             Z0, Z3, Z3
+	VADDPD             Z3, Z2, Z2
+	VCVTPD2PS.RZ_SAE   Z2, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y16, Y16, Y16
+	VADDPS             Y16, Y0, Y0
+	VMOVUPS            Y0, 32(AX)
+	VPBROADCASTQ       dotWideConstants<>+20(SB), Z0
+	VANDPD             Z4, Z0, Z0
+	VSUBPD             Z0, Z4, Z4
+	VADDPD             Z0, Z5, Z5
+	VADDPD             Z5, Z4, Z4
+	VCVTPD2PS.RZ_SAE   Z4, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y17, Y17, Y17
+	VADDPS             Y17, Y0, Y0
+	VMOVUPS            Y0, 256(AX)
+	VPBROADCASTQ       dotWideConstants<>+20(SB), Z0
+	VANDPD             Z6, Z0, Z0
+	VSUBPD             Z0, Z6, Z6
+	VADDPD             Z0, Z7, Z7
+	VADDPD             Z7, Z6, Z6
+	VCVTPD2PS.RZ_SAE   Z6, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y18, Y18, Y18
+	VADDPS             Y18, Y0, Y0
+	VMOVUPS            Y0, 288(AX)
+	DECQ               R12
+	JNZ                step
+	DECQ               R11
+	JNZ                instruction
+	ADDQ               $0x00000200, AX
+	MOVQ               aStride+40(FP), DI
+	ADDQ               DI, CX
+	LEAQ               (DX)(BX*2), DX
+	SUBQ               $0x02, SI
+	JNZ                rows
+	MOVL               (SP), AX
+	MOVL               AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideConstants<>+0(SB)/4, $0x80008000
+DATA dotWideConstants<>+4(SB)/4, $0x00000001
+DATA dotWideConstants<>+8(SB)/4, $0xfffff000
+DATA dotWideConstants<>+12(SB)/4, $0x000000e3
+DATA dotWideConstants<>+16(SB)/4, $0xfffffffa
+DATA dotWideConstants<>+20(SB)/8, $0x7ff0000000000000
+GLOBL dotWideConstants<>(SB), RODATA|NOPTR, $28
+
+// func dotWideSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL
+TEXT ·dotWideSeparate(SB), NOSPLIT, $144-100
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ ae+16(FP), DX
+	MOVQ aeStride+48(FP), BX
+	MOVQ rows+56(FP), SI
+	MOVL $0x00000000, 128(SP)
+	MOVL fraction+88(FP), DI
+	MOVQ $0x000003b4, R8
+	SUBQ DI, R8
+	MOVQ R8, 136(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	VPXORD  Y8, Y8, Y8
+	VMOVUPS Y8, (SP)
+	VMOVUPS Y8, 32(SP)
+	VMOVUPS Y8, 64(SP)
+	VMOVUPS Y8, 96(SP)
+	MOVQ    steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideSeparateConstants<>+0(SB), Y2
+	VPBROADCASTD dotWideSeparateConstants<>+0(SB), Y6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU32     (R10), Y0
+	VPBROADCASTD  (R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  (R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     128(R10), Y0
+	VPBROADCASTD  4(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  4(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     256(R10), Y0
+	VPBROADCASTD  8(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  8(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     384(R10), Y0
+	VPBROADCASTD  12(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  12(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	ADDQ          $0x10, R8
+	ADDQ          $0x00000200, R10
+	SUBQ          $0x04, R13
+	JNZ           exponent
+	VPMOVSXWD     X2, Y1
+	VMOVUPS       (SP), Y0
+	VPSLLD        $0x01, Y0, Y3
+	VPTESTNMD     Y3, Y3, K1
+	VPSRLD        $0x18, Y3, Y3
+	VPMAXSD.BCST  dotWideSeparateConstants<>+4(SB), Y3, Y3
+	VPBROADCASTD  dotWideSeparateConstants<>+8(SB), K1, Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPCMPD.BCST   $0x06, dotWideSeparateConstants<>+12(SB), Y1, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideSeparateConstants<>+16(SB), Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPMOVSXDQ     Y1, Z1
+	VPBROADCASTQ  136(SP), Z3
+	VPADDQ        Z3, Z1, Z1
+	VPSLLQ        $0x34, Z1, Z1
+	VCVTPS2PD     Y0, Z3
+	VPXORD        Z9, Z9, Z9
+	VMAXPD        Z9, Z3, Z0
+	VMINPD        Z9, Z3, Z3
+	VADDPD.RZ_SAE Z1, Z0, Z0
+	VSUBPD.RZ_SAE Z1, Z3, Z1
+	VEXTRACTI32X4 $0x01, Y2, X2
+	VPMOVSXWD     X2, Y3
+	VMOVUPS       32(SP), Y2
+	VPSLLD        $0x01, Y2, Y4
+	VPTESTNMD     Y4, Y4, K1
+	VPSRLD        $0x18, Y4, Y4
+	VPMAXSD.BCST  dotWideSeparateConstants<>+4(SB), Y4, Y4
+	VPBROADCASTD  dotWideSeparateConstants<>+8(SB), K1, Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPCMPD.BCST   $0x06, dotWideSeparateConstants<>+12(SB), Y3, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideSeparateConstants<>+16(SB), Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPMOVSXDQ     Y3, Z3
+	VPBROADCASTQ  136(SP), Z4
+	VPADDQ        Z4, Z3, Z3
+	VPSLLQ        $0x34, Z3, Z3
+	VCVTPS2PD     Y2, Z4
+	VPXORD        Z10, Z10, Z10
+	VMAXPD        Z10, Z4, Z2
+	VMINPD        Z10, Z4, Z4
+	VADDPD.RZ_SAE Z3, Z2, Z2
+	VSUBPD.RZ_SAE Z3, Z4, Z3
+	VPMOVSXWD     X6, Y5
+	VMOVUPS       64(SP), Y4
+	VPSLLD        $0x01, Y4, Y7
+	VPTESTNMD     Y7, Y7, K1
+	VPSRLD        $0x18, Y7, Y7
+	VPMAXSD.BCST  dotWideSeparateConstants<>+4(SB), Y7, Y7
+	VPBROADCASTD  dotWideSeparateConstants<>+8(SB), K1, Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPCMPD.BCST   $0x06, dotWideSeparateConstants<>+12(SB), Y5, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideSeparateConstants<>+16(SB), Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPMOVSXDQ     Y5, Z5
+	VPBROADCASTQ  136(SP), Z7
+	VPADDQ        Z7, Z5, Z5
+	VPSLLQ        $0x34, Z5, Z5
+	VCVTPS2PD     Y4, Z7
+	VPXORD        Z11, Z11, Z11
+	VMAXPD        Z11, Z7, Z4
+	VMINPD        Z11, Z7, Z7
+	VADDPD.RZ_SAE Z5, Z4, Z4
+	VSUBPD.RZ_SAE Z5, Z7, Z5
+	VEXTRACTI32X4 $0x01, Y6, X6
+	VPMOVSXWD     X6, Y7
+	VMOVUPS       96(SP), Y6
+	VPSLLD        $0x01, Y6, Y13
+	VPTESTNMD     Y13, Y13, K1
+	VPSRLD        $0x18, Y13, Y13
+	VPMAXSD.BCST  dotWideSeparateConstants<>+4(SB), Y13, Y13
+	VPBROADCASTD  dotWideSeparateConstants<>+8(SB), K1, Y13
+	VPMAXSD       Y13, Y7, Y7
+	VPCMPD.BCST   $0x06, dotWideSeparateConstants<>+12(SB), Y7, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideSeparateConstants<>+16(SB), Y13
+	VPMAXSD       Y13, Y7, Y7
+	VPMOVSXDQ     Y7, Z7
+	VPBROADCASTQ  136(SP), Z13
+	VPADDQ        Z13, Z7, Z7
+	VPSLLQ        $0x34, Z7, Z7
+	VCVTPS2PD     Y6, Z13
+	VPXORD        Z12, Z12, Z12
+	VMAXPD        Z12, Z13, Z6
+	VMINPD        Z12, Z13, Z13
+	VADDPD.RZ_SAE Z7, Z6, Z6
+	VSUBPD.RZ_SAE Z7, Z13, Z7
+	MOVQ          terms+80(FP), R13
+
+product:
+	VCVTPS2PD          (R9), Z13
+	VCVTPS2PD          32(R9), Z14
+	VBROADCASTSD       (DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z0
+	VFMADD231PD.RZ_SAE Z15, Z14, Z2
+	VBROADCASTSD       8(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z1
+	VFMADD231PD.RZ_SAE Z15, Z14, Z3
+	VBROADCASTSD       16(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z4
+	VFMADD231PD.RZ_SAE Z15, Z14, Z6
+	VBROADCASTSD       24(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z5
+	VFMADD231PD.RZ_SAE Z15, Z14, Z7
+	VCVTPS2PD          256(R9), Z13
+	VCVTPS2PD          288(R9), Z14
+	VBROADCASTSD       32(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z0
+	VFMADD231PD.RZ_SAE Z15, Z14, Z2
+	VBROADCASTSD       40(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z1
+	VFMADD231PD.RZ_SAE Z15, Z14, Z3
+	VBROADCASTSD       48(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z4
+	VFMADD231PD.RZ_SAE Z15, Z14, Z6
+	VBROADCASTSD       56(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z5
+	VFMADD231PD.RZ_SAE Z15, Z14, Z7
+	ADDQ               $0x40, DI
+	ADDQ               $0x00000200, R9
+	SUBQ               $0x02, R13
+	JNZ                product
+	VPBROADCASTQ       dotWideSeparateConstants<>+20(SB), Z13
+	VANDPD             Z0, Z13, Z13
+	VSUBPD             Z13, Z0, Z0
+	VADDPD             Z13, Z1, Z1
+	VADDPD             Z1, Z0, Z0
+	VCVTPD2PS.RZ_SAE   Z0, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y16, Y16, Y16
+	VADDPS             Y16, Y0, Y0
+	VMOVUPS            Y0, (SP)
+	VPBROADCASTQ       dotWideSeparateConstants<>+20(SB), Z0
+	VANDPD             Z2, Z0, Z0
+	VSUBPD             Z0, Z2, Z2
+	VADDPD             Z0, Z3, Z3
+	VADDPD             Z3, Z2, Z2
+	VCVTPD2PS.RZ_SAE   Z2, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y17, Y17, Y17
+	VADDPS             Y17, Y0, Y0
+	VMOVUPS            Y0, 32(SP)
+	VPBROADCASTQ       dotWideSeparateConstants<>+20(SB), Z0
+	VANDPD             Z4, Z0, Z0
+	VSUBPD             Z0, Z4, Z4
+	VADDPD             Z0, Z5, Z5
+	VADDPD             Z5, Z4, Z4
+	VCVTPD2PS.RZ_SAE   Z4, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y18, Y18, Y18
+	VADDPS             Y18, Y0, Y0
+	VMOVUPS            Y0, 64(SP)
+	VPBROADCASTQ       dotWideSeparateConstants<>+20(SB), Z0
+	VANDPD             Z6, Z0, Z0
+	VSUBPD             Z0, Z6, Z6
+	VADDPD             Z0, Z7, Z7
+	VADDPD             Z7, Z6, Z6
+	VCVTPD2PS.RZ_SAE   Z6, Y0
+	MOVL               keep+92(FP), R13
+	VPBROADCASTD       R13, Y1
+	VPANDD             Y1, Y0, Y0
+	VPXORD             Y19, Y19, Y19
+	VADDPS             Y19, Y0, Y0
+	VMOVUPS            Y0, 96(SP)
+	DECQ               R12
+	JNZ                step
+	VMOVUPS            (AX), Y0
+	VADDPS             (SP), Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, (AX)
+	VMOVUPS            32(AX), Y0
+	VADDPS             32(SP), Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 32(AX)
+	VMOVUPS            256(AX), Y0
+	VADDPS             64(SP), Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 256(AX)
+	VMOVUPS            288(AX), Y0
+	VADDPS             96(SP), Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 288(AX)
+	DECQ               R11
+	JNZ                instruction
+	ADDQ               $0x00000200, AX
+	MOVQ               aStride+40(FP), DI
+	ADDQ               DI, CX
+	LEAQ               (DX)(BX*2), DX
+	SUBQ               $0x02, SI
+	JNZ                rows
+	MOVL               128(SP), AX
+	MOVL               AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideSeparateConstants<>+0(SB)/4, $0x80008000
+DATA dotWideSeparateConstants<>+4(SB)/4, $0x00000001
+DATA dotWideSeparateConstants<>+8(SB)/4, $0xfffff000
+DATA dotWideSeparateConstants<>+12(SB)/4, $0x000000e3
+DATA dotWideSeparateConstants<>+16(SB)/4, $0xfffffffa
+DATA dotWideSeparateConstants<>+20(SB)/8, $0x7ff0000000000000
+GLOBL dotWideSeparateConstants<>(SB), RODATA|NOPTR, $28
+
+// func dotWideHalf(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, F16C
+TEXT ·dotWideHalf(SB), NOSPLIT, $16-100
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ ae+16(FP), DX
+	MOVQ aeStride+48(FP), BX
+	MOVQ rows+56(FP), SI
+	MOVL $0x00000000, (SP)
+	MOVL fraction+88(FP), DI
+	MOVQ $0x000003b4, R8
+	SUBQ DI, R8
+	MOVQ R8, 8(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	MOVQ steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideHalfConstants<>+0(SB), Y2
+	VPBROADCASTD dotWideHalfConstants<>+0(SB), Y6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU32     (R10), Y0
+	VPBROADCASTD  (R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  (R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     128(R10), Y0
+	VPBROADCASTD  4(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  4(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     256(R10), Y0
+	VPBROADCASTD  8(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  8(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     384(R10), Y0
+	VPBROADCASTD  12(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  12(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	ADDQ          $0x10, R8
+	ADDQ          $0x00000200, R10
+	SUBQ          $0x04, R13
+	JNZ           exponent
+	VPMOVSXWD     X2, Y1
+	VMOVUPS       (AX), Y0
+	VPSLLD        $0x01, Y0, Y3
+	VPTESTNMD     Y3, Y3, K1
+	VPSRLD        $0x18, Y3, Y3
+	VPMAXSD.BCST  dotWideHalfConstants<>+4(SB), Y3, Y3
+	VPBROADCASTD  dotWideHalfConstants<>+8(SB), K1, Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPCMPD.BCST   $0x06, dotWideHalfConstants<>+12(SB), Y1, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideHalfConstants<>+16(SB), Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPMOVSXDQ     Y1, Z1
+	VPBROADCASTQ  8(SP), Z3
+	VPADDQ        Z3, Z1, Z1
+	VPSLLQ        $0x34, Z1, Z1
+	VCVTPS2PD     Y0, Z3
+	VPXORD        Z8, Z8, Z8
+	VMAXPD        Z8, Z3, Z0
+	VMINPD        Z8, Z3, Z3
+	VADDPD.RZ_SAE Z1, Z0, Z0
+	VSUBPD.RZ_SAE Z1, Z3, Z1
+	VEXTRACTI32X4 $0x01, Y2, X2
+	VPMOVSXWD     X2, Y3
+	VMOVUPS       32(AX), Y2
+	VPSLLD        $0x01, Y2, Y4
+	VPTESTNMD     Y4, Y4, K1
+	VPSRLD        $0x18, Y4, Y4
+	VPMAXSD.BCST  dotWideHalfConstants<>+4(SB), Y4, Y4
+	VPBROADCASTD  dotWideHalfConstants<>+8(SB), K1, Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPCMPD.BCST   $0x06, dotWideHalfConstants<>+12(SB), Y3, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideHalfConstants<>+16(SB), Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPMOVSXDQ     Y3, Z3
+	VPBROADCASTQ  8(SP), Z4
+	VPADDQ        Z4, Z3, Z3
+	VPSLLQ        $0x34, Z3, Z3
+	VCVTPS2PD     Y2, Z4
+	VPXORD        Z9, Z9, Z9
+	VMAXPD        Z9, Z4, Z2
+	VMINPD        Z9, Z4, Z4
+	VADDPD.RZ_SAE Z3, Z2, Z2
+	VSUBPD.RZ_SAE Z3, Z4, Z3
+	VPMOVSXWD     X6, Y5
+	VMOVUPS       256(AX), Y4
+	VPSLLD        $0x01, Y4, Y7
+	VPTESTNMD     Y7, Y7, K1
+	VPSRLD        $0x18, Y7, Y7
+	VPMAXSD.BCST  dotWideHalfConstants<>+4(SB), Y7, Y7
+	VPBROADCASTD  dotWideHalfConstants<>+8(SB), K1, Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPCMPD.BCST   $0x06, dotWideHalfConstants<>+12(SB), Y5, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideHalfConstants<>+16(SB), Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPMOVSXDQ     Y5, Z5
+	VPBROADCASTQ  8(SP), Z7
+	VPADDQ        Z7, Z5, Z5
+	VPSLLQ        $0x34, Z5, Z5
+	VCVTPS2PD     Y4, Z7
+	VPXORD        Z10, Z10, Z10
+	VMAXPD        Z10, Z7, Z4
+	VMINPD        Z10, Z7, Z7
+	VADDPD.RZ_SAE Z5, Z4, Z4
+	VSUBPD.RZ_SAE Z5, Z7, Z5
+	VEXTRACTI32X4 $0x01, Y6, X6
+	VPMOVSXWD     X6, Y7
+	VMOVUPS       288(AX), Y6
+	VPSLLD        $0x01, Y6, Y12
+	VPTESTNMD     Y12, Y12, K1
+	VPSRLD        $0x18, Y12, Y12
+	VPMAXSD.BCST  dotWideHalfConstants<>+4(SB), Y12, Y12
+	VPBROADCASTD  dotWideHalfConstants<>+8(SB), K1, Y12
+	VPMAXSD       Y12, Y7, Y7
+	VPCMPD.BCST   $0x06, dotWideHalfConstants<>+12(SB), Y7, K1
+	KMOVW         K1, R13
+	ORL           R13, (SP)
+	VPBROADCASTD  dotWideHalfConstants<>+16(SB), Y12
+	VPMAXSD       Y12, Y7, Y7
+	VPMOVSXDQ     Y7, Z7
+	VPBROADCASTQ  8(SP), Z12
+	VPADDQ        Z12, Z7, Z7
+	VPSLLQ        $0x34, Z7, Z7
+	VCVTPS2PD     Y6, Z12
+	VPXORD        Z11, Z11, Z11
+	VMAXPD        Z11, Z12, Z6
+	VMINPD        Z11, Z12, Z12
+	VADDPD.RZ_SAE Z7, Z6, Z6
+	VSUBPD.RZ_SAE Z7, Z12, Z7
+	MOVQ          terms+80(FP), R13
+
+product:
+	VCVTPS2PD          (R9), Z12
+	VCVTPS2PD          32(R9), Z13
+	VBROADCASTSD       (DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z0
+	VFMADD231PD.RZ_SAE Z14, Z13, Z2
+	VBROADCASTSD       8(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z1
+	VFMADD231PD.RZ_SAE Z14, Z13, Z3
+	VBROADCASTSD       16(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z4
+	VFMADD231PD.RZ_SAE Z14, Z13, Z6
+	VBROADCASTSD       24(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z5
+	VFMADD231PD.RZ_SAE Z14, Z13, Z7
+	VCVTPS2PD          256(R9), Z12
+	VCVTPS2PD          288(R9), Z13
+	VBROADCASTSD       32(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z0
+	VFMADD231PD.RZ_SAE Z14, Z13, Z2
+	VBROADCASTSD       40(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z1
+	VFMADD231PD.RZ_SAE Z14, Z13, Z3
+	VBROADCASTSD       48(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z4
+	VFMADD231PD.RZ_SAE Z14, Z13, Z6
+	VBROADCASTSD       56(DI), Z14
+	VFMADD231PD.RZ_SAE Z14, Z12, Z5
+	VFMADD231PD.RZ_SAE Z14, Z13, Z7
+	ADDQ               $0x40, DI
+	ADDQ               $0x00000200, R9
+	SUBQ               $0x02, R13
+	JNZ                product
+	VPBROADCASTQ       dotWideHalfConstants<>+20(SB), Z12
+	VANDPD             Z0, Z12, Z12
+	VSUBPD             Z12, Z0, Z0
+	VADDPD             Z12, Z1, Z1
+	VADDPD             Z1, Z0, Z0
+	VCVTPD2PS.RZ_SAE   Z0, Y1
+	VCVTPS2PD          Y1, Z12
+	VCMPPD             $0x04, Z12, Z0, K1
+	VPORD.BCST         dotWideHalfConstants<>+28(SB), Y1, K1, Y1
+	VCVTPS2PH          $0x00, Y1, X1
+	VCVTPH2PS          X1, Y1
+	VPXORD             Y15, Y15, Y15
+	VADDPS             Y15, Y1, Y1
+	VSUBPS             Y1, Y1, Y0
+	VCMPPS             $0x03, Y0, Y0, K1
+	KMOVW              K1, R13
+	ORL                R13, (SP)
+	VMOVUPS            Y1, (AX)
+	VPBROADCASTQ       dotWideHalfConstants<>+20(SB), Z0
+	VANDPD             Z2, Z0, Z0
+	VSUBPD             Z0, Z2, Z2
+	VADDPD             Z0, Z3, Z3
+	VADDPD             Z3, Z2, Z2
+	VCVTPD2PS.RZ_SAE   Z2, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z2, K1
+	VPORD.BCST         dotWideHalfConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y16, Y16, Y16
+	VADDPS             Y16, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, (SP)
+	VMOVUPS            Y0, 32(AX)
+	VPBROADCASTQ       dotWideHalfConstants<>+20(SB), Z0
+	VANDPD             Z4, Z0, Z0
+	VSUBPD             Z0, Z4, Z4
+	VADDPD             Z0, Z5, Z5
+	VADDPD             Z5, Z4, Z4
+	VCVTPD2PS.RZ_SAE   Z4, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z4, K1
+	VPORD.BCST         dotWideHalfConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y17, Y17, Y17
+	VADDPS             Y17, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, (SP)
+	VMOVUPS            Y0, 256(AX)
+	VPBROADCASTQ       dotWideHalfConstants<>+20(SB), Z0
+	VANDPD             Z6, Z0, Z0
+	VSUBPD             Z0, Z6, Z6
+	VADDPD             Z0, Z7, Z7
+	VADDPD             Z7, Z6, Z6
+	VCVTPD2PS.RZ_SAE   Z6, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z6, K1
+	VPORD.BCST         dotWideHalfConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y18, Y18, Y18
+	VADDPS             Y18, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, (SP)
+	VMOVUPS            Y0, 288(AX)
+	DECQ               R12
+	JNZ                step
+	DECQ               R11
+	JNZ                instruction
+	ADDQ               $0x00000200, AX
+	MOVQ               aStride+40(FP), DI
+	ADDQ               DI, CX
+	LEAQ               (DX)(BX*2), DX
+	SUBQ               $0x02, SI
+	JNZ                rows
+	MOVL               (SP), AX
+	MOVL               AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideHalfConstants<>+0(SB)/4, $0x80008000
+DATA dotWideHalfConstants<>+4(SB)/4, $0x00000071
+DATA dotWideHalfConstants<>+8(SB)/4, $0xfffff000
+DATA dotWideHalfConstants<>+12(SB)/4, $0x000000e3
+DATA dotWideHalfConstants<>+16(SB)/4, $0xfffffffa
+DATA dotWideHalfConstants<>+20(SB)/8, $0x7ff0000000000000
+DATA dotWideHalfConstants<>+28(SB)/4, $0x00000001
+GLOBL dotWideHalfConstants<>(SB), RODATA|NOPTR, $32
+
+// func dotWideHalfSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, AVX512DQ, AVX512F, AVX512VL, F16C
+TEXT ·dotWideHalfSeparate(SB), NOSPLIT, $144-100
+	MOVQ acc+0(FP), AX
+	MOVQ a+8(FP), CX
+	MOVQ ae+16(FP), DX
+	MOVQ aeStride+48(FP), BX
+	MOVQ rows+56(FP), SI
+	MOVL $0x00000000, 128(SP)
+	MOVL fraction+88(FP), DI
+	MOVQ $0x000003b4, R8
+	SUBQ DI, R8
+	MOVQ R8, 136(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	VPXORD  Y8, Y8, Y8
+	VMOVUPS Y8, (SP)
+	VMOVUPS Y8, 32(SP)
+	VMOVUPS Y8, 64(SP)
+	VMOVUPS Y8, 96(SP)
+	MOVQ    steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideHalfSeparateConstants<>+0(SB), Y2
+	VPBROADCASTD dotWideHalfSeparateConstants<>+0(SB), Y6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU32     (R10), Y0
+	VPBROADCASTD  (R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  (R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     128(R10), Y0
+	VPBROADCASTD  4(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  4(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     256(R10), Y0
+	VPBROADCASTD  8(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  8(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	VMOVDQU32     384(R10), Y0
+	VPBROADCASTD  12(R8), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y2, Y2
+	VPBROADCASTD  12(R8)(BX*1), Y1
+	VPADDW        Y0, Y1, Y1
+	VPMAXSW       Y1, Y6, Y6
+	ADDQ          $0x10, R8
+	ADDQ          $0x00000200, R10
+	SUBQ          $0x04, R13
+	JNZ           exponent
+	VPMOVSXWD     X2, Y1
+	VMOVUPS       (SP), Y0
+	VPSLLD        $0x01, Y0, Y3
+	VPTESTNMD     Y3, Y3, K1
+	VPSRLD        $0x18, Y3, Y3
+	VPMAXSD.BCST  dotWideHalfSeparateConstants<>+4(SB), Y3, Y3
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+8(SB), K1, Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPCMPD.BCST   $0x06, dotWideHalfSeparateConstants<>+12(SB), Y1, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+16(SB), Y3
+	VPMAXSD       Y3, Y1, Y1
+	VPMOVSXDQ     Y1, Z1
+	VPBROADCASTQ  136(SP), Z3
+	VPADDQ        Z3, Z1, Z1
+	VPSLLQ        $0x34, Z1, Z1
+	VCVTPS2PD     Y0, Z3
+	VPXORD        Z9, Z9, Z9
+	VMAXPD        Z9, Z3, Z0
+	VMINPD        Z9, Z3, Z3
+	VADDPD.RZ_SAE Z1, Z0, Z0
+	VSUBPD.RZ_SAE Z1, Z3, Z1
+	VEXTRACTI32X4 $0x01, Y2, X2
+	VPMOVSXWD     X2, Y3
+	VMOVUPS       32(SP), Y2
+	VPSLLD        $0x01, Y2, Y4
+	VPTESTNMD     Y4, Y4, K1
+	VPSRLD        $0x18, Y4, Y4
+	VPMAXSD.BCST  dotWideHalfSeparateConstants<>+4(SB), Y4, Y4
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+8(SB), K1, Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPCMPD.BCST   $0x06, dotWideHalfSeparateConstants<>+12(SB), Y3, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+16(SB), Y4
+	VPMAXSD       Y4, Y3, Y3
+	VPMOVSXDQ     Y3, Z3
+	VPBROADCASTQ  136(SP), Z4
+	VPADDQ        Z4, Z3, Z3
+	VPSLLQ        $0x34, Z3, Z3
+	VCVTPS2PD     Y2, Z4
+	VPXORD        Z10, Z10, Z10
+	VMAXPD        Z10, Z4, Z2
+	VMINPD        Z10, Z4, Z4
+	VADDPD.RZ_SAE Z3, Z2, Z2
+	VSUBPD.RZ_SAE Z3, Z4, Z3
+	VPMOVSXWD     X6, Y5
+	VMOVUPS       64(SP), Y4
+	VPSLLD        $0x01, Y4, Y7
+	VPTESTNMD     Y7, Y7, K1
+	VPSRLD        $0x18, Y7, Y7
+	VPMAXSD.BCST  dotWideHalfSeparateConstants<>+4(SB), Y7, Y7
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+8(SB), K1, Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPCMPD.BCST   $0x06, dotWideHalfSeparateConstants<>+12(SB), Y5, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+16(SB), Y7
+	VPMAXSD       Y7, Y5, Y5
+	VPMOVSXDQ     Y5, Z5
+	VPBROADCASTQ  136(SP), Z7
+	VPADDQ        Z7, Z5, Z5
+	VPSLLQ        $0x34, Z5, Z5
+	VCVTPS2PD     Y4, Z7
+	VPXORD        Z11, Z11, Z11
+	VMAXPD        Z11, Z7, Z4
+	VMINPD        Z11, Z7, Z7
+	VADDPD.RZ_SAE Z5, Z4, Z4
+	VSUBPD.RZ_SAE Z5, Z7, Z5
+	VEXTRACTI32X4 $0x01, Y6, X6
+	VPMOVSXWD     X6, Y7
+	VMOVUPS       96(SP), Y6
+	VPSLLD        $0x01, Y6, Y13
+	VPTESTNMD     Y13, Y13, K1
+	VPSRLD        $0x18, Y13, Y13
+	VPMAXSD.BCST  dotWideHalfSeparateConstants<>+4(SB), Y13, Y13
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+8(SB), K1, Y13
+	VPMAXSD       Y13, Y7, Y7
+	VPCMPD.BCST   $0x06, dotWideHalfSeparateConstants<>+12(SB), Y7, K1
+	KMOVW         K1, R13
+	ORL           R13, 128(SP)
+	VPBROADCASTD  dotWideHalfSeparateConstants<>+16(SB), Y13
+	VPMAXSD       Y13, Y7, Y7
+	VPMOVSXDQ     Y7, Z7
+	VPBROADCASTQ  136(SP), Z13
+	VPADDQ        Z13, Z7, Z7
+	VPSLLQ        $0x34, Z7, Z7
+	VCVTPS2PD     Y6, Z13
+	VPXORD        Z12, Z12, Z12
+	VMAXPD        Z12, Z13, Z6
+	VMINPD        Z12, Z13, Z13
+	VADDPD.RZ_SAE Z7, Z6, Z6
+	VSUBPD.RZ_SAE Z7, Z13, Z7
+	MOVQ          terms+80(FP), R13
+
+product:
+	VCVTPS2PD          (R9), Z13
+	VCVTPS2PD          32(R9), Z14
+	VBROADCASTSD       (DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z0
+	VFMADD231PD.RZ_SAE Z15, Z14, Z2
+	VBROADCASTSD       8(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z1
+	VFMADD231PD.RZ_SAE Z15, Z14, Z3
+	VBROADCASTSD       16(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z4
+	VFMADD231PD.RZ_SAE Z15, Z14, Z6
+	VBROADCASTSD       24(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z5
+	VFMADD231PD.RZ_SAE Z15, Z14, Z7
+	VCVTPS2PD          256(R9), Z13
+	VCVTPS2PD          288(R9), Z14
+	VBROADCASTSD       32(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z0
+	VFMADD231PD.RZ_SAE Z15, Z14, Z2
+	VBROADCASTSD       40(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z1
+	VFMADD231PD.RZ_SAE Z15, Z14, Z3
+	VBROADCASTSD       48(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z4
+	VFMADD231PD.RZ_SAE Z15, Z14, Z6
+	VBROADCASTSD       56(DI), Z15
+	VFMADD231PD.RZ_SAE Z15, Z13, Z5
+	VFMADD231PD.RZ_SAE Z15, Z14, Z7
+	ADDQ               $0x40, DI
+	ADDQ               $0x00000200, R9
+	SUBQ               $0x02, R13
+	JNZ                product
+	VPBROADCASTQ       dotWideHalfSeparateConstants<>+20(SB), Z13
+	VANDPD             Z0, Z13, Z13
+	VSUBPD             Z13, Z0, Z0
+	VADDPD             Z13, Z1, Z1
+	VADDPD             Z1, Z0, Z0
+	VCVTPD2PS.RZ_SAE   Z0, Y1
+	VCVTPS2PD          Y1, Z13
+	VCMPPD             $0x04, Z13, Z0, K1
+	VPORD.BCST         dotWideHalfSeparateConstants<>+28(SB), Y1, K1, Y1
+	VCVTPS2PH          $0x00, Y1, X1
+	VCVTPH2PS          X1, Y1
+	VPXORD             Y16, Y16, Y16
+	VADDPS             Y16, Y1, Y1
+	VSUBPS             Y1, Y1, Y0
+	VCMPPS             $0x03, Y0, Y0, K1
+	KMOVW              K1, R13
+	ORL                R13, 128(SP)
+	VMOVUPS            Y1, (SP)
+	VPBROADCASTQ       dotWideHalfSeparateConstants<>+20(SB), Z0
+	VANDPD             Z2, Z0, Z0
+	VSUBPD             Z0, Z2, Z2
+	VADDPD             Z0, Z3, Z3
+	VADDPD             Z3, Z2, Z2
+	VCVTPD2PS.RZ_SAE   Z2, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z2, K1
+	VPORD.BCST         dotWideHalfSeparateConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y17, Y17, Y17
+	VADDPS             Y17, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, 128(SP)
+	VMOVUPS            Y0, 32(SP)
+	VPBROADCASTQ       dotWideHalfSeparateConstants<>+20(SB), Z0
+	VANDPD             Z4, Z0, Z0
+	VSUBPD             Z0, Z4, Z4
+	VADDPD             Z0, Z5, Z5
+	VADDPD             Z5, Z4, Z4
+	VCVTPD2PS.RZ_SAE   Z4, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z4, K1
+	VPORD.BCST         dotWideHalfSeparateConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y18, Y18, Y18
+	VADDPS             Y18, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, 128(SP)
+	VMOVUPS            Y0, 64(SP)
+	VPBROADCASTQ       dotWideHalfSeparateConstants<>+20(SB), Z0
+	VANDPD             Z6, Z0, Z0
+	VSUBPD             Z0, Z6, Z6
+	VADDPD             Z0, Z7, Z7
+	VADDPD             Z7, Z6, Z6
+	VCVTPD2PS.RZ_SAE   Z6, Y0
+	VCVTPS2PD          Y0, Z1
+	VCMPPD             $0x04, Z1, Z6, K1
+	VPORD.BCST         dotWideHalfSeparateConstants<>+28(SB), Y0, K1, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VPXORD             Y19, Y19, Y19
+	VADDPS             Y19, Y0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R13
+	ORL                R13, 128(SP)
+	VMOVUPS            Y0, 96(SP)
+	DECQ               R12
+	JNZ                step
+	VMOVUPS            (AX), Y0
+	VADDPS             (SP), Y0, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, (AX)
+	VMOVUPS            32(AX), Y0
+	VADDPS             32(SP), Y0, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 32(AX)
+	VMOVUPS            256(AX), Y0
+	VADDPS             64(SP), Y0, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 256(AX)
+	VMOVUPS            288(AX), Y0
+	VADDPS             96(SP), Y0, Y0
+	VCVTPS2PH          $0x00, Y0, X0
+	VCVTPH2PS          X0, Y0
+	VSUBPS             Y0, Y0, Y1
+	VCMPPS             $0x03, Y1, Y1, K1
+	KMOVW              K1, R12
+	ORL                R12, 128(SP)
+	VMOVUPS            Y0, 288(AX)
+	DECQ               R11
+	JNZ                instruction
+	ADDQ               $0x00000200, AX
+	MOVQ               aStride+40(FP), DI
+	ADDQ               DI, CX
+	LEAQ               (DX)(BX*2), DX
+	SUBQ               $0x02, SI
+	JNZ                rows
+	MOVL               128(SP), AX
+	MOVL               AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideHalfSeparateConstants<>+0(SB)/4, $0x80008000
+DATA dotWideHalfSeparateConstants<>+4(SB)/4, $0x00000071
+DATA dotWideHalfSeparateConstants<>+8(SB)/4, $0xfffff000
+DATA dotWideHalfSeparateConstants<>+12(SB)/4, $0x000000e3
+DATA dotWideHalfSeparateConstants<>+16(SB)/4, $0xfffffffa
+DATA dotWideHalfSeparateConstants<>+20(SB)/8, $0x7ff0000000000000
+DATA dotWideHalfSeparateConstants<>+28(SB)/4, $0x00000001
+GLOBL dotWideHalfSeparateConstants<>(SB), RODATA|NOPTR, $32
+
 // func dotExactAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
 // Requires: AVX, AVX2, FMA3
 TEXT ·dotExactAVX2(SB), NOSPLIT, $0-60
@@ -3552,6 +4724,1310 @@ product:
 DATA dotExactHalfAVX2Constants<>+0(SB)/8, $0x4278000000000000
 DATA dotExactHalfAVX2Constants<>+8(SB)/8, $0x000000001fffffff
 GLOBL dotExactHalfAVX2Constants<>(SB), RODATA|NOPTR, $16
+
+// func dotWideAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotWideAVX2(SB), NOSPLIT, $24-100
+	STMXCSR (SP)
+	MOVL    (SP), AX
+	ORL     $0x00006000, AX
+	MOVL    AX, 4(SP)
+	LDMXCSR 4(SP)
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aeStride+48(FP), BX
+	MOVQ    rows+56(FP), SI
+	MOVL    $0x00000000, 8(SP)
+	MOVL    fraction+88(FP), DI
+	MOVQ    $0x000003b4, R8
+	SUBQ    DI, R8
+	MOVQ    R8, 16(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	MOVQ steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideAVX2Constants<>+0(SB), X2
+	VPBROADCASTD dotWideAVX2Constants<>+0(SB), X6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU      (R10), X0
+	VPBROADCASTD (R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD (R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      128(R10), X0
+	VPBROADCASTD 4(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 4(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      256(R10), X0
+	VPBROADCASTD 8(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 8(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      384(R10), X0
+	VPBROADCASTD 12(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 12(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000200, R10
+	SUBQ         $0x04, R13
+	JNZ          exponent
+	VPMOVSXWD    X2, X1
+	VMOVUPS      (AX), X0
+	VPSLLD       $0x01, X0, X3
+	VPXOR        X4, X4, X4
+	VPCMPEQD     X4, X3, X4
+	VPSRLD       $0x18, X3, X3
+	VPBROADCASTD dotWideAVX2Constants<>+4(SB), X5
+	VPMAXSD      X5, X3, X3
+	VPBROADCASTD dotWideAVX2Constants<>+8(SB), X5
+	VPBLENDVB    X4, X5, X3, X3
+	VPMAXSD      X3, X1, X1
+	VPBROADCASTD dotWideAVX2Constants<>+12(SB), X3
+	VPCMPGTD     X3, X1, X3
+	VMOVMSKPS    X3, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideAVX2Constants<>+16(SB), X3
+	VPMAXSD      X3, X1, X1
+	VPMOVSXDQ    X1, Y1
+	VPBROADCASTQ 16(SP), Y3
+	VPADDQ       Y3, Y1, Y1
+	VPSLLQ       $0x34, Y1, Y1
+	VCVTPS2PD    X0, Y3
+	VPXOR        Y0, Y0, Y0
+	VMAXPD       Y0, Y3, Y4
+	VMINPD       Y0, Y3, Y3
+	VADDPD       Y1, Y4, Y0
+	VSUBPD       Y1, Y3, Y1
+	VPSRLDQ      $0x08, X2, X2
+	VPMOVSXWD    X2, X3
+	VMOVUPS      16(AX), X2
+	VPSLLD       $0x01, X2, X4
+	VPXOR        X5, X5, X5
+	VPCMPEQD     X5, X4, X5
+	VPSRLD       $0x18, X4, X4
+	VPBROADCASTD dotWideAVX2Constants<>+4(SB), X7
+	VPMAXSD      X7, X4, X4
+	VPBROADCASTD dotWideAVX2Constants<>+8(SB), X7
+	VPBLENDVB    X5, X7, X4, X4
+	VPMAXSD      X4, X3, X3
+	VPBROADCASTD dotWideAVX2Constants<>+12(SB), X4
+	VPCMPGTD     X4, X3, X4
+	VMOVMSKPS    X4, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideAVX2Constants<>+16(SB), X4
+	VPMAXSD      X4, X3, X3
+	VPMOVSXDQ    X3, Y3
+	VPBROADCASTQ 16(SP), Y4
+	VPADDQ       Y4, Y3, Y3
+	VPSLLQ       $0x34, Y3, Y3
+	VCVTPS2PD    X2, Y4
+	VPXOR        Y2, Y2, Y2
+	VMAXPD       Y2, Y4, Y5
+	VMINPD       Y2, Y4, Y4
+	VADDPD       Y3, Y5, Y2
+	VSUBPD       Y3, Y4, Y3
+	VPMOVSXWD    X6, X5
+	VMOVUPS      256(AX), X4
+	VPSLLD       $0x01, X4, X7
+	VPXOR        X8, X8, X8
+	VPCMPEQD     X8, X7, X8
+	VPSRLD       $0x18, X7, X7
+	VPBROADCASTD dotWideAVX2Constants<>+4(SB), X9
+	VPMAXSD      X9, X7, X7
+	VPBROADCASTD dotWideAVX2Constants<>+8(SB), X9
+	VPBLENDVB    X8, X9, X7, X7
+	VPMAXSD      X7, X5, X5
+	VPBROADCASTD dotWideAVX2Constants<>+12(SB), X7
+	VPCMPGTD     X7, X5, X7
+	VMOVMSKPS    X7, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideAVX2Constants<>+16(SB), X7
+	VPMAXSD      X7, X5, X5
+	VPMOVSXDQ    X5, Y5
+	VPBROADCASTQ 16(SP), Y7
+	VPADDQ       Y7, Y5, Y5
+	VPSLLQ       $0x34, Y5, Y5
+	VCVTPS2PD    X4, Y7
+	VPXOR        Y4, Y4, Y4
+	VMAXPD       Y4, Y7, Y8
+	VMINPD       Y4, Y7, Y7
+	VADDPD       Y5, Y8, Y4
+	VSUBPD       Y5, Y7, Y5
+	VPSRLDQ      $0x08, X6, X6
+	VPMOVSXWD    X6, X7
+	VMOVUPS      272(AX), X6
+	VPSLLD       $0x01, X6, X8
+	VPXOR        X9, X9, X9
+	VPCMPEQD     X9, X8, X9
+	VPSRLD       $0x18, X8, X8
+	VPBROADCASTD dotWideAVX2Constants<>+4(SB), X10
+	VPMAXSD      X10, X8, X8
+	VPBROADCASTD dotWideAVX2Constants<>+8(SB), X10
+	VPBLENDVB    X9, X10, X8, X8
+	VPMAXSD      X8, X7, X7
+	VPBROADCASTD dotWideAVX2Constants<>+12(SB), X8
+	VPCMPGTD     X8, X7, X8
+	VMOVMSKPS    X8, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideAVX2Constants<>+16(SB), X8
+	VPMAXSD      X8, X7, X7
+	VPMOVSXDQ    X7, Y7
+	VPBROADCASTQ 16(SP), Y8
+	VPADDQ       Y8, Y7, Y7
+	VPSLLQ       $0x34, Y7, Y7
+	VCVTPS2PD    X6, Y8
+	VPXOR        Y6, Y6, Y6
+	VMAXPD       Y6, Y8, Y9
+	VMINPD       Y6, Y8, Y8
+	VADDPD       Y7, Y9, Y6
+	VSUBPD       Y7, Y8, Y7
+	MOVQ         terms+80(FP), R13
+
+product:
+	VCVTPS2PD    (R9), Y8
+	VCVTPS2PD    16(R9), Y9
+	VBROADCASTSD (DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 8(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 16(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 24(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	VCVTPS2PD    256(R9), Y8
+	VCVTPS2PD    272(R9), Y9
+	VBROADCASTSD 32(DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 40(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 48(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 56(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	ADDQ         $0x40, DI
+	ADDQ         $0x00000200, R9
+	SUBQ         $0x02, R13
+	JNZ          product
+	VPBROADCASTQ dotWideAVX2Constants<>+20(SB), Y8
+	VANDPD       Y0, Y8, Y8
+	VSUBPD       Y8, Y0, Y0
+	VADDPD       Y8, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VCVTPD2PSY   Y0, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, (AX)
+	VPBROADCASTQ dotWideAVX2Constants<>+20(SB), Y0
+	VANDPD       Y2, Y0, Y0
+	VSUBPD       Y0, Y2, Y2
+	VADDPD       Y0, Y3, Y3
+	VADDPD       Y3, Y2, Y2
+	VCVTPD2PSY   Y2, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 16(AX)
+	VPBROADCASTQ dotWideAVX2Constants<>+20(SB), Y0
+	VANDPD       Y4, Y0, Y0
+	VSUBPD       Y0, Y4, Y4
+	VADDPD       Y0, Y5, Y5
+	VADDPD       Y5, Y4, Y4
+	VCVTPD2PSY   Y4, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 256(AX)
+	VPBROADCASTQ dotWideAVX2Constants<>+20(SB), Y0
+	VANDPD       Y6, Y0, Y0
+	VSUBPD       Y0, Y6, Y6
+	VADDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTPD2PSY   Y6, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 272(AX)
+	DECQ         R12
+	JNZ          step
+	DECQ         R11
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	MOVQ         aStride+40(FP), DI
+	ADDQ         DI, CX
+	LEAQ         (DX)(BX*2), DX
+	SUBQ         $0x02, SI
+	JNZ          rows
+	LDMXCSR      (SP)
+	MOVL         8(SP), AX
+	MOVL         AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideAVX2Constants<>+0(SB)/4, $0x80008000
+DATA dotWideAVX2Constants<>+4(SB)/4, $0x00000001
+DATA dotWideAVX2Constants<>+8(SB)/4, $0xfffff000
+DATA dotWideAVX2Constants<>+12(SB)/4, $0x000000e3
+DATA dotWideAVX2Constants<>+16(SB)/4, $0xfffffffa
+DATA dotWideAVX2Constants<>+20(SB)/8, $0x7ff0000000000000
+GLOBL dotWideAVX2Constants<>(SB), RODATA|NOPTR, $28
+
+// func dotWideSeparateAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, FMA3, SSE
+TEXT ·dotWideSeparateAVX2(SB), NOSPLIT, $88-100
+	STMXCSR (SP)
+	MOVL    (SP), AX
+	ORL     $0x00006000, AX
+	MOVL    AX, 4(SP)
+	LDMXCSR 4(SP)
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aeStride+48(FP), BX
+	MOVQ    rows+56(FP), SI
+	MOVL    $0x00000000, 72(SP)
+	MOVL    fraction+88(FP), DI
+	MOVQ    $0x000003b4, R8
+	SUBQ    DI, R8
+	MOVQ    R8, 80(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	VPXOR   X0, X0, X0
+	VMOVUPS X0, 8(SP)
+	VMOVUPS X0, 24(SP)
+	VMOVUPS X0, 40(SP)
+	VMOVUPS X0, 56(SP)
+	MOVQ    steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+0(SB), X2
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+0(SB), X6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU      (R10), X0
+	VPBROADCASTD (R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD (R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      128(R10), X0
+	VPBROADCASTD 4(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 4(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      256(R10), X0
+	VPBROADCASTD 8(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 8(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      384(R10), X0
+	VPBROADCASTD 12(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 12(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000200, R10
+	SUBQ         $0x04, R13
+	JNZ          exponent
+	VPMOVSXWD    X2, X1
+	VMOVUPS      8(SP), X0
+	VPSLLD       $0x01, X0, X3
+	VPXOR        X4, X4, X4
+	VPCMPEQD     X4, X3, X4
+	VPSRLD       $0x18, X3, X3
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+4(SB), X5
+	VPMAXSD      X5, X3, X3
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+8(SB), X5
+	VPBLENDVB    X4, X5, X3, X3
+	VPMAXSD      X3, X1, X1
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+12(SB), X3
+	VPCMPGTD     X3, X1, X3
+	VMOVMSKPS    X3, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+16(SB), X3
+	VPMAXSD      X3, X1, X1
+	VPMOVSXDQ    X1, Y1
+	VPBROADCASTQ 80(SP), Y3
+	VPADDQ       Y3, Y1, Y1
+	VPSLLQ       $0x34, Y1, Y1
+	VCVTPS2PD    X0, Y3
+	VPXOR        Y0, Y0, Y0
+	VMAXPD       Y0, Y3, Y4
+	VMINPD       Y0, Y3, Y3
+	VADDPD       Y1, Y4, Y0
+	VSUBPD       Y1, Y3, Y1
+	VPSRLDQ      $0x08, X2, X2
+	VPMOVSXWD    X2, X3
+	VMOVUPS      24(SP), X2
+	VPSLLD       $0x01, X2, X4
+	VPXOR        X5, X5, X5
+	VPCMPEQD     X5, X4, X5
+	VPSRLD       $0x18, X4, X4
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+4(SB), X7
+	VPMAXSD      X7, X4, X4
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+8(SB), X7
+	VPBLENDVB    X5, X7, X4, X4
+	VPMAXSD      X4, X3, X3
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+12(SB), X4
+	VPCMPGTD     X4, X3, X4
+	VMOVMSKPS    X4, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+16(SB), X4
+	VPMAXSD      X4, X3, X3
+	VPMOVSXDQ    X3, Y3
+	VPBROADCASTQ 80(SP), Y4
+	VPADDQ       Y4, Y3, Y3
+	VPSLLQ       $0x34, Y3, Y3
+	VCVTPS2PD    X2, Y4
+	VPXOR        Y2, Y2, Y2
+	VMAXPD       Y2, Y4, Y5
+	VMINPD       Y2, Y4, Y4
+	VADDPD       Y3, Y5, Y2
+	VSUBPD       Y3, Y4, Y3
+	VPMOVSXWD    X6, X5
+	VMOVUPS      40(SP), X4
+	VPSLLD       $0x01, X4, X7
+	VPXOR        X8, X8, X8
+	VPCMPEQD     X8, X7, X8
+	VPSRLD       $0x18, X7, X7
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+4(SB), X9
+	VPMAXSD      X9, X7, X7
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+8(SB), X9
+	VPBLENDVB    X8, X9, X7, X7
+	VPMAXSD      X7, X5, X5
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+12(SB), X7
+	VPCMPGTD     X7, X5, X7
+	VMOVMSKPS    X7, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+16(SB), X7
+	VPMAXSD      X7, X5, X5
+	VPMOVSXDQ    X5, Y5
+	VPBROADCASTQ 80(SP), Y7
+	VPADDQ       Y7, Y5, Y5
+	VPSLLQ       $0x34, Y5, Y5
+	VCVTPS2PD    X4, Y7
+	VPXOR        Y4, Y4, Y4
+	VMAXPD       Y4, Y7, Y8
+	VMINPD       Y4, Y7, Y7
+	VADDPD       Y5, Y8, Y4
+	VSUBPD       Y5, Y7, Y5
+	VPSRLDQ      $0x08, X6, X6
+	VPMOVSXWD    X6, X7
+	VMOVUPS      56(SP), X6
+	VPSLLD       $0x01, X6, X8
+	VPXOR        X9, X9, X9
+	VPCMPEQD     X9, X8, X9
+	VPSRLD       $0x18, X8, X8
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+4(SB), X10
+	VPMAXSD      X10, X8, X8
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+8(SB), X10
+	VPBLENDVB    X9, X10, X8, X8
+	VPMAXSD      X8, X7, X7
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+12(SB), X8
+	VPCMPGTD     X8, X7, X8
+	VMOVMSKPS    X8, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideSeparateAVX2Constants<>+16(SB), X8
+	VPMAXSD      X8, X7, X7
+	VPMOVSXDQ    X7, Y7
+	VPBROADCASTQ 80(SP), Y8
+	VPADDQ       Y8, Y7, Y7
+	VPSLLQ       $0x34, Y7, Y7
+	VCVTPS2PD    X6, Y8
+	VPXOR        Y6, Y6, Y6
+	VMAXPD       Y6, Y8, Y9
+	VMINPD       Y6, Y8, Y8
+	VADDPD       Y7, Y9, Y6
+	VSUBPD       Y7, Y8, Y7
+	MOVQ         terms+80(FP), R13
+
+product:
+	VCVTPS2PD    (R9), Y8
+	VCVTPS2PD    16(R9), Y9
+	VBROADCASTSD (DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 8(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 16(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 24(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	VCVTPS2PD    256(R9), Y8
+	VCVTPS2PD    272(R9), Y9
+	VBROADCASTSD 32(DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 40(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 48(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 56(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	ADDQ         $0x40, DI
+	ADDQ         $0x00000200, R9
+	SUBQ         $0x02, R13
+	JNZ          product
+	VPBROADCASTQ dotWideSeparateAVX2Constants<>+20(SB), Y8
+	VANDPD       Y0, Y8, Y8
+	VSUBPD       Y8, Y0, Y0
+	VADDPD       Y8, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VCVTPD2PSY   Y0, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 8(SP)
+	VPBROADCASTQ dotWideSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y2, Y0, Y0
+	VSUBPD       Y0, Y2, Y2
+	VADDPD       Y0, Y3, Y3
+	VADDPD       Y3, Y2, Y2
+	VCVTPD2PSY   Y2, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 24(SP)
+	VPBROADCASTQ dotWideSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y4, Y0, Y0
+	VSUBPD       Y0, Y4, Y4
+	VADDPD       Y0, Y5, Y5
+	VADDPD       Y5, Y4, Y4
+	VCVTPD2PSY   Y4, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 40(SP)
+	VPBROADCASTQ dotWideSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y6, Y0, Y0
+	VSUBPD       Y0, Y6, Y6
+	VADDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTPD2PSY   Y6, X0
+	MOVL         keep+92(FP), R13
+	VMOVD        R13, X1
+	VPBROADCASTD X1, X1
+	VPAND        X1, X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VMOVUPS      X0, 56(SP)
+	DECQ         R12
+	JNZ          step
+	LDMXCSR      (SP)
+	VMOVUPS      (AX), X0
+	VADDPS       8(SP), X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, (AX)
+	VMOVUPS      16(AX), X0
+	VADDPS       24(SP), X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 16(AX)
+	VMOVUPS      256(AX), X0
+	VADDPS       40(SP), X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 256(AX)
+	VMOVUPS      272(AX), X0
+	VADDPS       56(SP), X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 272(AX)
+	LDMXCSR      4(SP)
+	DECQ         R11
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	MOVQ         aStride+40(FP), DI
+	ADDQ         DI, CX
+	LEAQ         (DX)(BX*2), DX
+	SUBQ         $0x02, SI
+	JNZ          rows
+	LDMXCSR      (SP)
+	MOVL         72(SP), AX
+	MOVL         AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideSeparateAVX2Constants<>+0(SB)/4, $0x80008000
+DATA dotWideSeparateAVX2Constants<>+4(SB)/4, $0x00000001
+DATA dotWideSeparateAVX2Constants<>+8(SB)/4, $0xfffff000
+DATA dotWideSeparateAVX2Constants<>+12(SB)/4, $0x000000e3
+DATA dotWideSeparateAVX2Constants<>+16(SB)/4, $0xfffffffa
+DATA dotWideSeparateAVX2Constants<>+20(SB)/8, $0x7ff0000000000000
+GLOBL dotWideSeparateAVX2Constants<>(SB), RODATA|NOPTR, $28
+
+// func dotWideHalfAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, F16C, FMA3, SSE
+TEXT ·dotWideHalfAVX2(SB), NOSPLIT, $24-100
+	STMXCSR (SP)
+	MOVL    (SP), AX
+	ORL     $0x00006000, AX
+	MOVL    AX, 4(SP)
+	LDMXCSR 4(SP)
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aeStride+48(FP), BX
+	MOVQ    rows+56(FP), SI
+	MOVL    $0x00000000, 8(SP)
+	MOVL    fraction+88(FP), DI
+	MOVQ    $0x000003b4, R8
+	SUBQ    DI, R8
+	MOVQ    R8, 16(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	MOVQ steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideHalfAVX2Constants<>+0(SB), X2
+	VPBROADCASTD dotWideHalfAVX2Constants<>+0(SB), X6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU      (R10), X0
+	VPBROADCASTD (R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD (R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      128(R10), X0
+	VPBROADCASTD 4(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 4(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      256(R10), X0
+	VPBROADCASTD 8(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 8(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      384(R10), X0
+	VPBROADCASTD 12(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 12(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000200, R10
+	SUBQ         $0x04, R13
+	JNZ          exponent
+	VPMOVSXWD    X2, X1
+	VMOVUPS      (AX), X0
+	VPSLLD       $0x01, X0, X3
+	VPXOR        X4, X4, X4
+	VPCMPEQD     X4, X3, X4
+	VPSRLD       $0x18, X3, X3
+	VPBROADCASTD dotWideHalfAVX2Constants<>+4(SB), X5
+	VPMAXSD      X5, X3, X3
+	VPBROADCASTD dotWideHalfAVX2Constants<>+8(SB), X5
+	VPBLENDVB    X4, X5, X3, X3
+	VPMAXSD      X3, X1, X1
+	VPBROADCASTD dotWideHalfAVX2Constants<>+12(SB), X3
+	VPCMPGTD     X3, X1, X3
+	VMOVMSKPS    X3, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideHalfAVX2Constants<>+16(SB), X3
+	VPMAXSD      X3, X1, X1
+	VPMOVSXDQ    X1, Y1
+	VPBROADCASTQ 16(SP), Y3
+	VPADDQ       Y3, Y1, Y1
+	VPSLLQ       $0x34, Y1, Y1
+	VCVTPS2PD    X0, Y3
+	VPXOR        Y0, Y0, Y0
+	VMAXPD       Y0, Y3, Y4
+	VMINPD       Y0, Y3, Y3
+	VADDPD       Y1, Y4, Y0
+	VSUBPD       Y1, Y3, Y1
+	VPSRLDQ      $0x08, X2, X2
+	VPMOVSXWD    X2, X3
+	VMOVUPS      16(AX), X2
+	VPSLLD       $0x01, X2, X4
+	VPXOR        X5, X5, X5
+	VPCMPEQD     X5, X4, X5
+	VPSRLD       $0x18, X4, X4
+	VPBROADCASTD dotWideHalfAVX2Constants<>+4(SB), X7
+	VPMAXSD      X7, X4, X4
+	VPBROADCASTD dotWideHalfAVX2Constants<>+8(SB), X7
+	VPBLENDVB    X5, X7, X4, X4
+	VPMAXSD      X4, X3, X3
+	VPBROADCASTD dotWideHalfAVX2Constants<>+12(SB), X4
+	VPCMPGTD     X4, X3, X4
+	VMOVMSKPS    X4, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideHalfAVX2Constants<>+16(SB), X4
+	VPMAXSD      X4, X3, X3
+	VPMOVSXDQ    X3, Y3
+	VPBROADCASTQ 16(SP), Y4
+	VPADDQ       Y4, Y3, Y3
+	VPSLLQ       $0x34, Y3, Y3
+	VCVTPS2PD    X2, Y4
+	VPXOR        Y2, Y2, Y2
+	VMAXPD       Y2, Y4, Y5
+	VMINPD       Y2, Y4, Y4
+	VADDPD       Y3, Y5, Y2
+	VSUBPD       Y3, Y4, Y3
+	VPMOVSXWD    X6, X5
+	VMOVUPS      256(AX), X4
+	VPSLLD       $0x01, X4, X7
+	VPXOR        X8, X8, X8
+	VPCMPEQD     X8, X7, X8
+	VPSRLD       $0x18, X7, X7
+	VPBROADCASTD dotWideHalfAVX2Constants<>+4(SB), X9
+	VPMAXSD      X9, X7, X7
+	VPBROADCASTD dotWideHalfAVX2Constants<>+8(SB), X9
+	VPBLENDVB    X8, X9, X7, X7
+	VPMAXSD      X7, X5, X5
+	VPBROADCASTD dotWideHalfAVX2Constants<>+12(SB), X7
+	VPCMPGTD     X7, X5, X7
+	VMOVMSKPS    X7, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideHalfAVX2Constants<>+16(SB), X7
+	VPMAXSD      X7, X5, X5
+	VPMOVSXDQ    X5, Y5
+	VPBROADCASTQ 16(SP), Y7
+	VPADDQ       Y7, Y5, Y5
+	VPSLLQ       $0x34, Y5, Y5
+	VCVTPS2PD    X4, Y7
+	VPXOR        Y4, Y4, Y4
+	VMAXPD       Y4, Y7, Y8
+	VMINPD       Y4, Y7, Y7
+	VADDPD       Y5, Y8, Y4
+	VSUBPD       Y5, Y7, Y5
+	VPSRLDQ      $0x08, X6, X6
+	VPMOVSXWD    X6, X7
+	VMOVUPS      272(AX), X6
+	VPSLLD       $0x01, X6, X8
+	VPXOR        X9, X9, X9
+	VPCMPEQD     X9, X8, X9
+	VPSRLD       $0x18, X8, X8
+	VPBROADCASTD dotWideHalfAVX2Constants<>+4(SB), X10
+	VPMAXSD      X10, X8, X8
+	VPBROADCASTD dotWideHalfAVX2Constants<>+8(SB), X10
+	VPBLENDVB    X9, X10, X8, X8
+	VPMAXSD      X8, X7, X7
+	VPBROADCASTD dotWideHalfAVX2Constants<>+12(SB), X8
+	VPCMPGTD     X8, X7, X8
+	VMOVMSKPS    X8, R13
+	ORL          R13, 8(SP)
+	VPBROADCASTD dotWideHalfAVX2Constants<>+16(SB), X8
+	VPMAXSD      X8, X7, X7
+	VPMOVSXDQ    X7, Y7
+	VPBROADCASTQ 16(SP), Y8
+	VPADDQ       Y8, Y7, Y7
+	VPSLLQ       $0x34, Y7, Y7
+	VCVTPS2PD    X6, Y8
+	VPXOR        Y6, Y6, Y6
+	VMAXPD       Y6, Y8, Y9
+	VMINPD       Y6, Y8, Y8
+	VADDPD       Y7, Y9, Y6
+	VSUBPD       Y7, Y8, Y7
+	MOVQ         terms+80(FP), R13
+
+product:
+	VCVTPS2PD    (R9), Y8
+	VCVTPS2PD    16(R9), Y9
+	VBROADCASTSD (DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 8(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 16(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 24(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	VCVTPS2PD    256(R9), Y8
+	VCVTPS2PD    272(R9), Y9
+	VBROADCASTSD 32(DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 40(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 48(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 56(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	ADDQ         $0x40, DI
+	ADDQ         $0x00000200, R9
+	SUBQ         $0x02, R13
+	JNZ          product
+	VPBROADCASTQ dotWideHalfAVX2Constants<>+20(SB), Y8
+	VANDPD       Y0, Y8, Y8
+	VSUBPD       Y8, Y0, Y0
+	VADDPD       Y8, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VCVTPD2PSY   Y0, X1
+	VCVTPS2PD    X1, Y8
+	VCMPPD       $0x04, Y8, Y0, Y8
+	VEXTRACTF128 $0x01, Y8, X0
+	VSHUFPS      $0x88, X0, X8, X0
+	VPBROADCASTD dotWideHalfAVX2Constants<>+28(SB), X8
+	VPAND        X8, X0, X0
+	VPOR         X0, X1, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VPXOR        X0, X0, X0
+	VADDPS       X0, X1, X1
+	VSUBPS       X1, X1, X0
+	VCMPPS       $0x03, X0, X0, X0
+	VMOVMSKPS    X0, R13
+	ORL          R13, 8(SP)
+	VMOVUPS      X1, (AX)
+	VPBROADCASTQ dotWideHalfAVX2Constants<>+20(SB), Y0
+	VANDPD       Y2, Y0, Y0
+	VSUBPD       Y0, Y2, Y2
+	VADDPD       Y0, Y3, Y3
+	VADDPD       Y3, Y2, Y2
+	VCVTPD2PSY   Y2, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y2, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 8(SP)
+	VMOVUPS      X0, 16(AX)
+	VPBROADCASTQ dotWideHalfAVX2Constants<>+20(SB), Y0
+	VANDPD       Y4, Y0, Y0
+	VSUBPD       Y0, Y4, Y4
+	VADDPD       Y0, Y5, Y5
+	VADDPD       Y5, Y4, Y4
+	VCVTPD2PSY   Y4, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y4, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 8(SP)
+	VMOVUPS      X0, 256(AX)
+	VPBROADCASTQ dotWideHalfAVX2Constants<>+20(SB), Y0
+	VANDPD       Y6, Y0, Y0
+	VSUBPD       Y0, Y6, Y6
+	VADDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTPD2PSY   Y6, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y6, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 8(SP)
+	VMOVUPS      X0, 272(AX)
+	DECQ         R12
+	JNZ          step
+	DECQ         R11
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	MOVQ         aStride+40(FP), DI
+	ADDQ         DI, CX
+	LEAQ         (DX)(BX*2), DX
+	SUBQ         $0x02, SI
+	JNZ          rows
+	LDMXCSR      (SP)
+	MOVL         8(SP), AX
+	MOVL         AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideHalfAVX2Constants<>+0(SB)/4, $0x80008000
+DATA dotWideHalfAVX2Constants<>+4(SB)/4, $0x00000071
+DATA dotWideHalfAVX2Constants<>+8(SB)/4, $0xfffff000
+DATA dotWideHalfAVX2Constants<>+12(SB)/4, $0x000000e3
+DATA dotWideHalfAVX2Constants<>+16(SB)/4, $0xfffffffa
+DATA dotWideHalfAVX2Constants<>+20(SB)/8, $0x7ff0000000000000
+DATA dotWideHalfAVX2Constants<>+28(SB)/4, $0x00000001
+GLOBL dotWideHalfAVX2Constants<>(SB), RODATA|NOPTR, $32
+
+// func dotWideHalfSeparateAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+// Requires: AVX, AVX2, F16C, FMA3, SSE
+TEXT ·dotWideHalfSeparateAVX2(SB), NOSPLIT, $88-100
+	STMXCSR (SP)
+	MOVL    (SP), AX
+	ORL     $0x00006000, AX
+	MOVL    AX, 4(SP)
+	LDMXCSR 4(SP)
+	MOVQ    acc+0(FP), AX
+	MOVQ    a+8(FP), CX
+	MOVQ    ae+16(FP), DX
+	MOVQ    aeStride+48(FP), BX
+	MOVQ    rows+56(FP), SI
+	MOVL    $0x00000000, 72(SP)
+	MOVL    fraction+88(FP), DI
+	MOVQ    $0x000003b4, R8
+	SUBQ    DI, R8
+	MOVQ    R8, 80(SP)
+
+rows:
+	MOVQ CX, DI
+	MOVQ DX, R8
+	MOVQ b+24(FP), R9
+	MOVQ be+32(FP), R10
+	MOVQ instructions+64(FP), R11
+
+instruction:
+	VPXOR   X0, X0, X0
+	VMOVUPS X0, 8(SP)
+	VMOVUPS X0, 24(SP)
+	VMOVUPS X0, 40(SP)
+	VMOVUPS X0, 56(SP)
+	MOVQ    steps+72(FP), R12
+
+step:
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+0(SB), X2
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+0(SB), X6
+	MOVQ         terms+80(FP), R13
+
+exponent:
+	VMOVDQU      (R10), X0
+	VPBROADCASTD (R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD (R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      128(R10), X0
+	VPBROADCASTD 4(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 4(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      256(R10), X0
+	VPBROADCASTD 8(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 8(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	VMOVDQU      384(R10), X0
+	VPBROADCASTD 12(R8), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X2, X2
+	VPBROADCASTD 12(R8)(BX*1), X1
+	VPADDW       X0, X1, X1
+	VPMAXSW      X1, X6, X6
+	ADDQ         $0x10, R8
+	ADDQ         $0x00000200, R10
+	SUBQ         $0x04, R13
+	JNZ          exponent
+	VPMOVSXWD    X2, X1
+	VMOVUPS      8(SP), X0
+	VPSLLD       $0x01, X0, X3
+	VPXOR        X4, X4, X4
+	VPCMPEQD     X4, X3, X4
+	VPSRLD       $0x18, X3, X3
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+4(SB), X5
+	VPMAXSD      X5, X3, X3
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+8(SB), X5
+	VPBLENDVB    X4, X5, X3, X3
+	VPMAXSD      X3, X1, X1
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+12(SB), X3
+	VPCMPGTD     X3, X1, X3
+	VMOVMSKPS    X3, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+16(SB), X3
+	VPMAXSD      X3, X1, X1
+	VPMOVSXDQ    X1, Y1
+	VPBROADCASTQ 80(SP), Y3
+	VPADDQ       Y3, Y1, Y1
+	VPSLLQ       $0x34, Y1, Y1
+	VCVTPS2PD    X0, Y3
+	VPXOR        Y0, Y0, Y0
+	VMAXPD       Y0, Y3, Y4
+	VMINPD       Y0, Y3, Y3
+	VADDPD       Y1, Y4, Y0
+	VSUBPD       Y1, Y3, Y1
+	VPSRLDQ      $0x08, X2, X2
+	VPMOVSXWD    X2, X3
+	VMOVUPS      24(SP), X2
+	VPSLLD       $0x01, X2, X4
+	VPXOR        X5, X5, X5
+	VPCMPEQD     X5, X4, X5
+	VPSRLD       $0x18, X4, X4
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+4(SB), X7
+	VPMAXSD      X7, X4, X4
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+8(SB), X7
+	VPBLENDVB    X5, X7, X4, X4
+	VPMAXSD      X4, X3, X3
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+12(SB), X4
+	VPCMPGTD     X4, X3, X4
+	VMOVMSKPS    X4, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+16(SB), X4
+	VPMAXSD      X4, X3, X3
+	VPMOVSXDQ    X3, Y3
+	VPBROADCASTQ 80(SP), Y4
+	VPADDQ       Y4, Y3, Y3
+	VPSLLQ       $0x34, Y3, Y3
+	VCVTPS2PD    X2, Y4
+	VPXOR        Y2, Y2, Y2
+	VMAXPD       Y2, Y4, Y5
+	VMINPD       Y2, Y4, Y4
+	VADDPD       Y3, Y5, Y2
+	VSUBPD       Y3, Y4, Y3
+	VPMOVSXWD    X6, X5
+	VMOVUPS      40(SP), X4
+	VPSLLD       $0x01, X4, X7
+	VPXOR        X8, X8, X8
+	VPCMPEQD     X8, X7, X8
+	VPSRLD       $0x18, X7, X7
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+4(SB), X9
+	VPMAXSD      X9, X7, X7
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+8(SB), X9
+	VPBLENDVB    X8, X9, X7, X7
+	VPMAXSD      X7, X5, X5
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+12(SB), X7
+	VPCMPGTD     X7, X5, X7
+	VMOVMSKPS    X7, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+16(SB), X7
+	VPMAXSD      X7, X5, X5
+	VPMOVSXDQ    X5, Y5
+	VPBROADCASTQ 80(SP), Y7
+	VPADDQ       Y7, Y5, Y5
+	VPSLLQ       $0x34, Y5, Y5
+	VCVTPS2PD    X4, Y7
+	VPXOR        Y4, Y4, Y4
+	VMAXPD       Y4, Y7, Y8
+	VMINPD       Y4, Y7, Y7
+	VADDPD       Y5, Y8, Y4
+	VSUBPD       Y5, Y7, Y5
+	VPSRLDQ      $0x08, X6, X6
+	VPMOVSXWD    X6, X7
+	VMOVUPS      56(SP), X6
+	VPSLLD       $0x01, X6, X8
+	VPXOR        X9, X9, X9
+	VPCMPEQD     X9, X8, X9
+	VPSRLD       $0x18, X8, X8
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+4(SB), X10
+	VPMAXSD      X10, X8, X8
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+8(SB), X10
+	VPBLENDVB    X9, X10, X8, X8
+	VPMAXSD      X8, X7, X7
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+12(SB), X8
+	VPCMPGTD     X8, X7, X8
+	VMOVMSKPS    X8, R13
+	ORL          R13, 72(SP)
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+16(SB), X8
+	VPMAXSD      X8, X7, X7
+	VPMOVSXDQ    X7, Y7
+	VPBROADCASTQ 80(SP), Y8
+	VPADDQ       Y8, Y7, Y7
+	VPSLLQ       $0x34, Y7, Y7
+	VCVTPS2PD    X6, Y8
+	VPXOR        Y6, Y6, Y6
+	VMAXPD       Y6, Y8, Y9
+	VMINPD       Y6, Y8, Y8
+	VADDPD       Y7, Y9, Y6
+	VSUBPD       Y7, Y8, Y7
+	MOVQ         terms+80(FP), R13
+
+product:
+	VCVTPS2PD    (R9), Y8
+	VCVTPS2PD    16(R9), Y9
+	VBROADCASTSD (DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 8(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 16(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 24(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	VCVTPS2PD    256(R9), Y8
+	VCVTPS2PD    272(R9), Y9
+	VBROADCASTSD 32(DI), Y10
+	VFMADD231PD  Y10, Y8, Y0
+	VFMADD231PD  Y10, Y9, Y2
+	VBROADCASTSD 40(DI), Y10
+	VFMADD231PD  Y10, Y8, Y1
+	VFMADD231PD  Y10, Y9, Y3
+	VBROADCASTSD 48(DI), Y10
+	VFMADD231PD  Y10, Y8, Y4
+	VFMADD231PD  Y10, Y9, Y6
+	VBROADCASTSD 56(DI), Y10
+	VFMADD231PD  Y10, Y8, Y5
+	VFMADD231PD  Y10, Y9, Y7
+	ADDQ         $0x40, DI
+	ADDQ         $0x00000200, R9
+	SUBQ         $0x02, R13
+	JNZ          product
+	VPBROADCASTQ dotWideHalfSeparateAVX2Constants<>+20(SB), Y8
+	VANDPD       Y0, Y8, Y8
+	VSUBPD       Y8, Y0, Y0
+	VADDPD       Y8, Y1, Y1
+	VADDPD       Y1, Y0, Y0
+	VCVTPD2PSY   Y0, X1
+	VCVTPS2PD    X1, Y8
+	VCMPPD       $0x04, Y8, Y0, Y8
+	VEXTRACTF128 $0x01, Y8, X0
+	VSHUFPS      $0x88, X0, X8, X0
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+28(SB), X8
+	VPAND        X8, X0, X0
+	VPOR         X0, X1, X1
+	VCVTPS2PH    $0x00, X1, X1
+	VCVTPH2PS    X1, X1
+	VPXOR        X0, X0, X0
+	VADDPS       X0, X1, X1
+	VSUBPS       X1, X1, X0
+	VCMPPS       $0x03, X0, X0, X0
+	VMOVMSKPS    X0, R13
+	ORL          R13, 72(SP)
+	VMOVUPS      X1, 8(SP)
+	VPBROADCASTQ dotWideHalfSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y2, Y0, Y0
+	VSUBPD       Y0, Y2, Y2
+	VADDPD       Y0, Y3, Y3
+	VADDPD       Y3, Y2, Y2
+	VCVTPD2PSY   Y2, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y2, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 72(SP)
+	VMOVUPS      X0, 24(SP)
+	VPBROADCASTQ dotWideHalfSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y4, Y0, Y0
+	VSUBPD       Y0, Y4, Y4
+	VADDPD       Y0, Y5, Y5
+	VADDPD       Y5, Y4, Y4
+	VCVTPD2PSY   Y4, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y4, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 72(SP)
+	VMOVUPS      X0, 40(SP)
+	VPBROADCASTQ dotWideHalfSeparateAVX2Constants<>+20(SB), Y0
+	VANDPD       Y6, Y0, Y0
+	VSUBPD       Y0, Y6, Y6
+	VADDPD       Y0, Y7, Y7
+	VADDPD       Y7, Y6, Y6
+	VCVTPD2PSY   Y6, X0
+	VCVTPS2PD    X0, Y1
+	VCMPPD       $0x04, Y1, Y6, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VSHUFPS      $0x88, X2, X1, X2
+	VPBROADCASTD dotWideHalfSeparateAVX2Constants<>+28(SB), X1
+	VPAND        X1, X2, X2
+	VPOR         X2, X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VPXOR        X1, X1, X1
+	VADDPS       X1, X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R13
+	ORL          R13, 72(SP)
+	VMOVUPS      X0, 56(SP)
+	DECQ         R12
+	JNZ          step
+	LDMXCSR      (SP)
+	VMOVUPS      (AX), X0
+	VADDPS       8(SP), X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, (AX)
+	VMOVUPS      16(AX), X0
+	VADDPS       24(SP), X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 16(AX)
+	VMOVUPS      256(AX), X0
+	VADDPS       40(SP), X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 256(AX)
+	VMOVUPS      272(AX), X0
+	VADDPS       56(SP), X0, X0
+	VCVTPS2PH    $0x00, X0, X0
+	VCVTPH2PS    X0, X0
+	VSUBPS       X0, X0, X1
+	VCMPPS       $0x03, X1, X1, X1
+	VMOVMSKPS    X1, R12
+	ORL          R12, 72(SP)
+	VMOVUPS      X0, 272(AX)
+	LDMXCSR      4(SP)
+	DECQ         R11
+	JNZ          instruction
+	ADDQ         $0x00000200, AX
+	MOVQ         aStride+40(FP), DI
+	ADDQ         DI, CX
+	LEAQ         (DX)(BX*2), DX
+	SUBQ         $0x02, SI
+	JNZ          rows
+	LDMXCSR      (SP)
+	MOVL         72(SP), AX
+	MOVL         AX, ret+96(FP)
+	VZEROUPPER
+	RET
+
+DATA dotWideHalfSeparateAVX2Constants<>+0(SB)/4, $0x80008000
+DATA dotWideHalfSeparateAVX2Constants<>+4(SB)/4, $0x00000071
+DATA dotWideHalfSeparateAVX2Constants<>+8(SB)/4, $0xfffff000
+DATA dotWideHalfSeparateAVX2Constants<>+12(SB)/4, $0x000000e3
+DATA dotWideHalfSeparateAVX2Constants<>+16(SB)/4, $0xfffffffa
+DATA dotWideHalfSeparateAVX2Constants<>+20(SB)/8, $0x7ff0000000000000
+DATA dotWideHalfSeparateAVX2Constants<>+28(SB)/4, $0x00000001
+GLOBL dotWideHalfSeparateAVX2Constants<>(SB), RODATA|NOPTR, $32
 
 DATA constantsAVX2<>+0(SB)/4, $0xfffff000
 DATA constantsAVX2<>+4(SB)/4, $0x0000007f

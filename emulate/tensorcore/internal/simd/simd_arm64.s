@@ -4706,3 +4706,1483 @@ product:
 	CSET NE, R16
 	MOVW R16, ret+56(FP)
 	RET
+
+// func dotWide(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+TEXT ·dotWide(SB), NOSPLIT, $0-100
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD ae+16(FP), R2
+	MOVD b+24(FP), R3
+	MOVD be+32(FP), R4
+	MOVD aStride+40(FP), R5
+	MOVD aeStride+48(FP), R6
+	MOVD rows+56(FP), R7
+	MOVD instructions+64(FP), R8
+	MOVD steps+72(FP), R9
+	MOVD terms+80(FP), R10
+	VEOR V31.B16, V31.B16, V31.B16
+	MRS FPCR, R21
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+rows:
+	MOVD R1, R11
+	MOVD R2, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD R8, R15
+	ADD R6, R2, R23
+	FLDPQ 0(R0), (F24, F25)
+	FLDPQ 256(R0), (F26, F27)
+instruction:
+	MOVD R9, R19
+step:
+	MOVD $0x80008000, R17
+	VDUP R17, V16.S4
+	MOVD $0x80008000, R17
+	VDUP R17, V17.S4
+	MOVD R10, R20
+exponent:
+	FMOVQ 0(R12), F18
+	FMOVQ 0(R23), F19
+	FMOVQ 0(R14), F20
+	VDUP V18.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 128(R14), F20
+	VDUP V18.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 256(R14), F20
+	VDUP V18.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 384(R14), F20
+	VDUP V18.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	ADD $16, R12
+	ADD $16, R23
+	ADD $512, R14
+	SUBS $4, R20
+	BNE exponent
+	MOVD $0xfffff000, R17
+	VDUP R17, V21.S4
+	MOVD $0xe3, R17
+	VDUP R17, V22.S4
+	MOVD $0xfffffffa, R17
+	VDUP R17, V23.S4
+	MOVD $0x1, R17
+	VDUP R17, V28.S4
+	MOVWU fraction+88(FP), R16
+	MOVD $948, R17
+	SUB R16, R17, R16
+	VDUP R16, V29.S4
+	VEOR V30.B16, V30.B16, V30.B16
+	WORD $0x0f10a612 // sxtl V18.4s, V16
+	VSHL $1, V24.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b14 // fcvtl V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee680 // fcmgt V0.2d, V20.2d, V30.2d
+	WORD $0x4e601e88 // bic V8.16b, V20.16b, V0.16b
+	VAND V0.B16, V20.B16, V0.B16
+	WORD $0x4e73d400 // fadd V0.2d, V0.2d, V19.2d
+	WORD $0x4ef3d508 // fsub V8.2d, V8.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b14 // fcvtl2 V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee681 // fcmgt V1.2d, V20.2d, V30.2d
+	WORD $0x4e611e89 // bic V9.16b, V20.16b, V1.16b
+	VAND V1.B16, V20.B16, V1.B16
+	WORD $0x4e73d421 // fadd V1.2d, V1.2d, V19.2d
+	WORD $0x4ef3d529 // fsub V9.2d, V9.2d, V19.2d
+	WORD $0x4f10a612 // sxtl2 V18.4s, V16
+	VSHL $1, V25.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b34 // fcvtl V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee682 // fcmgt V2.2d, V20.2d, V30.2d
+	WORD $0x4e621e8a // bic V10.16b, V20.16b, V2.16b
+	VAND V2.B16, V20.B16, V2.B16
+	WORD $0x4e73d442 // fadd V2.2d, V2.2d, V19.2d
+	WORD $0x4ef3d54a // fsub V10.2d, V10.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b34 // fcvtl2 V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee683 // fcmgt V3.2d, V20.2d, V30.2d
+	WORD $0x4e631e8b // bic V11.16b, V20.16b, V3.16b
+	VAND V3.B16, V20.B16, V3.B16
+	WORD $0x4e73d463 // fadd V3.2d, V3.2d, V19.2d
+	WORD $0x4ef3d56b // fsub V11.2d, V11.2d, V19.2d
+	WORD $0x0f10a632 // sxtl V18.4s, V17
+	VSHL $1, V26.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b54 // fcvtl V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee684 // fcmgt V4.2d, V20.2d, V30.2d
+	WORD $0x4e641e8c // bic V12.16b, V20.16b, V4.16b
+	VAND V4.B16, V20.B16, V4.B16
+	WORD $0x4e73d484 // fadd V4.2d, V4.2d, V19.2d
+	WORD $0x4ef3d58c // fsub V12.2d, V12.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b54 // fcvtl2 V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee685 // fcmgt V5.2d, V20.2d, V30.2d
+	WORD $0x4e651e8d // bic V13.16b, V20.16b, V5.16b
+	VAND V5.B16, V20.B16, V5.B16
+	WORD $0x4e73d4a5 // fadd V5.2d, V5.2d, V19.2d
+	WORD $0x4ef3d5ad // fsub V13.2d, V13.2d, V19.2d
+	WORD $0x4f10a632 // sxtl2 V18.4s, V17
+	VSHL $1, V27.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b74 // fcvtl V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee686 // fcmgt V6.2d, V20.2d, V30.2d
+	WORD $0x4e661e8e // bic V14.16b, V20.16b, V6.16b
+	VAND V6.B16, V20.B16, V6.B16
+	WORD $0x4e73d4c6 // fadd V6.2d, V6.2d, V19.2d
+	WORD $0x4ef3d5ce // fsub V14.2d, V14.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b74 // fcvtl2 V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee687 // fcmgt V7.2d, V20.2d, V30.2d
+	WORD $0x4e671e8f // bic V15.16b, V20.16b, V7.16b
+	VAND V7.B16, V20.B16, V7.B16
+	WORD $0x4e73d4e7 // fadd V7.2d, V7.2d, V19.2d
+	WORD $0x4ef3d5ef // fsub V15.2d, V15.2d, V19.2d
+	MOVD R10, R20
+product:
+	FLDPQ 0(R13), (F18, F19)
+	FLDPQ 0(R11), (F28, F29)
+	WORD $0x0e617a54 // fcvtl V20.2d, V18
+	WORD $0x4e617a55 // fcvtl2 V21.2d, V18
+	WORD $0x0e617a76 // fcvtl V22.2d, V19
+	WORD $0x4e617a77 // fcvtl2 V23.2d, V19
+	WORD $0x4fdc1280 // fmla V0.2d, V20, V28[0]
+	WORD $0x4fdc1a88 // fmla V8.2d, V20, V28[1]
+	WORD $0x4fdc12a1 // fmla V1.2d, V21, V28[0]
+	WORD $0x4fdc1aa9 // fmla V9.2d, V21, V28[1]
+	WORD $0x4fdc12c2 // fmla V2.2d, V22, V28[0]
+	WORD $0x4fdc1aca // fmla V10.2d, V22, V28[1]
+	WORD $0x4fdc12e3 // fmla V3.2d, V23, V28[0]
+	WORD $0x4fdc1aeb // fmla V11.2d, V23, V28[1]
+	WORD $0x4fdd1284 // fmla V4.2d, V20, V29[0]
+	WORD $0x4fdd1a8c // fmla V12.2d, V20, V29[1]
+	WORD $0x4fdd12a5 // fmla V5.2d, V21, V29[0]
+	WORD $0x4fdd1aad // fmla V13.2d, V21, V29[1]
+	WORD $0x4fdd12c6 // fmla V6.2d, V22, V29[0]
+	WORD $0x4fdd1ace // fmla V14.2d, V22, V29[1]
+	WORD $0x4fdd12e7 // fmla V7.2d, V23, V29[0]
+	WORD $0x4fdd1aef // fmla V15.2d, V23, V29[1]
+	ADD $32, R11
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x7ff0000000000000, R17
+	VDUP R17, V21.D2
+	VEOR V30.B16, V30.B16, V30.B16
+	MOVWU keep+92(FP), R16
+	VDUP R16, V18.S4
+	VAND V21.B16, V0.B16, V20.B16
+	WORD $0x4ef4d400 // fsub V0.2d, V0.2d, V20.2d
+	WORD $0x4e74d508 // fadd V8.2d, V8.2d, V20.2d
+	WORD $0x4e68d400 // fadd V0.2d, V0.2d, V8.2d
+	VAND V21.B16, V1.B16, V20.B16
+	WORD $0x4ef4d421 // fsub V1.2d, V1.2d, V20.2d
+	WORD $0x4e74d529 // fadd V9.2d, V9.2d, V20.2d
+	WORD $0x4e69d421 // fadd V1.2d, V1.2d, V9.2d
+	WORD $0x0e616818 // fcvtn V24.2s, V0
+	WORD $0x4e616838 // fcvtn2 V24.4s, V1
+	VAND V18.B16, V24.B16, V24.B16
+	WORD $0x4e3ed718 // fadd V24.4s, V24.4s, V30.4s
+	VAND V21.B16, V2.B16, V20.B16
+	WORD $0x4ef4d442 // fsub V2.2d, V2.2d, V20.2d
+	WORD $0x4e74d54a // fadd V10.2d, V10.2d, V20.2d
+	WORD $0x4e6ad442 // fadd V2.2d, V2.2d, V10.2d
+	VAND V21.B16, V3.B16, V20.B16
+	WORD $0x4ef4d463 // fsub V3.2d, V3.2d, V20.2d
+	WORD $0x4e74d56b // fadd V11.2d, V11.2d, V20.2d
+	WORD $0x4e6bd463 // fadd V3.2d, V3.2d, V11.2d
+	WORD $0x0e616859 // fcvtn V25.2s, V2
+	WORD $0x4e616879 // fcvtn2 V25.4s, V3
+	VAND V18.B16, V25.B16, V25.B16
+	WORD $0x4e3ed739 // fadd V25.4s, V25.4s, V30.4s
+	VAND V21.B16, V4.B16, V20.B16
+	WORD $0x4ef4d484 // fsub V4.2d, V4.2d, V20.2d
+	WORD $0x4e74d58c // fadd V12.2d, V12.2d, V20.2d
+	WORD $0x4e6cd484 // fadd V4.2d, V4.2d, V12.2d
+	VAND V21.B16, V5.B16, V20.B16
+	WORD $0x4ef4d4a5 // fsub V5.2d, V5.2d, V20.2d
+	WORD $0x4e74d5ad // fadd V13.2d, V13.2d, V20.2d
+	WORD $0x4e6dd4a5 // fadd V5.2d, V5.2d, V13.2d
+	WORD $0x0e61689a // fcvtn V26.2s, V4
+	WORD $0x4e6168ba // fcvtn2 V26.4s, V5
+	VAND V18.B16, V26.B16, V26.B16
+	WORD $0x4e3ed75a // fadd V26.4s, V26.4s, V30.4s
+	VAND V21.B16, V6.B16, V20.B16
+	WORD $0x4ef4d4c6 // fsub V6.2d, V6.2d, V20.2d
+	WORD $0x4e74d5ce // fadd V14.2d, V14.2d, V20.2d
+	WORD $0x4e6ed4c6 // fadd V6.2d, V6.2d, V14.2d
+	VAND V21.B16, V7.B16, V20.B16
+	WORD $0x4ef4d4e7 // fsub V7.2d, V7.2d, V20.2d
+	WORD $0x4e74d5ef // fadd V15.2d, V15.2d, V20.2d
+	WORD $0x4e6fd4e7 // fadd V7.2d, V7.2d, V15.2d
+	WORD $0x0e6168db // fcvtn V27.2s, V6
+	WORD $0x4e6168fb // fcvtn2 V27.4s, V7
+	VAND V18.B16, V27.B16, V27.B16
+	WORD $0x4e3ed77b // fadd V27.4s, V27.4s, V30.4s
+	SUBS $1, R19
+	BNE step
+	SUBS $1, R15
+	BNE instruction
+	FSTPQ (F24, F25), 0(R0)
+	FSTPQ (F26, F27), 256(R0)
+	ADD $512, R0
+	ADD R5, R1
+	ADD R6<<1, R2
+	SUBS $2, R7
+	BNE rows
+	MSR R21, FPCR
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+96(FP)
+	RET
+
+// func dotWideSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+TEXT ·dotWideSeparate(SB), NOSPLIT, $0-100
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD ae+16(FP), R2
+	MOVD b+24(FP), R3
+	MOVD be+32(FP), R4
+	MOVD aStride+40(FP), R5
+	MOVD aeStride+48(FP), R6
+	MOVD rows+56(FP), R7
+	MOVD instructions+64(FP), R8
+	MOVD steps+72(FP), R9
+	MOVD terms+80(FP), R10
+	VEOR V31.B16, V31.B16, V31.B16
+	MRS FPCR, R21
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+rows:
+	MOVD R1, R11
+	MOVD R2, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD R8, R15
+	ADD R6, R2, R23
+instruction:
+	VEOR V24.B16, V24.B16, V24.B16
+	VEOR V25.B16, V25.B16, V25.B16
+	VEOR V26.B16, V26.B16, V26.B16
+	VEOR V27.B16, V27.B16, V27.B16
+	MOVD R9, R19
+step:
+	MOVD $0x80008000, R17
+	VDUP R17, V16.S4
+	MOVD $0x80008000, R17
+	VDUP R17, V17.S4
+	MOVD R10, R20
+exponent:
+	FMOVQ 0(R12), F18
+	FMOVQ 0(R23), F19
+	FMOVQ 0(R14), F20
+	VDUP V18.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 128(R14), F20
+	VDUP V18.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 256(R14), F20
+	VDUP V18.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 384(R14), F20
+	VDUP V18.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	ADD $16, R12
+	ADD $16, R23
+	ADD $512, R14
+	SUBS $4, R20
+	BNE exponent
+	MOVD $0xfffff000, R17
+	VDUP R17, V21.S4
+	MOVD $0xe3, R17
+	VDUP R17, V22.S4
+	MOVD $0xfffffffa, R17
+	VDUP R17, V23.S4
+	MOVD $0x1, R17
+	VDUP R17, V28.S4
+	MOVWU fraction+88(FP), R16
+	MOVD $948, R17
+	SUB R16, R17, R16
+	VDUP R16, V29.S4
+	VEOR V30.B16, V30.B16, V30.B16
+	WORD $0x0f10a612 // sxtl V18.4s, V16
+	VSHL $1, V24.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b14 // fcvtl V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee680 // fcmgt V0.2d, V20.2d, V30.2d
+	WORD $0x4e601e88 // bic V8.16b, V20.16b, V0.16b
+	VAND V0.B16, V20.B16, V0.B16
+	WORD $0x4e73d400 // fadd V0.2d, V0.2d, V19.2d
+	WORD $0x4ef3d508 // fsub V8.2d, V8.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b14 // fcvtl2 V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee681 // fcmgt V1.2d, V20.2d, V30.2d
+	WORD $0x4e611e89 // bic V9.16b, V20.16b, V1.16b
+	VAND V1.B16, V20.B16, V1.B16
+	WORD $0x4e73d421 // fadd V1.2d, V1.2d, V19.2d
+	WORD $0x4ef3d529 // fsub V9.2d, V9.2d, V19.2d
+	WORD $0x4f10a612 // sxtl2 V18.4s, V16
+	VSHL $1, V25.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b34 // fcvtl V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee682 // fcmgt V2.2d, V20.2d, V30.2d
+	WORD $0x4e621e8a // bic V10.16b, V20.16b, V2.16b
+	VAND V2.B16, V20.B16, V2.B16
+	WORD $0x4e73d442 // fadd V2.2d, V2.2d, V19.2d
+	WORD $0x4ef3d54a // fsub V10.2d, V10.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b34 // fcvtl2 V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee683 // fcmgt V3.2d, V20.2d, V30.2d
+	WORD $0x4e631e8b // bic V11.16b, V20.16b, V3.16b
+	VAND V3.B16, V20.B16, V3.B16
+	WORD $0x4e73d463 // fadd V3.2d, V3.2d, V19.2d
+	WORD $0x4ef3d56b // fsub V11.2d, V11.2d, V19.2d
+	WORD $0x0f10a632 // sxtl V18.4s, V17
+	VSHL $1, V26.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b54 // fcvtl V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee684 // fcmgt V4.2d, V20.2d, V30.2d
+	WORD $0x4e641e8c // bic V12.16b, V20.16b, V4.16b
+	VAND V4.B16, V20.B16, V4.B16
+	WORD $0x4e73d484 // fadd V4.2d, V4.2d, V19.2d
+	WORD $0x4ef3d58c // fsub V12.2d, V12.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b54 // fcvtl2 V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee685 // fcmgt V5.2d, V20.2d, V30.2d
+	WORD $0x4e651e8d // bic V13.16b, V20.16b, V5.16b
+	VAND V5.B16, V20.B16, V5.B16
+	WORD $0x4e73d4a5 // fadd V5.2d, V5.2d, V19.2d
+	WORD $0x4ef3d5ad // fsub V13.2d, V13.2d, V19.2d
+	WORD $0x4f10a632 // sxtl2 V18.4s, V17
+	VSHL $1, V27.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b74 // fcvtl V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee686 // fcmgt V6.2d, V20.2d, V30.2d
+	WORD $0x4e661e8e // bic V14.16b, V20.16b, V6.16b
+	VAND V6.B16, V20.B16, V6.B16
+	WORD $0x4e73d4c6 // fadd V6.2d, V6.2d, V19.2d
+	WORD $0x4ef3d5ce // fsub V14.2d, V14.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b74 // fcvtl2 V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee687 // fcmgt V7.2d, V20.2d, V30.2d
+	WORD $0x4e671e8f // bic V15.16b, V20.16b, V7.16b
+	VAND V7.B16, V20.B16, V7.B16
+	WORD $0x4e73d4e7 // fadd V7.2d, V7.2d, V19.2d
+	WORD $0x4ef3d5ef // fsub V15.2d, V15.2d, V19.2d
+	MOVD R10, R20
+product:
+	FLDPQ 0(R13), (F18, F19)
+	FLDPQ 0(R11), (F28, F29)
+	WORD $0x0e617a54 // fcvtl V20.2d, V18
+	WORD $0x4e617a55 // fcvtl2 V21.2d, V18
+	WORD $0x0e617a76 // fcvtl V22.2d, V19
+	WORD $0x4e617a77 // fcvtl2 V23.2d, V19
+	WORD $0x4fdc1280 // fmla V0.2d, V20, V28[0]
+	WORD $0x4fdc1a88 // fmla V8.2d, V20, V28[1]
+	WORD $0x4fdc12a1 // fmla V1.2d, V21, V28[0]
+	WORD $0x4fdc1aa9 // fmla V9.2d, V21, V28[1]
+	WORD $0x4fdc12c2 // fmla V2.2d, V22, V28[0]
+	WORD $0x4fdc1aca // fmla V10.2d, V22, V28[1]
+	WORD $0x4fdc12e3 // fmla V3.2d, V23, V28[0]
+	WORD $0x4fdc1aeb // fmla V11.2d, V23, V28[1]
+	WORD $0x4fdd1284 // fmla V4.2d, V20, V29[0]
+	WORD $0x4fdd1a8c // fmla V12.2d, V20, V29[1]
+	WORD $0x4fdd12a5 // fmla V5.2d, V21, V29[0]
+	WORD $0x4fdd1aad // fmla V13.2d, V21, V29[1]
+	WORD $0x4fdd12c6 // fmla V6.2d, V22, V29[0]
+	WORD $0x4fdd1ace // fmla V14.2d, V22, V29[1]
+	WORD $0x4fdd12e7 // fmla V7.2d, V23, V29[0]
+	WORD $0x4fdd1aef // fmla V15.2d, V23, V29[1]
+	ADD $32, R11
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x7ff0000000000000, R17
+	VDUP R17, V21.D2
+	VEOR V30.B16, V30.B16, V30.B16
+	MOVWU keep+92(FP), R16
+	VDUP R16, V18.S4
+	VAND V21.B16, V0.B16, V20.B16
+	WORD $0x4ef4d400 // fsub V0.2d, V0.2d, V20.2d
+	WORD $0x4e74d508 // fadd V8.2d, V8.2d, V20.2d
+	WORD $0x4e68d400 // fadd V0.2d, V0.2d, V8.2d
+	VAND V21.B16, V1.B16, V20.B16
+	WORD $0x4ef4d421 // fsub V1.2d, V1.2d, V20.2d
+	WORD $0x4e74d529 // fadd V9.2d, V9.2d, V20.2d
+	WORD $0x4e69d421 // fadd V1.2d, V1.2d, V9.2d
+	WORD $0x0e616818 // fcvtn V24.2s, V0
+	WORD $0x4e616838 // fcvtn2 V24.4s, V1
+	VAND V18.B16, V24.B16, V24.B16
+	WORD $0x4e3ed718 // fadd V24.4s, V24.4s, V30.4s
+	VAND V21.B16, V2.B16, V20.B16
+	WORD $0x4ef4d442 // fsub V2.2d, V2.2d, V20.2d
+	WORD $0x4e74d54a // fadd V10.2d, V10.2d, V20.2d
+	WORD $0x4e6ad442 // fadd V2.2d, V2.2d, V10.2d
+	VAND V21.B16, V3.B16, V20.B16
+	WORD $0x4ef4d463 // fsub V3.2d, V3.2d, V20.2d
+	WORD $0x4e74d56b // fadd V11.2d, V11.2d, V20.2d
+	WORD $0x4e6bd463 // fadd V3.2d, V3.2d, V11.2d
+	WORD $0x0e616859 // fcvtn V25.2s, V2
+	WORD $0x4e616879 // fcvtn2 V25.4s, V3
+	VAND V18.B16, V25.B16, V25.B16
+	WORD $0x4e3ed739 // fadd V25.4s, V25.4s, V30.4s
+	VAND V21.B16, V4.B16, V20.B16
+	WORD $0x4ef4d484 // fsub V4.2d, V4.2d, V20.2d
+	WORD $0x4e74d58c // fadd V12.2d, V12.2d, V20.2d
+	WORD $0x4e6cd484 // fadd V4.2d, V4.2d, V12.2d
+	VAND V21.B16, V5.B16, V20.B16
+	WORD $0x4ef4d4a5 // fsub V5.2d, V5.2d, V20.2d
+	WORD $0x4e74d5ad // fadd V13.2d, V13.2d, V20.2d
+	WORD $0x4e6dd4a5 // fadd V5.2d, V5.2d, V13.2d
+	WORD $0x0e61689a // fcvtn V26.2s, V4
+	WORD $0x4e6168ba // fcvtn2 V26.4s, V5
+	VAND V18.B16, V26.B16, V26.B16
+	WORD $0x4e3ed75a // fadd V26.4s, V26.4s, V30.4s
+	VAND V21.B16, V6.B16, V20.B16
+	WORD $0x4ef4d4c6 // fsub V6.2d, V6.2d, V20.2d
+	WORD $0x4e74d5ce // fadd V14.2d, V14.2d, V20.2d
+	WORD $0x4e6ed4c6 // fadd V6.2d, V6.2d, V14.2d
+	VAND V21.B16, V7.B16, V20.B16
+	WORD $0x4ef4d4e7 // fsub V7.2d, V7.2d, V20.2d
+	WORD $0x4e74d5ef // fadd V15.2d, V15.2d, V20.2d
+	WORD $0x4e6fd4e7 // fadd V7.2d, V7.2d, V15.2d
+	WORD $0x0e6168db // fcvtn V27.2s, V6
+	WORD $0x4e6168fb // fcvtn2 V27.4s, V7
+	VAND V18.B16, V27.B16, V27.B16
+	WORD $0x4e3ed77b // fadd V27.4s, V27.4s, V30.4s
+	SUBS $1, R19
+	BNE step
+	MOVD $0x0, R16
+	MSR R16, FPCR
+	MOVD $0x7f800000, R17
+	VDUP R17, V22.S4
+	FLDPQ 0(R0), (F18, F19)
+	FLDPQ 256(R0), (F20, F21)
+	WORD $0x4e38d652 // fadd V18.4s, V18.4s, V24.4s
+	VAND V22.B16, V18.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e39d673 // fadd V19.4s, V19.4s, V25.4s
+	VAND V22.B16, V19.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e3ad694 // fadd V20.4s, V20.4s, V26.4s
+	VAND V22.B16, V20.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e3bd6b5 // fadd V21.4s, V21.4s, V27.4s
+	VAND V22.B16, V21.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	FSTPQ (F18, F19), 0(R0)
+	FSTPQ (F20, F21), 256(R0)
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+	SUBS $1, R15
+	BNE instruction
+	ADD $512, R0
+	ADD R5, R1
+	ADD R6<<1, R2
+	SUBS $2, R7
+	BNE rows
+	MSR R21, FPCR
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+96(FP)
+	RET
+
+// func dotWideHalf(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+TEXT ·dotWideHalf(SB), NOSPLIT, $0-100
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD ae+16(FP), R2
+	MOVD b+24(FP), R3
+	MOVD be+32(FP), R4
+	MOVD aStride+40(FP), R5
+	MOVD aeStride+48(FP), R6
+	MOVD rows+56(FP), R7
+	MOVD instructions+64(FP), R8
+	MOVD steps+72(FP), R9
+	MOVD terms+80(FP), R10
+	VEOR V31.B16, V31.B16, V31.B16
+	MRS FPCR, R21
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+rows:
+	MOVD R1, R11
+	MOVD R2, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD R8, R15
+	ADD R6, R2, R23
+	FLDPQ 0(R0), (F24, F25)
+	FLDPQ 256(R0), (F26, F27)
+instruction:
+	MOVD R9, R19
+step:
+	MOVD $0x80008000, R17
+	VDUP R17, V16.S4
+	MOVD $0x80008000, R17
+	VDUP R17, V17.S4
+	MOVD R10, R20
+exponent:
+	FMOVQ 0(R12), F18
+	FMOVQ 0(R23), F19
+	FMOVQ 0(R14), F20
+	VDUP V18.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 128(R14), F20
+	VDUP V18.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 256(R14), F20
+	VDUP V18.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 384(R14), F20
+	VDUP V18.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	ADD $16, R12
+	ADD $16, R23
+	ADD $512, R14
+	SUBS $4, R20
+	BNE exponent
+	MOVD $0xfffff000, R17
+	VDUP R17, V21.S4
+	MOVD $0xe3, R17
+	VDUP R17, V22.S4
+	MOVD $0xfffffffa, R17
+	VDUP R17, V23.S4
+	MOVD $0x71, R17
+	VDUP R17, V28.S4
+	MOVWU fraction+88(FP), R16
+	MOVD $948, R17
+	SUB R16, R17, R16
+	VDUP R16, V29.S4
+	VEOR V30.B16, V30.B16, V30.B16
+	WORD $0x0f10a612 // sxtl V18.4s, V16
+	VSHL $1, V24.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b14 // fcvtl V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee680 // fcmgt V0.2d, V20.2d, V30.2d
+	WORD $0x4e601e88 // bic V8.16b, V20.16b, V0.16b
+	VAND V0.B16, V20.B16, V0.B16
+	WORD $0x4e73d400 // fadd V0.2d, V0.2d, V19.2d
+	WORD $0x4ef3d508 // fsub V8.2d, V8.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b14 // fcvtl2 V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee681 // fcmgt V1.2d, V20.2d, V30.2d
+	WORD $0x4e611e89 // bic V9.16b, V20.16b, V1.16b
+	VAND V1.B16, V20.B16, V1.B16
+	WORD $0x4e73d421 // fadd V1.2d, V1.2d, V19.2d
+	WORD $0x4ef3d529 // fsub V9.2d, V9.2d, V19.2d
+	WORD $0x4f10a612 // sxtl2 V18.4s, V16
+	VSHL $1, V25.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b34 // fcvtl V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee682 // fcmgt V2.2d, V20.2d, V30.2d
+	WORD $0x4e621e8a // bic V10.16b, V20.16b, V2.16b
+	VAND V2.B16, V20.B16, V2.B16
+	WORD $0x4e73d442 // fadd V2.2d, V2.2d, V19.2d
+	WORD $0x4ef3d54a // fsub V10.2d, V10.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b34 // fcvtl2 V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee683 // fcmgt V3.2d, V20.2d, V30.2d
+	WORD $0x4e631e8b // bic V11.16b, V20.16b, V3.16b
+	VAND V3.B16, V20.B16, V3.B16
+	WORD $0x4e73d463 // fadd V3.2d, V3.2d, V19.2d
+	WORD $0x4ef3d56b // fsub V11.2d, V11.2d, V19.2d
+	WORD $0x0f10a632 // sxtl V18.4s, V17
+	VSHL $1, V26.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b54 // fcvtl V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee684 // fcmgt V4.2d, V20.2d, V30.2d
+	WORD $0x4e641e8c // bic V12.16b, V20.16b, V4.16b
+	VAND V4.B16, V20.B16, V4.B16
+	WORD $0x4e73d484 // fadd V4.2d, V4.2d, V19.2d
+	WORD $0x4ef3d58c // fsub V12.2d, V12.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b54 // fcvtl2 V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee685 // fcmgt V5.2d, V20.2d, V30.2d
+	WORD $0x4e651e8d // bic V13.16b, V20.16b, V5.16b
+	VAND V5.B16, V20.B16, V5.B16
+	WORD $0x4e73d4a5 // fadd V5.2d, V5.2d, V19.2d
+	WORD $0x4ef3d5ad // fsub V13.2d, V13.2d, V19.2d
+	WORD $0x4f10a632 // sxtl2 V18.4s, V17
+	VSHL $1, V27.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b74 // fcvtl V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee686 // fcmgt V6.2d, V20.2d, V30.2d
+	WORD $0x4e661e8e // bic V14.16b, V20.16b, V6.16b
+	VAND V6.B16, V20.B16, V6.B16
+	WORD $0x4e73d4c6 // fadd V6.2d, V6.2d, V19.2d
+	WORD $0x4ef3d5ce // fsub V14.2d, V14.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b74 // fcvtl2 V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee687 // fcmgt V7.2d, V20.2d, V30.2d
+	WORD $0x4e671e8f // bic V15.16b, V20.16b, V7.16b
+	VAND V7.B16, V20.B16, V7.B16
+	WORD $0x4e73d4e7 // fadd V7.2d, V7.2d, V19.2d
+	WORD $0x4ef3d5ef // fsub V15.2d, V15.2d, V19.2d
+	MOVD R10, R20
+product:
+	FLDPQ 0(R13), (F18, F19)
+	FLDPQ 0(R11), (F28, F29)
+	WORD $0x0e617a54 // fcvtl V20.2d, V18
+	WORD $0x4e617a55 // fcvtl2 V21.2d, V18
+	WORD $0x0e617a76 // fcvtl V22.2d, V19
+	WORD $0x4e617a77 // fcvtl2 V23.2d, V19
+	WORD $0x4fdc1280 // fmla V0.2d, V20, V28[0]
+	WORD $0x4fdc1a88 // fmla V8.2d, V20, V28[1]
+	WORD $0x4fdc12a1 // fmla V1.2d, V21, V28[0]
+	WORD $0x4fdc1aa9 // fmla V9.2d, V21, V28[1]
+	WORD $0x4fdc12c2 // fmla V2.2d, V22, V28[0]
+	WORD $0x4fdc1aca // fmla V10.2d, V22, V28[1]
+	WORD $0x4fdc12e3 // fmla V3.2d, V23, V28[0]
+	WORD $0x4fdc1aeb // fmla V11.2d, V23, V28[1]
+	WORD $0x4fdd1284 // fmla V4.2d, V20, V29[0]
+	WORD $0x4fdd1a8c // fmla V12.2d, V20, V29[1]
+	WORD $0x4fdd12a5 // fmla V5.2d, V21, V29[0]
+	WORD $0x4fdd1aad // fmla V13.2d, V21, V29[1]
+	WORD $0x4fdd12c6 // fmla V6.2d, V22, V29[0]
+	WORD $0x4fdd1ace // fmla V14.2d, V22, V29[1]
+	WORD $0x4fdd12e7 // fmla V7.2d, V23, V29[0]
+	WORD $0x4fdd1aef // fmla V15.2d, V23, V29[1]
+	ADD $32, R11
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x7ff0000000000000, R17
+	VDUP R17, V21.D2
+	VEOR V30.B16, V30.B16, V30.B16
+	MOVD $0x3f1, R17
+	VDUP R17, V22.D2
+	MOVD $0xa, R17
+	VDUP R17, V23.D2
+	MOVD $0x808, R17
+	VDUP R17, V28.D2
+	MOVD $0x40effc0000000000, R17
+	VDUP R17, V29.D2
+	VAND V21.B16, V0.B16, V20.B16
+	WORD $0x4ef4d400 // fsub V0.2d, V0.2d, V20.2d
+	WORD $0x4e74d508 // fadd V8.2d, V8.2d, V20.2d
+	WORD $0x4e68d400 // fadd V0.2d, V0.2d, V8.2d
+	VSHL $1, V0.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc00 // fmul V0.2d, V0.2d, V20.2d
+	WORD $0x4e618800 // frintn V0.2d, V0
+	WORD $0x6e73dc00 // fmul V0.2d, V0.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d400 // fadd V0.2d, V0.2d, V20.2d
+	WORD $0x6e60efb4 // facge V20.2d, V29.2d, V0.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V1.B16, V20.B16
+	WORD $0x4ef4d421 // fsub V1.2d, V1.2d, V20.2d
+	WORD $0x4e74d529 // fadd V9.2d, V9.2d, V20.2d
+	WORD $0x4e69d421 // fadd V1.2d, V1.2d, V9.2d
+	VSHL $1, V1.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc21 // fmul V1.2d, V1.2d, V20.2d
+	WORD $0x4e618821 // frintn V1.2d, V1
+	WORD $0x6e73dc21 // fmul V1.2d, V1.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d421 // fadd V1.2d, V1.2d, V20.2d
+	WORD $0x6e61efb4 // facge V20.2d, V29.2d, V1.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e616818 // fcvtn V24.2s, V0
+	WORD $0x4e616838 // fcvtn2 V24.4s, V1
+	VAND V21.B16, V2.B16, V20.B16
+	WORD $0x4ef4d442 // fsub V2.2d, V2.2d, V20.2d
+	WORD $0x4e74d54a // fadd V10.2d, V10.2d, V20.2d
+	WORD $0x4e6ad442 // fadd V2.2d, V2.2d, V10.2d
+	VSHL $1, V2.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc42 // fmul V2.2d, V2.2d, V20.2d
+	WORD $0x4e618842 // frintn V2.2d, V2
+	WORD $0x6e73dc42 // fmul V2.2d, V2.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d442 // fadd V2.2d, V2.2d, V20.2d
+	WORD $0x6e62efb4 // facge V20.2d, V29.2d, V2.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V3.B16, V20.B16
+	WORD $0x4ef4d463 // fsub V3.2d, V3.2d, V20.2d
+	WORD $0x4e74d56b // fadd V11.2d, V11.2d, V20.2d
+	WORD $0x4e6bd463 // fadd V3.2d, V3.2d, V11.2d
+	VSHL $1, V3.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc63 // fmul V3.2d, V3.2d, V20.2d
+	WORD $0x4e618863 // frintn V3.2d, V3
+	WORD $0x6e73dc63 // fmul V3.2d, V3.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d463 // fadd V3.2d, V3.2d, V20.2d
+	WORD $0x6e63efb4 // facge V20.2d, V29.2d, V3.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e616859 // fcvtn V25.2s, V2
+	WORD $0x4e616879 // fcvtn2 V25.4s, V3
+	VAND V21.B16, V4.B16, V20.B16
+	WORD $0x4ef4d484 // fsub V4.2d, V4.2d, V20.2d
+	WORD $0x4e74d58c // fadd V12.2d, V12.2d, V20.2d
+	WORD $0x4e6cd484 // fadd V4.2d, V4.2d, V12.2d
+	VSHL $1, V4.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc84 // fmul V4.2d, V4.2d, V20.2d
+	WORD $0x4e618884 // frintn V4.2d, V4
+	WORD $0x6e73dc84 // fmul V4.2d, V4.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d484 // fadd V4.2d, V4.2d, V20.2d
+	WORD $0x6e64efb4 // facge V20.2d, V29.2d, V4.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V5.B16, V20.B16
+	WORD $0x4ef4d4a5 // fsub V5.2d, V5.2d, V20.2d
+	WORD $0x4e74d5ad // fadd V13.2d, V13.2d, V20.2d
+	WORD $0x4e6dd4a5 // fadd V5.2d, V5.2d, V13.2d
+	VSHL $1, V5.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dca5 // fmul V5.2d, V5.2d, V20.2d
+	WORD $0x4e6188a5 // frintn V5.2d, V5
+	WORD $0x6e73dca5 // fmul V5.2d, V5.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4a5 // fadd V5.2d, V5.2d, V20.2d
+	WORD $0x6e65efb4 // facge V20.2d, V29.2d, V5.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e61689a // fcvtn V26.2s, V4
+	WORD $0x4e6168ba // fcvtn2 V26.4s, V5
+	VAND V21.B16, V6.B16, V20.B16
+	WORD $0x4ef4d4c6 // fsub V6.2d, V6.2d, V20.2d
+	WORD $0x4e74d5ce // fadd V14.2d, V14.2d, V20.2d
+	WORD $0x4e6ed4c6 // fadd V6.2d, V6.2d, V14.2d
+	VSHL $1, V6.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dcc6 // fmul V6.2d, V6.2d, V20.2d
+	WORD $0x4e6188c6 // frintn V6.2d, V6
+	WORD $0x6e73dcc6 // fmul V6.2d, V6.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4c6 // fadd V6.2d, V6.2d, V20.2d
+	WORD $0x6e66efb4 // facge V20.2d, V29.2d, V6.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V7.B16, V20.B16
+	WORD $0x4ef4d4e7 // fsub V7.2d, V7.2d, V20.2d
+	WORD $0x4e74d5ef // fadd V15.2d, V15.2d, V20.2d
+	WORD $0x4e6fd4e7 // fadd V7.2d, V7.2d, V15.2d
+	VSHL $1, V7.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dce7 // fmul V7.2d, V7.2d, V20.2d
+	WORD $0x4e6188e7 // frintn V7.2d, V7
+	WORD $0x6e73dce7 // fmul V7.2d, V7.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4e7 // fadd V7.2d, V7.2d, V20.2d
+	WORD $0x6e67efb4 // facge V20.2d, V29.2d, V7.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e6168db // fcvtn V27.2s, V6
+	WORD $0x4e6168fb // fcvtn2 V27.4s, V7
+	SUBS $1, R19
+	BNE step
+	SUBS $1, R15
+	BNE instruction
+	FSTPQ (F24, F25), 0(R0)
+	FSTPQ (F26, F27), 256(R0)
+	ADD $512, R0
+	ADD R5, R1
+	ADD R6<<1, R2
+	SUBS $2, R7
+	BNE rows
+	MSR R21, FPCR
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+96(FP)
+	RET
+
+// func dotWideHalfSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+TEXT ·dotWideHalfSeparate(SB), NOSPLIT, $0-100
+	MOVD acc+0(FP), R0
+	MOVD a+8(FP), R1
+	MOVD ae+16(FP), R2
+	MOVD b+24(FP), R3
+	MOVD be+32(FP), R4
+	MOVD aStride+40(FP), R5
+	MOVD aeStride+48(FP), R6
+	MOVD rows+56(FP), R7
+	MOVD instructions+64(FP), R8
+	MOVD steps+72(FP), R9
+	MOVD terms+80(FP), R10
+	VEOR V31.B16, V31.B16, V31.B16
+	MRS FPCR, R21
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+rows:
+	MOVD R1, R11
+	MOVD R2, R12
+	MOVD R3, R13
+	MOVD R4, R14
+	MOVD R8, R15
+	ADD R6, R2, R23
+instruction:
+	VEOR V24.B16, V24.B16, V24.B16
+	VEOR V25.B16, V25.B16, V25.B16
+	VEOR V26.B16, V26.B16, V26.B16
+	VEOR V27.B16, V27.B16, V27.B16
+	MOVD R9, R19
+step:
+	MOVD $0x80008000, R17
+	VDUP R17, V16.S4
+	MOVD $0x80008000, R17
+	VDUP R17, V17.S4
+	MOVD R10, R20
+exponent:
+	FMOVQ 0(R12), F18
+	FMOVQ 0(R23), F19
+	FMOVQ 0(R14), F20
+	VDUP V18.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[0], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 128(R14), F20
+	VDUP V18.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[1], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 256(R14), F20
+	VDUP V18.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[2], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	FMOVQ 384(R14), F20
+	VDUP V18.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756610 // smax V16.8h, V16.8h, V21.8h
+	VDUP V19.S[3], V21.S4
+	VADD V20.H8, V21.H8, V21.H8
+	WORD $0x4e756631 // smax V17.8h, V17.8h, V21.8h
+	ADD $16, R12
+	ADD $16, R23
+	ADD $512, R14
+	SUBS $4, R20
+	BNE exponent
+	MOVD $0xfffff000, R17
+	VDUP R17, V21.S4
+	MOVD $0xe3, R17
+	VDUP R17, V22.S4
+	MOVD $0xfffffffa, R17
+	VDUP R17, V23.S4
+	MOVD $0x71, R17
+	VDUP R17, V28.S4
+	MOVWU fraction+88(FP), R16
+	MOVD $948, R17
+	SUB R16, R17, R16
+	VDUP R16, V29.S4
+	VEOR V30.B16, V30.B16, V30.B16
+	WORD $0x0f10a612 // sxtl V18.4s, V16
+	VSHL $1, V24.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b14 // fcvtl V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee680 // fcmgt V0.2d, V20.2d, V30.2d
+	WORD $0x4e601e88 // bic V8.16b, V20.16b, V0.16b
+	VAND V0.B16, V20.B16, V0.B16
+	WORD $0x4e73d400 // fadd V0.2d, V0.2d, V19.2d
+	WORD $0x4ef3d508 // fsub V8.2d, V8.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b14 // fcvtl2 V20.2d, V24
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee681 // fcmgt V1.2d, V20.2d, V30.2d
+	WORD $0x4e611e89 // bic V9.16b, V20.16b, V1.16b
+	VAND V1.B16, V20.B16, V1.B16
+	WORD $0x4e73d421 // fadd V1.2d, V1.2d, V19.2d
+	WORD $0x4ef3d529 // fsub V9.2d, V9.2d, V19.2d
+	WORD $0x4f10a612 // sxtl2 V18.4s, V16
+	VSHL $1, V25.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b34 // fcvtl V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee682 // fcmgt V2.2d, V20.2d, V30.2d
+	WORD $0x4e621e8a // bic V10.16b, V20.16b, V2.16b
+	VAND V2.B16, V20.B16, V2.B16
+	WORD $0x4e73d442 // fadd V2.2d, V2.2d, V19.2d
+	WORD $0x4ef3d54a // fsub V10.2d, V10.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b34 // fcvtl2 V20.2d, V25
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee683 // fcmgt V3.2d, V20.2d, V30.2d
+	WORD $0x4e631e8b // bic V11.16b, V20.16b, V3.16b
+	VAND V3.B16, V20.B16, V3.B16
+	WORD $0x4e73d463 // fadd V3.2d, V3.2d, V19.2d
+	WORD $0x4ef3d56b // fsub V11.2d, V11.2d, V19.2d
+	WORD $0x0f10a632 // sxtl V18.4s, V17
+	VSHL $1, V26.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b54 // fcvtl V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee684 // fcmgt V4.2d, V20.2d, V30.2d
+	WORD $0x4e641e8c // bic V12.16b, V20.16b, V4.16b
+	VAND V4.B16, V20.B16, V4.B16
+	WORD $0x4e73d484 // fadd V4.2d, V4.2d, V19.2d
+	WORD $0x4ef3d58c // fsub V12.2d, V12.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b54 // fcvtl2 V20.2d, V26
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee685 // fcmgt V5.2d, V20.2d, V30.2d
+	WORD $0x4e651e8d // bic V13.16b, V20.16b, V5.16b
+	VAND V5.B16, V20.B16, V5.B16
+	WORD $0x4e73d4a5 // fadd V5.2d, V5.2d, V19.2d
+	WORD $0x4ef3d5ad // fsub V13.2d, V13.2d, V19.2d
+	WORD $0x4f10a632 // sxtl2 V18.4s, V17
+	VSHL $1, V27.S4, V19.S4
+	WORD $0x4ea09a74 // cmeq0 V20.4s, V19
+	VUSHR $24, V19.S4, V19.S4
+	WORD $0x4ebc6673 // smax V19.4s, V19.4s, V28.4s
+	VBIT V20.B16, V21.B16, V19.B16
+	WORD $0x4eb36652 // smax V18.4s, V18.4s, V19.4s
+	WORD $0x4eb63654 // cmgt V20.4s, V18.4s, V22.4s
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x4eb76652 // smax V18.4s, V18.4s, V23.4s
+	VADD V29.S4, V18.S4, V18.S4
+	VZIP1 V30.S4, V18.S4, V19.S4
+	WORD $0x0e617b74 // fcvtl V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee686 // fcmgt V6.2d, V20.2d, V30.2d
+	WORD $0x4e661e8e // bic V14.16b, V20.16b, V6.16b
+	VAND V6.B16, V20.B16, V6.B16
+	WORD $0x4e73d4c6 // fadd V6.2d, V6.2d, V19.2d
+	WORD $0x4ef3d5ce // fsub V14.2d, V14.2d, V19.2d
+	VZIP2 V30.S4, V18.S4, V19.S4
+	WORD $0x4e617b74 // fcvtl2 V20.2d, V27
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6efee687 // fcmgt V7.2d, V20.2d, V30.2d
+	WORD $0x4e671e8f // bic V15.16b, V20.16b, V7.16b
+	VAND V7.B16, V20.B16, V7.B16
+	WORD $0x4e73d4e7 // fadd V7.2d, V7.2d, V19.2d
+	WORD $0x4ef3d5ef // fsub V15.2d, V15.2d, V19.2d
+	MOVD R10, R20
+product:
+	FLDPQ 0(R13), (F18, F19)
+	FLDPQ 0(R11), (F28, F29)
+	WORD $0x0e617a54 // fcvtl V20.2d, V18
+	WORD $0x4e617a55 // fcvtl2 V21.2d, V18
+	WORD $0x0e617a76 // fcvtl V22.2d, V19
+	WORD $0x4e617a77 // fcvtl2 V23.2d, V19
+	WORD $0x4fdc1280 // fmla V0.2d, V20, V28[0]
+	WORD $0x4fdc1a88 // fmla V8.2d, V20, V28[1]
+	WORD $0x4fdc12a1 // fmla V1.2d, V21, V28[0]
+	WORD $0x4fdc1aa9 // fmla V9.2d, V21, V28[1]
+	WORD $0x4fdc12c2 // fmla V2.2d, V22, V28[0]
+	WORD $0x4fdc1aca // fmla V10.2d, V22, V28[1]
+	WORD $0x4fdc12e3 // fmla V3.2d, V23, V28[0]
+	WORD $0x4fdc1aeb // fmla V11.2d, V23, V28[1]
+	WORD $0x4fdd1284 // fmla V4.2d, V20, V29[0]
+	WORD $0x4fdd1a8c // fmla V12.2d, V20, V29[1]
+	WORD $0x4fdd12a5 // fmla V5.2d, V21, V29[0]
+	WORD $0x4fdd1aad // fmla V13.2d, V21, V29[1]
+	WORD $0x4fdd12c6 // fmla V6.2d, V22, V29[0]
+	WORD $0x4fdd1ace // fmla V14.2d, V22, V29[1]
+	WORD $0x4fdd12e7 // fmla V7.2d, V23, V29[0]
+	WORD $0x4fdd1aef // fmla V15.2d, V23, V29[1]
+	ADD $32, R11
+	ADD $256, R13
+	SUBS $1, R20
+	BNE product
+	MOVD $0x7ff0000000000000, R17
+	VDUP R17, V21.D2
+	VEOR V30.B16, V30.B16, V30.B16
+	MOVD $0x3f1, R17
+	VDUP R17, V22.D2
+	MOVD $0xa, R17
+	VDUP R17, V23.D2
+	MOVD $0x808, R17
+	VDUP R17, V28.D2
+	MOVD $0x40effc0000000000, R17
+	VDUP R17, V29.D2
+	VAND V21.B16, V0.B16, V20.B16
+	WORD $0x4ef4d400 // fsub V0.2d, V0.2d, V20.2d
+	WORD $0x4e74d508 // fadd V8.2d, V8.2d, V20.2d
+	WORD $0x4e68d400 // fadd V0.2d, V0.2d, V8.2d
+	VSHL $1, V0.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc00 // fmul V0.2d, V0.2d, V20.2d
+	WORD $0x4e618800 // frintn V0.2d, V0
+	WORD $0x6e73dc00 // fmul V0.2d, V0.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d400 // fadd V0.2d, V0.2d, V20.2d
+	WORD $0x6e60efb4 // facge V20.2d, V29.2d, V0.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V1.B16, V20.B16
+	WORD $0x4ef4d421 // fsub V1.2d, V1.2d, V20.2d
+	WORD $0x4e74d529 // fadd V9.2d, V9.2d, V20.2d
+	WORD $0x4e69d421 // fadd V1.2d, V1.2d, V9.2d
+	VSHL $1, V1.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc21 // fmul V1.2d, V1.2d, V20.2d
+	WORD $0x4e618821 // frintn V1.2d, V1
+	WORD $0x6e73dc21 // fmul V1.2d, V1.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d421 // fadd V1.2d, V1.2d, V20.2d
+	WORD $0x6e61efb4 // facge V20.2d, V29.2d, V1.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e616818 // fcvtn V24.2s, V0
+	WORD $0x4e616838 // fcvtn2 V24.4s, V1
+	VAND V21.B16, V2.B16, V20.B16
+	WORD $0x4ef4d442 // fsub V2.2d, V2.2d, V20.2d
+	WORD $0x4e74d54a // fadd V10.2d, V10.2d, V20.2d
+	WORD $0x4e6ad442 // fadd V2.2d, V2.2d, V10.2d
+	VSHL $1, V2.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc42 // fmul V2.2d, V2.2d, V20.2d
+	WORD $0x4e618842 // frintn V2.2d, V2
+	WORD $0x6e73dc42 // fmul V2.2d, V2.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d442 // fadd V2.2d, V2.2d, V20.2d
+	WORD $0x6e62efb4 // facge V20.2d, V29.2d, V2.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V3.B16, V20.B16
+	WORD $0x4ef4d463 // fsub V3.2d, V3.2d, V20.2d
+	WORD $0x4e74d56b // fadd V11.2d, V11.2d, V20.2d
+	WORD $0x4e6bd463 // fadd V3.2d, V3.2d, V11.2d
+	VSHL $1, V3.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc63 // fmul V3.2d, V3.2d, V20.2d
+	WORD $0x4e618863 // frintn V3.2d, V3
+	WORD $0x6e73dc63 // fmul V3.2d, V3.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d463 // fadd V3.2d, V3.2d, V20.2d
+	WORD $0x6e63efb4 // facge V20.2d, V29.2d, V3.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e616859 // fcvtn V25.2s, V2
+	WORD $0x4e616879 // fcvtn2 V25.4s, V3
+	VAND V21.B16, V4.B16, V20.B16
+	WORD $0x4ef4d484 // fsub V4.2d, V4.2d, V20.2d
+	WORD $0x4e74d58c // fadd V12.2d, V12.2d, V20.2d
+	WORD $0x4e6cd484 // fadd V4.2d, V4.2d, V12.2d
+	VSHL $1, V4.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dc84 // fmul V4.2d, V4.2d, V20.2d
+	WORD $0x4e618884 // frintn V4.2d, V4
+	WORD $0x6e73dc84 // fmul V4.2d, V4.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d484 // fadd V4.2d, V4.2d, V20.2d
+	WORD $0x6e64efb4 // facge V20.2d, V29.2d, V4.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V5.B16, V20.B16
+	WORD $0x4ef4d4a5 // fsub V5.2d, V5.2d, V20.2d
+	WORD $0x4e74d5ad // fadd V13.2d, V13.2d, V20.2d
+	WORD $0x4e6dd4a5 // fadd V5.2d, V5.2d, V13.2d
+	VSHL $1, V5.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dca5 // fmul V5.2d, V5.2d, V20.2d
+	WORD $0x4e6188a5 // frintn V5.2d, V5
+	WORD $0x6e73dca5 // fmul V5.2d, V5.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4a5 // fadd V5.2d, V5.2d, V20.2d
+	WORD $0x6e65efb4 // facge V20.2d, V29.2d, V5.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e61689a // fcvtn V26.2s, V4
+	WORD $0x4e6168ba // fcvtn2 V26.4s, V5
+	VAND V21.B16, V6.B16, V20.B16
+	WORD $0x4ef4d4c6 // fsub V6.2d, V6.2d, V20.2d
+	WORD $0x4e74d5ce // fadd V14.2d, V14.2d, V20.2d
+	WORD $0x4e6ed4c6 // fadd V6.2d, V6.2d, V14.2d
+	VSHL $1, V6.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dcc6 // fmul V6.2d, V6.2d, V20.2d
+	WORD $0x4e6188c6 // frintn V6.2d, V6
+	WORD $0x6e73dcc6 // fmul V6.2d, V6.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4c6 // fadd V6.2d, V6.2d, V20.2d
+	WORD $0x6e66efb4 // facge V20.2d, V29.2d, V6.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	VAND V21.B16, V7.B16, V20.B16
+	WORD $0x4ef4d4e7 // fsub V7.2d, V7.2d, V20.2d
+	WORD $0x4e74d5ef // fadd V15.2d, V15.2d, V20.2d
+	WORD $0x4e6fd4e7 // fadd V7.2d, V7.2d, V15.2d
+	VSHL $1, V7.D2, V19.D2
+	VUSHR $53, V19.D2, V19.D2
+	WORD $0x4ef336d4 // cmgt V20.2d, V22.2d, V19.2d
+	VBIT V20.B16, V22.B16, V19.B16
+	VSUB V19.D2, V28.D2, V20.D2
+	VSHL $52, V20.D2, V20.D2
+	VSUB V23.D2, V19.D2, V19.D2
+	VSHL $52, V19.D2, V19.D2
+	WORD $0x6e74dce7 // fmul V7.2d, V7.2d, V20.2d
+	WORD $0x4e6188e7 // frintn V7.2d, V7
+	WORD $0x6e73dce7 // fmul V7.2d, V7.2d, V19.2d
+	VEOR V20.B16, V20.B16, V20.B16
+	WORD $0x4e74d4e7 // fadd V7.2d, V7.2d, V20.2d
+	WORD $0x6e67efb4 // facge V20.2d, V29.2d, V7.2d
+	WORD $0x6e205a94 // not V20.16b, V20
+	VORR V20.B16, V31.B16, V31.B16
+	WORD $0x0e6168db // fcvtn V27.2s, V6
+	WORD $0x4e6168fb // fcvtn2 V27.4s, V7
+	SUBS $1, R19
+	BNE step
+	MOVD $0x0, R16
+	MSR R16, FPCR
+	MOVD $0x7f800000, R17
+	VDUP R17, V22.S4
+	FLDPQ 0(R0), (F18, F19)
+	FLDPQ 256(R0), (F20, F21)
+	WORD $0x4e38d652 // fadd V18.4s, V18.4s, V24.4s
+	WORD $0x0e216a52 // fcvtn V18.4h, V18
+	WORD $0x0e217a52 // fcvtl V18.4s, V18
+	VAND V22.B16, V18.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e39d673 // fadd V19.4s, V19.4s, V25.4s
+	WORD $0x0e216a73 // fcvtn V19.4h, V19
+	WORD $0x0e217a73 // fcvtl V19.4s, V19
+	VAND V22.B16, V19.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e3ad694 // fadd V20.4s, V20.4s, V26.4s
+	WORD $0x0e216a94 // fcvtn V20.4h, V20
+	WORD $0x0e217a94 // fcvtl V20.4s, V20
+	VAND V22.B16, V20.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	WORD $0x4e3bd6b5 // fadd V21.4s, V21.4s, V27.4s
+	WORD $0x0e216ab5 // fcvtn V21.4h, V21
+	WORD $0x0e217ab5 // fcvtl V21.4s, V21
+	VAND V22.B16, V21.B16, V23.B16
+	VCMEQ V22.S4, V23.S4, V23.S4
+	VORR V23.B16, V31.B16, V31.B16
+	FSTPQ (F18, F19), 0(R0)
+	FSTPQ (F20, F21), 256(R0)
+	MOVD $0xc00000, R16
+	MSR R16, FPCR
+	SUBS $1, R15
+	BNE instruction
+	ADD $512, R0
+	ADD R5, R1
+	ADD R6<<1, R2
+	SUBS $2, R7
+	BNE rows
+	MSR R21, FPCR
+	VMOV V31.D[0], R16
+	VMOV V31.D[1], R17
+	ORR R17, R16
+	CMP $0, R16
+	CSET NE, R16
+	MOVW R16, ret+96(FP)
+	RET

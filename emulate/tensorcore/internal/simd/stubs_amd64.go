@@ -66,6 +66,30 @@ func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instr
 // a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
 func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
 
+// dotWide continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWide(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideSeparate continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalf continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideHalf(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalfSeparate continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideHalfSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
 // dotExactAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
 // a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
 func dotExactAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
@@ -73,6 +97,30 @@ func dotExactAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, i
 // dotExactHalfAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
 // a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.
 func dotExactHalfAVX2(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotWideAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideSeparateAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideSeparateAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalfAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideHalfAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalfSeparateAVX2 continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of steps of terms, a
+// multiple of 4, each. a are A's values, [pair of rows][k][4]: of each row its positive part and its negative one, with a stride of pairs
+// in bytes; ae are its exponents, b and be [k][64] are B's. fraction is the number of fraction bits, keep the bits that a result
+// keeps. The result is not zero if an element is not valid.
+func dotWideHalfSeparateAVX2(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
 
 // laneExponentsAVX2 is laneExponents.
 func laneExponentsAVX2(dst *int16, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32

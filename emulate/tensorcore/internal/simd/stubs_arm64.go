@@ -63,3 +63,23 @@ func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instr
 //
 //go:noescape
 func dotExactHalf(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
+
+// dotWide is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotWide(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideSeparate is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotWideSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalf is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotWideHalf(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32
+
+// dotWideHalfSeparate is that of amd64 for 8 lanes.
+//
+//go:noescape
+func dotWideHalfSeparate(acc *float32, a *float64, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32) uint32

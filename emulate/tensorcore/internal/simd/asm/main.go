@@ -22,6 +22,10 @@ func main() {
 	for _, w := range wides {
 		dotExact(w, false)
 		dotExact(w, true)
+		for _, half := range []bool{false, true} {
+			dotWide(w, half, false)
+			dotWide(w, half, true)
+		}
 	}
 	avx2()
 	Generate()
