@@ -19,7 +19,8 @@ func TestSpeed(t *testing.T) {
 		{"sage2-8b-sm90", "", nil},
 		{"fa2", "", []string{"several times slower", "operands.subnormals: keep"}},
 		{"fa2", "pv.unit.sum_round=fp32-nearest", []string{"tens of times slower", "operands.subnormals: keep", "pv.unit: mma.m16n8k16.f32.f16 as sm_90"}},
-		{"sage2-8b-sm90", "pv.level=all pv.join=none pv.unit.instruction=exact", []string{"tens of times slower", "strips have no pv.unit.instruction: exact", "steps no pv.unit.instruction: exact"}},
+		{"sage2-8b-sm90", "pv.level=all pv.join=none pv.unit.instruction=exact", []string{"several times slower", "which have no pv.unit.instruction: exact"}},
+		{"sage2-8b-sm90", "p.format=exact p.round=none arch=ideal", []string{"tens of times slower", "strips have no p.format: exact", "steps no pv.unit: wgmma.m64nNk32.f32.e4m3 as ideal"}},
 	} {
 		p, err := program.Selection{Kernel: tc.kernel, Set: strings.Fields(tc.set)}.Program()
 		if err != nil {
