@@ -102,16 +102,21 @@ func dot13(name string, half bool, strips int) {
 				if !first {
 					from = of(s, c, stripAcc, 8)
 				}
-				for i := range vecs {
-					m := expand(i, e)
-					if first {
+				var m [vecs]VecVirtual
+				for i := range m {
+					m[i] = expand(i, e)
+				}
+				if first {
+					for i := range m {
 						sums[s][c][i] = ZMM()
-						VPTERNLOGD_BCST(Imm(orMiddle), d.size, half22, m)
-						VMOVDQA32(m, sums[s][c][i])
-					} else {
-						d.begin(sums[s][c][i], m, mask, perG, at(from, 0, i))
+						VPTERNLOGD_BCST(Imm(orMiddle), d.size, half22, m[i])
+						VMOVDQA32(m[i], sums[s][c][i])
 					}
-					VMOVUPS(m, waits(s, c, i))
+				} else {
+					d.begin(sums[s][c], m, mask, perG, from)
+				}
+				for i := range m {
+					VMOVUPS(m[i], waits(s, c, i))
 				}
 			}
 		}
@@ -408,24 +413,35 @@ const (
 	maxAbs   = 0x03 // the larger magnitude, with the sign of the second to last operand
 )
 
-// begin makes g, the power of two with the largest exponent, of that of the products and of what has been
-// added up, whose sign it gets, and sets a to perG*g plus that, truncated like a product: toward zero
-// since signs are equal. M may be negative, as the ulp is the same.
-func (d *dot13Unit) begin(a, g, mask, perG VecVirtual, from Mem) {
+// begin makes of each g the power of two with the largest exponent, of that of the products and of
+// what has been added up, whose sign it gets, and sets a to perG*g plus that, truncated like a
+// product: toward zero since signs are equal. M may be negative, as the ulp is the same.
+func (d *dot13Unit) begin(a, g [vecs]VecVirtual, mask, perG VecVirtual, from Register) {
+	for i := range a {
+		VMOVUPS(at(from, 0, i), a[i])
+	}
 	size := a
-	VMOVUPS(from, a)
 	if d.half {
 		// An FP16 subnormal has the smallest exponent; zero has none.
-		k, least := K(), ZMM()
-		size = ZMM()
-		VMOVAPS(a, size)
+		least := ZMM()
 		VBROADCASTSS(d.lowest, least)
-		VPTESTMD_BCST(d.size, a, k)
-		VRANGEPS(Imm(maxAbs), least, a, k, size)
+		for i := range size {
+			k := K()
+			size[i] = ZMM()
+			VMOVAPS(a[i], size[i])
+			VPTESTMD_BCST(d.size, a[i], k)
+			VRANGEPS(Imm(maxAbs), least, a[i], k, size[i])
+		}
 	}
-	VRANGEPS(Imm(maxAbs), g, size, g)
-	VPANDD(mask, g, g)
-	VFMADD231PS_RZ_SAE(g, perG, a)
+	for i := range a {
+		VRANGEPS(Imm(maxAbs), g[i], size[i], g[i])
+	}
+	for i := range a {
+		VPANDD(mask, g[i], g[i])
+	}
+	for i := range a {
+		VFMADD231PS_RZ_SAE(g[i], perG, a[i])
+	}
 }
 
 // endHalf rounds a sum to FP16. One that is infinite makes nan NaN.
