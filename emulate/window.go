@@ -266,12 +266,6 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 		}
 	})
 	clear(w.kCodes[(last-w.first)*cd:])
-	if w.kTurned != nil {
-		x := make([]float32, d)
-		for i := last; i < w.first+w.keys; i++ {
-			turnKeys(w.kTurned, x, d, i-w.first)
-		}
-	}
 }
 
 // turnKeys writes rows x of d channels to turned [keys/16][d][16] from the key at on.
