@@ -733,7 +733,7 @@ func runLayer(ctx context.Context, d *layerdumps.Dump, index int, o *Outline, wa
 				t := g.tasks[i]
 				if t.prepares() {
 					if kv := g.ahead(t.kv); kv != nil {
-						kv.once.Do(func() { kv.err = kv.prepare(bound, opt, 1) })
+						kv.ready(bound, opt, max(1, opt.Jobs/g.heads))
 					}
 					continue
 				}
@@ -811,6 +811,7 @@ type gatherer struct {
 	o     *Outline
 	opt   Options
 	tasks []task
+	heads int // of K and V
 
 	mu    sync.Mutex
 	kvs   map[int]*kvHead // those in use, by their number in the layer
@@ -826,6 +827,7 @@ func newGatherer(l *heads.Layer, index int, o *Outline, opt Options, total *Part
 	for _, t := range g.tasks {
 		g.left[t.kv] += t.chunks[1] - t.chunks[0]
 	}
+	g.heads = len(g.left)
 	return g
 }
 
@@ -953,14 +955,14 @@ func (w *worker) run(ctx context.Context, cs []chunk) error {
 		return err // what is read is zero now
 	}
 	kv := cs[0].kv
-	kv.once.Do(func() { kv.err = kv.prepare(w.layer, w.opt, w.opt.Jobs) })
+	err := kv.ready(w.layer, w.opt, w.opt.Jobs)
 	defer func() {
 		if kv.left.Add(-int64(len(cs))) == 0 {
 			kv.drop()
 		}
 	}()
-	if kv.err != nil {
-		return kv.err
+	if err != nil {
+		return err
 	}
 	d := w.layer.Q.Dim
 	if w.q == nil {
@@ -1126,6 +1128,12 @@ func (w *worker) emulate(ctx context.Context, cs []chunk) (*emulate.Query, error
 	_, err := k.RunBlocks(ctx, q, &w.ws, lo/bq, (hi-lo+bq-1)/bq, w.out[:(hi-lo)*w.layer.Q.Dim], lse)
 	cs[0].acc.counts = w.ws.Counts
 	return q, err
+}
+
+// ready prepares the head if nobody has, or waits for whoever does.
+func (kv *kvHead) ready(l *heads.Layer, opt Options, jobs int) error {
+	kv.once.Do(func() { kv.err = kv.prepare(l, opt, jobs) })
+	return kv.err
 }
 
 // prepare quantises the head's K and V on up to jobs goroutines.

@@ -87,6 +87,21 @@ func (h *head) streamedAt(t testing.TB, cfg program.Program, level emulate.Level
 	return out, lse, counts
 }
 
+// TestTurned: a head so long that K is not kept turned, against its windows one by one, which have
+// it.
+func TestTurned(t *testing.T) {
+	cfg := sage2()[0]
+	if cfg.Smoothing.Q == "none" {
+		t.Fatalf("%s does not smooth Q", cfg.Name)
+	}
+	h := randomHead(4, 70, 1<<14+100, 128, format.FP16)
+	for _, level := range emulate.Levels()[1:] {
+		want, _, _ := h.streamedAt(t, cfg, level)
+		got, _, _ := h.runAt(t, cfg, level)
+		same(t, level.String(), got, want)
+	}
+}
+
 // TestStream holds streamed codes to kept ones, over more than one window, also where
 // the portable code has to do a block or a head.
 func TestStream(t *testing.T) {

@@ -37,6 +37,7 @@ type strips struct {
 	kScale  []float32 // [BlockK]
 	delta   []float32 // [BlockK]
 	nan     oddKeys
+	turned  []float32 // of turnedKeys
 	zeros   []float32 // [Dim], negative ones
 	scratch vec.Scratch
 }
@@ -224,13 +225,28 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, w *window, qMean []float32, 
 		ss.hideKeys(n, k.masked)
 		return
 	}
-	d := kv.in.Dim
-	if !k.level.l.MeanDots(ss.delta, w.kTurned[(lo-w.first)*d:][:len(ss.delta)*d], qMean) {
+	if !k.level.l.MeanDots(ss.delta, k.turnedKeys(ws, kv, w, lo, n), qMean) {
 		k.deltaScores(ws, kv, qMean, lo)
 		copy(ss.delta, ws.deltaS)
 	}
 	clear(ss.delta[n:])
 	ss.hideKeys(n, k.masked)
+}
+
+// turnedKeys returns the smoothed keys of the tile of n keys from lo on, as window.kTurned has them.
+func (k *Kernel) turnedKeys(ws *Workspace, kv *KV, w *window, lo, n int) []float32 {
+	ss, d := ws.strips, kv.in.Dim
+	size := len(ss.delta) * d
+	if w.kTurned != nil {
+		return w.kTurned[(lo-w.first)*d:][:size]
+	}
+	x := ws.keys[:size]
+	kv.in.K(lo, lo+n, x[:n*d])
+	k.smoothKeys(kv, x[:n*d])
+	clear(x[n*d:])
+	ss.turned = grow(ss.turned, size)
+	turnKeys(ss.turned, x, d, 0)
+	return ss.turned
 }
 
 // stripBlocks is how many blocks of queries of a head runStrips wants at a time: as many as

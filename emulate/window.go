@@ -15,6 +15,9 @@ const readBlock = 512
 // minWindow is how many keys a window has at least; it has whole tiles.
 const minWindow = 1024
 
+// keepTurned is up to how many elements of a head K is kept turned too, so that a kept head stays small.
+const keepTurned = 1 << 21
+
 // window holds the codes of a run of keys, padded to whole tiles.
 type window struct {
 	first, keys int
@@ -23,7 +26,7 @@ type window struct {
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
-	kTurned     []float32 // [keys/16][Dim][16], smoothed K, where strips need it for delta-S
+	kTurned     []float32 // [keys/16][Dim][16], smoothed K for the delta-S of strips, where that is kept
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
@@ -109,7 +112,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 				w.kWhole = make([]int8, keys*wd)
 			}
 		}
-		if kv.strips && k.smoothQ {
+		if kv.strips && k.smoothQ && (kv.in.Stream || kv.in.Len*d <= keepTurned) {
 			w.kTurned = make([]float32, keys*d)
 		}
 		switch {
@@ -251,12 +254,6 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 		}
 	})
 	clear(w.kCodes[(last-w.first)*cd:])
-	if w.kTurned != nil {
-		x := make([]float32, d)
-		for i := last; i < w.first+w.keys; i++ {
-			turnKeys(w.kTurned, x, d, i-w.first)
-		}
-	}
 }
 
 // turnKeys writes rows x of d channels to turned [keys/16][d][16] from the key at on.

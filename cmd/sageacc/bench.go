@@ -19,9 +19,9 @@ func newBench(e *env) *cobra.Command {
 		Use:   "bench",
 		Short: "Measure how fast this machine emulates, to plan a run",
 		Long: `Emulates heads of random values with every kernel and computes their reference, as
-many together as goroutines, and prints the time of one and the rate. A layer takes
-the time of a head, emulated and reference, times its heads; time grows linearly with heads and quadratically with
-tokens.`,
+many together as goroutines, up to 16, and prints the time of one and the rate. A
+layer takes the time of a head, emulated and reference, times its heads; time grows
+linearly with heads and quadratically with tokens.`,
 		Example: `  sageacc bench
   sageacc bench --tokens 16384 --head-dim 64 --causal`,
 		Args: cobra.NoArgs,

@@ -140,8 +140,6 @@ type Head struct {
 	Q, K, V     []float32 // [Tokens][Dim]
 	Tokens, Dim int
 	Causal      bool
-	out         [][]float32 // by head
-	ref         [][]float64
 }
 
 // NewHead returns a head, always the same for a shape.
@@ -170,12 +168,11 @@ const chunkRows = 256
 
 // Emulate runs so many heads, all alike, as compare runs a layer: quantisers, all blocks, output.
 func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, heads, jobs int) error {
-	if len(h.out) < heads {
-		h.out = make([][]float32, heads)
-		for i := range h.out {
-			h.out[i] = make([]float32, len(h.Q))
-		}
-	}
+	return h.emulate(ctx, k, heads, jobs, func(head, row int, out []float32) {})
+}
+
+// emulate is Emulate that shows each chunk's output, of rows from row on, as soon as it is there.
+func (h *Head) emulate(ctx context.Context, k *emulate.Kernel, heads, jobs int, show func(head, row int, out []float32)) error {
 	type prepared struct {
 		once sync.Once
 		kv   *emulate.KV
@@ -200,41 +197,41 @@ func (h *Head) Emulate(ctx context.Context, k *emulate.Kernel, heads, jobs int) 
 	in := emulate.QInput{Q: rows(h.Q, h.Dim), Len: h.Tokens, Causal: h.Causal, Scale: 1 / math.Sqrt(float64(h.Dim))}
 	return spread(ctx, heads, chunks, jobs, func() func(int, int) error {
 		var ws emulate.Workspace
+		out := make([]float32, min(chunk*bq, h.Tokens)*h.Dim)
 		return func(head, i int) error {
 			if i == parallel.Prepare {
-				return prepare(head, 1)
+				return prepare(head, max(1, jobs/heads))
 			}
 			if err := prepare(head, jobs); err != nil {
 				return err
 			}
 			q := k.Query(in, kvs[head].kv, &ws)
 			b := i * chunk
-			_, err := k.RunBlocks(ctx, q, &ws, b, min(chunk, blocks-b), h.out[head][b*bq*h.Dim:], nil)
+			rows := out[:min(chunk*bq, h.Tokens-b*bq)*h.Dim]
+			if _, err := k.RunBlocks(ctx, q, &ws, b, min(chunk, blocks-b), rows, nil); err != nil {
+				return err
+			}
+			show(head, b*bq, rows)
 			if kvs[head].left.Add(-1) == 0 {
 				kvs[head].kv = nil
 			}
-			return err
+			return nil
 		}
 	})
 }
 
 // Reference computes so many heads, all alike, in full precision.
 func (h *Head) Reference(ctx context.Context, p reference.Precision, heads, jobs int) error {
-	if len(h.ref) < heads {
-		h.ref = make([][]float64, heads)
-		for i := range h.ref {
-			h.ref[i] = make([]float64, len(h.Q))
-		}
-	}
 	return spread(ctx, heads, (h.Tokens+chunkRows-1)/chunkRows, jobs, func() func(int, int) error {
 		var ws reference.Workspace
-		return func(head, i int) error {
+		out := make([]float64, min(chunkRows, h.Tokens)*h.Dim)
+		return func(_, i int) error {
 			if i == parallel.Prepare {
 				return nil
 			}
 			lo, hi := i*chunkRows, min((i+1)*chunkRows, h.Tokens)
 			return reference.Attention(ctx, reference.Params{Precision: p, Causal: h.Causal}, h.Q[lo*h.Dim:hi*h.Dim], h.K, h.V,
-				lo, hi, h.Tokens, h.Dim, &ws, h.ref[head][lo*h.Dim:hi*h.Dim], nil)
+				lo, hi, h.Tokens, h.Dim, &ws, out[:(hi-lo)*h.Dim], nil)
 		}
 	})
 }

@@ -2,10 +2,15 @@ package bench
 
 import (
 	"context"
+	"math"
+	"slices"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/sageacc/sageacc/emulate"
+	"github.com/sageacc/sageacc/emulate/format"
 	"github.com/sageacc/sageacc/emulate/program"
-
 	"github.com/sageacc/sageacc/layerdumps"
 )
 
@@ -52,6 +57,70 @@ func TestRunCancelled(t *testing.T) {
 	cancel()
 	if _, err := Run(ctx, Options{Tokens: 64, HeadDim: 32, Jobs: 1}, nil); err == nil {
 		t.Fatal("no error")
+	}
+}
+
+// TestEmulate: each head of a layer is that head, for every number of goroutines.
+func TestEmulate(t *testing.T) {
+	const tokens, dim, heads = 600, 32, 3
+	h := NewHead(tokens, dim, false)
+	p, err := program.Preset("sage2-8b-sm90")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := emulate.New(p)
+	if err == nil {
+		k, err = k.ForCase(format.FP16, program.Case{HeadDim: dim, Keys: tokens})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := NewHead(tokens, 2*p.Operands.MaxHeadDim, false).Emulate(t.Context(), k, heads, 2); err == nil {
+		t.Error("no error from preparing")
+	}
+	kv, err := k.Prepare(emulate.KVInput{K: rows(h.K, dim), V: rows(h.V, dim), Len: tokens, Dim: dim, DType: format.FP16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ws emulate.Workspace
+	want := make([]float32, tokens*dim)
+	q := k.Query(emulate.QInput{Q: rows(h.Q, dim), Len: tokens, Scale: 1 / math.Sqrt(dim)}, kv, &ws)
+	if _, err := k.RunBlocks(t.Context(), q, &ws, 0, k.Blocks(tokens), want, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, jobs := range []int{1, 2, 7} {
+		var mu sync.Mutex
+		var got [heads][]float32
+		for i := range got {
+			got[i] = make([]float32, tokens*dim)
+		}
+		err := h.emulate(t.Context(), k, heads, jobs, func(head, row int, out []float32) {
+			mu.Lock()
+			defer mu.Unlock()
+			copy(got[head][row*dim:], out)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			if !slices.Equal(got[i], want) {
+				t.Errorf("%d goroutines: head %d differs", jobs, i)
+			}
+		}
+	}
+}
+
+// TestMeasure: the time is that of one head.
+func TestMeasure(t *testing.T) {
+	const heads = 4
+	r := Row{Tokens: 1, HeadDim: 1}
+	start := time.Now()
+	if err := measure(t.Context(), &r, heads, 0, func() error { time.Sleep(time.Millisecond); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	// It ran twice, once to warm up.
+	if most := time.Since(start).Seconds() / heads; r.Runs != 1 || r.Seconds <= 0 || r.Seconds > most {
+		t.Errorf("%d runs, %v s: at most %v", r.Runs, r.Seconds, most)
 	}
 }
 

@@ -171,7 +171,7 @@ func (l Level) pairRecords(records []uint8, pairs []pair, codes []uint8, u Unit)
 
 // MeanDots writes out[key] = the sum of q[c]*x[key/16][c][key%16], fused multiply-adds in order
 // of the channel that flush subnormal numbers, for len(out) keys, a multiple of 16. It reports
-// whether it could: what is subnormal may be too much.
+// whether it could: NEON takes no subnormal number.
 func (l Level) MeanDots(out, x, q []float32) bool {
 	_ = x[len(out)*len(q)-1]
 	pick(l, meanDots, meanDotsAVX2)(&out[0], &x[0], &q[0], len(out)/16, len(q))

@@ -119,7 +119,7 @@ func TestToFloat(t *testing.T) {
 
 func TestDequantize(t *testing.T) {
 	const masked = -5e6
-	forLevels(t, 60, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
+	forLevels(t, 3*rows, func(t *testing.T, l vec.Level, r *rand.Rand, round int) {
 		keys, k := 8*(1+r.IntN(6)), kind(round%4)
 		s, top := make([]float32, keys*rows), make([]float32, 4*rows)
 		for i := range top {
@@ -134,7 +134,7 @@ func TestDequantize(t *testing.T) {
 		want, wantTop := make([]float32, len(s)), clone(top)
 		for i := range limit {
 			limit[i] = int32(r.IntN(keys+10) - 5)
-			if round%3 == 0 && i < 48 { // registers without a masked score
+			if round%3 == 0 && i != round/3 { // one row alone is masked
 				limit[i] = int32(keys + r.IntN(2))
 			}
 		}
@@ -535,21 +535,48 @@ func (c *softmaxCase) setRow(row int, scale float32, score func(i int) float32) 
 	}
 }
 
-// TestControlAfterSoftmax: operations round to nearest and keep subnormal numbers again.
-func TestControlAfterSoftmax(t *testing.T) {
+// TestControlAfter: after kernels that change how operations round and flush, they round to
+// nearest and keep subnormal numbers again.
+func TestControlAfter(t *testing.T) {
 	forLevels(t, 1, func(t *testing.T, l vec.Level, r *rand.Rand, _ int) {
-		for _, k := range []kind{ordinary, odd} { // the second is given up
+		softmax := func(k kind) func() {
 			c := newSoftmaxCase(r, 1, vec.E4M3, k)
-			x := c.d[:1] // so that the compiler cannot add
-			l.Softmax(&c.a)
-			for _, s := range []struct{ a, b, want float32 }{{1, 0x1.8p-24, 1 + 0x1p-23}, {1, 0x0.8p-24, 1}, {0x1p-149, 0, 0x1p-149}} {
-				x[0] = s.a
-				if x[0] += s.b; x[0] != s.want {
-					t.Errorf("%x + %x = %x", s.a, s.b, x[0])
-				}
-			}
+			return func() { l.Softmax(&c.a) }
+		}
+		dots := func(keys int) func() {
+			out, x, q := make([]float32, keys), draw(r, keys*8, ordinary), draw(r, 8, ordinary)
+			return func() { l.MeanDots(out, x, q) }
+		}
+		for name, run := range map[string]func(){
+			"softmax": softmax(ordinary), "a softmax given up": softmax(odd),
+			"dots of 16 keys": dots(16), "of 64": dots(64), "of 80": dots(80),
+			"dequantize": func() {
+				var qScale [rows]float32
+				var limit [rows]int32
+				l.Dequantize(make([]float32, 8*rows), make([]float32, 4*rows), 8, &qScale, make([]float32, 8), make([]float32, 8), &limit, -5e6)
+			},
+		} {
+			run()
+			checkControl(t, name)
 		}
 	})
+}
+
+// least are operands that the compiler does not know.
+var least = []float32{math.SmallestNonzeroFloat32, math.SmallestNonzeroFloat32, 1, 0x1.8p-24, 0x0.8p-24}
+
+// checkControl reports operations that do not round to nearest or flush subnormal numbers. It
+// compares bits, since flushed operands are equal.
+func checkControl(t testing.TB, after string) {
+	t.Helper()
+	for _, s := range []struct {
+		sum  float32
+		want uint32
+	}{{least[0] + least[1], 2}, {least[2] + least[3], math.Float32bits(1 + 0x1p-23)}, {least[2] + least[4], math.Float32bits(1)}} {
+		if got := math.Float32bits(s.sum); got != s.want {
+			t.Errorf("after %s a sum is %08x, want %08x", after, got, s.want)
+		}
+	}
 }
 
 // TestFP16Codes decodes every code and encodes what lies at and between their values.

@@ -149,6 +149,9 @@ func newDotCase(t testing.TB, i, dim int, p func(key, row int) uint16, v func(ke
 	return c
 }
 
+// subnormals are operands that the compiler does not know.
+var subnormals = []float32{math.SmallestNonzeroFloat32, math.SmallestNonzeroFloat32}
+
 // check compares Dot with the portable Tile, from an accumulator of zero.
 func (c *dotCase) check(t testing.TB) {
 	t.Helper()
@@ -176,6 +179,9 @@ func (c *dotCase) checkAt(t testing.TB, l Level, want []float32) {
 	}
 	if !overflow {
 		c.equal(t, l, "", got, want, false)
+	}
+	if math.Float32bits(subnormals[0]+subnormals[1]) != 2 {
+		t.Fatalf("%s %s flushes subnormal numbers ever after", l, c.u.Instruction)
 	}
 	if !c.v.unit.Pairs(l) {
 		return
@@ -290,6 +296,40 @@ func TestSubnormalSums(t *testing.T) {
 		}
 		newDotCase(t, i, 4, pick(p, 0x1p-12), pick(v, 0x1p-11)).check(t)
 		newDotCase(t, i, 4, pick(p, 0), pick(v, 0)).check(t)
+	}
+}
+
+// TestSubnormalAccumulator: what has been added up in FP16 has at least FP16's smallest exponent when
+// it meets small FP8 products.
+func TestSubnormalAccumulator(t *testing.T) {
+	levels(t)
+	tried := false
+	for i, u := range units {
+		if u.unit.Kind != Truncated13 || !u.unit.Half || !strings.HasSuffix(u.name, "e5m2") {
+			continue
+		}
+		tried = true
+		// 2^-23, and in the next step 2^-25 and 2^-28, of which 13 fraction bits below 2^-14 keep the former alone.
+		for _, first := range []float64{0x1p-12, -0x1p-12, 0} {
+			pick := func(x ...float64) func(key, lane int) uint16 {
+				return func(key, _ int) uint16 {
+					value := 0.0
+					switch key {
+					case 0:
+						value = x[0]
+					case u.unit.Step:
+						value = x[1]
+					case u.unit.Step + 1:
+						value = x[2]
+					}
+					return uint16(format.E5M2FromFloat32(float32(value)))
+				}
+			}
+			newDotCase(t, i, 4, pick(0x1p-11, 0x1p-12, 0x1p-12), pick(first, 0x1p-13, 0x1p-16)).check(t)
+		}
+	}
+	if !tried {
+		t.Error("no unit")
 	}
 }
 

@@ -51,198 +51,261 @@ func dot13(name string, half bool, strips int) {
 	Doc(name+" adds one step's products to acc[channel][row] of "+map[int]string{1: "a strip", 2: "two strips"}[strips]+": see pairArgs. The result is not",
 		"zero if a sum is infinite or NaN, or one with O is smallest"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
 	args := load("a")
-	field := func(disp int) Mem { return Mem{Base: args, Disp: disp} }
-	loaded := func(disp int) Register {
-		r := GP64()
-		MOVQ(field(disp), r)
-		return r
-	}
-	records, values, step := loaded(pairRecord), loaded(pairValues), loaded(pairStep)
-	magic, pairs := loaded(pairMagic), loaded(pairCount)
-	d := newDot13(name, half)
-	var p, good [2]Register
-	var nan [2]VecVirtual
-	for s := range strips {
-		p[s] = loaded(pairStrips + pairStrip*s + stripP)
-		good[s] = K()
-		KXNORW(good[s], good[s], good[s])
-		nan[s] = ZMM()
-		VPXORD(nan[s], nan[s], nan[s])
-	}
-	zero, bias := ZMM(), ZMM()
-	VPXORD(zero, zero, zero)
-	VPBROADCASTB(field(pairFlags), bias)
-	mask, perG := ZMM(), ZMM()
-	VPBROADCASTD(d.exponent, mask)
-	VBROADCASTSS(field(pairFlags+4), perG)
+	d := &dot13Unit{half: half, strips: strips, args: args}
+	d.load(name)
 	restore := d.flushSubnormals()
-	// of returns where channel c of the pair is in a matrix of strip s.
-	of := func(s, c, matrix int, size uint64) Register {
-		at := GP64()
-		MOVBQZX(Mem{Base: records, Disp: c}, at)
-		SHLQ(Imm(size), at)
-		ADDQ(field(pairStrips+pairStrip*s+matrix), at)
-		return at
-	}
-	waits := func(s, c, i int) Mem { return at(magic, 0, (s*2+c)*vecs+i) }
 
 	Label("pair")
-	var sums [2][2][vecs]VecVirtual // [strip][channel]
-	start := func(first bool) {
-		half22 := ZMM()
-		if first {
-			VPBROADCASTD(d.half22, half22)
-		}
-		for s := range strips {
-			for c := range 2 {
-				e := ZMM()
-				VMOVDQU8(Mem{Base: of(s, c, stripE, 6)}, e)
-				VPSUBB(bias, e, e)
-				from := Register(nil)
-				if !first {
-					from = of(s, c, stripAcc, 8)
-				}
-				for i := range vecs {
-					m := expand(i, e)
-					if first {
-						sums[s][c][i] = ZMM()
-						VPTERNLOGD_BCST(Imm(orMiddle), d.size, half22, m)
-						VMOVDQA32(m, sums[s][c][i])
-					} else {
-						d.begin(sums[s][c][i], m, mask, perG, at(from, 0, i))
-					}
-					VMOVUPS(m, waits(s, c, i))
-				}
-			}
-		}
-	}
-	CMPB(field(pairFlags+1), Imm(0))
+	CMPB(d.field(pairFlags+1), Imm(0))
 	JEQ(LabelRef("goesOn"))
-	start(true)
+	d.start(true)
 	JMP(LabelRef("begun"))
 	Label("goesOn")
-	start(false)
+	d.start(false)
 	Label("begun")
 	list := GP64()
-	LEAQ(Mem{Base: records, Disp: recordElements}, list)
-	for class, negative := range classes {
-		d.class(class, records, list, func(k int) {
-			key, code := GP64(), GP64()
-			var v [2]VecVirtual
-			MOVBQZX(Mem{Base: list, Disp: k}, key)
-			for c := range v {
-				v[c] = ZMM()
-				MOVBQZX(Mem{Base: list, Index: step, Scale: uint8(1 + c), Disp: k}, code)
-				VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v[c])
-			}
-			SHLQ(Imm(8), key)
-			for s := range strips {
-				for i := range vecs {
-					x := ZMM()
-					VMOVUPS(Mem{Base: p[s], Index: key, Scale: 1, Disp: 64 * i}, x)
-					for c := range v {
-						if negative[c] {
-							VFMADD231PS_RU_SAE(x, v[c], sums[s][c][i])
-						} else {
-							VFMADD231PS_RD_SAE(x, v[c], sums[s][c][i])
-						}
-					}
-				}
-			}
-		})
+	LEAQ(Mem{Base: d.records, Disp: recordElements}, list)
+	for class := range classes {
+		d.class(class, list)
 	}
-	for s := range strips {
-		for c := range 2 {
-			for i := range vecs {
-				a := sums[s][c][i]
-				VFNMADD231PS(waits(s, c, i), perG, a)
-				if half {
-					d.endHalf(a, zero, nan[s])
-				}
-			}
-		}
-	}
-	store := func() {
-		for s := range strips {
-			for c := range 2 {
-				to := of(s, c, stripAcc, 8)
-				for i := range vecs {
-					VMOVUPS(sums[s][c][i], at(to, 0, i))
-				}
-			}
-		}
-	}
-	CMPB(field(pairFlags+2), Imm(0))
+	d.end()
+	CMPB(d.field(pairFlags+2), Imm(0))
 	JNE(LabelRef("last"))
-	store()
+	d.store()
 	JMP(LabelRef("ended"))
 	Label("last")
 	if !half {
 		// What another step begins with it truncates, at least as much.
-		for s := range strips {
-			for c := range 2 {
-				for _, a := range sums[s][c] {
-					VPANDD_BCST(d.fp22, a, a)
-				}
+		d.each(func(s, c int) {
+			for _, a := range d.sums[s][c] {
+				VPANDD_BCST(d.fp22, a, a)
 			}
-		}
+		})
 	}
-	CMPB(field(pairFlags+3), Imm(0))
+	CMPB(d.field(pairFlags+3), Imm(0))
 	JNE(LabelRef("adds"))
-	store()
+	d.store()
 	JMP(LabelRef("ended"))
 	Label("adds")
-	for s := range strips {
-		factor := loaded(pairStrips + pairStrip*s + stripFactor)
+	d.addToO()
+	Label("ended")
+	LEAQ(Mem{Base: d.step, Index: d.step, Scale: 2}, list)
+	LEAQ(Mem{Base: d.records, Index: list, Scale: 1, Disp: recordElements}, d.records)
+	DECQ(d.pairs)
+	JNZ(LabelRef("pair"))
+	restore()
+	d.result()
+	VZEROUPPER()
+	RET()
+}
+
+// dot13Unit is what dot13 has in registers, and its constants.
+type dot13Unit struct {
+	half   bool
+	strips int
+
+	args, records, values, step, magic, pairs Register
+
+	p, good                [2]Register   // of each strip
+	nan                    [2]VecVirtual // of each strip
+	zero, bias, mask, perG VecVirtual
+	sums                   [2][2][vecs]VecVirtual // [strip][channel]
+
+	half22, fp22, exponent, size, lowest Mem
+	control, smallest                    Mem
+}
+
+func (d *dot13Unit) field(disp int) Mem { return Mem{Base: d.args, Disp: disp} }
+
+// loaded returns a pointer or a number of the arguments.
+func (d *dot13Unit) loaded(disp int) Register {
+	r := GP64()
+	MOVQ(d.field(disp), r)
+	return r
+}
+
+// load loads what a call needs all the time.
+func (d *dot13Unit) load(name string) {
+	d.records, d.values, d.step = d.loaded(pairRecord), d.loaded(pairValues), d.loaded(pairStep)
+	d.magic, d.pairs = d.loaded(pairMagic), d.loaded(pairCount)
+	c := newConstants(name + "Constants")
+	d.half22 = c.u32(1 << 22)
+	d.fp22 = c.u32(truncateFP22)
+	d.exponent = c.u32(1<<31 | 0xff<<23) // and sign
+	d.size = c.u32(0xff << 23)
+	d.lowest = c.u32((127 - 14) << 23)
+	d.smallest = c.u32(smallest)
+	d.control = c.u32(flushControl)
+	for s := range d.strips {
+		d.p[s] = d.loaded(pairStrips + pairStrip*s + stripP)
+		d.good[s] = K()
+		KXNORW(d.good[s], d.good[s], d.good[s])
+		d.nan[s] = ZMM()
+		VPXORD(d.nan[s], d.nan[s], d.nan[s])
+	}
+	d.zero, d.bias = ZMM(), ZMM()
+	VPXORD(d.zero, d.zero, d.zero)
+	VPBROADCASTB(d.field(pairFlags), d.bias)
+	d.mask, d.perG = ZMM(), ZMM()
+	VPBROADCASTD(d.exponent, d.mask)
+	VBROADCASTSS(d.field(pairFlags+4), d.perG)
+	d.each(func(s, c int) {
+		for i := range d.sums[s][c] {
+			d.sums[s][c][i] = ZMM()
+		}
+	})
+}
+
+// each calls f for each strip and each channel of a pair.
+func (d *dot13Unit) each(f func(s, c int)) {
+	for s := range d.strips {
 		for c := range 2 {
-			to := of(s, c, stripO, 8)
+			f(s, c)
+		}
+	}
+}
+
+// of returns where channel c of the pair is in a matrix of strip s, whose rows are 1<<size long.
+func (d *dot13Unit) of(s, c, matrix int, size uint64) Register {
+	at := GP64()
+	MOVBQZX(Mem{Base: d.records, Disp: c}, at)
+	SHLQ(Imm(size), at)
+	ADDQ(d.field(pairStrips+pairStrip*s+matrix), at)
+	return at
+}
+
+// waits is where what makes M waits for the end of a sum.
+func (d *dot13Unit) waits(s, c, i int) Mem { return at(d.magic, 0, (s*2+c)*vecs+i) }
+
+// start begins the sums of a pair, from zero or from what there is.
+func (d *dot13Unit) start(first bool) {
+	half22 := ZMM()
+	if first {
+		VPBROADCASTD(d.half22, half22)
+	}
+	d.each(func(s, c int) {
+		e := ZMM()
+		VMOVDQU8(Mem{Base: d.of(s, c, stripE, 6)}, e)
+		VPSUBB(d.bias, e, e)
+		from := Register(nil)
+		if !first {
+			from = d.of(s, c, stripAcc, 8)
+		}
+		var m [vecs]VecVirtual
+		for i := range m {
+			m[i] = expand(i, e)
+		}
+		if first {
+			for i := range m {
+				VPTERNLOGD_BCST(Imm(orMiddle), d.size, half22, m[i])
+				VMOVDQA32(m[i], d.sums[s][c][i])
+			}
+		} else {
+			d.begin(d.sums[s][c], m, from)
+		}
+		for i := range m {
+			VMOVUPS(m[i], d.waits(s, c, i))
+		}
+	})
+}
+
+// end makes the sums of what began as M.
+func (d *dot13Unit) end() {
+	d.each(func(s, c int) {
+		for i, a := range d.sums[s][c] {
+			VFNMADD231PS(d.waits(s, c, i), d.perG, a)
+			if d.half {
+				d.endHalf(a, d.nan[s])
+			}
+		}
+	})
+}
+
+// store writes the sums.
+func (d *dot13Unit) store() {
+	d.each(func(s, c int) {
+		to := d.of(s, c, stripAcc, 8)
+		for i, a := range d.sums[s][c] {
+			VMOVUPS(a, at(to, 0, i))
+		}
+	})
+}
+
+// addToO adds the sums to O.
+func (d *dot13Unit) addToO() {
+	for s := range d.strips {
+		factor := d.loaded(pairStrips + pairStrip*s + stripFactor)
+		for c := range 2 {
+			to := d.of(s, c, stripO, 8)
 			for i := range vecs {
 				x := ZMM()
 				VMOVUPS(at(to, 0, i), x)
-				VFMADD132PS(at(factor, 0, i), sums[s][c][i], x)
-				d.keepGood(good[s], x)
-				VFMADD231PS(zero, x, nan[s])
+				VFMADD132PS(at(factor, 0, i), d.sums[s][c][i], x)
+				d.keepGood(d.good[s], x)
+				VFMADD231PS(d.zero, x, d.nan[s])
 				VMOVUPS(x, at(to, 0, i))
 			}
 		}
 	}
-	Label("ended")
-	LEAQ(Mem{Base: step, Index: step, Scale: 2}, list)
-	LEAQ(Mem{Base: records, Index: list, Scale: 1, Disp: recordElements}, records)
-	DECQ(pairs)
-	JNZ(LabelRef("pair"))
-	restore()
+}
+
+// result returns which rows are not good.
+func (d *dot13Unit) result() {
 	// NaN is not equal to itself.
-	for s := range strips {
-		VCMPPS(Imm(0), nan[s], nan[s], good[s], good[s])
-		KNOTW(good[s], good[s])
+	for s := range d.strips {
+		VCMPPS(Imm(0), d.nan[s], d.nan[s], d.good[s], d.good[s])
+		KNOTW(d.good[s], d.good[s])
 	}
-	if strips == 2 {
-		KUNPCKWD(good[0], good[1], good[0])
+	if d.strips == 2 {
+		KUNPCKWD(d.good[0], d.good[1], d.good[0])
 	}
 	r := GP32()
-	KMOVD(good[0], r)
-	if strips == 1 {
+	KMOVD(d.good[0], r)
+	if d.strips == 1 {
 		MOVWLZX(r.As16(), r)
 	}
 	Store(r, ReturnIndex(0))
-	VZEROUPPER()
-	RET()
+}
+
+// element adds the products of the k-th key from list on, of a class.
+func (d *dot13Unit) element(class int, list Register, k int) {
+	key, code := GP64(), GP64()
+	var v [2]VecVirtual
+	MOVBQZX(Mem{Base: list, Disp: k}, key)
+	for c := range v {
+		v[c] = ZMM()
+		MOVBQZX(Mem{Base: list, Index: d.step, Scale: uint8(1 + c), Disp: k}, code)
+		VBROADCASTSS(Mem{Base: d.values, Index: code, Scale: 4}, v[c])
+	}
+	SHLQ(Imm(8), key)
+	for s := range d.strips {
+		for i := range vecs {
+			x := ZMM()
+			VMOVUPS(Mem{Base: d.p[s], Index: key, Scale: 1, Disp: 64 * i}, x)
+			for c := range v {
+				if classes[class][c] {
+					VFMADD231PS_RU_SAE(x, v[c], d.sums[s][c][i])
+				} else {
+					VFMADD231PS_RD_SAE(x, v[c], d.sums[s][c][i])
+				}
+			}
+		}
+	}
 }
 
 // class emits the elements of a class of keys, in blocks of four, of two and of one: pairs with
 // equal numbers stand together, so their branches go the same way, which those of a loop by
 // keys, with an end to be foreseen each time, do not.
-func (d *dot13Unit) class(class int, records, list Register, element func(k int)) {
+func (d *dot13Unit) class(class int, list Register) {
 	label := "class" + string(rune('0'+class))
 	count := GP64()
 	block := func(n int) {
 		for k := range n {
-			element(k)
+			d.element(class, list, k)
 		}
 		ADDQ(Imm(uint64(n)), list)
 	}
-	MOVBQZX(Mem{Base: records, Disp: recordCounts + class}, count)
+	MOVBQZX(Mem{Base: d.records, Disp: recordCounts + class}, count)
 	SUBQ(Imm(4), count)
 	JL(LabelRef(label + "Two"))
 	Label(label)
@@ -356,27 +419,6 @@ func pairRecords() {
 	RET()
 }
 
-// dot13Unit is what dot13 does with an output before and after a step.
-type dot13Unit struct {
-	half                                 bool
-	half22, fp22, exponent, size, lowest Mem
-	control, smallest                    Mem
-}
-
-func newDot13(name string, half bool) *dot13Unit {
-	c := newConstants(name + "Constants")
-	return &dot13Unit{
-		half:     half,
-		half22:   c.u32(1 << 22),
-		fp22:     c.u32(truncateFP22),
-		exponent: c.u32(1<<31 | 0xff<<23), // and sign
-		size:     c.u32(0xff << 23),
-		lowest:   c.u32((127 - 14) << 23),
-		smallest: c.u32(smallest),
-		control:  c.u32(flushControl),
-	}
-}
-
 // flushControl is MXCSR with all exceptions masked, flush to zero and denormals are zeros.
 const flushControl = 0x1f80 | 0x8040
 
@@ -408,33 +450,44 @@ const (
 	maxAbs   = 0x03 // the larger magnitude, with the sign of the second to last operand
 )
 
-// begin makes g, the power of two with the largest exponent, of that of the products and of what has been
-// added up, whose sign it gets, and sets a to perG*g plus that, truncated like a product: toward zero
-// since signs are equal. M may be negative, as the ulp is the same.
-func (d *dot13Unit) begin(a, g, mask, perG VecVirtual, from Mem) {
+// begin makes of each g the power of two with the largest exponent, of that of the products and of
+// what has been added up, whose sign it gets, and sets a to perG*g plus that, truncated like a
+// product: toward zero since signs are equal. M may be negative, as the ulp is the same.
+func (d *dot13Unit) begin(a, g [vecs]VecVirtual, from Register) {
+	for i := range a {
+		VMOVUPS(at(from, 0, i), a[i])
+	}
 	size := a
-	VMOVUPS(from, a)
 	if d.half {
 		// An FP16 subnormal has the smallest exponent; zero has none.
-		k, least := K(), ZMM()
-		size = ZMM()
-		VMOVAPS(a, size)
+		least := ZMM()
 		VBROADCASTSS(d.lowest, least)
-		VPTESTMD_BCST(d.size, a, k)
-		VRANGEPS(Imm(maxAbs), least, a, k, size)
+		for i := range size {
+			k := K()
+			size[i] = ZMM()
+			VMOVAPS(a[i], size[i])
+			VPTESTMD_BCST(d.size, a[i], k)
+			VRANGEPS(Imm(maxAbs), least, a[i], k, size[i])
+		}
 	}
-	VRANGEPS(Imm(maxAbs), g, size, g)
-	VPANDD(mask, g, g)
-	VFMADD231PS_RZ_SAE(g, perG, a)
+	for i := range a {
+		VRANGEPS(Imm(maxAbs), g[i], size[i], g[i])
+	}
+	for i := range a {
+		VPANDD(d.mask, g[i], g[i])
+	}
+	for i := range a {
+		VFMADD231PS_RZ_SAE(g[i], d.perG, a[i])
+	}
 }
 
 // endHalf rounds a sum to FP16. One that is infinite makes nan NaN.
-func (d *dot13Unit) endHalf(a, zero, nan VecVirtual) {
+func (d *dot13Unit) endHalf(a, nan VecVirtual) {
 	h := YMM()
 	VCVTPS2PH(Imm(0), a, h)
 	VCVTPH2PS(h, a)
-	VADDPS(zero, a, a) // -0, of a sum that rounds to zero, becomes +0
-	VFMADD231PS(zero, a, nan)
+	VADDPS(d.zero, a, a) // -0, of a sum that rounds to zero, becomes +0
+	VFMADD231PS(d.zero, a, nan)
 }
 
 // keepGood takes the lanes of x that are the smallest normal number out of good.

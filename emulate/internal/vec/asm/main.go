@@ -403,64 +403,83 @@ func (e *ex2Unit) apply(x VecVirtual) {
 	VMOVDQA32_Z(x, normal, x)
 }
 
-// applyScaled is apply for x times 2^23 that is least at least, and leaves numbers below the
-// smallest normal one.
-func (e *ex2Unit) applyScaled(x VecVirtual) {
-	// w is x in fixed point; a negative one with a fraction takes the one's
-	// complement.
-	w := ZMM()
-	negative, complement := K(), K()
-	VCVTTPS2DQ(x, w)
-	VPMOVD2M(w, negative)
-	VPTESTMD_BCST(e.fraction, w, negative, complement)
-	VPSUBD_BCST(e.one, w, complement, w)
-	segment := ZMM()
-	VPSRLD(Imm(17), w, segment)
-	// The truncated square: h*h>>1 plus, for each bit j of h, l >> (9-j).
-	l, square := ZMM(), ZMM()
-	VPANDD_BCST(e.low9, w, l)
-	VPSRLD(Imm(9), w, square)
-	VPANDD_BCST(e.low8, square, square)
-	VPMADDWD(square, square, square)
-	VPSRLD(Imm(1), square, square)
+// applyScaled is apply for each x times 2^23 that is least at least, and leaves numbers below the
+// smallest normal one. The instructions of all alternate, so that none waits long for the one before.
+func (e *ex2Unit) applyScaled(xs ...VecVirtual) {
+	var all [][]func()
+	for _, x := range xs {
+		all = append(all, e.steps(x))
+	}
+	for i := range all[0] {
+		for _, steps := range all {
+			steps[i]()
+		}
+	}
+}
+
+// steps returns what applyScaled does, an instruction or a few at a time.
+func (e *ex2Unit) steps(x VecVirtual) []func() {
+	negative, complement, top := K(), K(), K()
+	w, segment, l, square, low2, rest, quarter := ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
+	both, sum := new(VecVirtual), new(VecVirtual)
+	steps := []func(){
+		// w is x in fixed point; a negative one with a fraction takes the one's complement.
+		func() { VCVTTPS2DQ(x, w) },
+		func() { VPMOVD2M(w, negative) },
+		func() { VPTESTMD_BCST(e.fraction, w, negative, complement) },
+		func() { VPSUBD_BCST(e.one, w, complement, w) },
+		func() { VPSRLD(Imm(17), w, segment) },
+		// The truncated square: h*h>>1 plus, for each bit j of h, l >> (9-j).
+		func() { VPANDD_BCST(e.low9, w, l) },
+		func() { VPSRLD(Imm(9), w, square) },
+		func() { VPANDD_BCST(e.low8, square, square) },
+		func() { VPMADDWD(square, square, square) },
+		func() { VPSRLD(Imm(1), square, square) },
+	}
 	for _, s := range [][2]Mem{e.select1, e.select2} {
 		a, b := ZMM(), ZMM()
-		VPBROADCASTQ(s[0], a)
-		VPMULTISHIFTQB(l, a, a)
-		VPBROADCASTQ(s[1], b)
-		VPMULTISHIFTQB(w, b, b)
-		VPANDD_BCST(e.ones, b, b)
-		vnni("VPDPBUSD", b, a, square)
+		steps = append(steps,
+			func() { VPBROADCASTQ(s[0], a); VPMULTISHIFTQB(l, a, a) },
+			func() { VPBROADCASTQ(s[1], b); VPMULTISHIFTQB(w, b, b) },
+			func() { VPANDD_BCST(e.ones, b, b) },
+			func() { vnni("VPDPBUSD", b, a, square) },
+		)
 	}
 	// The coefficients.
-	top := K()
-	VPTESTMD_BCST(e.upper, w, top)
-	look := func(t [4]VecVirtual) VecVirtual {
-		lower, upper := ZMM(), ZMM()
-		VMOVDQA32(segment, lower)
-		VPERMI2D(t[1], t[0], lower)
-		VMOVDQA32(segment, upper)
-		VPERMI2D(t[3], t[2], upper)
-		VMOVDQA32(upper, top, lower)
-		return lower
+	steps = append(steps, func() { VPTESTMD_BCST(e.upper, w, top) })
+	for _, c := range []struct {
+		table [4]VecVirtual
+		found *VecVirtual
+	}{{e.both, both}, {e.sum, sum}} {
+		upper := new(VecVirtual)
+		steps = append(steps,
+			func() {
+				*c.found = ZMM()
+				VMOVDQA32(segment, *c.found)
+				VPERMI2D(c.table[1], c.table[0], *c.found)
+			},
+			func() {
+				*upper = ZMM()
+				VMOVDQA32(segment, *upper)
+				VPERMI2D(c.table[3], c.table[2], *upper)
+			},
+			func() { VMOVDQA32(*upper, top, *c.found) },
+		)
 	}
-	both, sum := look(e.both), look(e.sum)
-	rest, quarter := ZMM(), ZMM()
-	VPSLLD(Imm(16), square, square)
-	low2 := ZMM()
-	VPBROADCASTD(e.low2, low2)
-	VPTERNLOGD(Imm(orAnd), low2, w, square)
-	VPBROADCASTD(e.round, rest)
-	vnni("VPDPWSSD", both, square, rest)
-	VPSRAD(Imm(2), rest, rest)
-	VPSRLD(Imm(2), w, quarter)
-	VPANDD_BCST(e.low15, quarter, quarter)
-	vnni("VPDPWSSD", both, quarter, rest)
-	VPSRAD(Imm(11), rest, rest)
-	VPADDD(sum, rest, rest)
-	VPSRLD(Imm(2), rest, rest)
-	VPANDD_BCST(e.whole, w, w)
-	VPADDD(rest, w, x)
+	return append(steps,
+		func() { VPSLLD(Imm(16), square, square) },
+		func() { VPBROADCASTD(e.low2, low2); VPTERNLOGD(Imm(orAnd), low2, w, square) },
+		func() { VPBROADCASTD(e.round, rest); vnni("VPDPWSSD", *both, square, rest) },
+		func() { VPSRAD(Imm(2), rest, rest) },
+		func() { VPSRLD(Imm(2), w, quarter) },
+		func() { VPANDD_BCST(e.low15, quarter, quarter) },
+		func() { vnni("VPDPWSSD", *both, quarter, rest) },
+		func() { VPSRAD(Imm(11), rest, rest) },
+		func() { VPADDD(*sum, rest, rest) },
+		func() { VPSRLD(Imm(2), rest, rest) },
+		func() { VPANDD_BCST(e.whole, w, w) },
+		func() { VPADDD(rest, w, x) },
+	)
 }
 
 // classes of VFPCLASSPS.
@@ -496,6 +515,9 @@ func raise(bad Register, classes uint64, x VecVirtual) {
 	VFPCLASSPSZ(Imm(classes), x, k)
 	KORW(k, bad, bad)
 }
+
+// softmaxKeys is how many keys' exponentials softmax finds side by side.
+const softmaxKeys = 2
 
 // softmax is the online softmax of a strip.
 func softmax() {
@@ -579,27 +601,34 @@ func softmax() {
 	Label("block")
 	for j := range threads {
 		sum := ZMM()
-		for i, key := range []int{2 * j, 2*j + 1, 2*j + 8, 2*j + 9} {
-			x := ZMM()
-			VMOVUPS(lane(s, key*row32), x)
-			VFMSUB132PS(scale[j], max, x)
-			VMAXPS_BCST(unit.least, x, x)
-			VMAXPS(x, most, most)
-			unit.applyScaled(x)
-			if i == 0 {
-				VMOVAPS(x, sum)
-			} else {
-				VADDPS(x, sum, sum)
+		keys := []int{2 * j, 2*j + 1, 2*j + 8, 2*j + 9}
+		for i := 0; i < len(keys); i += softmaxKeys {
+			xs := make([]VecVirtual, softmaxKeys)
+			for n := range xs {
+				x := ZMM()
+				VMOVUPS(lane(s, keys[i+n]*row32), x)
+				VFMSUB132PS(scale[j], max, x)
+				VMAXPS_BCST(unit.least, x, x)
+				VMAXPS(x, most, most)
+				xs[n] = x
 			}
-			// Rounded to FP8 by adding and subtracting a power of two that has
-			// the format's quantum as its ulp.
-			big := ZMM()
-			VPANDD_BCST(exponent, x, big)
-			VPADDD_BCST(quantum, big, big)
-			VPMAXSD_BCST(lowest, big, big)
-			VADDPS(big, x, x)
-			VSUBPS(big, x, x)
-			VMOVUPS(x, lane(p, key*row32))
+			unit.applyScaled(xs...)
+			for n, x := range xs {
+				if i+n == 0 {
+					VMOVAPS(x, sum)
+				} else {
+					VADDPS(x, sum, sum)
+				}
+				// Rounded to FP8 by adding and subtracting a power of two that has
+				// the format's quantum as its ulp.
+				big := ZMM()
+				VPANDD_BCST(exponent, x, big)
+				VPADDD_BCST(quantum, big, big)
+				VPMAXSD_BCST(lowest, big, big)
+				VADDPS(big, x, x)
+				VSUBPS(big, x, x)
+				VMOVUPS(x, lane(p, keys[i+n]*row32))
+			}
 		}
 		x := ZMM()
 		VMOVUPS(lane(d, j*row32), x)
