@@ -24,7 +24,7 @@ func (b Bench) Text(w io.Writer) error {
 		if r.Causal {
 			mask = ", causal"
 		}
-		if _, err := fmt.Fprintf(w, "one head of %d tokens x %d%s, %d goroutines\n\n", r.Tokens, r.HeadDim, mask, r.Jobs); err != nil {
+		if _, err := fmt.Fprintf(w, "heads of %d tokens x %d%s, %d goroutines; seconds of one\n\n", r.Tokens, r.HeadDim, mask, r.Jobs); err != nil {
 			return err
 		}
 	}
