@@ -15,7 +15,8 @@ const readBlock = 512
 // minWindow is how many keys a window has at least; it has whole tiles.
 const minWindow = 1024
 
-// keepTurned is up to how many elements of a head K is kept turned too, so that a kept head stays small.
+// keepTurned is up to how many elements a kept head has K turned too, so that it stays small. A
+// streamed head has it in the window there is.
 const keepTurned = 1 << 21
 
 // window holds the codes of a run of keys, padded to whole tiles.
@@ -26,7 +27,7 @@ type window struct {
 	kRaw        []float32 // [keys][Dim], where K is not quantised to integers
 	vRaw        []float32 // [keys][Dim], where V is plain
 	vWide       []uint16  // [keys][Dim], codes of V that no vector kernel takes
-	kTurned     []float32 // [keys/16][Dim][16], smoothed K for the delta-S of strips, where that is kept
+	kTurned     []float32 // [keys/16][Dim][16], smoothed K for the delta-S of strips; nil in long kept heads
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
