@@ -105,8 +105,8 @@ func attend[T simd.Real](ctx context.Context, t *task, w *scratch[T], r simd.Ker
 			}
 		}
 		n := min(block, t.nk-k0)
-		w.packKeys(w.rows(t.k, t.readK, k0, n, d), n, d)
-		w.packValues(w.rows(t.v, t.readV, k0, n, d), n, d)
+		w.packKeys(w.rows(t.k, t.readK, k0, n, d), n, d, r)
+		w.packValues(w.rows(t.v, t.readV, k0, n, d), n, d, r)
 
 		for r0 := first; r0 < t.rows; r0 += tile {
 			m := min(tile, t.rows-r0)
@@ -309,7 +309,7 @@ func view[T simd.Real](x []float32, buf []T) (values, reuse []T) {
 }
 
 // packKeys writes the n×d matrix k as d×n, in panels, to w.k.
-func (w *scratch[T]) packKeys(k []float32, n, d int) {
+func (w *scratch[T]) packKeys(k []float32, n, d int, r simd.Kernels[T]) {
 	panel := simd.Panel[T]()
 	w.k = grow(w.k, simd.Ceil(n, panel)*d)
 	for j := 0; j < n; j += panel {
@@ -317,35 +317,26 @@ func (w *scratch[T]) packKeys(k []float32, n, d int) {
 		if n-j < panel {
 			clear(dst)
 		}
-		for l := range min(panel, n-j) {
-			for c, x := range k[(j+l)*d:][:d] {
-				dst[c*panel+l] = T(x)
-			}
-		}
+		r.Turn(dst, k[j*d:min(j+panel, n)*d], d)
 	}
 }
 
 // packValues writes the n×d matrix v in panels to w.v, with zeros for what is not
 // finite: that is in w.odd, so that a key that is hidden, and whose weight is 0, takes
 // no part.
-func (w *scratch[T]) packValues(v []float32, n, d int) {
+func (w *scratch[T]) packValues(v []float32, n, d int, r simd.Kernels[T]) {
 	panel := simd.Panel[T]()
 	w.v = grow(w.v, simd.Ceil(d, panel)*n)
 	w.odd = w.odd[:0]
-	// x-x is 0 for a finite x and NaN otherwise; NaN survives the sum.
-	var probe float32
+	finite := true
 	for c := 0; c < d; c += panel {
-		width := min(panel, d-c)
-		for j := range n {
-			row := w.v[c*n+j*panel:][:panel]
-			for l, x := range v[j*d+c:][:width] {
-				row[l] = T(x)
-				probe += x - x
-			}
-			clear(row[width:])
+		dst := w.v[c*n : (c+panel)*n]
+		if d-c < panel {
+			clear(dst)
 		}
+		finite = r.Take(dst, v[:n*d], d, c) && finite
 	}
-	if probe == 0 {
+	if finite {
 		return
 	}
 	for i, x := range v[:n*d] {

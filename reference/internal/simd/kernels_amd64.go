@@ -18,19 +18,22 @@ type set[T Real] struct {
 	max                  func(x *T, scale T, groups int) (T, uint64)
 	weigh                func(x *T, top T, groups int, table *T) T
 	join                 func(acc, x *T, decay T, panels int)
+	turn                 func(dst *T, x *float32, stride, groups int)
+	lanes                int // float32 elements in a vector
+	take                 func(dst *T, x *float32, stride, rows int) uint64
 }
 
 func singles() (list []Kernels[float32]) {
 	if cpu.X86.HasAVX512F {
 		list = append(list, vector(set[float32]{
 			name: "avx512", product: sproduct512, narrow: sproduct512Narrow, row: sproduct512Row, rows: 8, width: 32,
-			max: smax512, weigh: sweigh512, join: sjoin512,
+			max: smax512, weigh: sweigh512, join: sjoin512, turn: sturn512, take: stake512, lanes: 16,
 		}, single, exp32, fma32))
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		list = append(list, vector(set[float32]{
 			name: "avx2", product: sproduct256, row: sproduct256Row, rows: 6, width: 16,
-			max: smax256, weigh: sweigh256, join: sjoin256,
+			max: smax256, weigh: sweigh256, join: sjoin256, turn: sturn256, take: stake256, lanes: 8,
 		}, single, exp32, fma32))
 	}
 	return list
@@ -40,13 +43,13 @@ func doubles() (list []Kernels[float64]) {
 	if cpu.X86.HasAVX512F {
 		list = append(list, vector(set[float64]{
 			name: "avx512", product: dproduct512, narrow: dproduct512Narrow, row: dproduct512Row, rows: 8, width: 16,
-			max: dmax512, weigh: dweigh512, join: djoin512,
+			max: dmax512, weigh: dweigh512, join: djoin512, turn: dturn512, take: dtake512, lanes: 16,
 		}, double, exp64, fma64))
 	}
 	if cpu.X86.HasAVX2 && cpu.X86.HasFMA {
 		list = append(list, vector(set[float64]{
 			name: "avx2", product: dproduct256, row: dproduct256Row, rows: 6, width: 8,
-			max: dmax256, weigh: dweigh256, join: djoin256,
+			max: dmax256, weigh: dweigh256, join: djoin256, turn: dturn256, take: dtake256, lanes: 8,
 		}, double, exp64, fma64))
 	}
 	return list
@@ -65,6 +68,7 @@ func vector[T Real](s set[T], table []T, exp func(T) T, fma func(x, y, z T) T) K
 			}
 			return top
 		},
+		Turn: s.wholeTurn, Take: s.wholeTake,
 		Weigh: func(x []T, top T) T { return s.weigh(&x[0], top, len(x)/Lanes, &table[0]) },
 		Join: func(acc, x []T, decay T) {
 			_ = acc[len(x)-1]
@@ -95,4 +99,28 @@ func (s *set[T]) wholeProduct(m, n, k int, a []T, lda int, b, c []T, ldc int) {
 			kernel(&c[i*ldc+j], &a[i*lda], bp, k, lda*size, ldc*size, 1)
 		}
 	}
+}
+
+// wholeTurn is Kernels.Turn.
+func (s *set[T]) wholeTurn(dst []T, x []float32, d int) {
+	rows, c := len(x)/d, d/s.lanes*s.lanes
+	_ = dst[(d-1)*Panel[T]()+rows-1]
+	l := 0
+	for ; l+s.lanes <= rows && c > 0; l += s.lanes {
+		s.turn(&dst[l], &x[l*d], 4*d, c/s.lanes)
+	}
+	if c < d {
+		turnFrom(dst, x[:l*d], d, 0, c)
+	}
+	turnFrom(dst, x, d, l, 0)
+}
+
+// wholeTake is Kernels.Take.
+func (s *set[T]) wholeTake(dst []T, x []float32, d, c int) bool {
+	panel, rows := Panel[T](), len(x)/d
+	if d-c < panel || rows == 0 {
+		return take(dst, x, d, c)
+	}
+	_ = dst[rows*panel-1]
+	return s.take(&dst[0], &x[c], 4*d, rows) == 0
 }

@@ -49,6 +49,12 @@ type Kernels[T Real] struct {
 	// index, of which the second half is then added to the first until one is left. The
 	// length divides by Lanes and is not 0.
 	Weigh func(x []T, top T) T
+	// Turn writes rows of x, one after the other and of d elements each, as the columns of a
+	// panel [d, Panel], from its first on. There are Panel rows at most.
+	Turn func(dst []T, x []float32, d int)
+	// Take writes the columns of x, rows of d elements, from column c on as a panel, as many
+	// as it has. It reports whether all of them are finite.
+	Take func(dst []T, x []float32, d, c int) bool
 	// Join replaces acc by acc·decay + x, fused. The length is whole panels.
 	Join func(acc, x []T, decay T)
 	// Exp is the exponential of an argument of at most 0, and of NaN, NaN.
@@ -108,10 +114,41 @@ func portable[T Real](exp func(T) T, fma func(x, y, z T) T, axpy func(dst []T, x
 			}
 			return sums[0]
 		},
+		Turn: turn[T],
+		Take: take[T],
 		Join: func(acc, x []T, decay T) {
 			for i, y := range x {
 				acc[i] = fma(acc[i], decay, y)
 			}
 		},
 	}
+}
+
+// turn is the portable Kernels.Turn.
+func turn[T Real](dst []T, x []float32, d int) { turnFrom(dst, x, d, 0, 0) }
+
+// turnFrom is turn for rows from the first on and channels from c on.
+func turnFrom[T Real](dst []T, x []float32, d, first, c int) {
+	panel := Panel[T]()
+	for l := first; l < len(x)/d; l++ {
+		to := dst[l:]
+		for i, v := range x[l*d:][c:d] {
+			to[(c+i)*panel] = T(v)
+		}
+	}
+}
+
+// take is the portable Kernels.Take.
+func take[T Real](dst []T, x []float32, d, c int) bool {
+	panel := Panel[T]()
+	width := min(panel, d-c)
+	finite := true
+	for j := range len(x) / d {
+		row := dst[j*panel:][:width]
+		for l, v := range x[j*d+c:][:width] {
+			row[l] = T(v)
+			finite = finite && v-v == 0
+		}
+	}
+	return finite
 }

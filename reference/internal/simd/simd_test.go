@@ -243,7 +243,99 @@ func testRow[T Real](t *testing.T, got, want Kernels[T]) {
 	}
 }
 
+func testPanels[T Real](t *testing.T, got, want Kernels[T]) {
+	r := rand.New(rand.NewPCG(7, 8))
+	panel := Panel[T]()
+	for round := range 300 {
+		rows, d := 1+r.IntN(panel), 1+r.IntN(3*panel)
+		if round%2 == 0 {
+			d = panel * (1 + r.IntN(3))
+		}
+		if round%5 == 0 {
+			rows = panel
+		}
+		x := make([]float32, rows*d)
+		for i := range x {
+			x[i] = draw(r)
+		}
+		bad := -1
+		if round%3 == 0 {
+			bad = r.IntN(len(x))
+			x[bad] = [...]float32{float32(math.NaN()), float32(math.Inf(1)), float32(math.Inf(-1))}[r.IntN(3)]
+		}
+		// What a panel holds beyond its rows or its columns stays.
+		fill := func(n int) (a, b []T) {
+			a = make([]T, n)
+			for i := range a {
+				a[i] = T(draw(r))
+			}
+			return a, append([]T(nil), a...)
+		}
+		a, b := fill(d * panel)
+		got.Turn(a, x, d)
+		want.Turn(b, x, d)
+		equal(t, fmt.Sprint("turned ", rows, "x", d), a, b)
+		for c := 0; c < d; c += panel {
+			a, b := fill(rows * panel)
+			finite := bad < 0 || bad%d < c || bad%d >= c+panel
+			if ok := want.Take(b, x, d, c); ok != finite {
+				t.Fatalf("portable: %d x %d from channel %d: finite %v, want %v", rows, d, c, ok, finite)
+			}
+			if ok := got.Take(a, x, d, c); ok != finite {
+				t.Fatalf("%d x %d from channel %d: finite %v, want %v", rows, d, c, ok, finite)
+			}
+			equal(t, fmt.Sprint("taken ", rows, "x", d, " from ", c), a, b)
+		}
+	}
+}
+
+// TestPanels holds the portable panels to what Panel says.
+func TestPanels(t *testing.T) {
+	testLayout(t, Single())
+	testLayout(t, Double())
+}
+
+func testLayout[T Real](t *testing.T, all []Kernels[T]) {
+	panel := Panel[T]()
+	for _, k := range all {
+		const rows = 5
+		d := panel + 3
+		x := make([]float32, rows*d)
+		for i := range x {
+			x[i] = float32(i + 1)
+		}
+		dst := make([]T, d*panel)
+		k.Turn(dst, x, d)
+		for c := range d {
+			for l := range panel {
+				want := T(0)
+				if l < rows {
+					want = T(l*d + c + 1)
+				}
+				if dst[c*panel+l] != want {
+					t.Fatalf("%s: channel %d of row %d is %v, want %v", k.Name, c, l, dst[c*panel+l], want)
+				}
+			}
+		}
+		for c := 0; c < d; c += panel {
+			dst := make([]T, rows*panel)
+			k.Take(dst, x, d, c)
+			for i, y := range dst {
+				want := T(0)
+				if l := c + i%panel; l < d {
+					want = T(i/panel*d + l + 1)
+				}
+				if y != want {
+					t.Fatalf("%s: element %d of the panel from channel %d is %v, want %v", k.Name, i, c, y, want)
+				}
+			}
+		}
+	}
+}
+
 func TestKernels(t *testing.T) {
+	each(t, Single(), testPanels)
+	each(t, Double(), testPanels)
 	each(t, Single(), testProduct)
 	each(t, Double(), testProduct)
 	each(t, Single(), testRow)

@@ -22,6 +22,12 @@ func sweigh512(x *float32, top float32, groups int, table *float32) float32
 // sjoin512 computes acc = acc·decay + x, fused, for panels of 128 bytes.
 func sjoin512(acc *float32, x *float32, decay float32, panels int)
 
+// sturn512 writes 16 rows of x, the stride in bytes, as columns of a panel, for groups of as many channels.
+func sturn512(dst *float32, x *float32, stride int, groups int)
+
+// stake512 writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.
+func stake512(dst *float32, x *float32, stride int, rows int) uint64
+
 // sproduct256 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
 func sproduct256(c *float32, a *float32, b *float32, depth int, lda int, ldc int, groups int)
 
@@ -36,6 +42,12 @@ func sweigh256(x *float32, top float32, groups int, table *float32) float32
 
 // sjoin256 computes acc = acc·decay + x, fused, for panels of 128 bytes.
 func sjoin256(acc *float32, x *float32, decay float32, panels int)
+
+// sturn256 writes 8 rows of x, the stride in bytes, as columns of a panel, for groups of as many channels.
+func sturn256(dst *float32, x *float32, stride int, groups int)
+
+// stake256 writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.
+func stake256(dst *float32, x *float32, stride int, rows int) uint64
 
 // dproduct512 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
 func dproduct512(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
@@ -55,6 +67,12 @@ func dweigh512(x *float64, top float64, groups int, table *float64) float64
 // djoin512 computes acc = acc·decay + x, fused, for panels of 128 bytes.
 func djoin512(acc *float64, x *float64, decay float64, panels int)
 
+// dturn512 writes 16 rows of x, the stride in bytes, as columns of a panel, for groups of as many channels.
+func dturn512(dst *float64, x *float32, stride int, groups int)
+
+// dtake512 writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.
+func dtake512(dst *float64, x *float32, stride int, rows int) uint64
+
 // dproduct256 computes groups of rows of C = A·B for the start of a panel; the strides are in bytes.
 func dproduct256(c *float64, a *float64, b *float64, depth int, lda int, ldc int, groups int)
 
@@ -69,3 +87,9 @@ func dweigh256(x *float64, top float64, groups int, table *float64) float64
 
 // djoin256 computes acc = acc·decay + x, fused, for panels of 128 bytes.
 func djoin256(acc *float64, x *float64, decay float64, panels int)
+
+// dturn256 writes 8 rows of x, the stride in bytes, as columns of a panel, for groups of as many channels.
+func dturn256(dst *float64, x *float32, stride int, groups int)
+
+// dtake256 writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.
+func dtake256(dst *float64, x *float32, stride int, rows int) uint64

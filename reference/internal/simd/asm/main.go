@@ -2,6 +2,8 @@
 package main
 
 import (
+	"strconv"
+
 	. "github.com/mmcloughlin/avo/build"
 	. "github.com/mmcloughlin/avo/operand"
 	. "github.com/mmcloughlin/avo/reg"
@@ -37,6 +39,7 @@ type kind struct {
 	moveZero                                                     func(mxyz, k, mxyz1 Op)
 	permute                                                      func(...Op) // within 128 bits
 	scalarMove                                                   func(...Op)
+	widen                                                        func(...Op) // from float32
 }
 
 func kinds() []kind {
@@ -47,7 +50,7 @@ func kinds() []kind {
 			fma231: VFMADD231PS, fma213: VFMADD213PS, fnma231: VFNMADD231PS,
 			compare: VCMPPS, and: func(o ...Op) { VANDPS(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPS(o[0], o[1], o[2]) },
 			shiftLeft: VPSLLD, addInt: VPADDD, moveMask: func(o ...Op) { VMOVMSKPS(o[0], o[1]) },
-			moveZero: VMOVAPS_Z, permute: VPERMILPS, scalarMove: VMOVSS,
+			moveZero: VMOVAPS_Z, permute: VPERMILPS, scalarMove: VMOVSS, widen: VMOVUPS,
 		},
 		{
 			prefix: "d", name: "float64", size: 8, coefficients: 10, shift: 52,
@@ -55,7 +58,7 @@ func kinds() []kind {
 			fma231: VFMADD231PD, fma213: VFMADD213PD, fnma231: VFNMADD231PD,
 			compare: VCMPPD, and: func(o ...Op) { VANDPD(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPD(o[0], o[1], o[2]) },
 			shiftLeft: VPSLLQ, addInt: VPADDQ, moveMask: func(o ...Op) { VMOVMSKPD(o[0], o[1]) },
-			moveZero: VMOVAPD_Z, permute: VPERMILPD, scalarMove: VMOVSD,
+			moveZero: VMOVAPD_Z, permute: VPERMILPD, scalarMove: VMOVSD, widen: VCVTPS2PD,
 		},
 	}
 }
@@ -72,6 +75,8 @@ func main() {
 			largest(k, w)
 			weigh(k, w)
 			join(k, w)
+			turn(k, w)
+			take(k, w)
 		}
 	}
 	Generate()
@@ -354,6 +359,146 @@ func join(k kind, w isa) {
 	ADDQ(U32(panel), x)
 	DECQ(panels)
 	JNZ(LabelRef("panel"))
+	VZEROUPPER()
+	RET()
+}
+
+// turn transposes: rows of channels become a panel's rows of keys.
+func turn(k kind, w isa) {
+	name := k.prefix + "turn" + w.suffix
+	n := w.bytes / 4
+	TEXT(name, NOSPLIT, "func(dst *"+k.name+", x *float32, stride, groups int)")
+	Doc(name + " writes " + strconv.Itoa(n) + " rows of x, the stride in bytes, as columns of a panel, for groups of as many channels.")
+	dst, x := Load(Param("dst"), GP64()), Load(Param("x"), GP64())
+	stride, groups := Load(Param("stride"), GP64()), Load(Param("groups"), GP64())
+	stride3 := GP64()
+	LEAQ(Mem{Base: stride, Index: stride, Scale: 2}, stride3)
+	base := make([]Register, n/4)
+	base[0] = x
+	for i := 1; i < len(base); i++ {
+		base[i] = GP64()
+		LEAQ(Mem{Base: base[i-1], Index: stride, Scale: 4}, base[i])
+	}
+	Label("group")
+	rows := make([]VecVirtual, n)
+	for i := range rows {
+		rows[i] = w.vector()
+		m := Mem{Base: base[i/4]}
+		switch i % 4 {
+		case 1:
+			m.Index, m.Scale = stride, 1
+		case 2:
+			m.Index, m.Scale = stride, 2
+		case 3:
+			m.Index, m.Scale = stride3, 1
+		}
+		VMOVUPS(m, rows[i])
+	}
+	for c, v := range w.transpose(rows) {
+		at := Mem{Base: dst, Disp: panel * c}
+		if k.size == 4 {
+			VMOVUPS(v, at)
+			continue
+		}
+		upper, half := w.halves(v)
+		for _, h := range []Op{half, upper} {
+			z := w.vector()
+			k.widen(h, z)
+			k.move(z, at)
+			at.Disp += w.bytes
+		}
+	}
+	for _, b := range base {
+		ADDQ(U32(w.bytes), b)
+	}
+	ADDQ(U32(panel*n), dst)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VZEROUPPER()
+	RET()
+}
+
+// halves returns the upper and the lower half of v.
+func (w isa) halves(v VecVirtual) (upper, lower VecVirtual) {
+	if w.bytes == 64 {
+		upper = YMM()
+		VEXTRACTF64X4(Imm(1), v, upper)
+		return upper, v.AsY().(VecVirtual)
+	}
+	upper = XMM()
+	VEXTRACTF128(Imm(1), v, upper)
+	return upper, v.AsX().(VecVirtual)
+}
+
+// transpose returns the columns of float32 rows, as many as lanes.
+func (w isa) transpose(r []VecVirtual) []VecVirtual {
+	op := func(f func(...Op), ops ...Op) VecVirtual {
+		x := w.vector()
+		f(append(ops, x)...)
+		return x
+	}
+	// Column 4*i+j of four rows comes to lie in the i-th 128 bits of the j-th vector.
+	for g := 0; g < len(r); g += 4 {
+		q := r[g : g+4]
+		a, b := op(VUNPCKLPS, q[1], q[0]), op(VUNPCKHPS, q[1], q[0])
+		c, d := op(VUNPCKLPS, q[3], q[2]), op(VUNPCKHPS, q[3], q[2])
+		q[0], q[1] = op(VUNPCKLPD, c, a), op(VUNPCKHPD, c, a)
+		q[2], q[3] = op(VUNPCKLPD, d, b), op(VUNPCKHPD, d, b)
+	}
+	columns := make([]VecVirtual, len(r))
+	for j := range 4 {
+		if w.bytes == 32 {
+			columns[j], columns[4+j] = w.vector(), w.vector()
+			VPERM2F128(Imm(0x20), r[4+j], r[j], columns[j])
+			VPERM2F128(Imm(0x31), r[4+j], r[j], columns[4+j])
+			continue
+		}
+		for odd, imm := range []Op{Imm(0x88), Imm(0xdd)} {
+			x, y := op(VSHUFF32X4, imm, r[4+j], r[j]), op(VSHUFF32X4, imm, r[12+j], r[8+j])
+			columns[4*odd+j] = op(VSHUFF32X4, Imm(0x88), y, x)
+			columns[8+4*odd+j] = op(VSHUFF32X4, Imm(0xdd), y, x)
+		}
+	}
+	return columns
+}
+
+// take copies rows of a panel, and looks whether they are finite.
+func take(k kind, w isa) {
+	name := k.prefix + "take" + w.suffix
+	TEXT(name, NOSPLIT, "func(dst *"+k.name+", x *float32, stride, rows int) uint64")
+	Doc(name + " writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.")
+	dst, x := Load(Param("dst"), GP64()), Load(Param("x"), GP64())
+	stride, rows := Load(Param("stride"), GP64()), Load(Param("rows"), GP64())
+	zero, probes := w.zero(), make([]VecVirtual, panel/w.bytes)
+	for i := range probes {
+		probes[i] = w.zero()
+	}
+	Label("row")
+	for i, probe := range probes {
+		v := w.vector()
+		k.widen(Mem{Base: x, Disp: i * w.bytes * 4 / k.size}, v)
+		k.fma231(zero, v, probe) // 0, or NaN from then on
+		k.move(v, Mem{Base: dst, Disp: i * w.bytes})
+	}
+	ADDQ(stride, x)
+	ADDQ(U32(panel), dst)
+	DECQ(rows)
+	JNZ(LabelRef("row"))
+	for _, probe := range probes[1:] {
+		k.add(probe, probes[0], probes[0])
+	}
+	bits, result := GP32(), GP64()
+	const unordered = 3
+	if w.bytes == 64 {
+		m := K()
+		k.compare(Imm(unordered), probes[0], probes[0], m)
+		KMOVW(m, bits)
+	} else {
+		k.compare(Imm(unordered), probes[0], probes[0], probes[0])
+		k.moveMask(probes[0], bits)
+	}
+	MOVL(bits, result.As32())
+	Store(result, ReturnIndex(0))
 	VZEROUPPER()
 	RET()
 }
