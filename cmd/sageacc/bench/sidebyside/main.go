@@ -48,13 +48,18 @@ func main() {
 	heads := flag.Int("heads", 4, "heads of a round")
 	tokens := flag.Int("tokens", 4096, "queries and keys")
 	dim := flag.Int("head-dim", 128, "head dimension")
+	kernels := flag.String("kernels", "", "kernels, by commas; empty for all that do not run portable")
 	flag.Parse()
-	if err := run(*python, *threads, *rounds, *heads, *tokens, *dim); err != nil {
+	var names []string
+	if *kernels != "" {
+		names = strings.Split(*kernels, ",")
+	}
+	if err := run(names, *python, *threads, *rounds, *heads, *tokens, *dim); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(python string, threads, rounds, heads, tokens, dim int) error {
+func run(names []string, python string, threads, rounds, heads, tokens, dim int) error {
 	runtime.GOMAXPROCS(threads) // which is how gonum is told
 	cmd := exec.Command(python, "-c", script, strconv.Itoa(threads), strconv.Itoa(heads), strconv.Itoa(tokens), strconv.Itoa(dim))
 	cmd.Stderr = os.Stderr
@@ -86,7 +91,15 @@ func run(python string, threads, rounds, heads, tokens, dim int) error {
 		run  func() error
 	}
 	var list []contender
+	for _, name := range names {
+		if _, err := program.Preset(name); err != nil {
+			return err
+		}
+	}
 	for _, p := range program.Presets() {
+		if len(names) > 0 && !slices.Contains(names, p.Name) {
+			continue
+		}
 		k, err := emulate.New(p)
 		if err == nil {
 			k, err = k.ForCase(format.FP16, program.Case{HeadDim: dim, Keys: tokens})
