@@ -8,15 +8,10 @@ package attribute
 import (
 	"context"
 	"strings"
-	"sync"
-	"sync/atomic"
 
-	"github.com/sageacc/sageacc/compare/heads"
-	"github.com/sageacc/sageacc/emulate"
 	"github.com/sageacc/sageacc/emulate/program"
 	"github.com/sageacc/sageacc/internal/jsonfloat"
 	"github.com/sageacc/sageacc/layerdumps"
-	"github.com/sageacc/sageacc/metrics"
 	"github.com/sageacc/sageacc/reference"
 )
 
@@ -156,67 +151,19 @@ func sets() []Steps {
 // Cost estimates what a layer costs, in heads that are run.
 func Cost(l *layerdumps.Layer) float64 { return float64(l.Q.Batch * l.Q.Heads * len(sets())) }
 
-// Run attributes the error of a layer.
+// Run attributes the error of a layer. Beside what its goroutines work with, which does not grow
+// with the layer, it holds for each of them at most 8 MiB of the reference.
 func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) {
-	all := sets()
-	views := make([]*heads.Layer, len(all))
-	// What goes with a shape of tiles counts before steps are made exact. A layer that the kernel
-	// does not take is Bind's to refuse.
-	bound, err := opt.Program.At(heads.Case(l, opt.Program.Mask.Causal))
+	r, err := newRun(l, opt, kept)
 	if err != nil {
-		bound = opt.Program
+		return nil, err
 	}
-	for i, steps := range all {
-		p := bound
-		if steps != 0 {
-			p = exact(p, steps)
-		}
-		k, err := emulate.New(p)
-		if err != nil {
-			return nil, err
-		}
-		if views[i], err = heads.Bind(k, l); err != nil {
-			return nil, err
-		}
+	if err := r.all(ctx); err != nil {
+		return nil, err
 	}
-	n := l.Q.Batch * l.Q.Heads * len(all) // by head, then by set
-	var mu sync.Mutex
-	done := 0
-	sums := make([]metrics.Accuracy, len(all))
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range max(1, min(opt.Jobs, n)) {
-		wg.Go(func() {
-			var w worker
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return
-				}
-				head := i / len(all)
-				var acc metrics.Accuracy
-				if err := w.run(ctx, views[i%len(all)], head/l.Q.Heads, head%l.Q.Heads, opt.Reference, &acc); err != nil {
-					cancel(err)
-					return
-				}
-				mu.Lock()
-				sums[i%len(all)].Merge(&acc)
-				if done++; opt.Progress != nil {
-					opt.Progress(float64(done) / float64(n))
-				}
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
-	}
-	errs := make([]Error, len(all))
-	for v := range all {
-		f := sums[v].Values()
+	errs := make([]Error, len(r.sums))
+	for v := range errs {
+		f := r.sums[v].Values()
 		errs[v] = Error{1 - f.CosSim, f.RelL1, f.RMSE * f.RMSE}
 	}
 	out := &Layer{Name: l.Name, Synthetic: l.Synthetic, Kernel: errs[0], Rest: errs[1]}
@@ -227,54 +174,4 @@ func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) 
 		out.Remainder -= s.Alone.MSE - out.Rest.MSE
 	}
 	return out, nil
-}
-
-// worker holds a goroutine's buffers, whose size does not depend on the layer's length.
-type worker struct {
-	ws     emulate.Workspace
-	rws    reference.Workspace
-	q, out []float32
-	ref    []float64
-}
-
-// blocks is how many blocks of query rows are run at a time, streamed the number of
-// elements of a kv head from which on its codes are not kept.
-const (
-	blocks   = 4
-	streamed = 1 << 20
-)
-
-// run adds a head's errors to acc.
-func (w *worker) run(ctx context.Context, l *heads.Layer, batch, head int, prec reference.Precision, acc *metrics.Accuracy) error {
-	k, d := l.Kernel, l.Q.Dim
-	in := l.KV(batch, l.KVHead(head))
-	in.Stream = in.Len*d > streamed
-	kv, err := k.Prepare(in)
-	if err != nil {
-		return err
-	}
-	q := k.Query(l.Query(batch, head), kv, &w.ws)
-	rows := blocks * k.Tiling().BlockQ
-	if len(w.q) < rows*d {
-		w.q, w.out, w.ref = make([]float32, rows*d), make([]float32, rows*d), make([]float64, rows*d)
-	}
-	kvHead := l.KVHead(head)
-	queries := heads.Values(l.Layer, &l.Q, l.Read(&l.Q, batch, head), batch, head)
-	keys := heads.Values(l.Layer, &l.K, l.Read(&l.K, batch, kvHead), batch, kvHead)
-	values := heads.Values(l.Layer, &l.V, l.Read(&l.V, batch, kvHead), batch, kvHead)
-	params := heads.Reference(l.Layer, prec, l.Align(), batch, head)
-	for lo := 0; lo < l.Q.Tokens; lo += rows {
-		hi := min(lo+rows, l.Q.Tokens)
-		n := (hi - lo) * d
-		queries(lo, hi, w.q[:n])
-		if err := reference.AttentionRows(ctx, params, w.q[:n], reference.Rows(keys), reference.Rows(values), lo, hi, in.Len, d, &w.rws, w.ref[:n], nil); err != nil {
-			return err
-		}
-		first := lo / k.Tiling().BlockQ
-		if _, err := k.RunBlocks(ctx, q, &w.ws, first, min(blocks, k.Blocks(l.Q.Tokens)-first), w.out[:n], nil); err != nil {
-			return err
-		}
-		acc.Add64(w.out[:n], w.ref[:n])
-	}
-	return nil
 }
