@@ -32,6 +32,7 @@ const (
 type run struct {
 	opt      Options
 	views    []*heads.Layer // by set
+	layer    *heads.Layer   // what the reference is of, as all of them
 	rows     int            // of a segment, whole chunks of every view
 	segments int            // of a head
 	streamed int
@@ -57,7 +58,7 @@ func newRun(l *layerdumps.Layer, opt Options, keep int) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{opt: opt, views: views, rows: partRows, streamed: streamed, open: make(map[int]*segment), sums: make([]metrics.Accuracy, len(views))}
+	r := &run{opt: opt, views: views, layer: views[0], rows: partRows, streamed: streamed, open: make(map[int]*segment), sums: make([]metrics.Accuracy, len(views))}
 	for _, v := range views {
 		r.rows = lcm(r.rows, blocks*v.Kernel.Tiling().BlockQ)
 	}
@@ -105,7 +106,7 @@ func lcm(a, b int) int {
 
 // all does all of the layer.
 func (r *run) all(ctx context.Context) error {
-	l := r.views[0]
+	l := r.layer
 	n := l.Q.Batch * l.Q.Heads * r.segments * len(r.views) // by head, then by segment, then by set
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -143,7 +144,7 @@ func (r *run) segment(number int) *segment {
 	defer r.mu.Unlock()
 	s := r.open[number]
 	if s == nil {
-		q := &r.views[0].Q
+		q := &r.layer.Q
 		head, lo := number/r.segments, number%r.segments*r.rows
 		s = &segment{batch: head / q.Heads, head: head % q.Heads, left: len(r.views)}
 		var buf []float64
@@ -164,7 +165,7 @@ func (r *run) finish(number, set int, acc *metrics.Accuracy) {
 	r.sums[set].Merge(acc)
 	r.done += s.ref.hi - s.ref.lo
 	if r.opt.Progress != nil {
-		q := &r.views[0].Q
+		q := &r.layer.Q
 		r.opt.Progress(float64(r.done) / float64(q.Batch*q.Heads*q.Tokens*len(r.views)))
 	}
 	if s.left--; s.left == 0 {
@@ -225,7 +226,7 @@ func (w *worker) run(ctx context.Context, r *run, s *segment, set int, acc *metr
 
 // reference returns a function that computes the reference of a segment's rows.
 func (w *worker) reference(ctx context.Context, r *run, s *segment) func(lo, hi int, dst []float64) error {
-	l := r.views[0]
+	l := r.layer
 	kvHead := l.KVHead(s.head)
 	read := func(t *layerdumps.Tensor, head int) emulate.Rows {
 		return heads.Values(l.Layer, t, l.Read(t, s.batch, head), s.batch, head)

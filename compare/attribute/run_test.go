@@ -123,11 +123,28 @@ func TestReferences(t *testing.T) {
 					t.Fatal(err)
 				}
 				r.streamed = how.streamed
+				var read atomic.Int64 // rows of Q, for the reference
+				counted, err := views(p, l)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.layer = counted[0]
+				r.layer.Read = func(x *layerdumps.Tensor, batch, head int) emulate.Rows {
+					return func(lo, hi int, dst []float32) {
+						x.Rows(batch, head, lo, hi, dst)
+						if x.Name == "q" {
+							read.Add(int64(hi - lo))
+						}
+					}
+				}
 				if err := r.all(t.Context()); err != nil {
 					t.Fatal(err)
 				}
 				if part != 1 || most > how.jobs || len(r.open) != 0 {
 					t.Errorf("progress %g, %d references for %d goroutines, %d left", part, most, how.jobs, len(r.open))
+				}
+				if n := read.Load(); n != int64(l.Q.Heads*l.Q.Tokens) {
+					t.Errorf("the reference of %d rows was computed", n)
 				}
 				if largest > max(how.keep, 768*l.Q.Dim) {
 					t.Errorf("a reference of %d elements", largest)
