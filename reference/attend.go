@@ -279,10 +279,11 @@ func (w *scratch[T]) weigh(r int, row []T, seen int, scale T, k simd.Kernels[T])
 		fill(part[seen:], negInf)
 		sum = k.Weigh(part, top)
 	}
-	decay = 1
-	if top != old {
-		decay = k.Exp(old - top)
+	if top == old {
+		w.sum[r] += sum // as a multiply-add by 1
+		return 1
 	}
+	decay = k.Exp(old - top)
 	w.max[r] = top
 	w.sum[r] = k.FMA(w.sum[r], decay, sum)
 	return decay

@@ -243,6 +243,23 @@ func testRow[T Real](t *testing.T, got, want Kernels[T]) {
 	}
 }
 
+func testExp[T Real](t *testing.T, got, want Kernels[T]) {
+	r := rand.New(rand.NewPCG(9, 10))
+	least := T(-87)
+	if Panel[T]() < 32 {
+		least = -708
+	}
+	args := []T{0, T(math.Copysign(0, -1)), T(math.NaN()), T(math.Inf(-1)), least, least - 1, T(math.Nextafter32(float32(least), 0)), T(math.Nextafter32(float32(least), -1000)), -math.SmallestNonzeroFloat32}
+	for range 20_000 {
+		args = append(args, T(r.Float64())*least, -T(math.Exp2(-40*r.Float64())), -T(math.Abs(float64(draw(r)))))
+	}
+	for _, x := range args {
+		if a, b := got.Exp(x), want.Exp(x); !same(a, b) {
+			t.Fatalf("exponential of %x is %x, want %x", x, a, b)
+		}
+	}
+}
+
 func testPanels[T Real](t *testing.T, got, want Kernels[T]) {
 	r := rand.New(rand.NewPCG(7, 8))
 	panel := Panel[T]()
@@ -340,4 +357,6 @@ func TestKernels(t *testing.T) {
 	each(t, Double(), testProduct)
 	each(t, Single(), testRow)
 	each(t, Double(), testRow)
+	each(t, Single(), testExp)
+	each(t, Double(), testExp)
 }

@@ -93,3 +93,6 @@ func dturn256(dst *float64, x *float32, stride int, groups int)
 
 // dtake256 writes rows of x, the stride in bytes, as rows of a panel. It does not return 0 if one holds what is not finite.
 func dtake256(dst *float64, x *float32, stride int, rows int) uint64
+
+// sexp returns the exponential of x.
+func sexp(x float32, table *float32) float32

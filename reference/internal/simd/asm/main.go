@@ -36,8 +36,8 @@ type kind struct {
 
 	broadcast, move, max, add, sub, mul, fma231, fma213, fnma231 func(...Op)
 	compare, and, or, shiftLeft, addInt, moveMask                func(...Op)
-	moveZero                                                     func(mxyz, k, mxyz1 Op)
-	permute                                                      func(...Op) // within 128 bits
+	addIntZero                                                   func(mxyz, xyz, k, xyz1 Op) // 0 where k is not set
+	permute                                                      func(...Op)                 // within 128 bits
 	scalarMove                                                   func(...Op)
 	widen                                                        func(...Op) // from float32
 }
@@ -50,7 +50,7 @@ func kinds() []kind {
 			fma231: VFMADD231PS, fma213: VFMADD213PS, fnma231: VFNMADD231PS,
 			compare: VCMPPS, and: func(o ...Op) { VANDPS(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPS(o[0], o[1], o[2]) },
 			shiftLeft: VPSLLD, addInt: VPADDD, moveMask: func(o ...Op) { VMOVMSKPS(o[0], o[1]) },
-			moveZero: VMOVAPS_Z, permute: VPERMILPS, scalarMove: VMOVSS, widen: VMOVUPS,
+			addIntZero: VPADDD_Z, permute: VPERMILPS, scalarMove: VMOVSS, widen: VMOVUPS,
 		},
 		{
 			prefix: "d", name: "float64", size: 8, coefficients: 10, shift: 52,
@@ -58,7 +58,7 @@ func kinds() []kind {
 			fma231: VFMADD231PD, fma213: VFMADD213PD, fnma231: VFNMADD231PD,
 			compare: VCMPPD, and: func(o ...Op) { VANDPD(o[0], o[1], o[2]) }, or: func(o ...Op) { VORPD(o[0], o[1], o[2]) },
 			shiftLeft: VPSLLQ, addInt: VPADDQ, moveMask: func(o ...Op) { VMOVMSKPD(o[0], o[1]) },
-			moveZero: VMOVAPD_Z, permute: VPERMILPD, scalarMove: VMOVSD, widen: VCVTPS2PD,
+			addIntZero: VPADDQ_Z, permute: VPERMILPD, scalarMove: VMOVSD, widen: VCVTPS2PD,
 		},
 	}
 }
@@ -79,6 +79,7 @@ func main() {
 			take(k, w)
 		}
 	}
+	single(kinds()[0])
 	Generate()
 }
 
@@ -263,10 +264,17 @@ func largest(k kind, w isa) {
 	RET()
 }
 
-// exponential is the exponential of package simd, operation by operation. c are its
-// constants in the order of the package's tables.
+// exponential is the exponential of package simd, operation by operation, where the argument
+// is not less than the smallest one, and else 0. A NaN stays. c are its constants in the order
+// of the package's tables.
 func (k kind) exponential(w isa, z VecVirtual, c []Op) VecVirtual {
 	t, n, p := w.vector(), w.vector(), w.vector()
+	var keep Op = w.vector()
+	if w.bytes == 64 {
+		keep = K()
+	}
+	const notLess = 5
+	k.compare(Imm(notLess), c[0], z, keep)
 	k.move(c[2], t)
 	k.fma231(c[1], z, t)
 	k.sub(c[2], t, n)
@@ -277,7 +285,12 @@ func (k kind) exponential(w isa, z VecVirtual, c []Op) VecVirtual {
 		k.fma213(x, z, p)
 	}
 	k.shiftLeft(Imm(k.shift), t, t)
-	k.addInt(t, p, p)
+	if w.bytes == 64 {
+		k.addIntZero(t, p, keep, p)
+	} else {
+		k.addInt(t, p, p)
+		k.and(keep, p, p)
+	}
 	return p
 }
 
@@ -309,22 +322,7 @@ func weigh(k kind, w isa) {
 		z := w.vector()
 		k.move(m, z)
 		k.sub(top, z, z)
-		// Not less than the smallest argument: a NaN stays.
-		const notLess = 5
-		var keep Op
-		if w.bytes == 64 {
-			keep = K()
-			k.compare(Imm(notLess), c[0], z, keep)
-		} else {
-			keep = w.vector()
-			k.compare(Imm(notLess), c[0], z, keep)
-		}
 		p := k.exponential(w, z, c)
-		if w.bytes == 64 {
-			k.moveZero(p, keep, p)
-		} else {
-			k.and(keep, p, p)
-		}
 		k.move(p, m)
 		k.add(p, sum[i], sum[i])
 	}
@@ -337,6 +335,27 @@ func weigh(k kind, w isa) {
 	}
 	k.scalarMove(reduce(k, w, sum, k.add), addr.Addr)
 	VZEROUPPER()
+	RET()
+}
+
+// single takes the exponential of one element.
+func single(k kind) {
+	name := k.prefix + "exp"
+	TEXT(name, NOSPLIT, "func(x "+k.name+", table *"+k.name+") "+k.name)
+	Doc(name + " returns the exponential of x.")
+	w := isa{bytes: 16, vector: XMM}
+	table := Load(Param("table"), GP64())
+	c := make([]Op, 6+k.coefficients)
+	for i := range c {
+		c[i] = Mem{Base: table, Disp: constant * i}
+	}
+	z := w.vector()
+	k.scalarMove(NewParamAddr("x", 0), z)
+	addr, err := ReturnIndex(0).Resolve()
+	if err != nil {
+		panic(err)
+	}
+	k.scalarMove(k.exponential(w, z, c), addr.Addr)
 	RET()
 }
 
