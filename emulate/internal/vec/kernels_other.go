@@ -119,3 +119,10 @@ func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable)
 
 // DecodeFP16 needs a vector level.
 func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }
+
+// turnWhole and packWhole leave all to Go.
+func (Level) turnWhole(dst []float32, to int, src []float32, from, rows, columns int) (r, c int) {
+	return 0, 0
+}
+
+func (Level) packWhole(dst []uint8, codes []int8, d, rows int) (r, c int) { return 0, 0 }

@@ -16,6 +16,8 @@ func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *flo
 
 // softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.
 // The result is not zero if a value left the range in which this is exact.
+//
+//go:noescape
 func softmax(a *byte) uint32
 
 // exponents writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
@@ -115,6 +117,18 @@ func rescale(o *float32, factors *float32, channels int) uint32
 // meanDots writes out[key] = the sum of q[c]*x[key/16][c][key%16], one fused multiply-add per channel in order,
 // for 16*groups keys, flushing subnormal numbers.
 func meanDots(out *float32, x *float32, q *float32, groups int, dim int)
+
+// turn writes 16 rows of 4*quads words, from bytes apart, as columns, whose words lie to bytes apart, each word with the
+// bits of flip inverted.
+//
+//go:noescape
+func turn(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+
+// turnAVX2 writes 8 rows of 4*quads words, from bytes apart, as columns, whose words lie to bytes apart, each word with the
+// bits of flip inverted.
+//
+//go:noescape
+func turnAVX2(dst *byte, src *byte, to int, from int, quads int, flip uint32)
 
 // absMax returns the larger of m and the largest magnitude of 16*groups elements, ignoring NaN.
 func absMax(x *float32, m float32, groups int) float32
@@ -296,6 +310,8 @@ func toFloatAVX2(s *float32, top *float32, keys int)
 func dequantizeAVX2(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
 
 // softmaxAVX2 is softmax.
+//
+//go:noescape
 func softmaxAVX2(a *byte) uint32
 
 // exponentsAVX2 is exponents.

@@ -10720,6 +10720,114 @@ end:
 DATA meanDotsConstants<>+0(SB)/4, $0x00009fc0
 GLOBL meanDotsConstants<>(SB), RODATA|NOPTR, $4
 
+// func turn(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+// Requires: AVX, AVX512F
+TEXT ·turn(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         to+16(FP), DX
+	MOVQ         from+24(FP), BX
+	MOVQ         quads+32(FP), SI
+	VBROADCASTSS flip+40(FP), Z0
+	LEAQ         (BX)(BX*2), DI
+	LEAQ         (CX)(BX*4), R8
+	LEAQ         (R8)(BX*4), R9
+	LEAQ         (R9)(BX*4), R10
+
+quad:
+	VMOVDQU      (CX), X1
+	VINSERTI32X4 $0x01, (R8), Z1, Z1
+	VINSERTI32X4 $0x02, (R9), Z1, Z1
+	VINSERTI32X4 $0x03, (R10), Z1, Z1
+	VMOVDQU      (CX)(BX*1), X2
+	VINSERTI32X4 $0x01, (R8)(BX*1), Z2, Z2
+	VINSERTI32X4 $0x02, (R9)(BX*1), Z2, Z2
+	VINSERTI32X4 $0x03, (R10)(BX*1), Z2, Z2
+	VMOVDQU      (CX)(BX*2), X3
+	VINSERTI32X4 $0x01, (R8)(BX*2), Z3, Z3
+	VINSERTI32X4 $0x02, (R9)(BX*2), Z3, Z3
+	VINSERTI32X4 $0x03, (R10)(BX*2), Z3, Z3
+	VMOVDQU      (CX)(DI*1), X4
+	VINSERTI32X4 $0x01, (R8)(DI*1), Z4, Z4
+	VINSERTI32X4 $0x02, (R9)(DI*1), Z4, Z4
+	VINSERTI32X4 $0x03, (R10)(DI*1), Z4, Z4
+	VPUNPCKLDQ   Z2, Z1, Z5
+	VPUNPCKHDQ   Z2, Z1, Z6
+	VPUNPCKLDQ   Z4, Z3, Z7
+	VPUNPCKHDQ   Z4, Z3, Z8
+	VPUNPCKLQDQ  Z7, Z5, Z9
+	VPUNPCKHQDQ  Z7, Z5, Z5
+	VPUNPCKLQDQ  Z8, Z6, Z7
+	VPUNPCKHQDQ  Z8, Z6, Z6
+	VPXORD       Z0, Z9, Z9
+	VMOVUPS      Z9, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z5, Z5
+	VMOVUPS      Z5, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z7, Z7
+	VMOVUPS      Z7, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	ADDQ         DX, AX
+	ADDQ         $0x10, CX
+	ADDQ         $0x10, R8
+	ADDQ         $0x10, R9
+	ADDQ         $0x10, R10
+	DECQ         SI
+	JNZ          quad
+	VZEROUPPER
+	RET
+
+// func turnAVX2(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+// Requires: AVX, AVX2
+TEXT ·turnAVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         to+16(FP), DX
+	MOVQ         from+24(FP), BX
+	MOVQ         quads+32(FP), SI
+	VBROADCASTSS flip+40(FP), Y0
+	LEAQ         (BX)(BX*2), DI
+	LEAQ         (CX)(BX*4), R8
+
+quad:
+	VMOVDQU     (CX), X1
+	VINSERTI128 $0x01, (R8), Y1, Y1
+	VMOVDQU     (CX)(BX*1), X2
+	VINSERTI128 $0x01, (R8)(BX*1), Y2, Y2
+	VMOVDQU     (CX)(BX*2), X3
+	VINSERTI128 $0x01, (R8)(BX*2), Y3, Y3
+	VMOVDQU     (CX)(DI*1), X4
+	VINSERTI128 $0x01, (R8)(DI*1), Y4, Y4
+	VPUNPCKLDQ  Y2, Y1, Y5
+	VPUNPCKHDQ  Y2, Y1, Y6
+	VPUNPCKLDQ  Y4, Y3, Y7
+	VPUNPCKHDQ  Y4, Y3, Y8
+	VPUNPCKLQDQ Y7, Y5, Y9
+	VPUNPCKHQDQ Y7, Y5, Y5
+	VPUNPCKLQDQ Y8, Y6, Y7
+	VPUNPCKHQDQ Y8, Y6, Y6
+	VPXOR       Y0, Y9, Y9
+	VMOVUPS     Y9, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y5, Y5
+	VMOVUPS     Y5, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y7, Y7
+	VMOVUPS     Y7, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y6, Y6
+	VMOVUPS     Y6, (AX)
+	ADDQ        DX, AX
+	ADDQ        $0x10, CX
+	ADDQ        $0x10, R8
+	DECQ        SI
+	JNZ         quad
+	VZEROUPPER
+	RET
+
 // func absMax(x *float32, m float32, groups int) float32
 // Requires: AVX, AVX512F, SSE
 TEXT ·absMax(SB), NOSPLIT, $0-28

@@ -55,6 +55,8 @@ func main() {
 	addTile()
 	rescale()
 	meanDots()
+	turn(zmm)
+	turn(ymm)
 	absMax()
 	subtract("subtractFP16", roundFP16)
 	subtract("subtractBF16", roundBF16)
@@ -522,6 +524,7 @@ const softmaxKeys = 2
 // softmax is the online softmax of a strip.
 func softmax() {
 	TEXT("softmax", NOSPLIT, "func(a *byte) uint32")
+	Pragma("noescape") // so that its operands need not be on the heap
 	Doc("softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.",
 		"The result is not zero if a value left the range in which this is exact.")
 	args := load("a")
