@@ -39,6 +39,7 @@ type strips struct {
 	delta   []float32 // [BlockK]
 	nan     oddKeys
 	turned  []float32 // of turnedKeys
+	out     []float32 // [Dim][Rows], of finishStrip
 	zeros   []float32 // [Dim], negative ones
 	scratch vec.Scratch
 }
@@ -400,14 +401,9 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 		mean = ss.zeros
 	}
 	if ordinary {
-		o := ss.slots[0].tile
-		copy(o, st.o)
-		done := k.level.l.Finish(kv.in.DType, o, &inverse, kv.vScale, mean)
-		if done {
-			k.level.l.Turn(out, d, o, vec.Rows, d, hi-lo)
-		}
-		clear(o)
-		if done {
+		ss.out = grow(ss.out, d*vec.Rows)
+		if k.level.l.Finish(kv.in.DType, ss.out, st.o, &inverse, kv.vScale, mean) {
+			k.level.l.Turn(out, d, ss.out, vec.Rows, d, hi-lo)
 			return
 		}
 	}

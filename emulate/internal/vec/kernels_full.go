@@ -17,7 +17,7 @@ type kernels struct {
 	encodeFP16                     func(codes *uint16, x *float32, groups int) uint32
 	decodeFP16                     func(dst *float32, codes *uint16, groups int)
 
-	finish   [3]func(o, inverse, scale, mean *float32, channels int) uint32
+	finish   [3]func(dst, o, inverse, scale, mean *float32, channels int) uint32
 	subtract [3]func(x, mean *float32, rows, groups int)
 	quantize [3]func(codes *int8, x *float32, factor float32, limit, least int32, groups int) // by Rounding
 	encode   [4]func(codes *uint8, x, mean, factor *float32, rows, groups int) uint32         // E4M3 fused and paper, E5M2
@@ -166,13 +166,12 @@ func (l Level) AddMeans(sum, comp []float64, x []float32) {
 	}
 }
 
-// Finish sets o[channel][row] = round(o*inverse[row]*scale[channel] +
-// mean[channel]), flushing subnormal products and sums. It reports whether all
-// results are finite; if not, o is lost.
-func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+// Finish sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), flushing
+// subnormal products and sums. It reports whether all results are finite; if not, dst is lost.
+func (l Level) Finish(to format.DType, dst, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	channels := len(scale)
-	_, _ = o[channels*Rows-1], mean[channels-1]
-	return l.kernels().finish[output(to)](&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
+	_, _, _ = dst[channels*Rows-1], o[channels*Rows-1], mean[channels-1]
+	return l.kernels().finish[output(to)](&dst[0], &o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
 }
 
 // AbsMax returns the larger of m and the largest magnitude of x, ignoring NaN.

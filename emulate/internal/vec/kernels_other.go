@@ -83,7 +83,7 @@ func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) 
 func (l Level) MeanDots(out, x, q []float32) bool { panic(unavailable) }
 
 // Finish needs a vector level.
-func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+func (l Level) Finish(to format.DType, dst, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	panic(unavailable)
 }
 

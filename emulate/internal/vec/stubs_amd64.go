@@ -190,17 +190,17 @@ func elementSigns(list *byte, codes *uint8, channels int, keys uint32, limit uin
 // pairRecords writes the records of n pairs, and 32 bytes beyond.
 func pairRecords(records *uint8, pairs *byte, codes *uint8, n int, step int)
 
-// finishFP16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishFP16 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
-// finishBF16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishBF16 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishBF16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
-// finishFP32 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishFP32 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP32(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // laneTops raises top[thread][row] to the maximum of s[key][row] over 8*octets keys. The result is not zero if a score other than
 // masked is NaN or infinite.
@@ -447,19 +447,19 @@ func widenAVX2(dst *float64, src *uint16, groups int)
 func subtractFP16AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishFP16AVX2 is finishFP16.
-func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // subtractBF16AVX2 is subtractBF16.
 func subtractBF16AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishBF16AVX2 is finishBF16.
-func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishBF16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // subtractFP32AVX2 is subtractFP32.
 func subtractFP32AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishFP32AVX2 is finishFP32.
-func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP32AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // absMaxAVX2 is absMax.
 func absMaxAVX2(x *float32, m float32, groups int) float32

@@ -11603,24 +11603,25 @@ DATA pairRecordsConstants<>+16(SB)/8, $0x1716151413121110
 DATA pairRecordsConstants<>+24(SB)/8, $0x1f1e1d1c1b1a1918
 GLOBL pairRecordsConstants<>(SB), RODATA|NOPTR, $32
 
-// func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishFP16(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishFP16(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11639,7 +11640,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11658,7 +11659,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11677,7 +11678,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11697,12 +11698,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -11710,24 +11712,25 @@ DATA finishFP16Constants<>+0(SB)/4, $0x80000000
 DATA finishFP16Constants<>+4(SB)/4, $0x01000000
 GLOBL finishFP16Constants<>(SB), RODATA|NOPTR, $8
 
-// func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishBF16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishBF16(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishBF16(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11749,7 +11752,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11771,7 +11774,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11793,7 +11796,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11816,12 +11819,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -11832,24 +11836,25 @@ DATA finishBF16Constants<>+12(SB)/4, $0x00007fff
 DATA finishBF16Constants<>+16(SB)/4, $0xffff0000
 GLOBL finishBF16Constants<>(SB), RODATA|NOPTR, $20
 
-// func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP32(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishFP32(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishFP32(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11864,7 +11869,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11879,7 +11884,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11894,7 +11899,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11910,12 +11915,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -26626,21 +26632,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·finishFP16AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishFP16AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26673,8 +26680,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26707,8 +26714,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26741,8 +26748,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26775,8 +26782,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26809,8 +26816,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26843,8 +26850,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26877,8 +26884,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26912,15 +26919,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -26968,21 +26976,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishBF16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, FMA3
-TEXT ·finishBF16AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishBF16AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27021,8 +27030,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27061,8 +27070,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27101,8 +27110,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27141,8 +27150,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27181,8 +27190,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27221,8 +27230,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27261,8 +27270,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27302,15 +27311,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -27342,21 +27352,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP32AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, FMA3
-TEXT ·finishFP32AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishFP32AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27383,8 +27394,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27411,8 +27422,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27439,8 +27450,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27467,8 +27478,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27495,8 +27506,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27523,8 +27534,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27551,8 +27562,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27580,15 +27591,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 

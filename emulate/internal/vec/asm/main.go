@@ -1150,10 +1150,10 @@ func meanDots() {
 // finish is the end of the program: O times the reciprocal of the denominator,
 // times V's scale, plus V's mean, rounded to the output's format.
 func finish(name string, round func(VecVirtual, *constants)) {
-	TEXT(name, NOSPLIT, "func(o, inverse, scale, mean *float32, channels int) uint32")
-	Doc(name+" sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;",
+	TEXT(name, NOSPLIT, "func(dst, o, inverse, scale, mean *float32, channels int) uint32")
+	Doc(name+" sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;",
 		"the result is not zero if one of them is NaN or infinite. mean may be -0.")
-	o, inverse, scale, mean, channels := load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
+	dst, o, inverse, scale, mean, channels := load("dst"), load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
 	c := newConstants(name + "Constants")
 	sign, least := c.u32(1<<31), c.u32(smallest)
 	bad := K()
@@ -1180,8 +1180,9 @@ func finish(name string, round func(VecVirtual, *constants)) {
 			round(x, c)
 			raise(bad, classNaN|classInf, x)
 		}
-		VMOVUPS(x, at(o, 0, i))
+		VMOVUPS(x, at(dst, 0, i))
 	}
+	ADDQ(U32(row32), dst)
 	ADDQ(U32(row32), o)
 	ADDQ(Imm(4), scale)
 	ADDQ(Imm(4), mean)
