@@ -222,12 +222,12 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, w *window, qMean []float32, 
 	}
 	n := min(len(ss.kScale), kv.in.Len-lo)
 	clear(ss.kScale[n:])
-	if g == quant.PerToken {
-		copy(ss.kScale, kv.kScales[lo:lo+n])
-	} else {
-		for i := range n {
-			ss.kScale[i] = kv.kScales[g.KeyGroup(k.tiling, lo+i)]
+	for i := range n {
+		if i >= 2*threads && g != quant.PerToken {
+			ss.kScale[i] = ss.kScale[i-2*threads] // a key's of the same thread
+			continue
 		}
+		ss.kScale[i] = kv.kScales[g.KeyGroup(k.tiling, lo+i)]
 	}
 	if !k.smoothQ {
 		clear(ss.delta)
