@@ -2,7 +2,12 @@
 
 package vec
 
-import "github.com/sageacc/sageacc/emulate/format"
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/sageacc/sageacc/emulate/format"
+)
 
 // This file calls the kernels that all levels have alike.
 
@@ -217,5 +222,33 @@ func (l Level) DecodeFP16(dst []float32, codes []uint16) {
 	if len(codes) > 0 {
 		_ = dst[len(codes)-1]
 		l.kernels().decodeFP16(&dst[0], &codes[0], len(codes)/16)
+	}
+}
+
+// KeyBias writes what QK takes as bias: -128 times the sum of each key's codes.
+func KeyBias(bias []int32, k []int8) {
+	d := len(k) / len(bias)
+	codes := unsafe.Slice((*uint8)(unsafe.Pointer(&k[0])), len(k))
+	const (
+		signs = 0x8080808080808080 // that codes are biased by 128
+		bytes = 0x00ff00ff00ff00ff
+		most  = 128 // words whose bytes, two by two, four counts of 16 bits hold
+	)
+	for i := range bias {
+		row, sum := codes[i*d:][:d], uint64(0)
+		for len(row) >= 8 {
+			s := uint64(0)
+			part := row[:min(len(row)&^7, 8*most)]
+			row = row[len(part):]
+			for ; len(part) >= 8; part = part[8:] {
+				x := binary.LittleEndian.Uint64(part) ^ signs
+				s += x&bytes + x>>8&bytes
+			}
+			sum += s&0xffff + s>>16&0xffff + s>>32&0xffff + s>>48
+		}
+		for _, c := range row {
+			sum += uint64(c ^ 0x80)
+		}
+		bias[i] = -128 * (int32(sum) - int32(128*d))
 	}
 }

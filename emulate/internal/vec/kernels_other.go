@@ -12,6 +12,9 @@ func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s 
 	panic(unavailable)
 }
 
+// KeyBias needs a vector level.
+func KeyBias(bias []int32, k []int8) { panic(unavailable) }
+
 // ToFloat needs a vector level.
 func (l Level) ToFloat(s, top []float32, keys int) { panic(unavailable) }
 

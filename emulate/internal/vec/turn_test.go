@@ -95,17 +95,22 @@ func TestPutRows(t *testing.T) {
 }
 
 func TestKeyBias(t *testing.T) {
+	if len(vec.Levels()) == 1 {
+		t.Skip("no vector level on this machine")
+	}
 	r := rand.New(rand.NewPCG(1, 2))
-	for d := range 70 {
-		k, bias, want := make([]int8, 5*(d+1)), make([]int32, 5), make([]int32, 5)
+	for round := range 210 {
+		d := 1 + round/3
+		if round >= 180 { // beyond what four counts hold
+			d = 1000 + 50*(round-180)
+		}
+		k, bias, want := make([]int8, 5*d), make([]int32, 5), make([]int32, 5)
 		for i := range k {
-			if k[i] = int8(r.Uint32()); d%3 == 0 {
-				k[i] = -128
-			}
-			want[i/(d+1)] -= 128 * int32(k[i])
+			k[i] = [3]int8{int8(r.Uint32()), -128, 127}[round%3]
+			want[i/d] -= 128 * int32(k[i])
 		}
 		if vec.KeyBias(bias, k); !slices.Equal(bias, want) {
-			t.Errorf("%d channels: %d, want %d", d+1, bias, want)
+			t.Errorf("%d channels: %d, want %d", d, bias, want)
 		}
 	}
 }

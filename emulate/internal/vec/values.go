@@ -280,22 +280,6 @@ func exchange(x, y uint64, shift int, mask uint64) (a, b uint64) {
 	return x ^ t<<shift, y ^ t
 }
 
-// KeyBias writes what QK takes as bias: -128 times the sum of each key's codes.
-func KeyBias(bias []int32, k []int8) {
-	d := len(k) / len(bias)
-	for i := range bias {
-		var s0, s1, s2, s3 int32
-		x := k[i*d : i*d+d]
-		for ; len(x) >= 4; x = x[4:] {
-			s0, s1, s2, s3 = s0+int32(x[0]), s1+int32(x[1]), s2+int32(x[2]), s3+int32(x[3])
-		}
-		for _, c := range x {
-			s0 += int32(c)
-		}
-		bias[i] = -128 * (s0 + s1 + s2 + s3)
-	}
-}
-
 // Code returns the code of a channel and a key.
 func (v *Values) Code(channel, key int) uint16 {
 	at := (key/32*v.dim+channel)*32 + key%32
