@@ -248,9 +248,13 @@ func dequantize() {
 	before := AllocLocal(8)
 	STMXCSR(before)
 	LDMXCSR(control)
-	zero, nan := ZMM(), ZMM()
+	// NaN from then on; each waits for itself, not for the others.
+	zero, nan := ZMM(), [4]VecVirtual{}
 	VPXORD(zero, zero, zero)
-	VPXORD(nan, nan, nan)
+	for i := range nan {
+		nan[i] = ZMM()
+		VPXORD(nan[i], nan[i], nan[i])
+	}
 	count := GP64()
 	MOVQ(U32(vecs), count)
 	Label("vector")
@@ -276,14 +280,14 @@ func dequantize() {
 			VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
 			VFMADD132PS(scale, d, x)
 			if whole {
-				VFMADD231PS(zero, x, nan)
+				VFMADD231PS(zero, x, nan[i%4])
 			} else {
 				// Only scores that count are looked at.
 				live, r, kk := K(), GP32(), ZMM()
 				LEAL(Mem{Base: key, Disp: i}, r)
 				VPBROADCASTD(r, kk)
 				VPCMPD(Imm(6), kk, lim, live) // limit > key
-				VFMADD231PS(zero, x, live, nan)
+				VFMADD231PS(zero, x, live, nan[i%4])
 				VBLENDMPS(x, masked, live, x)
 			}
 			VMAXPS(t[i/2], x, t[i/2])
@@ -314,8 +318,11 @@ func dequantize() {
 	DECQ(count)
 	JNZ(LabelRef("vector"))
 	LDMXCSR(before)
+	for _, n := range nan[1:] {
+		VADDPS(n, nan[0], nan[0])
+	}
 	bad := K()
-	VCMPPS(Imm(3), nan, nan, bad) // unordered
+	VCMPPS(Imm(3), nan[0], nan[0], bad) // unordered
 	retMask(bad)
 }
 
