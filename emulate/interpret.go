@@ -433,7 +433,7 @@ func (k *Kernel) hidden(q *Query, ws *Workspace, block, t int) bool {
 // loadQueries lays out the queries of integer scores as vector levels take them.
 func (k *Kernel) loadQueries(ws *Workspace, rows, d int) {
 	if k.vectorScores() {
-		ws.qStrips = packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
+		ws.qStrips = k.packStrips(ws.qStrips, ws.qCodes, k.CodeDim(d), rows)
 	}
 }
 

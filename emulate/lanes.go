@@ -308,7 +308,7 @@ func (k *Kernel) runLanes(ctx context.Context, q *Query, ws *Workspace, block, r
 		if k.exactSums() && k.prog.OneChain() && !l.strips[i].narrow() {
 			return false, nil
 		}
-		transpose(ws.o[lo*d:], l.strips[i].o, d, min(vec.Rows, rows-lo))
+		k.level.l.Turn(ws.o[lo*d:], d, l.strips[i].o, vec.Rows, d, min(vec.Rows, rows-lo))
 	}
 	ws.Counts[StagePCodes].Saturated += l.saturated
 	return true, nil

@@ -52,26 +52,13 @@ func (k *Kernel) stripScores(ws *Workspace, w *window, at, d, rows, keys int) {
 }
 
 // packStrips lays out rows of codes, strip by strip.
-func packStrips(dst []uint8, codes []int8, d, rows int) []uint8 {
+func (k *Kernel) packStrips(dst []uint8, codes []int8, d, rows int) []uint8 {
 	wd := whole(d)
 	dst = grow(dst, (rows+vec.Rows-1)/vec.Rows*vec.Rows*wd)
 	for first := 0; first < rows; first += vec.Rows {
-		packStrip(dst[first*wd:(first+vec.Rows)*wd], codes[first*d:min(first+vec.Rows, rows)*d], d)
+		k.level.l.Pack(dst[first*wd:(first+vec.Rows)*wd], codes[first*d:min(first+vec.Rows, rows)*d], d)
 	}
 	return dst
-}
-
-// packStrip lays out rows of codes for vec.Level.QK, zeros for those that are missing
-// and for channels that fill up.
-func packStrip(dst []uint8, codes []int8, d int) {
-	for i := range dst {
-		dst[i] = 128
-	}
-	for r := range len(codes) / d {
-		for c, x := range codes[r*d : r*d+d] {
-			dst[c/4*4*vec.Rows+4*r+c%4] = uint8(x) ^ 0x80
-		}
-	}
 }
 
 // intDots writes the exact products of q with each row of k.

@@ -34,10 +34,12 @@ type strips struct {
 	strip   []strip   // [blocks][BlockQ/Rows]
 	s       []float32 // [BlockK][Rows], first as int32
 	slots   [2]slot
+	start   []float32 // [threads][Rows], where a tile's maxima start
 	kScale  []float32 // [BlockK]
 	delta   []float32 // [BlockK]
 	nan     oddKeys
 	turned  []float32 // of turnedKeys
+	out     []float32 // [Dim][Rows], of finishStrip
 	zeros   []float32 // [Dim], negative ones
 	scratch vec.Scratch
 }
@@ -54,13 +56,13 @@ type slot struct {
 	tail  bool
 }
 
-// fitStrips returns strips for n blocks.
-func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
+// fitStrips returns strips for n blocks of a kernel whose maxima start so.
+func (ws *Workspace) fitStrips(bq, bk, dim, n int, start float32) *strips {
 	const rows = vec.Rows
 	s := ws.strips
 	if s == nil || len(s.s) != bk*rows || len(s.slots[0].tile) != dim*rows {
 		s = &strips{
-			s:      make([]float32, bk*rows),
+			s: make([]float32, bk*rows), start: make([]float32, threads*rows),
 			kScale: make([]float32, bk), delta: make([]float32, bk), zeros: make([]float32, dim),
 		}
 		for i := range s.slots {
@@ -83,6 +85,9 @@ func (ws *Workspace) fitStrips(bq, bk, dim, n int) *strips {
 			q: make([]uint8, whole(dim)*rows), o: make([]float32, dim*rows),
 			d: make([]float32, threads*rows), top: make([]float32, threads*rows),
 		})
+	}
+	for i := range s.start {
+		s.start[i] = start
 	}
 	for i := range s.slots {
 		clear(s.slots[i].tile)
@@ -143,7 +148,7 @@ type inStrips struct {
 func (k *Kernel) runStrips(ctx context.Context, q *Query, ws *Workspace, first, n int, out, lse []float32) (failed []int, err error) {
 	kv := q.kv
 	d, bq, bk := kv.in.Dim, k.tiling.BlockQ, k.tiling.BlockK
-	ss := ws.fitStrips(bq, bk, d, n)
+	ss := ws.fitStrips(bq, bk, d, n, k.start)
 	per := bq / vec.Rows
 	last := 0
 	for i := range ss.blocks {
@@ -218,6 +223,10 @@ func (k *Kernel) stripScales(ws *Workspace, kv *KV, w *window, qMean []float32, 
 	n := min(len(ss.kScale), kv.in.Len-lo)
 	clear(ss.kScale[n:])
 	for i := range n {
+		if i >= 2*threads && g != quant.PerToken {
+			ss.kScale[i] = ss.kScale[i-2*threads] // a key's of the same thread
+			continue
+		}
 		ss.kScale[i] = kv.kScales[g.KeyGroup(k.tiling, lo+i)]
 	}
 	if !k.smoothQ {
@@ -245,7 +254,7 @@ func (k *Kernel) turnedKeys(ws *Workspace, kv *KV, w *window, lo, n int) []float
 	k.smoothKeys(kv, x[:n*d])
 	clear(x[n*d:])
 	ss.turned = grow(ss.turned, size)
-	turnKeys(ss.turned, x, d, 0)
+	k.turnKeys(ss.turned, x, d, 0)
 	return ss.turned
 }
 
@@ -298,9 +307,7 @@ func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int)
 		return false
 	}
 	k.level.l.QK(ss.s, st.q, w.kWhole[at*wd:], w.kBias[at:], bk, &ss.scratch)
-	for i := range st.top {
-		st.top[i] = k.start
-	}
+	copy(st.top, ss.start)
 	a := vec.SoftmaxArgs{
 		P: &sl.p[0], PE: &sl.pe[0], S: &ss.s[0], Blocks: bk / 16, Top: &st.top[0],
 		M: &st.m[0], D: &st.d[0], Rescale: &st.rescale[0],
@@ -308,12 +315,14 @@ func (k *Kernel) weigh(q *Query, w *window, ss *strips, sl *slot, first, lo int)
 		Scale: q.scale, Offset: k.offset, Format: weightFormats[k.v.kind],
 	}
 	if k.dequantized(tail) {
+		limit := int32(kv.in.Len - lo)
 		for r := range st.limit {
-			limit := kv.in.Len
-			if q.in.Causal && tail {
-				limit = min(limit, first+r+1)
+			st.limit[r] = limit
+		}
+		if q.in.Causal && tail {
+			for r := range st.limit {
+				st.limit[r] = min(limit, int32(first+r+1-lo))
 			}
-			st.limit[r] = int32(limit - lo)
 		}
 		if !k.level.l.Dequantize(ss.s, st.top, bk, &st.qScale, ss.kScale, ss.delta, &st.limit, k.masked) {
 			return false
@@ -392,14 +401,9 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 		mean = ss.zeros
 	}
 	if ordinary {
-		o := ss.slots[0].tile
-		copy(o, st.o)
-		done := k.level.l.Finish(kv.in.DType, o, &inverse, kv.vScale, mean)
-		if done {
-			transpose(out, o, d, hi-lo)
-		}
-		clear(o)
-		if done {
+		ss.out = grow(ss.out, d*vec.Rows)
+		if k.level.l.Finish(kv.in.DType, ss.out, st.o, &inverse, kv.vScale, mean) {
+			k.level.l.Turn(out, d, ss.out, vec.Rows, d, hi-lo)
 			return
 		}
 	}
@@ -410,24 +414,14 @@ func (k *Kernel) finishStrip(q *Query, ws *Workspace, st *strip, lo, hi int, out
 			ws.d[r*threads+j] = st.d[j*vec.Rows+r]
 		}
 	}
-	transpose(ws.o, st.o, d, hi-lo)
+	k.level.l.Turn(ws.o, d, st.o, vec.Rows, d, hi-lo)
 	k.finish(q, ws, 0, hi-lo, out, lse)
-}
-
-// transpose writes rows of d channels from a strip's matrix.
-func transpose(dst, src []float32, d, rows int) {
-	for r := range rows {
-		row := dst[r*d : r*d+d]
-		for c := range row {
-			row[c] = src[c*vec.Rows+r]
-		}
-	}
 }
 
 // load takes the quantised queries and starts the softmax. Rows beyond the n
 // there are have scores of zero.
 func (st *strip) load(k *Kernel, ws *Workspace, d, row, n int) {
-	packStrip(st.q, ws.qCodes[row*d:(row+n)*d], d)
+	k.level.l.Pack(st.q, ws.qCodes[row*d:(row+n)*d], d)
 	clear(st.qScale[:])
 	copy(st.qScale[:], ws.qScale[row:row+n])
 	st.startOdd(n)

@@ -130,15 +130,13 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	}
 	k.fillKeys(kv, w, counts)
 	k.fillValues(kv, w, counts)
-	for i := range w.kBias {
-		var s int32
-		for _, c := range w.kCodes[i*cd : i*cd+cd] {
-			s += int32(c)
-		}
-		w.kBias[i] = -128 * s
+	if k.vectorScores() {
 		if wd := whole(cd); wd != cd {
-			copy(w.kWhole[i*wd:], w.kCodes[i*cd:i*cd+cd])
+			for i := range w.keys {
+				copy(w.kWhole[i*wd:], w.kCodes[i*cd:i*cd+cd])
+			}
 		}
+		vec.KeyBias(w.kBias, w.kCodes)
 	}
 	if kv.strips {
 		w.vCodes.Index(k.level.l, kv.dead)
@@ -245,7 +243,7 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 			counts[StageKCodes].scanAt(k.level.rows, x)
 		}
 		if w.kTurned != nil {
-			turnKeys(w.kTurned, x, d, lo-w.first)
+			k.turnKeys(w.kTurned, x, d, lo-w.first)
 		}
 		x = k.rotated(x, d)
 		for r := 0; r < len(x)/cd; r++ {
@@ -257,13 +255,13 @@ func (k *Kernel) fillKeys(kv *KV, w *window, counts *Counts) {
 	clear(w.kCodes[(last-w.first)*cd:])
 }
 
-// turnKeys writes rows x of d channels to turned [keys/16][d][16] from the key at on.
-func turnKeys(turned, x []float32, d, at int) {
-	for r := 0; r < len(x)/d; r++ {
-		dst := turned[(at+r)/16*16*d+(at+r)%16:]
-		for c, v := range x[r*d : r*d+d] {
-			dst[c*16] = v
-		}
+// turnKeys writes rows x of d channels to turned [keys/16][d][16] from the key at on, a multiple of 16.
+func (k *Kernel) turnKeys(turned, x []float32, d, at int) {
+	const some = 16
+	for n := len(x) / d; n > 0; n, at = n-some, at+some {
+		rows := min(some, n)
+		k.level.l.Turn(turned[at*d:], some, x, d, rows, d)
+		x = x[rows*d:]
 	}
 }
 

@@ -177,3 +177,34 @@ func (l Level) MeanDots(out, x, q []float32) bool {
 	pick(l, meanDots, meanDotsAVX2)(&out[0], &x[0], &q[0], len(out)/16, len(q))
 	return true
 }
+
+// turnWhole is Turn for as many of the first rows and columns as it says.
+func (l Level) turnWhole(dst []float32, to int, src []float32, from, rows, columns int) (r, c int) {
+	return l.turnWords(unsafe.Pointer(&dst[0]), 4*to, unsafe.Pointer(&src[0]), 4*from, rows, columns, 0)
+}
+
+// packWhole is Pack for as many of the first rows and channels as it says.
+func (l Level) packWhole(dst []uint8, codes []int8, d, rows int) (r, c int) {
+	_ = dst[(d+3)/4*4*Rows-1]
+	r, c = l.turnWords(unsafe.Pointer(&dst[0]), 4*Rows, unsafe.Pointer(&codes[0]), d, rows, d/4, 0x80808080)
+	return r, 4 * c
+}
+
+// turnWords is turnWhole for words of 32 bits, of which it inverts the bits of flip, and for columns and
+// rows to and from bytes apart.
+func (l Level) turnWords(dst unsafe.Pointer, to int, src unsafe.Pointer, from, rows, columns int, flip uint32) (r, c int) {
+	kernel, lanes := turn, 16
+	switch l {
+	case Portable:
+		return 0, 0
+	case AVX2:
+		kernel, lanes = turnAVX2, 8
+	}
+	if columns &^= 3; columns == 0 {
+		return 0, 0
+	}
+	for ; r+lanes <= rows; r += lanes {
+		kernel((*byte)(unsafe.Add(dst, 4*r)), (*byte)(unsafe.Add(src, r*from)), to, from, columns/4, flip)
+	}
+	return r, columns
+}

@@ -3,6 +3,7 @@
 package vec
 
 import (
+	"encoding/binary"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
@@ -144,3 +145,23 @@ var places = func() (t [256]uint64) {
 	}
 	return t
 }()
+
+// turnWhole leaves all to Turn.
+func (Level) turnWhole(dst []float32, to int, src []float32, from, rows, columns int) (r, c int) {
+	return 0, 0
+}
+
+// packWhole is Pack for as many of the first rows and channels as it says: all whole words.
+func (l Level) packWhole(dst []uint8, codes []int8, d, rows int) (r, c int) {
+	words, le := d/4, binary.LittleEndian
+	if l == Portable || words == 0 {
+		return 0, 0
+	}
+	for r := range rows {
+		row := unsafe.Slice((*uint8)(unsafe.Pointer(&codes[r*d])), d)
+		for at := 4 * r; len(row) >= 4; row, at = row[4:], at+4*Rows {
+			le.PutUint32(dst[at:], le.Uint32(row)^0x80808080)
+		}
+	}
+	return rows, 4 * words
+}

@@ -2,7 +2,12 @@
 
 package vec
 
-import "github.com/sageacc/sageacc/emulate/format"
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"github.com/sageacc/sageacc/emulate/format"
+)
 
 // This file calls the kernels that all levels have alike.
 
@@ -17,7 +22,7 @@ type kernels struct {
 	encodeFP16                     func(codes *uint16, x *float32, groups int) uint32
 	decodeFP16                     func(dst *float32, codes *uint16, groups int)
 
-	finish   [3]func(o, inverse, scale, mean *float32, channels int) uint32
+	finish   [3]func(dst, o, inverse, scale, mean *float32, channels int) uint32
 	subtract [3]func(x, mean *float32, rows, groups int)
 	quantize [3]func(codes *int8, x *float32, factor float32, limit, least int32, groups int) // by Rounding
 	encode   [4]func(codes *uint8, x, mean, factor *float32, rows, groups int) uint32         // E4M3 fused and paper, E5M2
@@ -166,13 +171,12 @@ func (l Level) AddMeans(sum, comp []float64, x []float32) {
 	}
 }
 
-// Finish sets o[channel][row] = round(o*inverse[row]*scale[channel] +
-// mean[channel]), flushing subnormal products and sums. It reports whether all
-// results are finite; if not, o is lost.
-func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+// Finish sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), flushing
+// subnormal products and sums. It reports whether all results are finite; if not, dst is lost.
+func (l Level) Finish(to format.DType, dst, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	channels := len(scale)
-	_, _ = o[channels*Rows-1], mean[channels-1]
-	return l.kernels().finish[output(to)](&o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
+	_, _, _ = dst[channels*Rows-1], o[channels*Rows-1], mean[channels-1]
+	return l.kernels().finish[output(to)](&dst[0], &o[0], &inverse[0], &scale[0], &mean[0], channels) == 0
 }
 
 // AbsMax returns the larger of m and the largest magnitude of x, ignoring NaN.
@@ -218,5 +222,33 @@ func (l Level) DecodeFP16(dst []float32, codes []uint16) {
 	if len(codes) > 0 {
 		_ = dst[len(codes)-1]
 		l.kernels().decodeFP16(&dst[0], &codes[0], len(codes)/16)
+	}
+}
+
+// KeyBias writes what QK takes as bias: -128 times the sum of each key's codes.
+func KeyBias(bias []int32, k []int8) {
+	d := len(k) / len(bias)
+	codes := unsafe.Slice((*uint8)(unsafe.Pointer(&k[0])), len(k))
+	const (
+		signs = 0x8080808080808080 // that codes are biased by 128
+		bytes = 0x00ff00ff00ff00ff
+		most  = 128 // words whose bytes, two by two, four counts of 16 bits hold
+	)
+	for i := range bias {
+		row, sum := codes[i*d:][:d], uint64(0)
+		for len(row) >= 8 {
+			s := uint64(0)
+			part := row[:min(len(row)&^7, 8*most)]
+			row = row[len(part):]
+			for ; len(part) >= 8; part = part[8:] {
+				x := binary.LittleEndian.Uint64(part) ^ signs
+				s += x&bytes + x>>8&bytes
+			}
+			sum += s&0xffff + s>>16&0xffff + s>>32&0xffff + s>>48
+		}
+		for _, c := range row {
+			sum += uint64(c ^ 0x80)
+		}
+		bias[i] = -128 * (int32(sum) - int32(128*d))
 	}
 }

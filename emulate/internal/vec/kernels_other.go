@@ -12,6 +12,9 @@ func (l Level) QK(out []float32, q []uint8, k []int8, bias []int32, keys int, s 
 	panic(unavailable)
 }
 
+// KeyBias needs a vector level.
+func KeyBias(bias []int32, k []int8) { panic(unavailable) }
+
 // ToFloat needs a vector level.
 func (l Level) ToFloat(s, top []float32, keys int) { panic(unavailable) }
 
@@ -83,7 +86,7 @@ func (l Level) AddTile(o, tile []float32, rescale *[Rows]float32, channels int) 
 func (l Level) MeanDots(out, x, q []float32) bool { panic(unavailable) }
 
 // Finish needs a vector level.
-func (l Level) Finish(to format.DType, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
+func (l Level) Finish(to format.DType, dst, o []float32, inverse *[Rows]float32, scale, mean []float32) bool {
 	panic(unavailable)
 }
 
@@ -119,3 +122,10 @@ func (l Level) EncodeFP16(codes []uint16, x []float32) bool { panic(unavailable)
 
 // DecodeFP16 needs a vector level.
 func (l Level) DecodeFP16(dst []float32, codes []uint16) { panic(unavailable) }
+
+// turnWhole and packWhole leave all to Go.
+func (Level) turnWhole(dst []float32, to int, src []float32, from, rows, columns int) (r, c int) {
+	return 0, 0
+}
+
+func (Level) packWhole(dst []uint8, codes []int8, d, rows int) (r, c int) { return 0, 0 }

@@ -265,13 +265,16 @@ func TestFinish(t *testing.T) {
 			c := i / rows
 			want[i] = dtype.Round(format.FMAFtz(format.MulFtz(o[i], inverse[i%rows]), scale[c], mean[c]))
 		}
-		if !l.Finish(dtype, o, &inverse, scale, mean) {
+		got, before := make([]float32, len(o)), clone(o)
+		ok := l.Finish(dtype, got, o, &inverse, scale, mean)
+		same(t, "operand", o, before)
+		if !ok {
 			if k <= below {
 				t.Error("gave up")
 			}
 			return
 		}
-		same(t, "output", o, want)
+		same(t, "output", got, want)
 	})
 }
 

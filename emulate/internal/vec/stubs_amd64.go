@@ -16,6 +16,8 @@ func dequantize(s *float32, top *float32, keys int, qscale *float32, kscale *flo
 
 // softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.
 // The result is not zero if a value left the range in which this is exact.
+//
+//go:noescape
 func softmax(a *byte) uint32
 
 // exponents writes e[channel][row] = max over 16 keys, runs of 8 from 0 and 8 on, of pe[key][row] + table[codes[channel][key]];
@@ -116,6 +118,18 @@ func rescale(o *float32, factors *float32, channels int) uint32
 // for 16*groups keys, flushing subnormal numbers.
 func meanDots(out *float32, x *float32, q *float32, groups int, dim int)
 
+// turn writes 16 rows of 4*quads words, from bytes apart, as columns, whose words lie to bytes apart, each word with the
+// bits of flip inverted.
+//
+//go:noescape
+func turn(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+
+// turnAVX2 writes 8 rows of 4*quads words, from bytes apart, as columns, whose words lie to bytes apart, each word with the
+// bits of flip inverted.
+//
+//go:noescape
+func turnAVX2(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+
 // absMax returns the larger of m and the largest magnitude of 16*groups elements, ignoring NaN.
 func absMax(x *float32, m float32, groups int) float32
 
@@ -176,17 +190,17 @@ func elementSigns(list *byte, codes *uint8, channels int, keys uint32, limit uin
 // pairRecords writes the records of n pairs, and 32 bytes beyond.
 func pairRecords(records *uint8, pairs *byte, codes *uint8, n int, step int)
 
-// finishFP16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishFP16 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
-// finishBF16 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishBF16 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishBF16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
-// finishFP32 sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
+// finishFP32 sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;
 // the result is not zero if one of them is NaN or infinite. mean may be -0.
-func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP32(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // laneTops raises top[thread][row] to the maximum of s[key][row] over 8*octets keys. The result is not zero if a score other than
 // masked is NaN or infinite.
@@ -296,6 +310,8 @@ func toFloatAVX2(s *float32, top *float32, keys int)
 func dequantizeAVX2(s *float32, top *float32, keys int, qscale *float32, kscale *float32, delta *float32, limit *int32, masked float32) uint32
 
 // softmaxAVX2 is softmax.
+//
+//go:noescape
 func softmaxAVX2(a *byte) uint32
 
 // exponentsAVX2 is exponents.
@@ -431,19 +447,19 @@ func widenAVX2(dst *float64, src *uint16, groups int)
 func subtractFP16AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishFP16AVX2 is finishFP16.
-func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // subtractBF16AVX2 is subtractBF16.
 func subtractBF16AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishBF16AVX2 is finishBF16.
-func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishBF16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // subtractFP32AVX2 is subtractFP32.
 func subtractFP32AVX2(x *float32, mean *float32, rows int, groups int)
 
 // finishFP32AVX2 is finishFP32.
-func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP32AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // absMaxAVX2 is absMax.
 func absMaxAVX2(x *float32, m float32, groups int) float32

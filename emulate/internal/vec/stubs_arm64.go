@@ -127,17 +127,17 @@ func rescale(o *float32, factors *float32, channels int) uint32
 // finishFP16 is that of amd64.
 //
 //go:noescape
-func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // finishBF16 is that of amd64.
 //
 //go:noescape
-func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishBF16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // finishFP32 is that of amd64.
 //
 //go:noescape
-func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+func finishFP32(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 
 // absMax is that of amd64.
 //

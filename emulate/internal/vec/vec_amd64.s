@@ -164,81 +164,84 @@ TEXT ·dequantize(SB), NOSPLIT, $8-68
 	LDMXCSR      dequantizeConstants<>+0(SB)
 	VPXORD       Z1, Z1, Z1
 	VPXORD       Z2, Z2, Z2
+	VPXORD       Z3, Z3, Z3
+	VPXORD       Z4, Z4, Z4
+	VPXORD       Z5, Z5, Z5
 	MOVQ         $0x00000004, R9
 
 vector:
-	VMOVUPS      (CX), Z3
-	VMOVUPS      256(CX), Z4
-	VMOVUPS      512(CX), Z5
-	VMOVUPS      768(CX), Z6
-	VMOVUPS      (BX), Z7
-	VMOVDQU32    (R8), Z8
+	VMOVUPS      (CX), Z6
+	VMOVUPS      256(CX), Z7
+	VMOVUPS      512(CX), Z8
+	VMOVUPS      768(CX), Z9
+	VMOVUPS      (BX), Z10
+	VMOVDQU32    (R8), Z11
 	MOVQ         AX, R10
 	XORQ         R12, R12
 	MOVQ         DX, R11
-	VPBROADCASTD DX, Z9
-	VPCMPD       $0x01, Z9, Z8, K1
+	VPBROADCASTD DX, Z12
+	VPCMPD       $0x01, Z12, Z11, K1
 	KMOVW        K1, R13
 	TESTL        R13, R13
 	JNZ          octet
 
 whole:
-	VCVTDQ2PS    (R10), Z8
-	VMULPS.BCST  (SI)(R12*4), Z7, Z9
-	VBROADCASTSS (DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z3, Z8, Z3
-	VMOVUPS      Z8, (R10)
-	VCVTDQ2PS    256(R10), Z8
-	VMULPS.BCST  4(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 4(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z3, Z8, Z3
-	VMOVUPS      Z8, 256(R10)
-	VCVTDQ2PS    512(R10), Z8
-	VMULPS.BCST  8(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 8(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z8, 512(R10)
-	VCVTDQ2PS    768(R10), Z8
-	VMULPS.BCST  12(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 12(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z4, Z8, Z4
-	VMOVUPS      Z8, 768(R10)
-	VCVTDQ2PS    1024(R10), Z8
-	VMULPS.BCST  16(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 16(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z5, Z8, Z5
-	VMOVUPS      Z8, 1024(R10)
-	VCVTDQ2PS    1280(R10), Z8
-	VMULPS.BCST  20(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 20(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z5, Z8, Z5
-	VMOVUPS      Z8, 1280(R10)
-	VCVTDQ2PS    1536(R10), Z8
-	VMULPS.BCST  24(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 24(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z8, 1536(R10)
-	VCVTDQ2PS    1792(R10), Z8
-	VMULPS.BCST  28(SI)(R12*4), Z7, Z9
-	VBROADCASTSS 28(DI)(R12*4), Z10
-	VFMADD132PS  Z9, Z10, Z8
-	VFMADD231PS  Z1, Z8, Z2
-	VMAXPS       Z6, Z8, Z6
-	VMOVUPS      Z8, 1792(R10)
+	VCVTDQ2PS    (R10), Z11
+	VMULPS.BCST  (SI)(R12*4), Z10, Z12
+	VBROADCASTSS (DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z2
+	VMAXPS       Z6, Z11, Z6
+	VMOVUPS      Z11, (R10)
+	VCVTDQ2PS    256(R10), Z11
+	VMULPS.BCST  4(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 4(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z3
+	VMAXPS       Z6, Z11, Z6
+	VMOVUPS      Z11, 256(R10)
+	VCVTDQ2PS    512(R10), Z11
+	VMULPS.BCST  8(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 8(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z4
+	VMAXPS       Z7, Z11, Z7
+	VMOVUPS      Z11, 512(R10)
+	VCVTDQ2PS    768(R10), Z11
+	VMULPS.BCST  12(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 12(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z5
+	VMAXPS       Z7, Z11, Z7
+	VMOVUPS      Z11, 768(R10)
+	VCVTDQ2PS    1024(R10), Z11
+	VMULPS.BCST  16(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 16(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z2
+	VMAXPS       Z8, Z11, Z8
+	VMOVUPS      Z11, 1024(R10)
+	VCVTDQ2PS    1280(R10), Z11
+	VMULPS.BCST  20(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 20(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z3
+	VMAXPS       Z8, Z11, Z8
+	VMOVUPS      Z11, 1280(R10)
+	VCVTDQ2PS    1536(R10), Z11
+	VMULPS.BCST  24(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 24(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z4
+	VMAXPS       Z9, Z11, Z9
+	VMOVUPS      Z11, 1536(R10)
+	VCVTDQ2PS    1792(R10), Z11
+	VMULPS.BCST  28(SI)(R12*4), Z10, Z12
+	VBROADCASTSS 28(DI)(R12*4), Z13
+	VFMADD132PS  Z12, Z13, Z11
+	VFMADD231PS  Z1, Z11, Z5
+	VMAXPS       Z9, Z11, Z9
+	VMOVUPS      Z11, 1792(R10)
 	ADDQ         $0x00000800, R10
 	ADDQ         $0x08, R12
 	SUBQ         $0x08, R11
@@ -246,104 +249,104 @@ whole:
 	JMP          done
 
 octet:
-	VCVTDQ2PS    (R10), Z9
-	VMULPS.BCST  (SI)(R12*4), Z7, Z10
-	VBROADCASTSS (DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VCVTDQ2PS    (R10), Z12
+	VMULPS.BCST  (SI)(R12*4), Z10, Z13
+	VBROADCASTSS (DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         (R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z3, Z9, Z3
-	VMOVUPS      Z9, (R10)
-	VCVTDQ2PS    256(R10), Z9
-	VMULPS.BCST  4(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 4(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z2
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z6, Z12, Z6
+	VMOVUPS      Z12, (R10)
+	VCVTDQ2PS    256(R10), Z12
+	VMULPS.BCST  4(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 4(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         1(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z3, Z9, Z3
-	VMOVUPS      Z9, 256(R10)
-	VCVTDQ2PS    512(R10), Z9
-	VMULPS.BCST  8(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 8(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z3
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z6, Z12, Z6
+	VMOVUPS      Z12, 256(R10)
+	VCVTDQ2PS    512(R10), Z12
+	VMULPS.BCST  8(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 8(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         2(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z4, Z9, Z4
-	VMOVUPS      Z9, 512(R10)
-	VCVTDQ2PS    768(R10), Z9
-	VMULPS.BCST  12(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 12(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z4
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z7, Z12, Z7
+	VMOVUPS      Z12, 512(R10)
+	VCVTDQ2PS    768(R10), Z12
+	VMULPS.BCST  12(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 12(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         3(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z4, Z9, Z4
-	VMOVUPS      Z9, 768(R10)
-	VCVTDQ2PS    1024(R10), Z9
-	VMULPS.BCST  16(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 16(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z5
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z7, Z12, Z7
+	VMOVUPS      Z12, 768(R10)
+	VCVTDQ2PS    1024(R10), Z12
+	VMULPS.BCST  16(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 16(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         4(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z5, Z9, Z5
-	VMOVUPS      Z9, 1024(R10)
-	VCVTDQ2PS    1280(R10), Z9
-	VMULPS.BCST  20(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 20(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z2
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z8, Z12, Z8
+	VMOVUPS      Z12, 1024(R10)
+	VCVTDQ2PS    1280(R10), Z12
+	VMULPS.BCST  20(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 20(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         5(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z5, Z9, Z5
-	VMOVUPS      Z9, 1280(R10)
-	VCVTDQ2PS    1536(R10), Z9
-	VMULPS.BCST  24(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 24(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z3
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z8, Z12, Z8
+	VMOVUPS      Z12, 1280(R10)
+	VCVTDQ2PS    1536(R10), Z12
+	VMULPS.BCST  24(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 24(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         6(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z6, Z9, Z6
-	VMOVUPS      Z9, 1536(R10)
-	VCVTDQ2PS    1792(R10), Z9
-	VMULPS.BCST  28(SI)(R12*4), Z7, Z10
-	VBROADCASTSS 28(DI)(R12*4), Z11
-	VFMADD132PS  Z10, Z11, Z9
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z4
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z9, Z12, Z9
+	VMOVUPS      Z12, 1536(R10)
+	VCVTDQ2PS    1792(R10), Z12
+	VMULPS.BCST  28(SI)(R12*4), Z10, Z13
+	VBROADCASTSS 28(DI)(R12*4), Z14
+	VFMADD132PS  Z13, Z14, Z12
 	LEAL         7(R12), R13
-	VPBROADCASTD R13, Z10
-	VPCMPD       $0x06, Z10, Z8, K1
-	VFMADD231PS  Z1, Z9, K1, Z2
-	VBLENDMPS    Z9, Z0, K1, Z9
-	VMAXPS       Z6, Z9, Z6
-	VMOVUPS      Z9, 1792(R10)
+	VPBROADCASTD R13, Z13
+	VPCMPD       $0x06, Z13, Z11, K1
+	VFMADD231PS  Z1, Z12, K1, Z5
+	VBLENDMPS    Z12, Z0, K1, Z12
+	VMAXPS       Z9, Z12, Z9
+	VMOVUPS      Z12, 1792(R10)
 	ADDQ         $0x00000800, R10
 	ADDQ         $0x08, R12
 	SUBQ         $0x08, R11
 	JNZ          octet
 
 done:
-	VMOVUPS Z3, (CX)
-	VMOVUPS Z4, 256(CX)
-	VMOVUPS Z5, 512(CX)
-	VMOVUPS Z6, 768(CX)
+	VMOVUPS Z6, (CX)
+	VMOVUPS Z7, 256(CX)
+	VMOVUPS Z8, 512(CX)
+	VMOVUPS Z9, 768(CX)
 	ADDQ    $0x40, AX
 	ADDQ    $0x40, CX
 	ADDQ    $0x40, BX
@@ -351,6 +354,9 @@ done:
 	DECQ    R9
 	JNZ     vector
 	LDMXCSR (SP)
+	VADDPS  Z3, Z2, Z2
+	VADDPS  Z4, Z2, Z2
+	VADDPS  Z5, Z2, Z2
 	VCMPPS  $0x03, Z2, Z2, K1
 	KMOVW   K1, AX
 	MOVL    AX, ret+64(FP)
@@ -10720,6 +10726,114 @@ end:
 DATA meanDotsConstants<>+0(SB)/4, $0x00009fc0
 GLOBL meanDotsConstants<>(SB), RODATA|NOPTR, $4
 
+// func turn(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+// Requires: AVX, AVX512F
+TEXT ·turn(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         to+16(FP), DX
+	MOVQ         from+24(FP), BX
+	MOVQ         quads+32(FP), SI
+	VBROADCASTSS flip+40(FP), Z0
+	LEAQ         (BX)(BX*2), DI
+	LEAQ         (CX)(BX*4), R8
+	LEAQ         (R8)(BX*4), R9
+	LEAQ         (R9)(BX*4), R10
+
+quad:
+	VMOVDQU      (CX), X1
+	VINSERTI32X4 $0x01, (R8), Z1, Z1
+	VINSERTI32X4 $0x02, (R9), Z1, Z1
+	VINSERTI32X4 $0x03, (R10), Z1, Z1
+	VMOVDQU      (CX)(BX*1), X2
+	VINSERTI32X4 $0x01, (R8)(BX*1), Z2, Z2
+	VINSERTI32X4 $0x02, (R9)(BX*1), Z2, Z2
+	VINSERTI32X4 $0x03, (R10)(BX*1), Z2, Z2
+	VMOVDQU      (CX)(BX*2), X3
+	VINSERTI32X4 $0x01, (R8)(BX*2), Z3, Z3
+	VINSERTI32X4 $0x02, (R9)(BX*2), Z3, Z3
+	VINSERTI32X4 $0x03, (R10)(BX*2), Z3, Z3
+	VMOVDQU      (CX)(DI*1), X4
+	VINSERTI32X4 $0x01, (R8)(DI*1), Z4, Z4
+	VINSERTI32X4 $0x02, (R9)(DI*1), Z4, Z4
+	VINSERTI32X4 $0x03, (R10)(DI*1), Z4, Z4
+	VPUNPCKLDQ   Z2, Z1, Z5
+	VPUNPCKHDQ   Z2, Z1, Z6
+	VPUNPCKLDQ   Z4, Z3, Z7
+	VPUNPCKHDQ   Z4, Z3, Z8
+	VPUNPCKLQDQ  Z7, Z5, Z9
+	VPUNPCKHQDQ  Z7, Z5, Z5
+	VPUNPCKLQDQ  Z8, Z6, Z7
+	VPUNPCKHQDQ  Z8, Z6, Z6
+	VPXORD       Z0, Z9, Z9
+	VMOVUPS      Z9, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z5, Z5
+	VMOVUPS      Z5, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z7, Z7
+	VMOVUPS      Z7, (AX)
+	ADDQ         DX, AX
+	VPXORD       Z0, Z6, Z6
+	VMOVUPS      Z6, (AX)
+	ADDQ         DX, AX
+	ADDQ         $0x10, CX
+	ADDQ         $0x10, R8
+	ADDQ         $0x10, R9
+	ADDQ         $0x10, R10
+	DECQ         SI
+	JNZ          quad
+	VZEROUPPER
+	RET
+
+// func turnAVX2(dst *byte, src *byte, to int, from int, quads int, flip uint32)
+// Requires: AVX, AVX2
+TEXT ·turnAVX2(SB), NOSPLIT, $0-44
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         to+16(FP), DX
+	MOVQ         from+24(FP), BX
+	MOVQ         quads+32(FP), SI
+	VBROADCASTSS flip+40(FP), Y0
+	LEAQ         (BX)(BX*2), DI
+	LEAQ         (CX)(BX*4), R8
+
+quad:
+	VMOVDQU     (CX), X1
+	VINSERTI128 $0x01, (R8), Y1, Y1
+	VMOVDQU     (CX)(BX*1), X2
+	VINSERTI128 $0x01, (R8)(BX*1), Y2, Y2
+	VMOVDQU     (CX)(BX*2), X3
+	VINSERTI128 $0x01, (R8)(BX*2), Y3, Y3
+	VMOVDQU     (CX)(DI*1), X4
+	VINSERTI128 $0x01, (R8)(DI*1), Y4, Y4
+	VPUNPCKLDQ  Y2, Y1, Y5
+	VPUNPCKHDQ  Y2, Y1, Y6
+	VPUNPCKLDQ  Y4, Y3, Y7
+	VPUNPCKHDQ  Y4, Y3, Y8
+	VPUNPCKLQDQ Y7, Y5, Y9
+	VPUNPCKHQDQ Y7, Y5, Y5
+	VPUNPCKLQDQ Y8, Y6, Y7
+	VPUNPCKHQDQ Y8, Y6, Y6
+	VPXOR       Y0, Y9, Y9
+	VMOVUPS     Y9, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y5, Y5
+	VMOVUPS     Y5, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y7, Y7
+	VMOVUPS     Y7, (AX)
+	ADDQ        DX, AX
+	VPXOR       Y0, Y6, Y6
+	VMOVUPS     Y6, (AX)
+	ADDQ        DX, AX
+	ADDQ        $0x10, CX
+	ADDQ        $0x10, R8
+	DECQ        SI
+	JNZ         quad
+	VZEROUPPER
+	RET
+
 // func absMax(x *float32, m float32, groups int) float32
 // Requires: AVX, AVX512F, SSE
 TEXT ·absMax(SB), NOSPLIT, $0-28
@@ -11495,24 +11609,25 @@ DATA pairRecordsConstants<>+16(SB)/8, $0x1716151413121110
 DATA pairRecordsConstants<>+24(SB)/8, $0x1f1e1d1c1b1a1918
 GLOBL pairRecordsConstants<>(SB), RODATA|NOPTR, $32
 
-// func finishFP16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishFP16(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishFP16(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11531,7 +11646,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11550,7 +11665,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11569,7 +11684,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11589,12 +11704,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -11602,24 +11718,25 @@ DATA finishFP16Constants<>+0(SB)/4, $0x80000000
 DATA finishFP16Constants<>+4(SB)/4, $0x01000000
 GLOBL finishFP16Constants<>(SB), RODATA|NOPTR, $8
 
-// func finishBF16(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishBF16(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishBF16(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishBF16(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11641,7 +11758,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11663,7 +11780,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11685,7 +11802,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishBF16Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11708,12 +11825,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -11724,24 +11842,25 @@ DATA finishBF16Constants<>+12(SB)/4, $0x00007fff
 DATA finishBF16Constants<>+16(SB)/4, $0xffff0000
 GLOBL finishBF16Constants<>(SB), RODATA|NOPTR, $20
 
-// func finishFP32(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP32(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·finishFP32(SB), NOSPLIT, $0-44
-	MOVQ    o+0(FP), AX
-	MOVQ    inverse+8(FP), CX
-	MOVQ    scale+16(FP), DX
-	MOVQ    mean+24(FP), BX
-	MOVQ    channels+32(FP), SI
+TEXT ·finishFP32(SB), NOSPLIT, $0-52
+	MOVQ    dst+0(FP), AX
+	MOVQ    o+8(FP), CX
+	MOVQ    inverse+16(FP), DX
+	MOVQ    scale+24(FP), BX
+	MOVQ    mean+32(FP), SI
+	MOVQ    channels+40(FP), DI
 	KXORW   K1, K1, K1
-	VMOVUPS (CX), Z0
-	VMOVUPS 64(CX), Z1
-	VMOVUPS 128(CX), Z2
-	VMOVUPS 192(CX), Z3
+	VMOVUPS (DX), Z0
+	VMOVUPS 64(DX), Z1
+	VMOVUPS 128(DX), Z2
+	VMOVUPS 192(DX), Z3
 
 channel:
-	VBROADCASTSS  (DX), Z4
-	VBROADCASTSS  (BX), Z5
-	VMULPS        (AX), Z0, Z6
+	VBROADCASTSS  (BX), Z4
+	VBROADCASTSS  (SI), Z5
+	VMULPS        (CX), Z0, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11756,7 +11875,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, (AX)
-	VMULPS        64(AX), Z1, Z6
+	VMULPS        64(CX), Z1, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11771,7 +11890,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 64(AX)
-	VMULPS        128(AX), Z2, Z6
+	VMULPS        128(CX), Z2, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11786,7 +11905,7 @@ channel:
 	VFPCLASSPSZ   $0x99, Z6, K2
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 128(AX)
-	VMULPS        192(AX), Z3, Z6
+	VMULPS        192(CX), Z3, Z6
 	VPADDD        Z6, Z6, Z7
 	VPCMPEQD.BCST finishFP32Constants<>+4(SB), Z7, K2
 	KORW          K2, K1, K1
@@ -11802,12 +11921,13 @@ channel:
 	KORW          K2, K1, K1
 	VMOVUPS       Z6, 192(AX)
 	ADDQ          $0x00000100, AX
-	ADDQ          $0x04, DX
+	ADDQ          $0x00000100, CX
 	ADDQ          $0x04, BX
-	DECQ          SI
+	ADDQ          $0x04, SI
+	DECQ          DI
 	JNZ           channel
 	KMOVW         K1, AX
-	MOVL          AX, ret+40(FP)
+	MOVL          AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -26518,21 +26638,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishFP16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, F16C, FMA3
-TEXT ·finishFP16AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishFP16AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26565,8 +26686,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26599,8 +26720,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26633,8 +26754,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26667,8 +26788,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26701,8 +26822,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26735,8 +26856,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26769,8 +26890,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26804,15 +26925,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -26860,21 +26982,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishBF16AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishBF16AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, FMA3
-TEXT ·finishBF16AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishBF16AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26913,8 +27036,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26953,8 +27076,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -26993,8 +27116,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27033,8 +27156,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27073,8 +27196,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27113,8 +27236,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27153,8 +27276,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27194,15 +27317,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 
@@ -27234,21 +27358,22 @@ group:
 	VZEROUPPER
 	RET
 
-// func finishFP32AVX2(o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
+// func finishFP32AVX2(dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int) uint32
 // Requires: AVX, AVX2, FMA3
-TEXT ·finishFP32AVX2(SB), NOSPLIT, $0-44
-	MOVQ  o+0(FP), AX
-	MOVQ  inverse+8(FP), CX
-	MOVQ  scale+16(FP), DX
-	MOVQ  mean+24(FP), BX
-	MOVQ  channels+32(FP), SI
+TEXT ·finishFP32AVX2(SB), NOSPLIT, $0-52
+	MOVQ  dst+0(FP), AX
+	MOVQ  o+8(FP), CX
+	MOVQ  inverse+16(FP), DX
+	MOVQ  scale+24(FP), BX
+	MOVQ  mean+32(FP), SI
+	MOVQ  channels+40(FP), DI
 	VPXOR Y0, Y0, Y0
 
 channel:
-	VPBROADCASTD (DX), Y1
-	VPBROADCASTD (BX), Y2
-	VMOVUPS      (CX), Y3
-	VMULPS       (AX), Y3, Y3
+	VPBROADCASTD (BX), Y1
+	VPBROADCASTD (SI), Y2
+	VMOVUPS      (DX), Y3
+	VMULPS       (CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27275,8 +27400,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, (AX)
-	VMOVUPS      32(CX), Y3
-	VMULPS       32(AX), Y3, Y3
+	VMOVUPS      32(DX), Y3
+	VMULPS       32(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27303,8 +27428,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 32(AX)
-	VMOVUPS      64(CX), Y3
-	VMULPS       64(AX), Y3, Y3
+	VMOVUPS      64(DX), Y3
+	VMULPS       64(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27331,8 +27456,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 64(AX)
-	VMOVUPS      96(CX), Y3
-	VMULPS       96(AX), Y3, Y3
+	VMOVUPS      96(DX), Y3
+	VMULPS       96(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27359,8 +27484,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 96(AX)
-	VMOVUPS      128(CX), Y3
-	VMULPS       128(AX), Y3, Y3
+	VMOVUPS      128(DX), Y3
+	VMULPS       128(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27387,8 +27512,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 128(AX)
-	VMOVUPS      160(CX), Y3
-	VMULPS       160(AX), Y3, Y3
+	VMOVUPS      160(DX), Y3
+	VMULPS       160(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27415,8 +27540,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 160(AX)
-	VMOVUPS      192(CX), Y3
-	VMULPS       192(AX), Y3, Y3
+	VMOVUPS      192(DX), Y3
+	VMULPS       192(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27443,8 +27568,8 @@ channel:
 	VPCMPEQD     Y4, Y5, Y5
 	VPOR         Y5, Y0, Y0
 	VMOVUPS      Y3, 192(AX)
-	VMOVUPS      224(CX), Y3
-	VMULPS       224(AX), Y3, Y3
+	VMOVUPS      224(DX), Y3
+	VMULPS       224(CX), Y3, Y3
 	VPADDD       Y3, Y3, Y4
 	VPBROADCASTD quantConstantsAVX2<>+0(SB), Y5
 	VPCMPEQD     Y5, Y4, Y4
@@ -27472,15 +27597,16 @@ channel:
 	VPOR         Y2, Y0, Y0
 	VMOVUPS      Y3, 224(AX)
 	ADDQ         $0x00000100, AX
-	ADDQ         $0x04, DX
+	ADDQ         $0x00000100, CX
 	ADDQ         $0x04, BX
-	DECQ         SI
+	ADDQ         $0x04, SI
+	DECQ         DI
 	JNZ          channel
 	VPXOR        Y1, Y1, Y1
 	VPCMPEQD     Y1, Y0, Y0
 	VMOVMSKPS    Y0, AX
 	XORL         $0xff, AX
-	MOVL         AX, ret+40(FP)
+	MOVL         AX, ret+48(FP)
 	VZEROUPPER
 	RET
 

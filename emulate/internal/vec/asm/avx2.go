@@ -343,6 +343,7 @@ func ex2AVX2(x VecVirtual, table Register, c *constants) {
 
 func softmaxAVX2(c *constants) {
 	TEXT("softmaxAVX2", NOSPLIT, "func(a *byte) uint32")
+	Pragma("noescape")
 	Doc("softmaxAVX2 is softmax.")
 	args := load("a")
 	field := func(i int) Register {

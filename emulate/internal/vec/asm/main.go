@@ -55,6 +55,8 @@ func main() {
 	addTile()
 	rescale()
 	meanDots()
+	turn(zmm)
+	turn(ymm)
 	absMax()
 	subtract("subtractFP16", roundFP16)
 	subtract("subtractBF16", roundBF16)
@@ -246,9 +248,13 @@ func dequantize() {
 	before := AllocLocal(8)
 	STMXCSR(before)
 	LDMXCSR(control)
-	zero, nan := ZMM(), ZMM()
+	// NaN from then on; each waits for itself, not for the others.
+	zero, nan := ZMM(), [4]VecVirtual{}
 	VPXORD(zero, zero, zero)
-	VPXORD(nan, nan, nan)
+	for i := range nan {
+		nan[i] = ZMM()
+		VPXORD(nan[i], nan[i], nan[i])
+	}
 	count := GP64()
 	MOVQ(U32(vecs), count)
 	Label("vector")
@@ -274,14 +280,14 @@ func dequantize() {
 			VBROADCASTSS(Mem{Base: delta, Index: key, Scale: 4, Disp: 4 * i}, d)
 			VFMADD132PS(scale, d, x)
 			if whole {
-				VFMADD231PS(zero, x, nan)
+				VFMADD231PS(zero, x, nan[i%4])
 			} else {
 				// Only scores that count are looked at.
 				live, r, kk := K(), GP32(), ZMM()
 				LEAL(Mem{Base: key, Disp: i}, r)
 				VPBROADCASTD(r, kk)
 				VPCMPD(Imm(6), kk, lim, live) // limit > key
-				VFMADD231PS(zero, x, live, nan)
+				VFMADD231PS(zero, x, live, nan[i%4])
 				VBLENDMPS(x, masked, live, x)
 			}
 			VMAXPS(t[i/2], x, t[i/2])
@@ -312,8 +318,11 @@ func dequantize() {
 	DECQ(count)
 	JNZ(LabelRef("vector"))
 	LDMXCSR(before)
+	for _, n := range nan[1:] {
+		VADDPS(n, nan[0], nan[0])
+	}
 	bad := K()
-	VCMPPS(Imm(3), nan, nan, bad) // unordered
+	VCMPPS(Imm(3), nan[0], nan[0], bad) // unordered
 	retMask(bad)
 }
 
@@ -522,6 +531,7 @@ const softmaxKeys = 2
 // softmax is the online softmax of a strip.
 func softmax() {
 	TEXT("softmax", NOSPLIT, "func(a *byte) uint32")
+	Pragma("noescape") // so that its operands need not be on the heap
 	Doc("softmax is the online softmax of a strip and a tile of keys, without PE; see SoftmaxArgs.",
 		"The result is not zero if a value left the range in which this is exact.")
 	args := load("a")
@@ -1147,10 +1157,10 @@ func meanDots() {
 // finish is the end of the program: O times the reciprocal of the denominator,
 // times V's scale, plus V's mean, rounded to the output's format.
 func finish(name string, round func(VecVirtual, *constants)) {
-	TEXT(name, NOSPLIT, "func(o, inverse, scale, mean *float32, channels int) uint32")
-	Doc(name+" sets o[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;",
+	TEXT(name, NOSPLIT, "func(dst, o, inverse, scale, mean *float32, channels int) uint32")
+	Doc(name+" sets dst[channel][row] = round(o*inverse[row]*scale[channel] + mean[channel]), three roundings in all;",
 		"the result is not zero if one of them is NaN or infinite. mean may be -0.")
-	o, inverse, scale, mean, channels := load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
+	dst, o, inverse, scale, mean, channels := load("dst"), load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
 	c := newConstants(name + "Constants")
 	sign, least := c.u32(1<<31), c.u32(smallest)
 	bad := K()
@@ -1177,8 +1187,9 @@ func finish(name string, round func(VecVirtual, *constants)) {
 			round(x, c)
 			raise(bad, classNaN|classInf, x)
 		}
-		VMOVUPS(x, at(o, 0, i))
+		VMOVUPS(x, at(dst, 0, i))
 	}
+	ADDQ(U32(row32), dst)
 	ADDQ(U32(row32), o)
 	ADDQ(Imm(4), scale)
 	ADDQ(Imm(4), mean)

@@ -45,9 +45,9 @@ func bytesY(y [2]VecVirtual, signed bool, to Mem) {
 
 func finishAVX2(of string, c *constants, round func(VecVirtual, *constants)) {
 	name := of + "AVX2"
-	TEXT(name, NOSPLIT, "func(o, inverse, scale, mean *float32, channels int) uint32")
+	TEXT(name, NOSPLIT, "func(dst, o, inverse, scale, mean *float32, channels int) uint32")
 	Doc(name + " is " + of + ".")
-	o, inverse, scale, mean, channels := load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
+	dst, o, inverse, scale, mean, channels := load("dst"), load("o"), load("inverse"), load("scale"), load("mean"), load("channels")
 	bad := zeroY()
 	Label("channel")
 	s, m := splatY(Mem{Base: scale}), splatY(Mem{Base: mean})
@@ -65,8 +65,9 @@ func finishAVX2(of string, c *constants, round func(VecVirtual, *constants)) {
 			round(x, c)
 			raiseY(bad, x, c)
 		}
-		VMOVUPS(x, Mem{Base: o, Disp: 32 * i})
+		VMOVUPS(x, Mem{Base: dst, Disp: 32 * i})
 	}
+	ADDQ(U32(row32), dst)
 	ADDQ(U32(row32), o)
 	ADDQ(Imm(4), scale)
 	ADDQ(Imm(4), mean)

@@ -31,24 +31,24 @@ func (a *asm) round(format int, x, one, half, t v) {
 
 // finish is the end of the program.
 func finish(a *asm, name string, format int) {
-	a.function(name, 0, "o *float32, inverse *float32, scale *float32, mean *float32, channels int", "uint32",
+	a.function(name, 0, "dst *float32, o *float32, inverse *float32, scale *float32, mean *float32, channels int", "uint32",
 		name+" is that of amd64.")
-	a.load("o", "inverse", "scale", "mean", "channels")
+	a.load("dst", "o", "inverse", "scale", "mean", "channels")
 	const inverse, x, y, t, scale, mean, exponent, bad, one, half, least = v(0), v(16), v(18), v(20), v(21), v(22), v(23), v(24), v(25), v(26), v(27)
 	const vecs = rows / 4
 	for i := v(0); i < vecs; i += 2 {
-		a.pairAt(inverse+i, "R1", int(16*i))
+		a.pairAt(inverse+i, "R2", int(16*i))
 	}
 	a.splat(exponent, 0x7f800000)
 	a.splat(one, 1)
 	a.splat(half, 0x7fff)
 	a.splat(least, smallest)
 	a.clear(bad)
-	a.loop("channel", "R4", 1, func() {
-		a.do("VLD1R.P 4(R2), [V%d.S4]", scale)
-		a.do("VLD1R.P 4(R3), [V%d.S4]", mean)
+	a.loop("channel", "R5", 1, func() {
+		a.do("VLD1R.P 4(R3), [V%d.S4]", scale)
+		a.do("VLD1R.P 4(R4), [V%d.S4]", mean)
 		for i := v(0); i < vecs; i += 2 {
-			a.pairAt(x, "R0", int(16*i))
+			a.pairAt(x, "R1", int(16*i))
 			for j := range v(2) {
 				a.op("fmul.4s", x+j, x+j, inverse+i+j)
 				a.raiseSmallest(bad, x+j, least, t)
@@ -66,6 +66,7 @@ func finish(a *asm, name string, format int) {
 			a.pairTo(y, "R0", int(16*i))
 		}
 		a.do("ADD $%d, R0", row32)
+		a.do("ADD $%d, R1", row32)
 	})
 	a.retBad(bad)
 }
