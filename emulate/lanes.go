@@ -26,6 +26,7 @@ import (
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers and where there is no unit
 	dots             bool              // PV through vec.Values
+	codes            scoreCodes        // scores through vec.Keys
 	weight           vec.Weight
 	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control
@@ -78,7 +79,7 @@ func (k *Kernel) planLanes() *lanePlan {
 	}
 	p.operands(k)
 	p.units(k)
-	p.dots = k.dotsValues()
+	p.dots, p.codes = k.dotsValues(), k.codesOfScores()
 	switch {
 	case k.ofTile:
 		p.join = vec.JoinFactor
@@ -237,6 +238,7 @@ type lanes struct {
 	whole   []float32 // [Dim][stride], V of integers
 	stride  int
 	keys    tensorcore.RowOperand
+	loaded  bool                    // keys are the tile's
 	values  []tensorcore.RowOperand // of each sum from zero
 	exactly laneExact
 	ones    tensorcore.RowOperand
@@ -266,6 +268,8 @@ type laneStrip struct {
 	o       []float32 // [even(Dim)][Rows]
 	q       []float32 // [depth][Rows]
 	queries tensorcore.LaneOperand
+	codes   vec.Queries // q, if coded
+	coded   bool
 	o64     []float64 // o where sums are exact
 }
 
@@ -322,7 +326,8 @@ func (k *Kernel) laneTile(q *Query, ws *Workspace, t, rows int, where place, idl
 	if k.smoothQ && k.prog.Smoothing.DeltaS != "none" {
 		k.deltaScores(ws, kv, ws.qMean, t*k.tiling.BlockK)
 	}
-	if !k.loadKeys(l, w, at, d) || !dots && !k.loadLaneValues(l, w, at, d) || dots && len(w.vCodes.Odd(at)) > 0 {
+	l.loaded = false
+	if !dots && !k.loadLaneValues(l, w, at, d) || dots && len(w.vCodes.Odd(at)) > 0 {
 		return false
 	}
 	score := func(i int) bool {
@@ -435,6 +440,7 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 		s := &l.strips[i]
 		s.q = grow(s.q, depth*vec.Rows)
 		clear(s.q)
+		s.coded = false
 		for r := range min(vec.Rows, rows-i*vec.Rows) {
 			for c, x := range ws.q[(i*vec.Rows+r)*d:][:d] {
 				if c >= short {
@@ -450,14 +456,16 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 	return true
 }
 
-// loadKeys loads the keys of the tile whose first one is the window's key at. It reports whether
+// loadKeys loads the keys of the tile whose first one is the window's key at, of a float product, unless
+// they are loaded. It reports whether
 // they are numbers of the unit's format.
 func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
 	u, bk := k.lanes.scores, k.tiling.BlockK
-	switch {
-	case k.integer:
+	if l.loaded {
 		return true
-	case u == nil:
+	}
+	l.loaded = true
+	if u == nil {
 		return l.exactly.keys.Load(w.kRaw[at*d:], bk, d, d)
 	}
 	depth, short, shift := k.scoreLayout(d)
@@ -522,21 +530,25 @@ func (k *Kernel) laneKeys(q *Query, ws *Workspace, t, lo, n int, tail bool) int 
 func (k *Kernel) laneScores(q *Query, ws *Workspace, st *laneStrip, w *window, t, at, lo, n int, where place) bool {
 	l, bk, d := ws.lanes, k.tiling.BlockK, q.kv.in.Dim
 	keys := l.reach
-	clear(l.s[keys*vec.Rows:])
-	if k.integer {
+	switch {
+	case k.integer:
 		wd := whole(k.CodeDim(d))
 		k.level.l.QK(l.s, ws.qStrips[lo*wd:(lo+vec.Rows)*wd], w.kWhole[at*wd:], w.kBias[at:], keys, &l.scratch)
 		k.level.l.ToFloat(l.s, l.top[:], keys)
-	} else if k.scoreUnit == nil {
+	case k.codeScores(q.kv, st, w, at, n, keys, l):
+	case !k.loadKeys(l, w, at, d):
+		return false
+	case k.scoreUnit == nil:
 		clear(l.s[:keys*vec.Rows])
 		k.level.fp64.Dot(l.s[:keys*vec.Rows], &l.exactly.keys, st.q, n)
-	} else {
+	default:
 		depth, _, _ := k.scoreLayout(d)
 		clear(l.s[:keys*vec.Rows])
 		if !k.lanes.scores.Dot(l.s[:keys*vec.Rows], &l.keys, &st.queries, 0, depth, n) {
 			return false
 		}
 	}
+	clear(l.s[keys*vec.Rows:])
 	if k.byRow(q) {
 		k.rowScores(q, ws, t, lo, n, where)
 		return true

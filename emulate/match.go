@@ -145,6 +145,16 @@ var vecUnits = func() (list []struct {
 	return list
 }()
 
+// vectorUnitOf describes a unit to the vector kernels and reports whether they have it.
+func vectorUnitOf(u *tensorcore.Unit) (vec.Unit, bool) {
+	for i := range vecUnits {
+		if u.Same(&vecUnits[i].unit) {
+			return vecUnits[i].vec, true
+		}
+	}
+	return vec.Unit{}, false
+}
+
 // vectorUnit describes the unit of PV to the vector kernels and reports whether they have
 // it.
 func (k *Kernel) vectorUnit() (vec.Unit, bool) {
@@ -156,11 +166,8 @@ func (k *Kernel) vectorUnit() (vec.Unit, bool) {
 		// Exact sums. V's codes are laid out all the same.
 		u = &tensorcore.Unit{A: map[string]tensorcore.Operand{"fp16": tensorcore.FP16}[k.prog.VCodes.Format]}
 	}
-	for _, x := range vecUnits {
-		v := &x.unit
-		if u.Same(v) {
-			return x.vec, true
-		}
+	if v, ok := vectorUnitOf(u); ok {
+		return v, true
 	}
 	// V's codes are laid out all the same.
 	if u.A == tensorcore.FP16 {

@@ -30,7 +30,8 @@ type window struct {
 	kTurned     []float32 // [keys/16][Dim][16], smoothed K for the delta-S of strips; nil in long kept heads
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
-	vTurned     []float32 // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
+	scoreCodes  windowCodes // K for scores
+	vTurned     []float32   // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -99,6 +100,7 @@ func (k *Kernel) fill(kv *KV, w *window, i int, counts *Counts) {
 	d := kv.in.Dim
 	cd := k.CodeDim(d)
 	w.first = i * kv.windowKeys
+	w.scoreCodes.reset()
 	keys := min(kv.windowKeys, kv.stride-w.first)
 	if w.keys != keys {
 		w.keys = keys

@@ -103,6 +103,9 @@ func (l Level) pairPass(a *pairArgs, strips int, half bool) (ok [2]bool) {
 	return [2]bool{bad&0xffff == 0, strips == 2 && bad>>16 == 0}
 }
 
+// signedPass adds a step's products with signs. It needs AVX512.
+func (l Level) signedPass(a *signedArgs) { dot13Signed((*byte)(unsafe.Pointer(a))) }
+
 func (l Level) integerPass(acc []float32, codes []uint8, values *[256]float32, p []float32, channels int) {
 	_, _, _ = acc[channels*Rows-1], codes[channels*32-1], p[32*Rows-1]
 	pick(l, dotInteger, dotIntegerAVX2)(&acc[0], &codes[0], &values[0], &p[0], channels)

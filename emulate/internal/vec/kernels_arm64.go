@@ -85,6 +85,9 @@ func (l Level) pairExponents(e, pe, codes []uint8, table *[256]uint32, channels 
 // pairPass needs AVX512.
 func (l Level) pairPass(a *pairArgs, strips int, half bool) [2]bool { panic(unavailable) }
 
+// signedPass needs AVX512.
+func (l Level) signedPass(a *signedArgs) { panic(unavailable) }
+
 // signs needs AVX512.
 func (l Level) signs(list []keySigns, codes []uint8, keys, limit uint32) { panic(unavailable) }
 

@@ -103,6 +103,9 @@ func dot13Two(a *byte) uint32
 // zero if a sum is infinite or NaN, or one with O is smallest, in its upper half if one of the second strip is.
 func dot13TwoHalf(a *byte) uint32
 
+// dot13Signed adds one step's products to acc[key][row]: see signedArgs.
+func dot13Signed(a *byte)
+
 // dotInteger adds the products of 32 keys to acc[channel][row]: p[key][row] times values[codes[channel][key]].
 func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
 

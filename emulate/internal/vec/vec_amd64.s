@@ -10299,6 +10299,563 @@ DATA dot13TwoHalfConstants<>+20(SB)/4, $0x01000000
 DATA dot13TwoHalfConstants<>+24(SB)/4, $0x00009fc0
 GLOBL dot13TwoHalfConstants<>(SB), RODATA|NOPTR, $28
 
+// func dot13Signed(a *byte)
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dot13Signed(SB), NOSPLIT, $0-8
+	MOVQ         a+0(FP), AX
+	MOVQ         (AX), CX
+	MOVQ         8(AX), DX
+	MOVQ         16(AX), BX
+	MOVQ         48(AX), SI
+	MOVQ         24(AX), DI
+	MOVQ         32(AX), R8
+	MOVQ         40(AX), R9
+	MOVQ         64(AX), R10
+	VPBROADCASTD dot13SignedConstants<>+16(SB), Z0
+	MOVQ         56(AX), R11
+
+keys:
+	VPBROADCASTD       dot13SignedConstants<>+20(SB), Z1
+	VPBROADCASTD       dot13SignedConstants<>+24(SB), Z2
+	VPBROADCASTB       80(AX), Z4
+	VMOVDQU8           (R9), Z3
+	VPSUBB             Z4, Z3, Z3
+	VPSLLD             $0x17, Z3, Z4
+	VPSLLD             $0x0f, Z3, Z9
+	VPSLLD             $0x07, Z3, Z10
+	VPSRLD             $0x01, Z3, Z13
+	LEAQ               (SI), R12
+	VMOVUPS            (R12), Z3
+	VMOVUPS            64(R12), Z11
+	VMOVUPS            128(R12), Z12
+	VMOVUPS            192(R12), Z14
+	VRANGEPS           $0x03, Z4, Z3, Z4
+	VRANGEPS           $0x03, Z9, Z11, Z9
+	VRANGEPS           $0x03, Z10, Z12, Z10
+	VRANGEPS           $0x03, Z13, Z14, Z13
+	VPANDD             Z1, Z4, Z4
+	VPANDD             Z1, Z9, Z9
+	VPANDD             Z1, Z10, Z10
+	VPANDD             Z1, Z13, Z13
+	VFMADD231PS.RZ_SAE Z4, Z2, Z3
+	VFMADD231PS.RZ_SAE Z9, Z2, Z11
+	VFMADD231PS.RZ_SAE Z10, Z2, Z12
+	VFMADD231PS.RZ_SAE Z13, Z2, Z14
+	VPXORD             Z5, Z5, Z5
+	VMOVUPS            Z4, (R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z4, Z4
+	VPSRLD             $0x17, Z4, Z4
+	VMOVUPS            Z9, 64(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z9, Z9
+	VPSRLD             $0x0f, Z9, Z9
+	VMOVUPS            Z10, 128(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z10, Z10
+	VPSRLD             $0x07, Z10, Z10
+	VMOVUPS            Z13, 192(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z13, Z13
+	VPSLLD             $0x01, Z13, Z13
+	VPORD              Z4, Z9, Z9
+	VPORD              Z10, Z13, Z4
+	VPORD              Z9, Z4, Z4
+	VPBROADCASTD       dot13SignedConstants<>+28(SB), Z9
+	VPMAXUB            Z9, Z4, Z4
+	VPBROADCASTB       80(AX), Z10
+	VMOVDQU8           64(R9), Z9
+	VPSUBB             Z10, Z9, Z9
+	VPSLLD             $0x17, Z9, Z10
+	VPSLLD             $0x0f, Z9, Z13
+	VPSLLD             $0x07, Z9, Z15
+	VPSRLD             $0x01, Z9, Z18
+	LEAQ               256(SI), R12
+	VMOVUPS            (R12), Z9
+	VMOVUPS            64(R12), Z16
+	VMOVUPS            128(R12), Z17
+	VMOVUPS            192(R12), Z19
+	VRANGEPS           $0x03, Z10, Z9, Z10
+	VRANGEPS           $0x03, Z13, Z16, Z13
+	VRANGEPS           $0x03, Z15, Z17, Z15
+	VRANGEPS           $0x03, Z18, Z19, Z18
+	VPANDD             Z1, Z10, Z10
+	VPANDD             Z1, Z13, Z13
+	VPANDD             Z1, Z15, Z15
+	VPANDD             Z1, Z18, Z18
+	VFMADD231PS.RZ_SAE Z10, Z2, Z9
+	VFMADD231PS.RZ_SAE Z13, Z2, Z16
+	VFMADD231PS.RZ_SAE Z15, Z2, Z17
+	VFMADD231PS.RZ_SAE Z18, Z2, Z19
+	VPXORD             Z6, Z6, Z6
+	VMOVUPS            Z10, 256(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z10, Z10
+	VPSRLD             $0x17, Z10, Z10
+	VMOVUPS            Z13, 320(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z13, Z13
+	VPSRLD             $0x0f, Z13, Z13
+	VMOVUPS            Z15, 384(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z15, Z15
+	VPSRLD             $0x07, Z15, Z15
+	VMOVUPS            Z18, 448(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z18, Z18
+	VPSLLD             $0x01, Z18, Z18
+	VPORD              Z10, Z13, Z13
+	VPORD              Z15, Z18, Z10
+	VPORD              Z13, Z10, Z10
+	VPBROADCASTD       dot13SignedConstants<>+28(SB), Z13
+	VPMAXUB            Z13, Z10, Z10
+	VPBROADCASTB       80(AX), Z15
+	VMOVDQU8           128(R9), Z13
+	VPSUBB             Z15, Z13, Z13
+	VPSLLD             $0x17, Z13, Z15
+	VPSLLD             $0x0f, Z13, Z18
+	VPSLLD             $0x07, Z13, Z20
+	VPSRLD             $0x01, Z13, Z23
+	LEAQ               512(SI), R12
+	VMOVUPS            (R12), Z13
+	VMOVUPS            64(R12), Z21
+	VMOVUPS            128(R12), Z22
+	VMOVUPS            192(R12), Z24
+	VRANGEPS           $0x03, Z15, Z13, Z15
+	VRANGEPS           $0x03, Z18, Z21, Z18
+	VRANGEPS           $0x03, Z20, Z22, Z20
+	VRANGEPS           $0x03, Z23, Z24, Z23
+	VPANDD             Z1, Z15, Z15
+	VPANDD             Z1, Z18, Z18
+	VPANDD             Z1, Z20, Z20
+	VPANDD             Z1, Z23, Z23
+	VFMADD231PS.RZ_SAE Z15, Z2, Z13
+	VFMADD231PS.RZ_SAE Z18, Z2, Z21
+	VFMADD231PS.RZ_SAE Z20, Z2, Z22
+	VFMADD231PS.RZ_SAE Z23, Z2, Z24
+	VPXORD             Z7, Z7, Z7
+	VMOVUPS            Z15, 512(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z15, Z15
+	VPSRLD             $0x17, Z15, Z15
+	VMOVUPS            Z18, 576(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z18, Z18
+	VPSRLD             $0x0f, Z18, Z18
+	VMOVUPS            Z20, 640(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z20, Z20
+	VPSRLD             $0x07, Z20, Z20
+	VMOVUPS            Z23, 704(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z23, Z23
+	VPSLLD             $0x01, Z23, Z23
+	VPORD              Z15, Z18, Z18
+	VPORD              Z20, Z23, Z15
+	VPORD              Z18, Z15, Z15
+	VPBROADCASTD       dot13SignedConstants<>+28(SB), Z18
+	VPMAXUB            Z18, Z15, Z15
+	VPBROADCASTB       80(AX), Z20
+	VMOVDQU8           192(R9), Z18
+	VPSUBB             Z20, Z18, Z18
+	VPSLLD             $0x17, Z18, Z20
+	VPSLLD             $0x0f, Z18, Z23
+	VPSLLD             $0x07, Z18, Z25
+	VPSRLD             $0x01, Z18, Z28
+	LEAQ               768(SI), R12
+	VMOVUPS            (R12), Z18
+	VMOVUPS            64(R12), Z26
+	VMOVUPS            128(R12), Z27
+	VMOVUPS            192(R12), Z29
+	VRANGEPS           $0x03, Z20, Z18, Z20
+	VRANGEPS           $0x03, Z23, Z26, Z23
+	VRANGEPS           $0x03, Z25, Z27, Z25
+	VRANGEPS           $0x03, Z28, Z29, Z28
+	VPANDD             Z1, Z20, Z20
+	VPANDD             Z1, Z23, Z23
+	VPANDD             Z1, Z25, Z25
+	VPANDD             Z1, Z28, Z28
+	VFMADD231PS.RZ_SAE Z20, Z2, Z18
+	VFMADD231PS.RZ_SAE Z23, Z2, Z26
+	VFMADD231PS.RZ_SAE Z25, Z2, Z27
+	VFMADD231PS.RZ_SAE Z28, Z2, Z29
+	VPXORD             Z8, Z8, Z8
+	VMOVUPS            Z20, 768(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z20, Z20
+	VPSRLD             $0x17, Z20, Z20
+	VMOVUPS            Z23, 832(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z23, Z23
+	VPSRLD             $0x0f, Z23, Z23
+	VMOVUPS            Z25, 896(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z25, Z25
+	VPSRLD             $0x07, Z25, Z25
+	VMOVUPS            Z28, 960(R11)
+	VPANDD.BCST        dot13SignedConstants<>+0(SB), Z28, Z28
+	VPSLLD             $0x01, Z28, Z28
+	VPORD              Z20, Z23, Z23
+	VPORD              Z25, Z28, Z1
+	VPORD              Z23, Z1, Z1
+	VPBROADCASTD       dot13SignedConstants<>+28(SB), Z2
+	VPMAXUB            Z2, Z1, Z1
+	MOVQ               72(AX), R14
+	MOVQ               DI, R12
+	MOVQ               R8, R13
+
+element:
+	MOVBQZX            (CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z20
+	VPSUBD.BCST        (BX)(R15*4), Z4, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           (R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z5, Z5
+	MOVBQZX            32(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z23
+	VPSUBD.BCST        (BX)(R15*4), Z10, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           (R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z6, Z6
+	MOVBQZX            64(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z25
+	VPSUBD.BCST        (BX)(R15*4), Z15, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           (R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z7, Z7
+	MOVBQZX            96(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z28
+	VPSUBD.BCST        (BX)(R15*4), Z1, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           (R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z8, Z8
+	VMOVUPS            (R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z3
+	VFMADD231PS.RD_SAE Z2, Z23, Z9
+	VFMADD231PS.RD_SAE Z2, Z25, Z13
+	VFMADD231PS.RD_SAE Z2, Z28, Z18
+	VMOVUPS            64(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z11
+	VFMADD231PS.RD_SAE Z2, Z23, Z16
+	VFMADD231PS.RD_SAE Z2, Z25, Z21
+	VFMADD231PS.RD_SAE Z2, Z28, Z26
+	VMOVUPS            128(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z12
+	VFMADD231PS.RD_SAE Z2, Z23, Z17
+	VFMADD231PS.RD_SAE Z2, Z25, Z22
+	VFMADD231PS.RD_SAE Z2, Z28, Z27
+	VMOVUPS            192(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z14
+	VFMADD231PS.RD_SAE Z2, Z23, Z19
+	VFMADD231PS.RD_SAE Z2, Z25, Z24
+	VFMADD231PS.RD_SAE Z2, Z28, Z29
+	MOVBQZX            1(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z20
+	VPSUBD.BCST        (BX)(R15*4), Z4, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           64(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z5, Z5
+	MOVBQZX            33(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z23
+	VPSUBD.BCST        (BX)(R15*4), Z10, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           64(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z6, Z6
+	MOVBQZX            65(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z25
+	VPSUBD.BCST        (BX)(R15*4), Z15, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           64(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z7, Z7
+	MOVBQZX            97(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z28
+	VPSUBD.BCST        (BX)(R15*4), Z1, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           64(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z8, Z8
+	VMOVUPS            256(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z3
+	VFMADD231PS.RD_SAE Z2, Z23, Z9
+	VFMADD231PS.RD_SAE Z2, Z25, Z13
+	VFMADD231PS.RD_SAE Z2, Z28, Z18
+	VMOVUPS            320(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z11
+	VFMADD231PS.RD_SAE Z2, Z23, Z16
+	VFMADD231PS.RD_SAE Z2, Z25, Z21
+	VFMADD231PS.RD_SAE Z2, Z28, Z26
+	VMOVUPS            384(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z12
+	VFMADD231PS.RD_SAE Z2, Z23, Z17
+	VFMADD231PS.RD_SAE Z2, Z25, Z22
+	VFMADD231PS.RD_SAE Z2, Z28, Z27
+	VMOVUPS            448(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z14
+	VFMADD231PS.RD_SAE Z2, Z23, Z19
+	VFMADD231PS.RD_SAE Z2, Z25, Z24
+	VFMADD231PS.RD_SAE Z2, Z28, Z29
+	MOVBQZX            2(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z20
+	VPSUBD.BCST        (BX)(R15*4), Z4, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           256(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z5, Z5
+	MOVBQZX            34(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z23
+	VPSUBD.BCST        (BX)(R15*4), Z10, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           256(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z6, Z6
+	MOVBQZX            66(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z25
+	VPSUBD.BCST        (BX)(R15*4), Z15, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           256(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z7, Z7
+	MOVBQZX            98(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z28
+	VPSUBD.BCST        (BX)(R15*4), Z1, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           256(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z8, Z8
+	VMOVUPS            512(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z3
+	VFMADD231PS.RD_SAE Z2, Z23, Z9
+	VFMADD231PS.RD_SAE Z2, Z25, Z13
+	VFMADD231PS.RD_SAE Z2, Z28, Z18
+	VMOVUPS            576(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z11
+	VFMADD231PS.RD_SAE Z2, Z23, Z16
+	VFMADD231PS.RD_SAE Z2, Z25, Z21
+	VFMADD231PS.RD_SAE Z2, Z28, Z26
+	VMOVUPS            640(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z12
+	VFMADD231PS.RD_SAE Z2, Z23, Z17
+	VFMADD231PS.RD_SAE Z2, Z25, Z22
+	VFMADD231PS.RD_SAE Z2, Z28, Z27
+	VMOVUPS            704(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z14
+	VFMADD231PS.RD_SAE Z2, Z23, Z19
+	VFMADD231PS.RD_SAE Z2, Z25, Z24
+	VFMADD231PS.RD_SAE Z2, Z28, Z29
+	MOVBQZX            3(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z20
+	VPSUBD.BCST        (BX)(R15*4), Z4, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           320(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z5, Z5
+	MOVBQZX            35(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z23
+	VPSUBD.BCST        (BX)(R15*4), Z10, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           320(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z6, Z6
+	MOVBQZX            67(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z25
+	VPSUBD.BCST        (BX)(R15*4), Z15, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           320(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z7, Z7
+	MOVBQZX            99(CX), R15
+	VBROADCASTSS       (DX)(R15*4), Z28
+	VPSUBD.BCST        (BX)(R15*4), Z1, Z2
+	ANDQ               $0x80, R15
+	VPSUBUSB           320(R13)(R15*1), Z2, Z2
+	VPMINUB            Z0, Z2, Z2
+	VPADDB             Z2, Z8, Z8
+	VMOVUPS            768(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z3
+	VFMADD231PS.RD_SAE Z2, Z23, Z9
+	VFMADD231PS.RD_SAE Z2, Z25, Z13
+	VFMADD231PS.RD_SAE Z2, Z28, Z18
+	VMOVUPS            832(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z11
+	VFMADD231PS.RD_SAE Z2, Z23, Z16
+	VFMADD231PS.RD_SAE Z2, Z25, Z21
+	VFMADD231PS.RD_SAE Z2, Z28, Z26
+	VMOVUPS            896(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z12
+	VFMADD231PS.RD_SAE Z2, Z23, Z17
+	VFMADD231PS.RD_SAE Z2, Z25, Z22
+	VFMADD231PS.RD_SAE Z2, Z28, Z27
+	VMOVUPS            960(R12), Z2
+	VFMADD231PS.RD_SAE Z2, Z20, Z14
+	VFMADD231PS.RD_SAE Z2, Z23, Z19
+	VFMADD231PS.RD_SAE Z2, Z25, Z24
+	VFMADD231PS.RD_SAE Z2, Z28, Z29
+	ADDQ               $0x00000400, R12
+	ADDQ               $0x00000200, R13
+	ADDQ               $0x04, CX
+	SUBQ               $0x04, R14
+	JNZ                element
+	VPBROADCASTD       dot13SignedConstants<>+24(SB), Z1
+	VPBROADCASTD       dot13SignedConstants<>+0(SB), Z2
+	VPSRLD             $0x00, Z5, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       (R11), Z1, Z3
+	VPANDD             (R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z3
+	VPSRLD             $0x08, Z5, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       64(R11), Z1, Z11
+	VPANDD             64(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z11
+	VPSRLD             $0x10, Z5, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       128(R11), Z1, Z12
+	VPANDD             128(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z12
+	VPSRLD             $0x18, Z5, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       192(R11), Z1, Z14
+	VPANDD             192(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z14
+	VPSRLD             $0x00, Z6, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       256(R11), Z1, Z9
+	VPANDD             256(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z9
+	VPSRLD             $0x08, Z6, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       320(R11), Z1, Z16
+	VPANDD             320(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z16
+	VPSRLD             $0x10, Z6, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       384(R11), Z1, Z17
+	VPANDD             384(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z17
+	VPSRLD             $0x18, Z6, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       448(R11), Z1, Z19
+	VPANDD             448(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z19
+	VPSRLD             $0x00, Z7, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       512(R11), Z1, Z13
+	VPANDD             512(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z13
+	VPSRLD             $0x08, Z7, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       576(R11), Z1, Z21
+	VPANDD             576(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z21
+	VPSRLD             $0x10, Z7, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       640(R11), Z1, Z22
+	VPANDD             640(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z22
+	VPSRLD             $0x18, Z7, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       704(R11), Z1, Z24
+	VPANDD             704(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z24
+	VPSRLD             $0x00, Z8, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       768(R11), Z1, Z18
+	VPANDD             768(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z18
+	VPSRLD             $0x08, Z8, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       832(R11), Z1, Z26
+	VPANDD             832(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z26
+	VPSRLD             $0x10, Z8, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       896(R11), Z1, Z27
+	VPANDD             896(R11), Z2, Z10
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z10, Z10
+	VFMADD231PS        Z4, Z10, Z27
+	VPSRLD             $0x18, Z8, Z4
+	VPANDD.BCST        dot13SignedConstants<>+12(SB), Z4, Z4
+	VCVTDQ2PS          Z4, Z4
+	VFNMADD231PS       960(R11), Z1, Z29
+	VPANDD             960(R11), Z2, Z1
+	VPSUBD.BCST        dot13SignedConstants<>+8(SB), Z1, Z1
+	VFMADD231PS        Z4, Z1, Z29
+	CMPB               81(AX), $0x00
+	JEQ                store
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z3, Z3
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z11, Z11
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z12, Z12
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z14, Z14
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z9, Z9
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z16, Z16
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z17, Z17
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z19, Z19
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z13, Z13
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z21, Z21
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z22, Z22
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z24, Z24
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z18, Z18
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z26, Z26
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z27, Z27
+	VPANDD.BCST        dot13SignedConstants<>+4(SB), Z29, Z29
+
+store:
+	VMOVUPS Z3, (SI)
+	VMOVUPS Z11, 64(SI)
+	VMOVUPS Z12, 128(SI)
+	VMOVUPS Z14, 192(SI)
+	VMOVUPS Z9, 256(SI)
+	VMOVUPS Z16, 320(SI)
+	VMOVUPS Z17, 384(SI)
+	VMOVUPS Z19, 448(SI)
+	VMOVUPS Z13, 512(SI)
+	VMOVUPS Z21, 576(SI)
+	VMOVUPS Z22, 640(SI)
+	VMOVUPS Z24, 704(SI)
+	VMOVUPS Z18, 768(SI)
+	VMOVUPS Z26, 832(SI)
+	VMOVUPS Z27, 896(SI)
+	VMOVUPS Z29, 960(SI)
+	ADDQ    $0x00000400, SI
+	ADDQ    $0x00000100, R9
+	SUBQ    72(AX), CX
+	ADDQ    $0x00000080, CX
+	DECQ    R10
+	JNZ     keys
+	VZEROUPPER
+	RET
+
+DATA dot13SignedConstants<>+0(SB)/4, $0x7f800000
+DATA dot13SignedConstants<>+4(SB)/4, $0xfffffc00
+DATA dot13SignedConstants<>+8(SB)/4, $0x06800000
+DATA dot13SignedConstants<>+12(SB)/4, $0x000000ff
+DATA dot13SignedConstants<>+16(SB)/4, $0x01010101
+DATA dot13SignedConstants<>+20(SB)/4, $0xff800000
+DATA dot13SignedConstants<>+24(SB)/4, $0x44c00000
+DATA dot13SignedConstants<>+28(SB)/4, $0x6c6c6c6c
+GLOBL dot13SignedConstants<>(SB), RODATA|NOPTR, $32
+
 // func dotInteger(acc *float32, codes *uint8, values *float32, p *float32, channels int)
 // Requires: AVX, AVX512F
 TEXT ·dotInteger(SB), NOSPLIT, $0-40

@@ -51,6 +51,7 @@ func main() {
 	dot13("dot13Half", true, 1)
 	dot13("dot13Two", false, 2)
 	dot13("dot13TwoHalf", true, 2)
+	dot13Signed()
 	dotInteger()
 	addTile()
 	rescale()
