@@ -10,36 +10,31 @@ import (
 	"github.com/sageacc/sageacc/emulate/tensorcore"
 )
 
-// This file makes scores of FP8 operands by vec.Keys, of units with 13 fraction bits.
+// This file makes scores of E4M3 operands by vec.Keys, of units with 13 fraction bits.
 
 // scoreGroup is how many keys vec.Keys takes together.
 const scoreGroup = 32
 
-var scoreFormats = [...]*vec.SignedFormat{
-	quant.E4M3: vec.NewSignedFormat(valueFormats[quant.E4M3], -6),
-	quant.E5M2: vec.NewSignedFormat(valueFormats[quant.E5M2], -14),
-}
+var scoreFormat = vec.NewSignedFormat(valueFormats[quant.E4M3], -6)
 
 // scoreCodes is how K lies for that. Kernels with the same share it.
 type scoreCodes struct {
 	ok      bool
 	unit    vec.Unit
-	kind    quant.PVType
 	headDim string // the layout of channels
 }
 
 // codesOfScores finds how K lies, if the kernel's scores are such products.
 func (k *Kernel) codesOfScores() scoreCodes {
 	u := k.scoreUnit
-	if u == nil || k.tiling.BlockK%scoreGroup != 0 {
+	if u == nil || u.A != tensorcore.E4M3 || k.tiling.BlockK%scoreGroup != 0 {
 		return scoreCodes{}
 	}
 	v, ok := vectorUnitOf(u)
 	if !ok || !v.Signed(k.level.l) {
 		return scoreCodes{}
 	}
-	kind := map[tensorcore.Operand]quant.PVType{tensorcore.E4M3: quant.E4M3, tensorcore.E5M2: quant.E5M2}[u.A]
-	return scoreCodes{true, v, kind, k.prog.Scores.HeadDim}
+	return scoreCodes{true, v, k.prog.Scores.HeadDim}
 }
 
 // windowCodes are a window's keys as codes, made when they are first wanted: strips of few rows do
@@ -55,22 +50,22 @@ func (x *windowCodes) reset() { x.once = sync.Once{} }
 
 // fillScoreCodes makes the window's codes of keys.
 func (k *Kernel) fillScoreCodes(w *window, d int) {
-	s, x := &k.lanes.codes, &w.scoreCodes
+	x := &w.scoreCodes
 	depth, short, shift := k.scoreLayout(d)
 	if x.keys == nil || x.keys.Len() != w.keys {
-		x.keys = vec.NewKeys(scoreFormats[s.kind], w.keys, depth, s.unit)
+		x.keys = vec.NewKeys(scoreFormat, w.keys, depth, k.lanes.codes.unit)
 	}
 	x.odd = make([]bool, w.keys/scoreGroup)
-	codes := fp8Codes[s.kind]
+	codes := fp8Codes[quant.E4M3]
 	var value [1 << 8]float32
 	for c := range value {
-		value[c] = s.kind.Decode(uint16(c))
+		value[c] = quant.E4M3.Decode(uint16(c))
 	}
 	row := make([]uint8, depth)
 	for i := range w.keys {
 		for c, y := range w.kRaw[i*d : i*d+d] {
 			code := codes[math.Float32bits(y)>>20]
-			if value[code] != y || y-y != 0 {
+			if value[code] != y { // a NaN, too
 				code, x.odd[i/scoreGroup] = 0, true
 			}
 			if c >= short {
@@ -87,8 +82,8 @@ func (k *Kernel) fillScoreCodes(w *window, d int) {
 // whether the keys are numbers of the format.
 func (k *Kernel) codeScores(kv *KV, st *laneStrip, w *window, at, n, keys int, l *lanes) bool {
 	const few = vec.Rows / 2
-	by, s, x := kv.kernel, &k.lanes.codes, &w.scoreCodes
-	if !s.ok || by.lanes == nil || by.lanes.codes != *s || n <= few {
+	by, x := kv.kernel, &w.scoreCodes
+	if !k.lanes.codes.ok || by.lanes == nil || by.lanes.codes != k.lanes.codes || n <= few {
 		return false
 	}
 	x.once.Do(func() { k.fillScoreCodes(w, kv.in.Dim) })
@@ -98,7 +93,7 @@ func (k *Kernel) codeScores(kv *KV, st *laneStrip, w *window, at, n, keys int, l
 	}
 	if !st.coded {
 		st.coded = true
-		st.codes.Load(scoreFormats[s.kind], st.q)
+		st.codes.Load(scoreFormat, st.q)
 	}
 	x.keys.Dot(k.level.l, l.s, &st.codes, &l.scratch, at, keys)
 	return true

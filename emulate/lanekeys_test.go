@@ -68,7 +68,7 @@ func testCodeScores(t *testing.T, level Level) {
 					continue
 				}
 				// Strips of 33 rows and more, and the last of fewer.
-				nq := []int{33, 64, 100, 130}[r.IntN(4)]
+				nq := []int{33, 64, 100, 260}[r.IntN(4)]
 				h := codeCall(r, nq, []int{40, 300, 1100}[r.IntN(3)], tc.d, r.IntN(2) == 0, q.code, k.code)
 				what := fmt.Sprintf("%s %s: %d queries, %s, and %d keys, %s, of %d, causal %v", tc.kernel, tc.set, h.nq, q.name, h.nk, k.name, h.d, h.in.Causal)
 				kernel := h.bindAt(t, p, level)
@@ -145,6 +145,69 @@ func testCodeScoresOdd(t *testing.T, level Level) {
 		if want := h.run(t, portable, kv); want.differs(&got) != "" {
 			t.Errorf("%s: %s", tc.name, want.differs(&got))
 		}
+	}
+}
+
+// TestCodeScoresShared: kernels whose units take steps of 32 and of 16 each have their own, whichever of
+// them prepared K and whichever came first.
+func TestCodeScoresShared(t *testing.T) { forLanes(t, testCodeScoresShared) }
+
+func testCodeScoresShared(t *testing.T, level Level) {
+	r := rand.New(rand.NewPCG(23, 8))
+	ordinary := func() format.E4M3 { return format.E4M3FromFloat32(float32(r.NormFloat64())) }
+	h := codeCall(r, 64, 300, 64, false, ordinary, ordinary)
+	var kernels []*Kernel
+	var want []result
+	for _, set := range []string{"", "scores.unit.step=16", "scores.unit.fraction_bits=14"} {
+		p, err := program.Selection{Kernel: "fa3-fp8", Set: strings.Fields(set)}.Program()
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, _, _ := runCall(t, p, Levels()[0], h)
+		kernels, want = append(kernels, h.bindAt(t, p, level)), append(want, res)
+		if n := len(want); n > 1 && want[n-2].differs(&res) == "" {
+			t.Errorf("%s changes nothing", set)
+		}
+	}
+	for _, by := range kernels {
+		for first := range kernels {
+			kv, err := by.Prepare(h.kIn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for j := range kernels {
+				i := (first + j) % len(kernels)
+				if got := h.run(t, kernels[i], kv); want[i].differs(&got) != "" {
+					t.Errorf("kernel %d, as number %d from %d: %s", i, j, first, want[i].differs(&got))
+				}
+			}
+		}
+	}
+}
+
+// TestCodeScoresStreamed: windows that are made anew have codes of their own keys.
+func TestCodeScoresStreamed(t *testing.T) { forLanes(t, testCodeScoresStreamed) }
+
+func testCodeScoresStreamed(t *testing.T, level Level) {
+	r := rand.New(rand.NewPCG(24, 8))
+	ordinary := func() format.E4M3 { return format.E4M3FromFloat32(float32(r.NormFloat64())) }
+	h := codeCall(r, 260, 2500, 64, false, ordinary, ordinary)
+	p, err := program.Preset("fa3-fp8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, _ := runCall(t, p, Levels()[0], h)
+	h.kIn.Stream = true
+	k := h.bindAt(t, p, level)
+	kv, err := k.Prepare(h.kIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kv.windowCount() < 2 || kv.windows != nil {
+		t.Fatalf("%d windows, kept %v", kv.windowCount(), kv.windows != nil)
+	}
+	if got := h.run(t, k, kv); want.differs(&got) != "" {
+		t.Error(want.differs(&got))
 	}
 }
 
