@@ -457,8 +457,7 @@ func (k *Kernel) loadLanes(ws *Workspace, rows, d int) bool {
 }
 
 // loadKeys loads the keys of the tile whose first one is the window's key at, of a float product, unless
-// they are loaded. It reports whether
-// they are numbers of the unit's format.
+// they are loaded. It reports whether they are numbers of the unit's format.
 func (k *Kernel) loadKeys(l *lanes, w *window, at, d int) bool {
 	u, bk := k.lanes.scores, k.tiling.BlockK
 	if l.loaded {

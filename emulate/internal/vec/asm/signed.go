@@ -38,49 +38,96 @@ func dot13Signed() {
 	const name = "dot13Signed"
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Doc(name + " adds one step's products to acc[key][row]: see signedArgs.")
-	args := load("a")
-	field := func(disp int) Mem { return Mem{Base: args, Disp: disp} }
-	loaded := func(disp int) Register {
-		r := GP64()
-		MOVQ(field(disp), r)
-		return r
-	}
-	codes, values, lowest, acc := loaded(signedCodes), loaded(signedValues), loaded(signedLowest), loaded(signedAcc)
-	q, low, e, groups := loaded(signedQ), loaded(signedLow), loaded(signedE), loaded(signedGroups)
-	c := newConstants(name + "Constants")
-	exponent, fp22, ulp, lowByte := c.u32(0xff<<23), c.u32(truncateFP22), c.u32(13<<23), c.u32(0xff)
-	const perG = 0x44c00000 // 1.5 * 2^10
-	broadcast := func(x uint32) VecVirtual {
-		r := ZMM()
-		VPBROADCASTD(c.u32(x), r)
-		return r
-	}
-	one := broadcast(0x01010101)
-	magic := loaded(signedMagic)
-	waits := func(k, i int) Mem { return at(magic, row32*k, i) } // what makes M, times perG
+	d := &signedUnit{args: load("a")}
+	codes, values, lowest, acc := d.loaded(signedCodes), d.loaded(signedValues), d.loaded(signedLowest), d.loaded(signedAcc)
+	q, low, e, groups := d.loaded(signedQ), d.loaded(signedLow), d.loaded(signedE), d.loaded(signedGroups)
+	d.constants = newConstants(name + "Constants")
+	d.exponent, d.fp22, d.ulp, d.lowByte = d.u32(0xff<<23), d.u32(truncateFP22), d.u32(13<<23), d.u32(0xff)
+	d.one = d.broadcast(0x01010101)
+	d.magic = d.loaded(signedMagic)
 
 	Label("keys")
-	var sums [signedKeys][vecs]VecVirtual
-	var top, count [signedKeys]VecVirtual // E in bytes, and the products that are negative and not exact
-	d := &dot13Unit{mask: broadcast(1<<31 | 0xff<<23), perG: broadcast(perG)}
-	for k := range sums {
+	d.begin(e, acc)
+	at32, at8, left := GP64(), GP64(), d.loaded(signedSteps)
+	MOVQ(q, at32)
+	MOVQ(low, at8)
+	Label("element")
+	const some = 4
+	for u := range some {
+		d.element(u, codes, values, lowest, at32, at8)
+	}
+	ADDQ(U32(some*row32), at32)
+	ADDQ(U32(some*2*row8), at8)
+	ADDQ(Imm(some), codes)
+	SUBQ(Imm(some), left)
+	JNZ(LabelRef("element"))
+	d.end(acc)
+	ADDQ(U32(signedKeys*row32), acc)
+	ADDQ(U32(signedKeys*row8), e)
+	SUBQ(d.field(signedSteps), codes)
+	ADDQ(U32(signedKeys*32), codes)
+	DECQ(groups)
+	JNZ(LabelRef("keys"))
+	VZEROUPPER()
+	RET()
+}
+
+// signedUnit is what dot13Signed has in registers, and its constants.
+type signedUnit struct {
+	*constants
+	exponent, fp22, ulp, lowByte Mem
+
+	args, magic Register
+	one         VecVirtual
+	sums        [signedKeys][vecs]VecVirtual
+	top         [signedKeys]VecVirtual // E in bytes
+	count       [signedKeys]VecVirtual // products that are negative and not exact
+}
+
+func (d *signedUnit) field(disp int) Mem { return Mem{Base: d.args, Disp: disp} }
+
+// loaded returns a pointer or a number of the arguments.
+func (d *signedUnit) loaded(disp int) Register {
+	r := GP64()
+	MOVQ(d.field(disp), r)
+	return r
+}
+
+// broadcast returns a constant in all lanes.
+func (d *signedUnit) broadcast(x uint32) VecVirtual {
+	r := ZMM()
+	VPBROADCASTD(d.u32(x), r)
+	return r
+}
+
+// perG is M over what waits for a sum's end: 1.5 * 2^10.
+const perG = 0x44c00000
+
+// waits is where what makes M waits for the end of a sum.
+func (d *signedUnit) waits(k, i int) Mem { return at(d.magic, row32*k, i) }
+
+// begin begins the sums of keys from what there is.
+func (d *signedUnit) begin(e, acc Register) {
+	u := &dot13Unit{mask: d.broadcast(1<<31 | 0xff<<23), perG: d.broadcast(perG)}
+	for k := range d.sums {
 		x, bias := ZMM(), ZMM()
-		VPBROADCASTB(field(signedFlags), bias)
+		VPBROADCASTB(d.field(signedFlags), bias)
 		VMOVDQU8(Mem{Base: e, Disp: row8 * k}, x)
 		VPSUBB(bias, x, x)
 		var g [vecs]VecVirtual
 		for i := range g {
 			g[i] = expand(i, x)
-			sums[k][i] = ZMM()
+			d.sums[k][i] = ZMM()
 		}
 		from := GP64()
 		LEAQ(Mem{Base: acc, Disp: row32 * k}, from)
-		d.begin(sums[k], g, from)
-		top[k], count[k] = ZMM(), ZMM()
-		VPXORD(count[k], count[k], count[k])
+		u.begin(d.sums[k], g, from)
+		top := ZMM()
+		d.top[k], d.count[k] = top, ZMM()
+		VPXORD(d.count[k], d.count[k], d.count[k])
 		for i := range g {
-			VMOVUPS(g[i], waits(k, i))
-			VPANDD_BCST(exponent, g[i], g[i])
+			VMOVUPS(g[i], d.waits(k, i))
+			VPANDD_BCST(d.exponent, g[i], g[i])
 			if i == 3 {
 				VPSLLD(Imm(1), g[i], g[i])
 			} else {
@@ -88,75 +135,61 @@ func dot13Signed() {
 			}
 		}
 		VPORD(g[0], g[1], g[1])
-		VPORD(g[2], g[3], top[k])
-		VPORD(g[1], top[k], top[k])
-		VPMAXUB(broadcast(leastTop), top[k], top[k])
+		VPORD(g[2], g[3], top)
+		VPORD(g[1], top, top)
+		VPMAXUB(d.broadcast(leastTop), top, top)
 	}
+}
 
-	at32, at8, left := GP64(), GP64(), loaded(signedSteps)
-	MOVQ(q, at32)
-	MOVQ(low, at8)
-	Label("element")
-	const some = 4
-	for u := range some {
-		var v [signedKeys]VecVirtual
+// element adds the products of the keys' element u from codes on.
+func (d *signedUnit) element(u int, codes, values, lowest, at32, at8 Register) {
+	var v [signedKeys]VecVirtual
+	for k := range v {
+		code, inexact := GP64(), ZMM()
+		v[k] = ZMM()
+		MOVBQZX(Mem{Base: codes, Disp: 32*k + u}, code)
+		VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v[k])
+		VPSUBD_BCST(Mem{Base: lowest, Index: code, Scale: 4}, d.top[k], inexact)
+		ANDQ(Imm(0x80), code) // the key's sign
+		VPSUBUSB(Mem{Base: at8, Index: code, Scale: 1, Disp: u/2*4*row8 + u%2*row8}, inexact, inexact)
+		VPMINUB(d.one, inexact, inexact)
+		VPADDB(inexact, d.count[k], d.count[k])
+	}
+	for i := range vecs {
+		x := ZMM()
+		VMOVUPS(at(at32, u*row32, i), x)
 		for k := range v {
-			code, inexact := GP64(), ZMM()
-			v[k] = ZMM()
-			MOVBQZX(Mem{Base: codes, Disp: 32*k + u}, code)
-			VBROADCASTSS(Mem{Base: values, Index: code, Scale: 4}, v[k])
-			VPSUBD_BCST(Mem{Base: lowest, Index: code, Scale: 4}, top[k], inexact)
-			ANDQ(Imm(0x80), code) // the key's sign
-			VPSUBUSB(Mem{Base: at8, Index: code, Scale: 1, Disp: u/2*4*row8 + u%2*row8}, inexact, inexact)
-			VPMINUB(one, inexact, inexact)
-			VPADDB(inexact, count[k], count[k])
-		}
-		for i := range vecs {
-			x := ZMM()
-			VMOVUPS(at(at32, u*row32, i), x)
-			for k := range v {
-				VFMADD231PS_RD_SAE(x, v[k], sums[k][i])
-			}
+			VFMADD231PS_RD_SAE(x, v[k], d.sums[k][i])
 		}
 	}
-	ADDQ(U32(some*row32), at32)
-	ADDQ(U32(some*2*row8), at8)
-	ADDQ(Imm(some), codes)
-	SUBQ(Imm(some), left)
-	JNZ(LabelRef("element"))
+}
 
-	factor, size := broadcast(perG), broadcast(0xff<<23)
-	for k := range sums {
-		for i, a := range sums[k] {
+// end takes M off the sums, adds what rounding down lowered them by, and writes them.
+func (d *signedUnit) end(acc Register) {
+	factor, size := d.broadcast(perG), d.broadcast(0xff<<23)
+	for k := range d.sums {
+		for i, a := range d.sums[k] {
 			n, g := ZMM(), ZMM()
-			VPSRLD(Imm(uint64(8*i)), count[k], n)
-			VPANDD_BCST(lowByte, n, n)
+			VPSRLD(Imm(uint64(8*i)), d.count[k], n)
+			VPANDD_BCST(d.lowByte, n, n)
 			VCVTDQ2PS(n, n)
-			VFNMADD231PS(waits(k, i), factor, a)
-			VPANDD(waits(k, i), size, g)
-			VPSUBD_BCST(ulp, g, g)
+			VFNMADD231PS(d.waits(k, i), factor, a)
+			VPANDD(d.waits(k, i), size, g)
+			VPSUBD_BCST(d.ulp, g, g) // to 2^(E-13)
 			VFMADD231PS(n, g, a)
 		}
 	}
-	CMPB(field(signedFlags+1), Imm(0))
+	CMPB(d.field(signedFlags+1), Imm(0))
 	JEQ(LabelRef("store"))
-	for k := range sums {
-		for _, a := range sums[k] {
-			VPANDD_BCST(fp22, a, a)
+	for k := range d.sums {
+		for _, a := range d.sums[k] {
+			VPANDD_BCST(d.fp22, a, a)
 		}
 	}
 	Label("store")
-	for k := range sums {
-		for i, a := range sums[k] {
+	for k := range d.sums {
+		for i, a := range d.sums[k] {
 			VMOVUPS(a, at(acc, row32*k, i))
 		}
 	}
-	ADDQ(U32(signedKeys*row32), acc)
-	ADDQ(U32(signedKeys*row8), e)
-	SUBQ(field(signedSteps), codes)
-	ADDQ(U32(signedKeys*32), codes)
-	DECQ(groups)
-	JNZ(LabelRef("keys"))
-	VZEROUPPER()
-	RET()
 }
