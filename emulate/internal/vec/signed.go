@@ -141,6 +141,7 @@ type signedArgs struct {
 // Unit.Signed holds: both numbers are multiples of 32.
 func (k *Keys) Dot(l Level, acc []float32, q *Queries, s *Scratch, first, keys int) {
 	clear(acc[:keys*Rows])
+	_ = q.x[k.depth*Rows-1]
 	e, magic := grow(&s.e, keyGroup*Rows), grow(&s.magic, signedKeys*Rows)
 	a := signedArgs{values: &k.format.values.value, lowest: &k.format.lowest, e: &e[0], magic: &magic[0], groups: keyGroup / signedKeys, step: k.step, bias: uint8(k.format.values.exponentBias)}
 	for n := 0; n < keys; n += keyGroup {
