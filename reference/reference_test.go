@@ -346,7 +346,7 @@ func testDefinition[T simd.Real](t *testing.T, precision reference.Precision, le
 
 func TestNonFinite(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
-	const n, d = 10, 2
+	const n, d = 10, 40 // in more than one panel, of which the last is finite
 	type matrices struct{ q, k, v []float32 }
 	for _, tc := range []struct {
 		name   string

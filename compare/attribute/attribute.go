@@ -152,7 +152,8 @@ func sets() []Steps {
 func Cost(l *layerdumps.Layer) float64 { return float64(l.Q.Batch * l.Q.Heads * len(sets())) }
 
 // Run attributes the error of a layer. Beside what its goroutines work with, which does not grow
-// with the layer, it holds for each of them at most 8 MiB of the reference.
+// with the layer, it holds for each of them at most 8 MiB of the reference, or as many rows of it as
+// the tiles of all runs have as a common multiple.
 func Run(ctx context.Context, l *layerdumps.Layer, opt Options) (*Layer, error) {
 	r, err := newRun(l, opt, kept)
 	if err != nil {

@@ -203,8 +203,8 @@ func (w *worker) run(ctx context.Context, r *run, s *segment, set int, acc *metr
 	compute := w.reference(ctx, r, s)
 	chunks := (s.ref.hi - s.ref.lo + rows - 1) / rows
 	for i := range chunks {
-		// Goroutines that work on the same rows begin at different ones, so that each computes
-		// another part of the reference. Sums do not depend on the order.
+		// Where there are several chunks, goroutines that work on the same rows begin at different
+		// ones, so that each computes another part of the reference. Sums do not depend on the order.
 		lo := s.ref.lo + (i+set)%chunks*rows
 		hi := min(lo+rows, s.ref.hi)
 		first := lo / k.Tiling().BlockQ

@@ -1,7 +1,7 @@
 package vec
 
 // Level is a set of instructions that kernels may use. The kernels are its
-// methods; those of Portable panic.
+// methods; those of Portable panic, but for Turn and Pack.
 type Level uint8
 
 // Levels.

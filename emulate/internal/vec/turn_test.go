@@ -43,6 +43,8 @@ func TestPack(t *testing.T) {
 		d, n := 1+r.IntN(140), 1+r.IntN(rows)
 		if round%2 == 0 { // whole registers
 			d, n = 16*(1+r.IntN(9)), rows
+		} else if round%4 == 1 { // all rows, and channels that fill up
+			n = rows
 		}
 		quads := (d + 3) / 4
 		codes, dst := make([]int8, n*d), make([]uint8, quads*4*rows+1)

@@ -56,7 +56,12 @@ func doubles() (list []Kernels[float64]) {
 }
 
 // vectorExp32 is exp32 with fused instructions, half of its time. (exp64 has them already.)
-func vectorExp32(x float32) float32 { return sexp(x, &single[0]) }
+func vectorExp32(x float32) float32 {
+	if x != x {
+		return x // of which the instructions would make a number
+	}
+	return sexp(x, &single[0])
+}
 
 // vector wraps kernels, which take pointers, in functions that take slices.
 func vector[T Real](s set[T], table []T, exp func(T) T, fma func(x, y, z T) T) Kernels[T] {

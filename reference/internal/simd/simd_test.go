@@ -250,6 +250,9 @@ func testExp[T Real](t *testing.T, got, want Kernels[T]) {
 		least = -708
 	}
 	args := []T{0, T(math.Copysign(0, -1)), T(math.NaN()), T(math.Inf(-1)), least, least - 1, T(math.Nextafter32(float32(least), 0)), T(math.Nextafter32(float32(least), -1000)), -math.SmallestNonzeroFloat32}
+	for _, payload := range []uint32{0x7fc00001, 0xffc12345} {
+		args = append(args, T(math.Float32frombits(payload)))
+	}
 	for range 20_000 {
 		args = append(args, T(r.Float64())*least, -T(math.Exp2(-40*r.Float64())), -T(math.Abs(float64(draw(r)))))
 	}

@@ -48,7 +48,7 @@ func main() {
 	heads := flag.Int("heads", 4, "heads of a round")
 	tokens := flag.Int("tokens", 4096, "queries and keys")
 	dim := flag.Int("head-dim", 128, "head dimension")
-	kernels := flag.String("kernels", "", "kernels, by commas; empty for all that do not run portable")
+	kernels := flag.String("kernels", "", "kernels, by commas; empty for those that run in strips whole")
 	flag.Parse()
 	var names []string
 	if *kernels != "" {
@@ -61,6 +61,10 @@ func main() {
 
 func run(names []string, python string, threads, rounds, heads, tokens, dim int) error {
 	runtime.GOMAXPROCS(threads) // which is how gonum is told
+	list, err := contenders(names, threads, heads, tokens, dim)
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command(python, "-c", script, strconv.Itoa(threads), strconv.Itoa(heads), strconv.Itoa(tokens), strconv.Itoa(dim))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -84,43 +88,6 @@ func run(names []string, python string, threads, rounds, heads, tokens, dim int)
 		}
 		return strconv.ParseFloat(strings.TrimSpace(lines.Text()), 64)
 	}
-	h := bench.NewHead(tokens, dim, false)
-	ctx := context.Background()
-	type contender struct {
-		name string
-		run  func() error
-	}
-	var list []contender
-	for _, name := range names {
-		if _, err := program.Preset(name); err != nil {
-			return err
-		}
-	}
-	for _, p := range program.Presets() {
-		if len(names) > 0 && !slices.Contains(names, p.Name) {
-			continue
-		}
-		k, err := emulate.New(p)
-		if err == nil {
-			k, err = k.ForCase(format.FP16, program.Case{HeadDim: dim, Keys: tokens})
-		}
-		if err != nil {
-			return err
-		}
-		if k.Portable() != "" {
-			continue // slow, and no news
-		}
-		list = append(list, contender{p.Name, func() error { return h.Emulate(ctx, k, heads, threads) }})
-	}
-	list = append(list,
-		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, heads, threads) }},
-		contender{"gonum blas32", func() error {
-			for range heads {
-				gonumAttention(h)
-			}
-			return nil
-		}},
-	)
 	ratios := make([][]float64, len(list))
 	times := make([][]float64, len(list)+1)
 	for round := range rounds + 1 {
@@ -160,6 +127,49 @@ func run(names []string, python string, threads, rounds, heads, tokens, dim int)
 	m := median(times[len(list)])
 	fmt.Printf("%-16s %9.4f %8.1f\n", "torch sdpa", m/float64(heads), macs/m/1e9)
 	return cmd.Wait()
+}
+
+// contender is what is measured against PyTorch.
+type contender struct {
+	name string
+	run  func() error
+}
+
+// contenders returns the kernels, those that run in strips whole if none is named, the reference and gonum.
+func contenders(names []string, threads, heads, tokens, dim int) ([]contender, error) {
+	h := bench.NewHead(tokens, dim, false)
+	ctx := context.Background()
+	var list []contender
+	for _, name := range names {
+		if _, err := program.Preset(name); err != nil {
+			return nil, err
+		}
+	}
+	for _, p := range program.Presets() {
+		if len(names) > 0 && !slices.Contains(names, p.Name) {
+			continue
+		}
+		k, err := emulate.New(p)
+		if err == nil {
+			k, err = k.ForCase(format.FP16, program.Case{HeadDim: dim, Keys: tokens})
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 && k.Portable() != "" {
+			continue // slow, and no news
+		}
+		list = append(list, contender{p.Name, func() error { return h.Emulate(ctx, k, heads, threads) }})
+	}
+	return append(list,
+		contender{"reference fp32", func() error { return h.Reference(ctx, reference.FP32, heads, threads) }},
+		contender{"gonum blas32", func() error {
+			for range heads {
+				gonumAttention(h)
+			}
+			return nil
+		}},
+	), nil
 }
 
 // gonumAttention is plain attention in FP32: two products by gonum, which has its own
