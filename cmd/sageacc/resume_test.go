@@ -110,7 +110,7 @@ func interrupted(t *testing.T, out string, args ...string) *process {
 // TestJournal: an interrupt says what is kept; a journal is not passed over, nor one of
 // another run taken, and one that is damaged costs work alone.
 func TestJournal(t *testing.T) {
-	dump := lengthy(t, "3")
+	dump := lengthy(t, "9")
 	dir := t.TempDir()
 	whole, out := filepath.Join(dir, "whole"), filepath.Join(dir, "out")
 	args := []string{"compare", dump, "--reference", "fp64", "--format", "json"}
@@ -126,8 +126,8 @@ func TestJournal(t *testing.T) {
 	// Another dump of the same name and shape.
 	other := filepath.Join(t.TempDir(), "dump.safetensors")
 	b := content(t, dump)
-	b[len(b)-1] ^= 1 // the last layer's
-	b[len(b)/6] ^= 1 // the first layer's
+	b[len(b)-1] ^= 1  // the last layer's
+	b[len(b)/18] ^= 1 // the first layer's
 	if err := os.WriteFile(other, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestJournal(t *testing.T) {
 		{append(args, "--resume", "--kernel", "sage2-4b"), `a journal of another run: its kernel sage2-8b-sm90 is another`},
 		{append(args, "--resume", "--per-head"), `a journal of another run: its layer layers.0.attn has another shape or other parameters`},
 		{append(args, "--resume", "--reference", "fp32"), `a journal of another run: its reference is "fp64", not "fp32"`},
-		{append(args, "--resume", "--layers", "0|1"), `a journal of another run: it is of 3 layers, not of 2`},
+		{append(args, "--resume", "--layers", "0|1"), `a journal of another run: it is of 9 layers, not of 2`},
 		{append(args, "--resume", "--causal"), `a journal of another run: its layer layers.0.attn has another shape or other parameters`},
 		{[]string{"recommend", dump, "--require", "cos>0", "--resume"}, `a journal of another run: it is of sageacc compare`},
 		{append([]string{"compare", other}, append(args[2:], "--resume")...), "a journal of another run: it is of other tensors than " + other + " has now"},
