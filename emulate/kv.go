@@ -261,12 +261,28 @@ func (k *Kernel) descaleOf(dtype format.DType, given, amax float32) float32 {
 }
 
 // encodeFP8 replaces x by the values of its E4M3 codes, which codes have already.
-func encodeFP8(x []float32, dtype format.DType, scale float32) {
-	for i, v := range x {
-		if dtype != format.FP8 {
-			v /= scale
+func (k *Kernel) encodeFP8(x []float32, dtype format.DType, scale float32) {
+	if dtype == format.FP8 {
+		scale = 1
+	}
+	const lanes = 64
+	var codes [16 * lanes]uint8
+	var mean, factor [lanes]float32
+	for c := range factor {
+		factor[c] = scale
+	}
+	for ; len(x) > 0; x = x[min(len(codes), len(x)):] {
+		part := x[:min(len(codes), len(x))]
+		n := len(part) &^ (lanes - 1)
+		if k.level.l == vec.Portable || scale == 0 || !k.level.l.Encode(false, true, codes[:], part[:n], mean[:], factor[:]) {
+			n = 0
 		}
-		x[i] = format.E4M3FromFloat32(v).Float32()
+		for i, c := range codes[:n] {
+			part[i] = format.E4M3(c).Float32()
+		}
+		for i, v := range part[n:] {
+			part[n+i] = format.E4M3FromFloat32(v / scale).Float32()
+		}
 	}
 }
 
@@ -341,7 +357,7 @@ func (k *Kernel) convertV(kv *KV, x []float32) {
 	}
 	switch {
 	case k.prog.VCodes.Scale == "descale":
-		encodeFP8(x, kv.in.DType, kv.vScale[0])
+		k.encodeFP8(x, kv.in.DType, kv.vScale[0])
 	case k.prog.VCodes.Format == "exact":
 	case k.prog.VCodes.Round == "zero":
 		for i, v := range x {

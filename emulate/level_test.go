@@ -546,7 +546,6 @@ func benchmarkHead(b *testing.B, p program.Program, n int) {
 	}
 }
 
-// BenchmarkPrepare quantises K and V of a head, BenchmarkQuantizeQuery its Q.
 // BenchmarkOdd says how many times longer a head takes that holds one value that is not
 // finite, measured in turns with the head without it.
 func BenchmarkOdd(b *testing.B) {
@@ -572,6 +571,7 @@ func BenchmarkOdd(b *testing.B) {
 	}
 }
 
+// BenchmarkPrepare quantises K and V of a head, BenchmarkQuantizeQuery its Q.
 func BenchmarkPrepare(b *testing.B) {
 	quantizers(b, func(k *emulate.Kernel, h *head) int {
 		if _, err := k.Prepare(emulate.KVInput{K: matrix(h.k, h.d), V: matrix(h.v, h.d), Len: h.nk, Dim: h.d, DType: h.dtype}); err != nil {

@@ -201,7 +201,7 @@ func (k *Kernel) quantizeQuery(q *Query, ws *Workspace, first, rows int) {
 			ws.qScale[r] = 1
 		}
 		if k.prog.QKCodes.Scale == "descale" {
-			encodeFP8(ws.q[:rows*d], q.kv.in.DType, k.descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
+			k.encodeFP8(ws.q[:rows*d], q.kv.in.DType, k.descaleOf(q.kv.in.DType, q.in.QDescale, q.amax))
 		}
 		return
 	}

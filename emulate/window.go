@@ -273,7 +273,7 @@ func (k *Kernel) fillRawKeys(kv *KV, w *window, last int) {
 	blocks(kv.in.K, w.first, last, d, w.buf, func(lo int, x []float32) {
 		k.smoothKeys(kv, x)
 		if k.prog.QKCodes.Scale == "descale" {
-			encodeFP8(x, kv.in.DType, kv.kScale)
+			k.encodeFP8(x, kv.in.DType, kv.kScale)
 		}
 		copy(w.kRaw[(lo-w.first)*d:], x)
 	})

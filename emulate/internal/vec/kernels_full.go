@@ -134,9 +134,9 @@ func (l Level) widen(dst []float64, src []uint16) {
 }
 
 // Encode writes the codes of rows of V, len(mean) channels, a multiple of 16: x minus
-// mean, divided by factor or, unless paper, times it, with FP32 operations that flush
-// subnormal numbers. Where a divisor is zero the code is 0. It reports whether no code is
-// NaN.
+// mean, divided by factor in FP32 or, unless paper, times it, with FP32 operations that
+// flush subnormal numbers. Where a divisor is zero the code is 0. It reports whether no
+// code is NaN.
 func (l Level) Encode(e5m2, paper bool, codes []uint8, x, mean, factor []float32) bool {
 	d := len(mean)
 	rows := len(x) / d
