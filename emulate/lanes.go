@@ -235,8 +235,7 @@ type lanes struct {
 	steps   []float32 // [BlockK], of the keys' scales
 	all     []float32 // [BlockK], the same number
 
-	whole   []float32 // [Dim][stride], V of integers
-	stride  int
+	whole   []float32 // [even(Dim)][BlockK], V of integers
 	keys    tensorcore.RowOperand
 	loaded  bool                    // keys are the tile's
 	values  []tensorcore.RowOperand // of each sum from zero
@@ -493,19 +492,19 @@ func (k *Kernel) loadLaneValues(l *lanes, w *window, at, d int) bool {
 			}
 		}
 	}
-	v, stride := l.vRows, bk
+	v := l.vRows
 	if w.vTurned != nil {
-		v, stride = w.vTurned[at:], w.keys
+		v = w.vTurned[at*even(d):]
 	}
 	for i := range l.values {
-		l.whole, l.stride = v, stride
+		l.whole = v
 		switch {
 		case k.intPV:
 		case k.exactSums():
-			if !l.exactly.values[i].Load(v[i*k.sumKeys:], d, k.sumKeys, stride) {
+			if !l.exactly.values[i].Load(v[i*k.sumKeys:], d, k.sumKeys, bk) {
 				return false
 			}
-		case !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], even(d), k.sumKeys, stride):
+		case !k.lanes.pv.LoadRows(&l.values[i], v[i*k.sumKeys:], even(d), k.sumKeys, bk):
 			return false
 		}
 	}
@@ -920,7 +919,7 @@ func (k *Kernel) laneValues(l *lanes, st *laneStrip, ws *Workspace, lo, n, keys 
 		from := i * k.sumKeys
 		if k.intPV {
 			depth := max(1, min(k.sumKeys, keys-from))
-			k.level.l.Multiply(tile, l.whole[from:], l.stride, weights[from*vec.Rows:][:depth*vec.Rows])
+			k.level.l.Multiply(tile, l.whole[from:], k.tiling.BlockK, weights[from*vec.Rows:][:depth*vec.Rows])
 		} else if k.exactSums() {
 			k.level.fp64.Dot(tile[:exact.Sums(len(tile)/vec.Rows)], &l.exactly.values[i], weights[from*vec.Rows:], n)
 		} else {

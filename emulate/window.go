@@ -31,7 +31,7 @@ type window struct {
 	kBias       []int32   // [keys], -128 times the sum of each key's codes; for vector levels
 	vCodes      *vec.Values
 	scoreCodes  windowCodes // K for scores
-	vTurned     []float32   // [even(Dim)][keys], what V's codes stand for, in V's stored order; for lanes without vCodes
+	vTurned     []float32   // [tiles][even(Dim)][BlockK], what V's codes stand for, in V's stored order; for lanes without vCodes
 
 	buf    []float32 // [readBlock][Dim]
 	scales []quant.Scale
@@ -195,8 +195,11 @@ func (k *Kernel) turn(w *window, d int) {
 			decoded[c] = k.v.decode(uint16(c))
 		}
 	}
-	w.vTurned = grow(w.vTurned, w.keys*even(d))
-	clear(w.vTurned[w.keys*d:])
+	bk, channels := k.tiling.BlockK, even(d)
+	w.vTurned = grow(w.vTurned, w.keys*channels)
+	if channels != d {
+		clear(w.vTurned)
+	}
 	x := make([]float32, some*d)
 	var keys [some]int
 	for i := range keys {
@@ -214,7 +217,7 @@ func (k *Kernel) turn(w *window, d int) {
 			}
 		}
 		for c := range d {
-			dst := w.vTurned[c*w.keys+lo:][:some]
+			dst := w.vTurned[lo/bk*bk*channels+c*bk+lo%bk:][:some]
 			for i, key := range &keys {
 				dst[i] = x[key*d+c]
 			}
