@@ -107,6 +107,7 @@ type RowOperand struct {
 	exp       []uint32 // [rows][k]
 	arranged  []float32
 	parts     []float64 // of a wide Strip
+	span      simd.Span
 }
 
 // LoadRows takes rows of k values, which must stay as they are, and reports whether they are
@@ -117,6 +118,7 @@ func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 		x, stride = s.arrangeRows(o, x, rows, k, stride), k
 	}
 	o.x, o.stride, o.k = x, stride, k
+	o.span = s.span(&s.rows, x, rows, k, stride)
 	if s.wide {
 		o.parts = slices.Grow(o.parts[:0], 2*rows*k)[:2*rows*k]
 		simd.Parts(o.parts, x, rows, k, stride)
@@ -130,6 +132,22 @@ func (s *Strip) LoadRows(o *RowOperand, x []float32, rows, k, stride int) bool {
 		ok = s.level.l.RowExponents(o.exp[r*k:(r+1)*k], x[r*stride:r*stride+k], &s.rows) && ok
 	}
 	return ok
+}
+
+// span returns the format's span, or that of the numbers themselves if sums of the format's may leave the
+// exponents that kernels take. It says nothing of a wide Strip, nor of numbers that are not the format's.
+func (s *Strip) span(f *simd.Format, x []float32, rows, k, stride int) simd.Span {
+	all := f.Span()
+	if s.rows.Span().Bounded(s.lanes.Span()) || s.wide || s.exact {
+		return all
+	}
+	if k == stride {
+		rows, k = 1, rows*k
+	}
+	if of, ok := s.level.l.Measure(x, rows, k, stride); ok {
+		return of
+	}
+	return all
 }
 
 // arrangeRows returns a copy of rows with the columns of each instruction in its order.
@@ -151,6 +169,7 @@ type LaneOperand struct {
 	x        []float32
 	exp      []int16
 	arranged []float32
+	span     simd.Span
 }
 
 // LoadLanes takes a multiple of Depth rows of Lanes values, which must stay as they are, and
@@ -166,6 +185,7 @@ func (s *Strip) LoadLanes(o *LaneOperand, x []float32) bool {
 		x = o.arranged
 	}
 	o.x = x
+	o.span = s.span(&s.lanes, x, 1, len(x), 0)
 	o.exp = slices.Grow(o.exp[:0], len(x))[:len(x)]
 	return s.level.l.LaneExponents(o.exp, x, &s.lanes)
 }
@@ -190,7 +210,7 @@ func (s *Strip) Dot(acc []float32, a *RowOperand, b *LaneOperand, from, depth, l
 	if !ok || depth > a.k {
 		panic("tensorcore: Dot: the depth is not a multiple of the unit's")
 	}
-	return s.level.l.DotLanes(&c, c.Most(s.sig*s.sig), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:], lanes)
+	return s.level.l.DotLanes(&c, c.Most(s.sig*s.sig), a.span.Bounded(b.span), acc, a.x, a.stride, a.exp, a.k, b.x[from*Lanes:], b.exp[from*Lanes:], lanes)
 }
 
 // Idle says whether an instruction of products that are all zero leaves any sum that the unit

@@ -2,8 +2,10 @@ package tensorcore
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -55,33 +57,47 @@ func TestStrip(t *testing.T) {
 
 func testStrips(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(5, 6))
+	draws := map[string]func() float64{
+		"ordinary":      func() float64 { return r.NormFloat64() },
+		"zeros":         func() float64 { return 0 },
+		"some zeros":    func() float64 { return r.NormFloat64() * float64(r.IntN(2)) },
+		"subnormal":     func() float64 { return math.Ldexp(r.NormFloat64(), -r.IntN(30)) },
+		"constant":      func() float64 { return 1.75 },
+		"far apart":     func() float64 { return math.Ldexp(r.NormFloat64(), r.IntN(24)-12) },
+		"largest":       func() float64 { return math.MaxFloat64 },
+		"small":         func() float64 { return math.Ldexp(r.NormFloat64(), -8-r.IntN(3)) },
+		"tiny":          func() float64 { return math.Ldexp(r.NormFloat64(), -60) },
+		"a NaN":         func() float64 { return []float64{1, math.NaN()}[r.IntN(40)/39] },
+		"an infinity":   func() float64 { return []float64{1, math.Inf(1)}[r.IntN(40)/39] },
+		"cancellations": func() float64 { return []float64{1, -1, 1.25, -1.25}[r.IntN(4)] },
+		// About the ends of what a bounded kernel takes, and beyond, where sums that nearly cancel meet zeros.
+		"near the least": func() float64 { return math.Ldexp(float64(1-2*r.IntN(2))*(1+r.Float64()), -35) },
+		"near the most":  func() float64 { return math.Ldexp(float64(1-2*r.IntN(2))*(1+r.Float64()), 29) },
+		"nearly cancel": func() float64 {
+			x := []float64{1, 1 - 0x1p-8, 1 - 0x1p-7}[r.IntN(3)] * float64(r.IntN(4)/3) * float64(1-2*r.IntN(2))
+			return math.Ldexp(x, -41-r.IntN(3))
+		},
+		// Whose sums 32 bits may not hold.
+		"largest significands": func() float64 { return 2 - 0x1p-10 },
+	}
+	starts := map[string]func() float32{
+		"zero":       func() float32 { return 0 },
+		"minus zero": func() float32 { return float32(math.Copysign(0, -1)) },
+		"one to two": func() float32 { return float32(1 + r.Float64()) },
+		"tiny":       func() float32 { return float32(math.Ldexp(1+r.Float64(), -97-r.IntN(18))) },
+		"huge":       func() float32 { return float32(math.Ldexp(r.NormFloat64(), 94+r.IntN(34))) },
+		"ordinary":   func() float32 { return float32(r.NormFloat64() * 3) },
+		"large":      func() float32 { return float32(r.NormFloat64() * 20000) },
+		"small":      func() float32 { return float32(math.Ldexp(r.NormFloat64(), -r.IntN(150))) },
+		"overflows":  func() float32 { return float32(r.NormFloat64() * 1e38) },
+	}
 	for _, u := range append(stripUnits(t, level), separateUnits...) {
-		for name, draw := range map[string]func() float64{
-			"ordinary":      func() float64 { return r.NormFloat64() },
-			"zeros":         func() float64 { return 0 },
-			"some zeros":    func() float64 { return r.NormFloat64() * float64(r.IntN(2)) },
-			"subnormal":     func() float64 { return math.Ldexp(r.NormFloat64(), -r.IntN(30)) },
-			"constant":      func() float64 { return 1.75 },
-			"far apart":     func() float64 { return math.Ldexp(r.NormFloat64(), r.IntN(24)-12) },
-			"largest":       func() float64 { return math.MaxFloat64 },
-			"tiny":          func() float64 { return math.Ldexp(r.NormFloat64(), -60) },
-			"a NaN":         func() float64 { return []float64{1, math.NaN()}[r.IntN(40)/39] },
-			"an infinity":   func() float64 { return []float64{1, math.Inf(1)}[r.IntN(40)/39] },
-			"cancellations": func() float64 { return []float64{1, -1, 1.25, -1.25}[r.IntN(4)] },
-			// Whose sums 32 bits may not hold.
-			"largest significands": func() float64 { return 2 - 0x1p-10 },
-		} {
+		for _, name := range slices.Sorted(maps.Keys(draws)) {
 			const rows = 6
 			k := max(u.K, 16) * 3
-			for start, first := range map[string]func() float32{
-				"zero":      func() float32 { return 0 },
-				"ordinary":  func() float32 { return float32(r.NormFloat64() * 3) },
-				"large":     func() float32 { return float32(r.NormFloat64() * 20000) },
-				"small":     func() float32 { return float32(math.Ldexp(r.NormFloat64(), -r.IntN(150))) },
-				"overflows": func() float32 { return float32(r.NormFloat64() * 1e38) },
-			} {
-				ok := testStrip(t, fmt.Sprintf("%s %s, %s from %s", u.Arch, u.Instruction, name, start), &u, level, rows, k, draw, first)
-				plain := start == "zero" || start == "ordinary" || start == "large"
+			for _, start := range slices.Sorted(maps.Keys(starts)) {
+				ok := testStrip(t, fmt.Sprintf("%s %s, %s from %s", u.Arch, u.Instruction, name, start), &u, level, rows, k, draws[name], starts[start])
+				plain := start == "zero" || start == "minus zero" || start == "ordinary" || start == "large"
 				if u.C == FP16 { // where these sums overflow
 					plain = plain && start != "large" && name != "far apart"
 				}
@@ -180,6 +196,52 @@ func testStrip(t *testing.T, what string, u *Unit, level Level, rows, k int, dra
 		}
 	}
 	return true
+}
+
+// TestStripSpans: kernels of bounded sums take the formats none of whose products can leave the exponents,
+// and of others operands that do not.
+func TestStripSpans(t *testing.T) {
+	for _, level := range vectorLevels(t) {
+		for _, tc := range []struct {
+			format         Operand
+			least, most    float32 // of rows
+			lLeast, lMost  float32 // of lanes
+			want, measured bool
+		}{
+			{FP16, 0x1p-24, 65504, 0x1p-24, 65504, true, false},
+			{E4M3, 0x1p-9, 448, 0x1p-9, 448, true, false},
+			{BF16, 0x1p-35, 1, 0x1p-36, 1, true, true},
+			{BF16, 0x1p-36, 1, 0x1p-36, 1, false, true},
+			{BF16, 0, 0, 0x1p-71, 1, true, true},
+			{BF16, 0x1p-133, 1, 1, 1, false, true},
+			{BF16, 1, 1.75 * 0x1p29, 1, 1.75 * 0x1p29, true, true},
+			{BF16, 1, 1.75 * 0x1p29, 1, 0x1p30, false, true},
+			{TF32, 0x1p-35, 1, -0x1p-36, -1, true, true},
+		} {
+			u := Unit{A: tc.format, C: FP32, K: 16, Steps: Consecutive(16, 16), FractionBits: 24, Out: FP32Zero}
+			s, ok := u.Strip(level)
+			if !ok {
+				t.Fatalf("%s: no strip of %s", level, tc.format)
+			}
+			for at := range 16 {
+				// Zeros but for two numbers; rows apart, with others between that do not count.
+				const rows, k, stride = 2, 16, 48
+				a, b := make([]float32, rows*stride), make([]float32, k*Lanes)
+				a[k], a[2*k] = 0x1p-126, 0x1p100
+				a[at], a[stride+15-at] = tc.least, -tc.most
+				b[at*(Lanes+1)], b[len(b)-1-at] = tc.lLeast, tc.lMost
+				var ra RowOperand
+				var lb LaneOperand
+				if !s.LoadRows(&ra, a, rows, k, stride) || !s.LoadLanes(&lb, b) {
+					t.Fatalf("%s: operands are refused", tc.format)
+				}
+				want := tc.want && (!tc.measured || level.String() == "avx512")
+				if got := ra.span.Bounded(lb.span); got != want {
+					t.Errorf("%s, %s: rows from %g to %g, lanes from %g to %g, bounded %v", level, tc.format, tc.least, tc.most, tc.lLeast, tc.lMost, got)
+				}
+			}
+		}
+	}
 }
 
 // TestExactTies: sums that lie half way between two results, but for a last bit far below, which may

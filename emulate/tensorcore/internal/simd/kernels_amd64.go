@@ -2,7 +2,11 @@
 
 package simd
 
-import "golang.org/x/sys/cpu"
+import (
+	"math"
+
+	"golang.org/x/sys/cpu"
+)
 
 // Levels returns what this machine can run, the best last.
 func Levels() []Level {
@@ -55,8 +59,9 @@ func (l Level) kernel(c *Chain) (i int) {
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
-// stay as they are. c.Most, of which most is the result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+// stay as they are. c.Most, of which most is the result, must not be 0. bounded says what [Span.Bounded]
+// does of the operands.
+func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -65,13 +70,19 @@ func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae 
 	f := [...]func(acc, a *float32, ae *uint32, b *float32, be *int16, aStride, aeStride, rows, instructions, steps, terms int, fraction, keep, most uint32) uint32{
 		dotLanes, dotLanesSeparate, dotLanesHalf, dotLanesHalfSeparate,
 		dotLanesAVX2, dotLanesSeparateAVX2, dotLanesHalfAVX2, dotLanesHalfSeparateAVX2,
-	}[l.kernel(c)]
+		dotLanesBounded, dotLanesBoundedSeparate, dotLanesBoundedHalf, dotLanesBoundedHalfSeparate,
+	}
+	i := l.kernel(c)
+	if bounded && l == AVX512 && c.Keep == math.MaxUint32 {
+		i += 8
+	}
+	kernel := f[i]
 	bad, step := uint32(0), 32 // of a call
 	if l == AVX2 {
 		step = 16
 	}
 	for i := 0; i < lanes; i += step {
-		bad |= f(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
+		bad |= kernel(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0
 }
@@ -142,4 +153,21 @@ func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 		g = rowExponentsAVX2
 	}
 	return g(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
+}
+
+// Measure returns the span of rows of k numbers, a multiple of 16, of which a row begins stride after the one
+// before. It reports false where no kernel asks for it.
+func (l Level) Measure(x []float32, rows, k, stride int) (Span, bool) {
+	if l != AVX512 || rows == 0 || k == 0 {
+		return Span{}, false
+	}
+	_ = x[(rows-1)*stride+k-1]
+	var b bounds
+	for i := range b[0] {
+		b[0][i] = math.MaxUint32
+	}
+	for r := range rows {
+		magnitudes(&b[0][0], &x[r*stride], k/16)
+	}
+	return b.span(), true
 }

@@ -42,7 +42,7 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
 // stay as they are. c.Most, of which most is the result, must not be 0.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {
 		return true
@@ -121,3 +121,6 @@ func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 	_ = dst[len(x)-1]
 	return rowExponents(&dst[0], &x[0], len(x)/16, uint32(f.Least+127), f.Dropped, f.Quanta, f.Largest) == 0
 }
+
+// Measure reports that no kernel asks for the span.
+func (Level) Measure(x []float32, rows, k, stride int) (Span, bool) { return Span{}, false }

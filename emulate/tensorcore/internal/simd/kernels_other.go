@@ -11,7 +11,7 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 }
 
 // DotLanes needs a vector level.
-func (l Level) DotLanes(c *Chain, most uint32, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
+func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	panic("simd: no vector instructions")
 }
 
@@ -34,3 +34,6 @@ func (l Level) LaneExponents(dst []int16, x []float32, f *Format) bool {
 func (l Level) RowExponents(dst []uint32, x []float32, f *Format) bool {
 	panic("simd: no vector instructions")
 }
+
+// Measure reports that no kernel asks for the span.
+func (Level) Measure(x []float32, rows, k, stride int) (Span, bool) { return Span{}, false }

@@ -5,7 +5,10 @@
 // The kernels are generated: see folder asm (amd64) and package vec's asmarm64.
 package simd
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 //go:generate go -C asm run . -out ../simd_amd64.s -stubs ../stubs_amd64.go -pkg simd
 //go:generate go run ../../../internal/vec/asmarm64 -pkg simd -out simd_arm64.s -stubs stubs_arm64.go
@@ -66,6 +69,39 @@ type Format struct {
 	Least           int
 	Dropped         uint32
 	Quanta, Largest float32
+}
+
+// A Span is between which magnitudes numbers lie that are not zero: all are at least 2^Least and below
+// 2^Most.
+type Span struct{ Least, Most int }
+
+// Span returns the format's, of numbers as the units see them, which have subnormal ones of no exponent
+// below Least.
+func (f *Format) Span() Span {
+	_, most := math.Frexp(float64(f.Largest))
+	return Span{f.Least, most}
+}
+
+// Bounded says whether no product of two operands is so large or so small that a sum of products, or the
+// accumulator after one, would leave the exponents that the kernels take: they need not look then.
+func (s Span) Bounded(t Span) bool {
+	const (
+		least = -96 + maxFraction // the last place of a sum is not below 2^-96 then
+		most  = 60
+	)
+	return s.Least+t.Least >= least && s.Most+t.Most <= most
+}
+
+// bounds are those of magnitudes, by lane: see the kernel.
+type bounds [2][16]uint32
+
+func (b *bounds) span() Span {
+	least, most := slices.Min(b[0][:])+1, slices.Max(b[1][:])
+	if most == 0 {
+		return Span{}
+	}
+	const bias = 127
+	return Span{int(least>>23) - bias, int(most>>23) - bias + 1}
 }
 
 // maxFraction keeps the smallest power of two that the kernel makes a normal number.

@@ -896,6 +896,34 @@ DATA rowExponentsConstants<>+8(SB)/4, $0xfffff000
 DATA rowExponentsConstants<>+12(SB)/4, $0x0000ffff
 GLOBL rowExponentsConstants<>(SB), RODATA|NOPTR, $16
 
+// func magnitudes(bounds *uint32, x *float32, groups int)
+// Requires: AVX, AVX512F
+TEXT ·magnitudes(SB), NOSPLIT, $0-24
+	MOVQ         bounds+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         groups+16(FP), DX
+	VPBROADCASTD magnitudesConstants<>+0(SB), Z0
+	VPBROADCASTD magnitudesConstants<>+4(SB), Z1
+	VMOVDQU32    (AX), Z2
+	VMOVDQU32    64(AX), Z3
+
+group:
+	VPANDD    (CX), Z0, Z4
+	VPMAXUD   Z4, Z3, Z3
+	VPSUBD    Z1, Z4, Z4
+	VPMINUD   Z4, Z2, Z2
+	ADDQ      $0x40, CX
+	DECQ      DX
+	JNZ       group
+	VMOVDQU32 Z2, (AX)
+	VMOVDQU32 Z3, 64(AX)
+	VZEROUPPER
+	RET
+
+DATA magnitudesConstants<>+0(SB)/4, $0x7fffffff
+DATA magnitudesConstants<>+4(SB)/4, $0x00000001
+GLOBL magnitudesConstants<>(SB), RODATA|NOPTR, $8
+
 // func dotLanes(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F
 TEXT ·dotLanes(SB), NOSPLIT, $0-108
@@ -2139,6 +2167,1258 @@ DATA dotLanesHalfSeparateConstants<>+24(SB)/4, $0x0000081e
 DATA dotLanesHalfSeparateConstants<>+28(SB)/4, $0x0000001f
 DATA dotLanesHalfSeparateConstants<>+32(SB)/4, $0x00000001
 GLOBL dotLanesHalfSeparateConstants<>(SB), RODATA|NOPTR, $36
+
+// func dotLanesBounded(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesBounded(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD dotLanesBoundedConstants<>+0(SB), Z3
+	VPXORD       Z4, Z4, Z4
+	VMOVDQU32    dotLanesBoundedConstants<>+4(SB), Z5
+	VMOVDQU32    dotLanesBoundedConstants<>+68(SB), Z6
+	MOVL         $0xaaaaaaaa, R9
+	KMOVD        R9, K1
+	SHLL         $0x17, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesBoundedConstants<>+132(SB), Z1
+	VPBROADCASTD dotLanesBoundedConstants<>+136(SB), Z2
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXORW        K2, K2, K2
+
+rows:
+	MOVQ         CX, R8
+	MOVQ         DX, R9
+	MOVQ         b+24(FP), R10
+	MOVQ         be+32(FP), R11
+	VMOVUPS      (AX), Z7
+	VPSLLD       $0x01, Z7, Z8
+	VPTESTMD     Z8, Z8, K3
+	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
+	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      64(AX), Z9
+	VPSLLD       $0x01, Z9, Z8
+	VPTESTMD     Z8, Z8, K3
+	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
+	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      256(AX), Z11
+	VPSLLD       $0x01, Z11, Z8
+	VPTESTMD     Z8, Z8, K3
+	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
+	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      320(AX), Z13
+	VPSLLD       $0x01, Z13, Z8
+	VPTESTMD     Z8, Z8, K3
+	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
+	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
+	KORW         K3, K2, K2
+	MOVQ         instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesBoundedConstants<>+148(SB), Z10
+	VPBROADCASTD dotLanesBoundedConstants<>+148(SB), Z14
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32    (R11), Z8
+	VPBROADCASTD (R9), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z10, Z10
+	VPBROADCASTD (R9)(SI*1), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z14, Z14
+	VMOVDQU32    128(R11), Z8
+	VPBROADCASTD 4(R9), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z10, Z10
+	VPBROADCASTD 4(R9)(SI*1), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z14, Z14
+	VMOVDQU32    256(R11), Z8
+	VPBROADCASTD 8(R9), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z10, Z10
+	VPBROADCASTD 8(R9)(SI*1), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z14, Z14
+	VMOVDQU32    384(R11), Z8
+	VPBROADCASTD 12(R9), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z10, Z10
+	VPBROADCASTD 12(R9)(SI*1), Z12
+	VPADDW       Z8, Z12, Z12
+	VPMAXSW      Z12, Z14, Z14
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPSLLW       $0x07, Z10, Z10
+	VPERMW.Z     Z10, Z5, K1, Z8
+	VPANDD       Z3, Z7, Z12
+	VPMAXSD      Z12, Z8, Z8
+	VPSUBD       Z8, Z0, Z8
+	VMULPS       Z8, Z7, Z7
+	VCVTTPS2DQ   Z7, Z7
+	VPERMW.Z     Z10, Z6, K1, Z10
+	VPANDD       Z3, Z9, Z12
+	VPMAXSD      Z12, Z10, Z10
+	VPSUBD       Z10, Z0, Z10
+	VMULPS       Z10, Z9, Z9
+	VCVTTPS2DQ   Z9, Z9
+	VPSLLW       $0x07, Z14, Z14
+	VPERMW.Z     Z14, Z5, K1, Z12
+	VPANDD       Z3, Z11, Z15
+	VPMAXSD      Z15, Z12, Z12
+	VPSUBD       Z12, Z0, Z12
+	VMULPS       Z12, Z11, Z11
+	VCVTTPS2DQ   Z11, Z11
+	VPERMW.Z     Z14, Z6, K1, Z14
+	VPANDD       Z3, Z13, Z15
+	VPMAXSD      Z15, Z14, Z14
+	VPSUBD       Z14, Z0, Z14
+	VMULPS       Z14, Z13, Z13
+	VCVTTPS2DQ   Z13, Z13
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS           (R10), Z15
+	VMOVUPS           64(R10), Z16
+	VBROADCASTSS      (R8), Z17
+	VMULPS            Z15, Z17, Z18
+	VMULPS            Z8, Z18, Z18
+	VCVTTPS2DQ        Z18, Z18
+	VPADDD            Z18, Z7, Z7
+	VMULPS            Z16, Z17, Z17
+	VMULPS            Z10, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z9, Z9
+	VBROADCASTSS      (R8)(BX*1), Z17
+	VMULPS            Z15, Z17, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z11, Z11
+	VMULPS            Z16, Z17, Z15
+	VMULPS            Z14, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VMOVUPS           256(R10), Z15
+	VMOVUPS           320(R10), Z16
+	VBROADCASTSS      4(R8), Z17
+	VMULPS            Z15, Z17, Z18
+	VMULPS            Z8, Z18, Z18
+	VCVTTPS2DQ        Z18, Z18
+	VPADDD            Z18, Z7, Z7
+	VMULPS            Z16, Z17, Z17
+	VMULPS            Z10, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z9, Z9
+	VBROADCASTSS      4(R8)(BX*1), Z17
+	VMULPS            Z15, Z17, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z11, Z11
+	VMULPS            Z16, Z17, Z15
+	VMULPS            Z14, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VMOVUPS           512(R10), Z15
+	VMOVUPS           576(R10), Z16
+	VBROADCASTSS      8(R8), Z17
+	VMULPS            Z15, Z17, Z18
+	VMULPS            Z8, Z18, Z18
+	VCVTTPS2DQ        Z18, Z18
+	VPADDD            Z18, Z7, Z7
+	VMULPS            Z16, Z17, Z17
+	VMULPS            Z10, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z9, Z9
+	VBROADCASTSS      8(R8)(BX*1), Z17
+	VMULPS            Z15, Z17, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z11, Z11
+	VMULPS            Z16, Z17, Z15
+	VMULPS            Z14, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VMOVUPS           768(R10), Z15
+	VMOVUPS           832(R10), Z16
+	VBROADCASTSS      12(R8), Z17
+	VMULPS            Z15, Z17, Z18
+	VMULPS            Z8, Z18, Z18
+	VCVTTPS2DQ        Z18, Z18
+	VPADDD            Z18, Z7, Z7
+	VMULPS            Z16, Z17, Z17
+	VMULPS            Z10, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z9, Z9
+	VBROADCASTSS      12(R8)(BX*1), Z17
+	VMULPS            Z15, Z17, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z11, Z11
+	VMULPS            Z16, Z17, Z15
+	VMULPS            Z14, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	ADDQ              $0x10, R8
+	ADDQ              $0x00000400, R10
+	SUBQ              $0x04, R14
+	JNZ               product
+	VCVTDQ2PS.RZ_SAE  Z7, Z7
+	VRANGEPS          $0x0b, Z7, Z4, Z4
+	VPSUBD            Z8, Z1, Z8
+	VMULPS            Z8, Z7, Z7
+	VCVTDQ2PS.RZ_SAE  Z9, Z9
+	VRANGEPS          $0x0b, Z9, Z4, Z4
+	VPSUBD            Z10, Z1, Z8
+	VMULPS            Z8, Z9, Z9
+	VCVTDQ2PS.RZ_SAE  Z11, Z11
+	VRANGEPS          $0x0b, Z11, Z4, Z4
+	VPSUBD            Z12, Z1, Z8
+	VMULPS            Z8, Z11, Z11
+	VCVTDQ2PS.RZ_SAE  Z13, Z13
+	VRANGEPS          $0x0b, Z13, Z4, Z4
+	VPSUBD            Z14, Z1, Z8
+	VMULPS            Z8, Z13, Z13
+	DECQ              R13
+	JNZ               step
+	DECQ              R12
+	JNZ               instruction
+	VMOVUPS           Z7, (AX)
+	VMOVUPS           Z9, 64(AX)
+	VMOVUPS           Z11, 256(AX)
+	VMOVUPS           Z13, 320(AX)
+	ADDQ              $0x00000200, AX
+	LEAQ              (CX)(BX*2), CX
+	LEAQ              (DX)(SI*2), DX
+	SUBQ              $0x02, DI
+	JNZ               rows
+	VCVTUDQ2PS.RZ_SAE Z2, Z2
+	VCMPPS            $0x05, Z2, Z4, K1
+	KORW              K1, K2, K2
+	KMOVW             K2, AX
+	MOVL              AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesBoundedConstants<>+0(SB)/4, $0x7f800000
+DATA dotLanesBoundedConstants<>+4(SB)/4, $0x00000000
+DATA dotLanesBoundedConstants<>+8(SB)/4, $0x00010000
+DATA dotLanesBoundedConstants<>+12(SB)/4, $0x00020000
+DATA dotLanesBoundedConstants<>+16(SB)/4, $0x00030000
+DATA dotLanesBoundedConstants<>+20(SB)/4, $0x00040000
+DATA dotLanesBoundedConstants<>+24(SB)/4, $0x00050000
+DATA dotLanesBoundedConstants<>+28(SB)/4, $0x00060000
+DATA dotLanesBoundedConstants<>+32(SB)/4, $0x00070000
+DATA dotLanesBoundedConstants<>+36(SB)/4, $0x00080000
+DATA dotLanesBoundedConstants<>+40(SB)/4, $0x00090000
+DATA dotLanesBoundedConstants<>+44(SB)/4, $0x000a0000
+DATA dotLanesBoundedConstants<>+48(SB)/4, $0x000b0000
+DATA dotLanesBoundedConstants<>+52(SB)/4, $0x000c0000
+DATA dotLanesBoundedConstants<>+56(SB)/4, $0x000d0000
+DATA dotLanesBoundedConstants<>+60(SB)/4, $0x000e0000
+DATA dotLanesBoundedConstants<>+64(SB)/4, $0x000f0000
+DATA dotLanesBoundedConstants<>+68(SB)/4, $0x00100000
+DATA dotLanesBoundedConstants<>+72(SB)/4, $0x00110000
+DATA dotLanesBoundedConstants<>+76(SB)/4, $0x00120000
+DATA dotLanesBoundedConstants<>+80(SB)/4, $0x00130000
+DATA dotLanesBoundedConstants<>+84(SB)/4, $0x00140000
+DATA dotLanesBoundedConstants<>+88(SB)/4, $0x00150000
+DATA dotLanesBoundedConstants<>+92(SB)/4, $0x00160000
+DATA dotLanesBoundedConstants<>+96(SB)/4, $0x00170000
+DATA dotLanesBoundedConstants<>+100(SB)/4, $0x00180000
+DATA dotLanesBoundedConstants<>+104(SB)/4, $0x00190000
+DATA dotLanesBoundedConstants<>+108(SB)/4, $0x001a0000
+DATA dotLanesBoundedConstants<>+112(SB)/4, $0x001b0000
+DATA dotLanesBoundedConstants<>+116(SB)/4, $0x001c0000
+DATA dotLanesBoundedConstants<>+120(SB)/4, $0x001d0000
+DATA dotLanesBoundedConstants<>+124(SB)/4, $0x001e0000
+DATA dotLanesBoundedConstants<>+128(SB)/4, $0x001f0000
+DATA dotLanesBoundedConstants<>+132(SB)/4, $0x7f000000
+DATA dotLanesBoundedConstants<>+136(SB)/4, $0xfffff000
+DATA dotLanesBoundedConstants<>+140(SB)/4, $0x1f000000
+DATA dotLanesBoundedConstants<>+144(SB)/4, $0xc2000000
+DATA dotLanesBoundedConstants<>+148(SB)/4, $0x001f001f
+GLOBL dotLanesBoundedConstants<>(SB), RODATA|NOPTR, $152
+
+// func dotLanesBoundedSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesBoundedSeparate(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+0(SB), Z3
+	VPXORD       Z4, Z4, Z4
+	VMOVDQU32    dotLanesBoundedSeparateConstants<>+4(SB), Z5
+	VMOVDQU32    dotLanesBoundedSeparateConstants<>+68(SB), Z6
+	MOVL         $0xaaaaaaaa, R9
+	KMOVD        R9, K1
+	SHLL         $0x17, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+132(SB), Z1
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+136(SB), Z2
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXORW        K2, K2, K2
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z7
+	VMOVAPS Z7, Z9
+	VMOVUPS 64(AX), Z10
+	VMOVAPS Z10, Z12
+	VMOVUPS 256(AX), Z13
+	VMOVAPS Z13, Z15
+	VMOVUPS 320(AX), Z16
+	VMOVAPS Z16, Z18
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXORD Z7, Z7, Z7
+	VPXORD Z10, Z10, Z10
+	VPXORD Z13, Z13, Z13
+	VPXORD Z16, Z16, Z16
+	MOVQ   steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+140(SB), Z11
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+140(SB), Z17
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32    (R11), Z8
+	VPBROADCASTD (R9), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z11, Z11
+	VPBROADCASTD (R9)(SI*1), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z17, Z17
+	VMOVDQU32    128(R11), Z8
+	VPBROADCASTD 4(R9), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z11, Z11
+	VPBROADCASTD 4(R9)(SI*1), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z17, Z17
+	VMOVDQU32    256(R11), Z8
+	VPBROADCASTD 8(R9), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z11, Z11
+	VPBROADCASTD 8(R9)(SI*1), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z17, Z17
+	VMOVDQU32    384(R11), Z8
+	VPBROADCASTD 12(R9), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z11, Z11
+	VPBROADCASTD 12(R9)(SI*1), Z14
+	VPADDW       Z8, Z14, Z14
+	VPMAXSW      Z14, Z17, Z17
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPSLLW       $0x07, Z11, Z11
+	VPERMW.Z     Z11, Z5, K1, Z8
+	VPANDD       Z3, Z7, Z14
+	VPMAXSD      Z14, Z8, Z8
+	VPSUBD       Z8, Z0, Z8
+	VMULPS       Z8, Z7, Z7
+	VCVTTPS2DQ   Z7, Z7
+	VPERMW.Z     Z11, Z6, K1, Z11
+	VPANDD       Z3, Z10, Z14
+	VPMAXSD      Z14, Z11, Z11
+	VPSUBD       Z11, Z0, Z11
+	VMULPS       Z11, Z10, Z10
+	VCVTTPS2DQ   Z10, Z10
+	VPSLLW       $0x07, Z17, Z17
+	VPERMW.Z     Z17, Z5, K1, Z14
+	VPANDD       Z3, Z13, Z19
+	VPMAXSD      Z19, Z14, Z14
+	VPSUBD       Z14, Z0, Z14
+	VMULPS       Z14, Z13, Z13
+	VCVTTPS2DQ   Z13, Z13
+	VPERMW.Z     Z17, Z6, K1, Z17
+	VPANDD       Z3, Z16, Z19
+	VPMAXSD      Z19, Z17, Z17
+	VPSUBD       Z17, Z0, Z17
+	VMULPS       Z17, Z16, Z16
+	VCVTTPS2DQ   Z16, Z16
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS           (R10), Z19
+	VMOVUPS           64(R10), Z20
+	VBROADCASTSS      (R8), Z21
+	VMULPS            Z19, Z21, Z22
+	VMULPS            Z8, Z22, Z22
+	VCVTTPS2DQ        Z22, Z22
+	VPADDD            Z22, Z7, Z7
+	VMULPS            Z20, Z21, Z21
+	VMULPS            Z11, Z21, Z21
+	VCVTTPS2DQ        Z21, Z21
+	VPADDD            Z21, Z10, Z10
+	VBROADCASTSS      (R8)(BX*1), Z21
+	VMULPS            Z19, Z21, Z19
+	VMULPS            Z14, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z13, Z13
+	VMULPS            Z20, Z21, Z19
+	VMULPS            Z17, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z16, Z16
+	VMOVUPS           256(R10), Z19
+	VMOVUPS           320(R10), Z20
+	VBROADCASTSS      4(R8), Z21
+	VMULPS            Z19, Z21, Z22
+	VMULPS            Z8, Z22, Z22
+	VCVTTPS2DQ        Z22, Z22
+	VPADDD            Z22, Z7, Z7
+	VMULPS            Z20, Z21, Z21
+	VMULPS            Z11, Z21, Z21
+	VCVTTPS2DQ        Z21, Z21
+	VPADDD            Z21, Z10, Z10
+	VBROADCASTSS      4(R8)(BX*1), Z21
+	VMULPS            Z19, Z21, Z19
+	VMULPS            Z14, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z13, Z13
+	VMULPS            Z20, Z21, Z19
+	VMULPS            Z17, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z16, Z16
+	VMOVUPS           512(R10), Z19
+	VMOVUPS           576(R10), Z20
+	VBROADCASTSS      8(R8), Z21
+	VMULPS            Z19, Z21, Z22
+	VMULPS            Z8, Z22, Z22
+	VCVTTPS2DQ        Z22, Z22
+	VPADDD            Z22, Z7, Z7
+	VMULPS            Z20, Z21, Z21
+	VMULPS            Z11, Z21, Z21
+	VCVTTPS2DQ        Z21, Z21
+	VPADDD            Z21, Z10, Z10
+	VBROADCASTSS      8(R8)(BX*1), Z21
+	VMULPS            Z19, Z21, Z19
+	VMULPS            Z14, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z13, Z13
+	VMULPS            Z20, Z21, Z19
+	VMULPS            Z17, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z16, Z16
+	VMOVUPS           768(R10), Z19
+	VMOVUPS           832(R10), Z20
+	VBROADCASTSS      12(R8), Z21
+	VMULPS            Z19, Z21, Z22
+	VMULPS            Z8, Z22, Z22
+	VCVTTPS2DQ        Z22, Z22
+	VPADDD            Z22, Z7, Z7
+	VMULPS            Z20, Z21, Z21
+	VMULPS            Z11, Z21, Z21
+	VCVTTPS2DQ        Z21, Z21
+	VPADDD            Z21, Z10, Z10
+	VBROADCASTSS      12(R8)(BX*1), Z21
+	VMULPS            Z19, Z21, Z19
+	VMULPS            Z14, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z13, Z13
+	VMULPS            Z20, Z21, Z19
+	VMULPS            Z17, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z16, Z16
+	ADDQ              $0x10, R8
+	ADDQ              $0x00000400, R10
+	SUBQ              $0x04, R14
+	JNZ               product
+	VCVTDQ2PS.RZ_SAE  Z7, Z7
+	VRANGEPS          $0x0b, Z7, Z4, Z4
+	VPSUBD            Z8, Z1, Z8
+	VMULPS            Z8, Z7, Z7
+	VCVTDQ2PS.RZ_SAE  Z10, Z10
+	VRANGEPS          $0x0b, Z10, Z4, Z4
+	VPSUBD            Z11, Z1, Z8
+	VMULPS            Z8, Z10, Z10
+	VCVTDQ2PS.RZ_SAE  Z13, Z13
+	VRANGEPS          $0x0b, Z13, Z4, Z4
+	VPSUBD            Z14, Z1, Z8
+	VMULPS            Z8, Z13, Z13
+	VCVTDQ2PS.RZ_SAE  Z16, Z16
+	VRANGEPS          $0x0b, Z16, Z4, Z4
+	VPSUBD            Z17, Z1, Z8
+	VMULPS            Z8, Z16, Z16
+	DECQ              R13
+	JNZ               step
+	VADDPS            Z9, Z7, Z9
+	VFPCLASSPSZ       $0x99, Z9, K3
+	KORW              K3, K2, K2
+	VADDPS            Z12, Z10, Z12
+	VFPCLASSPSZ       $0x99, Z12, K3
+	KORW              K3, K2, K2
+	VADDPS            Z15, Z13, Z15
+	VFPCLASSPSZ       $0x99, Z15, K3
+	KORW              K3, K2, K2
+	VADDPS            Z18, Z16, Z18
+	VFPCLASSPSZ       $0x99, Z18, K3
+	KORW              K3, K2, K2
+	DECQ              R12
+	JNZ               instruction
+	VMOVUPS           Z9, (AX)
+	VMOVUPS           Z12, 64(AX)
+	VMOVUPS           Z15, 256(AX)
+	VMOVUPS           Z18, 320(AX)
+	ADDQ              $0x00000200, AX
+	LEAQ              (CX)(BX*2), CX
+	LEAQ              (DX)(SI*2), DX
+	SUBQ              $0x02, DI
+	JNZ               rows
+	VCVTUDQ2PS.RZ_SAE Z2, Z2
+	VCMPPS            $0x05, Z2, Z4, K1
+	KORW              K1, K2, K2
+	KMOVW             K2, AX
+	MOVL              AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesBoundedSeparateConstants<>+0(SB)/4, $0x7f800000
+DATA dotLanesBoundedSeparateConstants<>+4(SB)/4, $0x00000000
+DATA dotLanesBoundedSeparateConstants<>+8(SB)/4, $0x00010000
+DATA dotLanesBoundedSeparateConstants<>+12(SB)/4, $0x00020000
+DATA dotLanesBoundedSeparateConstants<>+16(SB)/4, $0x00030000
+DATA dotLanesBoundedSeparateConstants<>+20(SB)/4, $0x00040000
+DATA dotLanesBoundedSeparateConstants<>+24(SB)/4, $0x00050000
+DATA dotLanesBoundedSeparateConstants<>+28(SB)/4, $0x00060000
+DATA dotLanesBoundedSeparateConstants<>+32(SB)/4, $0x00070000
+DATA dotLanesBoundedSeparateConstants<>+36(SB)/4, $0x00080000
+DATA dotLanesBoundedSeparateConstants<>+40(SB)/4, $0x00090000
+DATA dotLanesBoundedSeparateConstants<>+44(SB)/4, $0x000a0000
+DATA dotLanesBoundedSeparateConstants<>+48(SB)/4, $0x000b0000
+DATA dotLanesBoundedSeparateConstants<>+52(SB)/4, $0x000c0000
+DATA dotLanesBoundedSeparateConstants<>+56(SB)/4, $0x000d0000
+DATA dotLanesBoundedSeparateConstants<>+60(SB)/4, $0x000e0000
+DATA dotLanesBoundedSeparateConstants<>+64(SB)/4, $0x000f0000
+DATA dotLanesBoundedSeparateConstants<>+68(SB)/4, $0x00100000
+DATA dotLanesBoundedSeparateConstants<>+72(SB)/4, $0x00110000
+DATA dotLanesBoundedSeparateConstants<>+76(SB)/4, $0x00120000
+DATA dotLanesBoundedSeparateConstants<>+80(SB)/4, $0x00130000
+DATA dotLanesBoundedSeparateConstants<>+84(SB)/4, $0x00140000
+DATA dotLanesBoundedSeparateConstants<>+88(SB)/4, $0x00150000
+DATA dotLanesBoundedSeparateConstants<>+92(SB)/4, $0x00160000
+DATA dotLanesBoundedSeparateConstants<>+96(SB)/4, $0x00170000
+DATA dotLanesBoundedSeparateConstants<>+100(SB)/4, $0x00180000
+DATA dotLanesBoundedSeparateConstants<>+104(SB)/4, $0x00190000
+DATA dotLanesBoundedSeparateConstants<>+108(SB)/4, $0x001a0000
+DATA dotLanesBoundedSeparateConstants<>+112(SB)/4, $0x001b0000
+DATA dotLanesBoundedSeparateConstants<>+116(SB)/4, $0x001c0000
+DATA dotLanesBoundedSeparateConstants<>+120(SB)/4, $0x001d0000
+DATA dotLanesBoundedSeparateConstants<>+124(SB)/4, $0x001e0000
+DATA dotLanesBoundedSeparateConstants<>+128(SB)/4, $0x001f0000
+DATA dotLanesBoundedSeparateConstants<>+132(SB)/4, $0x7f000000
+DATA dotLanesBoundedSeparateConstants<>+136(SB)/4, $0xfffff000
+DATA dotLanesBoundedSeparateConstants<>+140(SB)/4, $0x001f001f
+GLOBL dotLanesBoundedSeparateConstants<>(SB), RODATA|NOPTR, $144
+
+// func dotLanesBoundedHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesBoundedHalf(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+0(SB), Z3
+	VPXORD       Z4, Z4, Z4
+	VMOVDQU32    dotLanesBoundedHalfConstants<>+4(SB), Z5
+	VMOVDQU32    dotLanesBoundedHalfConstants<>+68(SB), Z6
+	MOVL         $0xaaaaaaaa, R9
+	KMOVD        R9, K1
+	SHLL         $0x17, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+132(SB), Z1
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+136(SB), Z2
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXORW        K2, K2, K2
+
+rows:
+	MOVQ         CX, R8
+	MOVQ         DX, R9
+	MOVQ         b+24(FP), R10
+	MOVQ         be+32(FP), R11
+	VMOVUPS      (AX), Z11
+	VPSLLD       $0x01, Z11, Z12
+	VPTESTMD     Z12, Z12, K3
+	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
+	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      64(AX), Z14
+	VPSLLD       $0x01, Z14, Z12
+	VPTESTMD     Z12, Z12, K3
+	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
+	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      256(AX), Z17
+	VPSLLD       $0x01, Z17, Z12
+	VPTESTMD     Z12, Z12, K3
+	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
+	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
+	KORW         K3, K2, K2
+	VMOVUPS      320(AX), Z20
+	VPSLLD       $0x01, Z20, Z12
+	VPTESTMD     Z12, Z12, K3
+	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
+	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
+	KORW         K3, K2, K2
+	MOVQ         instructions+64(FP), R12
+
+instruction:
+	MOVQ steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+148(SB), Z15
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+148(SB), Z21
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32    (R11), Z12
+	VPBROADCASTD (R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z15, Z15
+	VPBROADCASTD (R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z21, Z21
+	VMOVDQU32    128(R11), Z12
+	VPBROADCASTD 4(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z15, Z15
+	VPBROADCASTD 4(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z21, Z21
+	VMOVDQU32    256(R11), Z12
+	VPBROADCASTD 8(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z15, Z15
+	VPBROADCASTD 8(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z21, Z21
+	VMOVDQU32    384(R11), Z12
+	VPBROADCASTD 12(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z15, Z15
+	VPBROADCASTD 12(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z21, Z21
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPSLLW       $0x07, Z15, Z15
+	VPERMW.Z     Z15, Z5, K1, Z12
+	VPANDD       Z3, Z11, Z13
+	VPTESTMD     Z13, Z13, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z13, K3, Z13
+	VPMAXSD      Z13, Z12, Z12
+	VPSUBD       Z12, Z0, Z12
+	VMULPS       Z12, Z11, Z13
+	VCVTTPS2DQ   Z13, Z13
+	VPERMW.Z     Z15, Z6, K1, Z11
+	VPANDD       Z3, Z14, Z15
+	VPTESTMD     Z15, Z15, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z15, K3, Z15
+	VPMAXSD      Z15, Z11, Z11
+	VPSUBD       Z11, Z0, Z15
+	VMULPS       Z15, Z14, Z16
+	VCVTTPS2DQ   Z16, Z16
+	VPSLLW       $0x07, Z21, Z21
+	VPERMW.Z     Z21, Z5, K1, Z11
+	VPANDD       Z3, Z17, Z14
+	VPTESTMD     Z14, Z14, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z14, K3, Z14
+	VPMAXSD      Z14, Z11, Z11
+	VPSUBD       Z11, Z0, Z18
+	VMULPS       Z18, Z17, Z19
+	VCVTTPS2DQ   Z19, Z19
+	VPERMW.Z     Z21, Z6, K1, Z11
+	VPANDD       Z3, Z20, Z14
+	VPTESTMD     Z14, Z14, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z14, K3, Z14
+	VPMAXSD      Z14, Z11, Z11
+	VPSUBD       Z11, Z0, Z21
+	VMULPS       Z21, Z20, Z22
+	VCVTTPS2DQ   Z22, Z22
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS           (R10), Z11
+	VMOVUPS           64(R10), Z14
+	VBROADCASTSS      (R8), Z17
+	VMULPS            Z11, Z17, Z20
+	VMULPS            Z12, Z20, Z20
+	VCVTTPS2DQ        Z20, Z20
+	VPADDD            Z20, Z13, Z13
+	VMULPS            Z14, Z17, Z17
+	VMULPS            Z15, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z16, Z16
+	VBROADCASTSS      (R8)(BX*1), Z17
+	VMULPS            Z11, Z17, Z11
+	VMULPS            Z18, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z19, Z19
+	VMULPS            Z14, Z17, Z11
+	VMULPS            Z21, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z22, Z22
+	VMOVUPS           256(R10), Z11
+	VMOVUPS           320(R10), Z14
+	VBROADCASTSS      4(R8), Z17
+	VMULPS            Z11, Z17, Z20
+	VMULPS            Z12, Z20, Z20
+	VCVTTPS2DQ        Z20, Z20
+	VPADDD            Z20, Z13, Z13
+	VMULPS            Z14, Z17, Z17
+	VMULPS            Z15, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z16, Z16
+	VBROADCASTSS      4(R8)(BX*1), Z17
+	VMULPS            Z11, Z17, Z11
+	VMULPS            Z18, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z19, Z19
+	VMULPS            Z14, Z17, Z11
+	VMULPS            Z21, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z22, Z22
+	VMOVUPS           512(R10), Z11
+	VMOVUPS           576(R10), Z14
+	VBROADCASTSS      8(R8), Z17
+	VMULPS            Z11, Z17, Z20
+	VMULPS            Z12, Z20, Z20
+	VCVTTPS2DQ        Z20, Z20
+	VPADDD            Z20, Z13, Z13
+	VMULPS            Z14, Z17, Z17
+	VMULPS            Z15, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z16, Z16
+	VBROADCASTSS      8(R8)(BX*1), Z17
+	VMULPS            Z11, Z17, Z11
+	VMULPS            Z18, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z19, Z19
+	VMULPS            Z14, Z17, Z11
+	VMULPS            Z21, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z22, Z22
+	VMOVUPS           768(R10), Z11
+	VMOVUPS           832(R10), Z14
+	VBROADCASTSS      12(R8), Z17
+	VMULPS            Z11, Z17, Z20
+	VMULPS            Z12, Z20, Z20
+	VCVTTPS2DQ        Z20, Z20
+	VPADDD            Z20, Z13, Z13
+	VMULPS            Z14, Z17, Z17
+	VMULPS            Z15, Z17, Z17
+	VCVTTPS2DQ        Z17, Z17
+	VPADDD            Z17, Z16, Z16
+	VBROADCASTSS      12(R8)(BX*1), Z17
+	VMULPS            Z11, Z17, Z11
+	VMULPS            Z18, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z19, Z19
+	VMULPS            Z14, Z17, Z11
+	VMULPS            Z21, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z22, Z22
+	ADDQ              $0x10, R8
+	ADDQ              $0x00000400, R10
+	SUBQ              $0x04, R14
+	JNZ               product
+	VCVTDQ2PS.RZ_SAE  Z13, Z11
+	VRANGEPS          $0x0b, Z11, Z4, Z4
+	VCVTTPS2DQ        Z11, Z14
+	VPCMPD            $0x04, Z14, Z13, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z11, K3, Z11
+	VPSUBD            Z12, Z1, Z14
+	VMULPS            Z14, Z11, Z11
+	VCVTPS2PH         $0x00, Z11, Y11
+	VCVTPH2PS         Y11, Z11
+	VPXORD            Z7, Z7, Z7
+	VADDPS            Z7, Z11, Z11
+	VFPCLASSPSZ       $0x18, Z11, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z16, Z14
+	VRANGEPS          $0x0b, Z14, Z4, Z4
+	VCVTTPS2DQ        Z14, Z12
+	VPCMPD            $0x04, Z12, Z16, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z14, K3, Z14
+	VPSUBD            Z15, Z1, Z12
+	VMULPS            Z12, Z14, Z14
+	VCVTPS2PH         $0x00, Z14, Y12
+	VCVTPH2PS         Y12, Z14
+	VPXORD            Z8, Z8, Z8
+	VADDPS            Z8, Z14, Z14
+	VFPCLASSPSZ       $0x18, Z14, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z19, Z17
+	VRANGEPS          $0x0b, Z17, Z4, Z4
+	VCVTTPS2DQ        Z17, Z12
+	VPCMPD            $0x04, Z12, Z19, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z17, K3, Z17
+	VPSUBD            Z18, Z1, Z12
+	VMULPS            Z12, Z17, Z17
+	VCVTPS2PH         $0x00, Z17, Y12
+	VCVTPH2PS         Y12, Z17
+	VPXORD            Z9, Z9, Z9
+	VADDPS            Z9, Z17, Z17
+	VFPCLASSPSZ       $0x18, Z17, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z22, Z20
+	VRANGEPS          $0x0b, Z20, Z4, Z4
+	VCVTTPS2DQ        Z20, Z12
+	VPCMPD            $0x04, Z12, Z22, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z20, K3, Z20
+	VPSUBD            Z21, Z1, Z12
+	VMULPS            Z12, Z20, Z20
+	VCVTPS2PH         $0x00, Z20, Y12
+	VCVTPH2PS         Y12, Z20
+	VPXORD            Z10, Z10, Z10
+	VADDPS            Z10, Z20, Z20
+	VFPCLASSPSZ       $0x18, Z20, K3
+	KORW              K3, K2, K2
+	DECQ              R13
+	JNZ               step
+	DECQ              R12
+	JNZ               instruction
+	VMOVUPS           Z11, (AX)
+	VMOVUPS           Z14, 64(AX)
+	VMOVUPS           Z17, 256(AX)
+	VMOVUPS           Z20, 320(AX)
+	ADDQ              $0x00000200, AX
+	LEAQ              (CX)(BX*2), CX
+	LEAQ              (DX)(SI*2), DX
+	SUBQ              $0x02, DI
+	JNZ               rows
+	VCVTUDQ2PS.RZ_SAE Z2, Z2
+	VCMPPS            $0x05, Z2, Z4, K1
+	KORW              K1, K2, K2
+	KMOVW             K2, AX
+	MOVL              AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesBoundedHalfConstants<>+0(SB)/4, $0x7f800000
+DATA dotLanesBoundedHalfConstants<>+4(SB)/4, $0x00000000
+DATA dotLanesBoundedHalfConstants<>+8(SB)/4, $0x00010000
+DATA dotLanesBoundedHalfConstants<>+12(SB)/4, $0x00020000
+DATA dotLanesBoundedHalfConstants<>+16(SB)/4, $0x00030000
+DATA dotLanesBoundedHalfConstants<>+20(SB)/4, $0x00040000
+DATA dotLanesBoundedHalfConstants<>+24(SB)/4, $0x00050000
+DATA dotLanesBoundedHalfConstants<>+28(SB)/4, $0x00060000
+DATA dotLanesBoundedHalfConstants<>+32(SB)/4, $0x00070000
+DATA dotLanesBoundedHalfConstants<>+36(SB)/4, $0x00080000
+DATA dotLanesBoundedHalfConstants<>+40(SB)/4, $0x00090000
+DATA dotLanesBoundedHalfConstants<>+44(SB)/4, $0x000a0000
+DATA dotLanesBoundedHalfConstants<>+48(SB)/4, $0x000b0000
+DATA dotLanesBoundedHalfConstants<>+52(SB)/4, $0x000c0000
+DATA dotLanesBoundedHalfConstants<>+56(SB)/4, $0x000d0000
+DATA dotLanesBoundedHalfConstants<>+60(SB)/4, $0x000e0000
+DATA dotLanesBoundedHalfConstants<>+64(SB)/4, $0x000f0000
+DATA dotLanesBoundedHalfConstants<>+68(SB)/4, $0x00100000
+DATA dotLanesBoundedHalfConstants<>+72(SB)/4, $0x00110000
+DATA dotLanesBoundedHalfConstants<>+76(SB)/4, $0x00120000
+DATA dotLanesBoundedHalfConstants<>+80(SB)/4, $0x00130000
+DATA dotLanesBoundedHalfConstants<>+84(SB)/4, $0x00140000
+DATA dotLanesBoundedHalfConstants<>+88(SB)/4, $0x00150000
+DATA dotLanesBoundedHalfConstants<>+92(SB)/4, $0x00160000
+DATA dotLanesBoundedHalfConstants<>+96(SB)/4, $0x00170000
+DATA dotLanesBoundedHalfConstants<>+100(SB)/4, $0x00180000
+DATA dotLanesBoundedHalfConstants<>+104(SB)/4, $0x00190000
+DATA dotLanesBoundedHalfConstants<>+108(SB)/4, $0x001a0000
+DATA dotLanesBoundedHalfConstants<>+112(SB)/4, $0x001b0000
+DATA dotLanesBoundedHalfConstants<>+116(SB)/4, $0x001c0000
+DATA dotLanesBoundedHalfConstants<>+120(SB)/4, $0x001d0000
+DATA dotLanesBoundedHalfConstants<>+124(SB)/4, $0x001e0000
+DATA dotLanesBoundedHalfConstants<>+128(SB)/4, $0x001f0000
+DATA dotLanesBoundedHalfConstants<>+132(SB)/4, $0x7f000000
+DATA dotLanesBoundedHalfConstants<>+136(SB)/4, $0xfffff000
+DATA dotLanesBoundedHalfConstants<>+140(SB)/4, $0x1f000000
+DATA dotLanesBoundedHalfConstants<>+144(SB)/4, $0xc2000000
+DATA dotLanesBoundedHalfConstants<>+148(SB)/4, $0x001f001f
+DATA dotLanesBoundedHalfConstants<>+152(SB)/4, $0x38800000
+DATA dotLanesBoundedHalfConstants<>+156(SB)/4, $0x00000001
+GLOBL dotLanesBoundedHalfConstants<>(SB), RODATA|NOPTR, $160
+
+// func dotLanesBoundedHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+// Requires: AVX, AVX512BW, AVX512DQ, AVX512F
+TEXT ·dotLanesBoundedHalfSeparate(SB), NOSPLIT, $0-108
+	MOVQ         acc+0(FP), AX
+	MOVQ         a+8(FP), CX
+	MOVQ         ae+16(FP), DX
+	MOVQ         aStride+40(FP), BX
+	MOVQ         aeStride+48(FP), SI
+	MOVQ         rows+56(FP), DI
+	MOVL         fraction+88(FP), R8
+	ADDL         $0x000000fe, R8
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+0(SB), Z3
+	VPXORD       Z4, Z4, Z4
+	VMOVDQU32    dotLanesBoundedHalfSeparateConstants<>+4(SB), Z5
+	VMOVDQU32    dotLanesBoundedHalfSeparateConstants<>+68(SB), Z6
+	MOVL         $0xaaaaaaaa, R9
+	KMOVD        R9, K1
+	SHLL         $0x17, R8
+	VPBROADCASTD R8, Z0
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+132(SB), Z1
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+136(SB), Z2
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z2
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
+	KXORW        K2, K2, K2
+
+rows:
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z11
+	VMOVAPS Z11, Z14
+	VMOVUPS 64(AX), Z15
+	VMOVAPS Z15, Z18
+	VMOVUPS 256(AX), Z19
+	VMOVAPS Z19, Z22
+	VMOVUPS 320(AX), Z23
+	VMOVAPS Z23, Z26
+	MOVQ    instructions+64(FP), R12
+
+instruction:
+	VPXORD Z11, Z11, Z11
+	VPXORD Z15, Z15, Z15
+	VPXORD Z19, Z19, Z19
+	VPXORD Z23, Z23, Z23
+	MOVQ   steps+72(FP), R13
+
+step:
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+140(SB), Z16
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+140(SB), Z24
+	MOVQ         terms+80(FP), R14
+
+exponent:
+	VMOVDQU32    (R11), Z12
+	VPBROADCASTD (R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z16, Z16
+	VPBROADCASTD (R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z24, Z24
+	VMOVDQU32    128(R11), Z12
+	VPBROADCASTD 4(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z16, Z16
+	VPBROADCASTD 4(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z24, Z24
+	VMOVDQU32    256(R11), Z12
+	VPBROADCASTD 8(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z16, Z16
+	VPBROADCASTD 8(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z24, Z24
+	VMOVDQU32    384(R11), Z12
+	VPBROADCASTD 12(R9), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z16, Z16
+	VPBROADCASTD 12(R9)(SI*1), Z13
+	VPADDW       Z12, Z13, Z13
+	VPMAXSW      Z13, Z24, Z24
+	ADDQ         $0x10, R9
+	ADDQ         $0x00000200, R11
+	SUBQ         $0x04, R14
+	JNZ          exponent
+	VPSLLW       $0x07, Z16, Z16
+	VPERMW.Z     Z16, Z5, K1, Z12
+	VPANDD       Z3, Z11, Z13
+	VPTESTMD     Z13, Z13, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z13, K3, Z13
+	VPMAXSD      Z13, Z12, Z12
+	VPSUBD       Z12, Z0, Z12
+	VMULPS       Z12, Z11, Z13
+	VCVTTPS2DQ   Z13, Z13
+	VPERMW.Z     Z16, Z6, K1, Z11
+	VPANDD       Z3, Z15, Z16
+	VPTESTMD     Z16, Z16, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z16, K3, Z16
+	VPMAXSD      Z16, Z11, Z11
+	VPSUBD       Z11, Z0, Z16
+	VMULPS       Z16, Z15, Z17
+	VCVTTPS2DQ   Z17, Z17
+	VPSLLW       $0x07, Z24, Z24
+	VPERMW.Z     Z24, Z5, K1, Z11
+	VPANDD       Z3, Z19, Z15
+	VPTESTMD     Z15, Z15, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z15, K3, Z15
+	VPMAXSD      Z15, Z11, Z11
+	VPSUBD       Z11, Z0, Z20
+	VMULPS       Z20, Z19, Z21
+	VCVTTPS2DQ   Z21, Z21
+	VPERMW.Z     Z24, Z6, K1, Z11
+	VPANDD       Z3, Z23, Z15
+	VPTESTMD     Z15, Z15, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z15, K3, Z15
+	VPMAXSD      Z15, Z11, Z11
+	VPSUBD       Z11, Z0, Z24
+	VMULPS       Z24, Z23, Z25
+	VCVTTPS2DQ   Z25, Z25
+	MOVQ         terms+80(FP), R14
+
+product:
+	VMOVUPS           (R10), Z11
+	VMOVUPS           64(R10), Z15
+	VBROADCASTSS      (R8), Z19
+	VMULPS            Z11, Z19, Z23
+	VMULPS            Z12, Z23, Z23
+	VCVTTPS2DQ        Z23, Z23
+	VPADDD            Z23, Z13, Z13
+	VMULPS            Z15, Z19, Z19
+	VMULPS            Z16, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z17, Z17
+	VBROADCASTSS      (R8)(BX*1), Z19
+	VMULPS            Z11, Z19, Z11
+	VMULPS            Z20, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z21, Z21
+	VMULPS            Z15, Z19, Z11
+	VMULPS            Z24, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z25, Z25
+	VMOVUPS           256(R10), Z11
+	VMOVUPS           320(R10), Z15
+	VBROADCASTSS      4(R8), Z19
+	VMULPS            Z11, Z19, Z23
+	VMULPS            Z12, Z23, Z23
+	VCVTTPS2DQ        Z23, Z23
+	VPADDD            Z23, Z13, Z13
+	VMULPS            Z15, Z19, Z19
+	VMULPS            Z16, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z17, Z17
+	VBROADCASTSS      4(R8)(BX*1), Z19
+	VMULPS            Z11, Z19, Z11
+	VMULPS            Z20, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z21, Z21
+	VMULPS            Z15, Z19, Z11
+	VMULPS            Z24, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z25, Z25
+	VMOVUPS           512(R10), Z11
+	VMOVUPS           576(R10), Z15
+	VBROADCASTSS      8(R8), Z19
+	VMULPS            Z11, Z19, Z23
+	VMULPS            Z12, Z23, Z23
+	VCVTTPS2DQ        Z23, Z23
+	VPADDD            Z23, Z13, Z13
+	VMULPS            Z15, Z19, Z19
+	VMULPS            Z16, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z17, Z17
+	VBROADCASTSS      8(R8)(BX*1), Z19
+	VMULPS            Z11, Z19, Z11
+	VMULPS            Z20, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z21, Z21
+	VMULPS            Z15, Z19, Z11
+	VMULPS            Z24, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z25, Z25
+	VMOVUPS           768(R10), Z11
+	VMOVUPS           832(R10), Z15
+	VBROADCASTSS      12(R8), Z19
+	VMULPS            Z11, Z19, Z23
+	VMULPS            Z12, Z23, Z23
+	VCVTTPS2DQ        Z23, Z23
+	VPADDD            Z23, Z13, Z13
+	VMULPS            Z15, Z19, Z19
+	VMULPS            Z16, Z19, Z19
+	VCVTTPS2DQ        Z19, Z19
+	VPADDD            Z19, Z17, Z17
+	VBROADCASTSS      12(R8)(BX*1), Z19
+	VMULPS            Z11, Z19, Z11
+	VMULPS            Z20, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z21, Z21
+	VMULPS            Z15, Z19, Z11
+	VMULPS            Z24, Z11, Z11
+	VCVTTPS2DQ        Z11, Z11
+	VPADDD            Z11, Z25, Z25
+	ADDQ              $0x10, R8
+	ADDQ              $0x00000400, R10
+	SUBQ              $0x04, R14
+	JNZ               product
+	VCVTDQ2PS.RZ_SAE  Z13, Z11
+	VRANGEPS          $0x0b, Z11, Z4, Z4
+	VCVTTPS2DQ        Z11, Z15
+	VPCMPD            $0x04, Z15, Z13, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z11, K3, Z11
+	VPSUBD            Z12, Z1, Z15
+	VMULPS            Z15, Z11, Z11
+	VCVTPS2PH         $0x00, Z11, Y11
+	VCVTPH2PS         Y11, Z11
+	VPXORD            Z7, Z7, Z7
+	VADDPS            Z7, Z11, Z11
+	VFPCLASSPSZ       $0x18, Z11, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z17, Z15
+	VRANGEPS          $0x0b, Z15, Z4, Z4
+	VCVTTPS2DQ        Z15, Z12
+	VPCMPD            $0x04, Z12, Z17, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z15, K3, Z15
+	VPSUBD            Z16, Z1, Z12
+	VMULPS            Z12, Z15, Z15
+	VCVTPS2PH         $0x00, Z15, Y12
+	VCVTPH2PS         Y12, Z15
+	VPXORD            Z8, Z8, Z8
+	VADDPS            Z8, Z15, Z15
+	VFPCLASSPSZ       $0x18, Z15, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z21, Z19
+	VRANGEPS          $0x0b, Z19, Z4, Z4
+	VCVTTPS2DQ        Z19, Z12
+	VPCMPD            $0x04, Z12, Z21, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z19, K3, Z19
+	VPSUBD            Z20, Z1, Z12
+	VMULPS            Z12, Z19, Z19
+	VCVTPS2PH         $0x00, Z19, Y12
+	VCVTPH2PS         Y12, Z19
+	VPXORD            Z9, Z9, Z9
+	VADDPS            Z9, Z19, Z19
+	VFPCLASSPSZ       $0x18, Z19, K3
+	KORW              K3, K2, K2
+	VCVTDQ2PS.RZ_SAE  Z25, Z23
+	VRANGEPS          $0x0b, Z23, Z4, Z4
+	VCVTTPS2DQ        Z23, Z12
+	VPCMPD            $0x04, Z12, Z25, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z23, K3, Z23
+	VPSUBD            Z24, Z1, Z12
+	VMULPS            Z12, Z23, Z23
+	VCVTPS2PH         $0x00, Z23, Y12
+	VCVTPH2PS         Y12, Z23
+	VPXORD            Z10, Z10, Z10
+	VADDPS            Z10, Z23, Z23
+	VFPCLASSPSZ       $0x18, Z23, K3
+	KORW              K3, K2, K2
+	DECQ              R13
+	JNZ               step
+	VADDPS            Z14, Z11, Z14
+	VCVTPS2PH         $0x00, Z14, Y12
+	VCVTPH2PS         Y12, Z14
+	VFPCLASSPSZ       $0x99, Z14, K3
+	KORW              K3, K2, K2
+	VADDPS            Z18, Z15, Z18
+	VCVTPS2PH         $0x00, Z18, Y12
+	VCVTPH2PS         Y12, Z18
+	VFPCLASSPSZ       $0x99, Z18, K3
+	KORW              K3, K2, K2
+	VADDPS            Z22, Z19, Z22
+	VCVTPS2PH         $0x00, Z22, Y12
+	VCVTPH2PS         Y12, Z22
+	VFPCLASSPSZ       $0x99, Z22, K3
+	KORW              K3, K2, K2
+	VADDPS            Z26, Z23, Z26
+	VCVTPS2PH         $0x00, Z26, Y12
+	VCVTPH2PS         Y12, Z26
+	VFPCLASSPSZ       $0x99, Z26, K3
+	KORW              K3, K2, K2
+	DECQ              R12
+	JNZ               instruction
+	VMOVUPS           Z14, (AX)
+	VMOVUPS           Z18, 64(AX)
+	VMOVUPS           Z22, 256(AX)
+	VMOVUPS           Z26, 320(AX)
+	ADDQ              $0x00000200, AX
+	LEAQ              (CX)(BX*2), CX
+	LEAQ              (DX)(SI*2), DX
+	SUBQ              $0x02, DI
+	JNZ               rows
+	VCVTUDQ2PS.RZ_SAE Z2, Z2
+	VCMPPS            $0x05, Z2, Z4, K1
+	KORW              K1, K2, K2
+	KMOVW             K2, AX
+	MOVL              AX, ret+104(FP)
+	VZEROUPPER
+	RET
+
+DATA dotLanesBoundedHalfSeparateConstants<>+0(SB)/4, $0x7f800000
+DATA dotLanesBoundedHalfSeparateConstants<>+4(SB)/4, $0x00000000
+DATA dotLanesBoundedHalfSeparateConstants<>+8(SB)/4, $0x00010000
+DATA dotLanesBoundedHalfSeparateConstants<>+12(SB)/4, $0x00020000
+DATA dotLanesBoundedHalfSeparateConstants<>+16(SB)/4, $0x00030000
+DATA dotLanesBoundedHalfSeparateConstants<>+20(SB)/4, $0x00040000
+DATA dotLanesBoundedHalfSeparateConstants<>+24(SB)/4, $0x00050000
+DATA dotLanesBoundedHalfSeparateConstants<>+28(SB)/4, $0x00060000
+DATA dotLanesBoundedHalfSeparateConstants<>+32(SB)/4, $0x00070000
+DATA dotLanesBoundedHalfSeparateConstants<>+36(SB)/4, $0x00080000
+DATA dotLanesBoundedHalfSeparateConstants<>+40(SB)/4, $0x00090000
+DATA dotLanesBoundedHalfSeparateConstants<>+44(SB)/4, $0x000a0000
+DATA dotLanesBoundedHalfSeparateConstants<>+48(SB)/4, $0x000b0000
+DATA dotLanesBoundedHalfSeparateConstants<>+52(SB)/4, $0x000c0000
+DATA dotLanesBoundedHalfSeparateConstants<>+56(SB)/4, $0x000d0000
+DATA dotLanesBoundedHalfSeparateConstants<>+60(SB)/4, $0x000e0000
+DATA dotLanesBoundedHalfSeparateConstants<>+64(SB)/4, $0x000f0000
+DATA dotLanesBoundedHalfSeparateConstants<>+68(SB)/4, $0x00100000
+DATA dotLanesBoundedHalfSeparateConstants<>+72(SB)/4, $0x00110000
+DATA dotLanesBoundedHalfSeparateConstants<>+76(SB)/4, $0x00120000
+DATA dotLanesBoundedHalfSeparateConstants<>+80(SB)/4, $0x00130000
+DATA dotLanesBoundedHalfSeparateConstants<>+84(SB)/4, $0x00140000
+DATA dotLanesBoundedHalfSeparateConstants<>+88(SB)/4, $0x00150000
+DATA dotLanesBoundedHalfSeparateConstants<>+92(SB)/4, $0x00160000
+DATA dotLanesBoundedHalfSeparateConstants<>+96(SB)/4, $0x00170000
+DATA dotLanesBoundedHalfSeparateConstants<>+100(SB)/4, $0x00180000
+DATA dotLanesBoundedHalfSeparateConstants<>+104(SB)/4, $0x00190000
+DATA dotLanesBoundedHalfSeparateConstants<>+108(SB)/4, $0x001a0000
+DATA dotLanesBoundedHalfSeparateConstants<>+112(SB)/4, $0x001b0000
+DATA dotLanesBoundedHalfSeparateConstants<>+116(SB)/4, $0x001c0000
+DATA dotLanesBoundedHalfSeparateConstants<>+120(SB)/4, $0x001d0000
+DATA dotLanesBoundedHalfSeparateConstants<>+124(SB)/4, $0x001e0000
+DATA dotLanesBoundedHalfSeparateConstants<>+128(SB)/4, $0x001f0000
+DATA dotLanesBoundedHalfSeparateConstants<>+132(SB)/4, $0x7f000000
+DATA dotLanesBoundedHalfSeparateConstants<>+136(SB)/4, $0xfffff000
+DATA dotLanesBoundedHalfSeparateConstants<>+140(SB)/4, $0x001f001f
+DATA dotLanesBoundedHalfSeparateConstants<>+144(SB)/4, $0x38800000
+DATA dotLanesBoundedHalfSeparateConstants<>+148(SB)/4, $0x00000001
+GLOBL dotLanesBoundedHalfSeparateConstants<>(SB), RODATA|NOPTR, $152
 
 // func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
 // Requires: AVX, AVX512DQ, AVX512F

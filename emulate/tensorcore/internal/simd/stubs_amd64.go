@@ -34,6 +34,10 @@ func laneExponents(dst *int16, x *float32, groups int, least uint32, dropped uin
 // no bits of dropped, and are whole when multiplied by quanta.
 func rowExponents(dst *uint32, x *float32, groups int, least uint32, dropped uint32, quanta float32, largest float32) uint32
 
+// magnitudes widens bounds [2][16] to those of 16*groups values: the bits of the smallest magnitude less one, where zero counts as
+// the largest number there is, and those of the largest magnitude.
+func magnitudes(bounds *uint32, x *float32, groups int)
+
 // dotLanes continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
@@ -57,6 +61,30 @@ func dotLanesHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, a
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
 func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesBounded continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesBounded(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesBoundedSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesBoundedSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesBoundedHalf continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesBoundedHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
+
+// dotLanesBoundedHalfSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
+// a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
+// number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
+// an element is not valid.
+func dotLanesBoundedHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
 // dotExact continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.
 // a are A's values with a stride in bytes, b [k][64] are B's. The result is not zero if a result is infinite.

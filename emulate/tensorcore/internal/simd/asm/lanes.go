@@ -77,6 +77,33 @@ func laneExponents(name string, row bool) {
 	RET()
 }
 
+// magnitudes finds the smallest and the largest.
+func magnitudes() {
+	TEXT("magnitudes", NOSPLIT, "func(bounds *uint32, x *float32, groups int)")
+	Doc("magnitudes widens bounds [2][16] to those of 16*groups values: the bits of the smallest magnitude less one, where zero counts as",
+		"the largest number there is, and those of the largest magnitude.")
+	bounds, x, groups := load("bounds"), load("x"), load("groups")
+	c := newConstants("magnitudesConstants")
+	abs, one, least, most := ZMM(), ZMM(), ZMM(), ZMM()
+	VPBROADCASTD(c.u32(1<<31-1), abs)
+	VPBROADCASTD(c.u32(1), one)
+	VMOVDQU32(Mem{Base: bounds}, least)
+	VMOVDQU32(Mem{Base: bounds, Disp: 64}, most)
+	Label("group")
+	t := ZMM()
+	VPANDD(Mem{Base: x}, abs, t)
+	VPMAXUD(t, most, most)
+	VPSUBD(one, t, t)
+	VPMINUD(t, least, least)
+	ADDQ(Imm(64), x)
+	DECQ(groups)
+	JNZ(LabelRef("group"))
+	VMOVDQU32(least, Mem{Base: bounds})
+	VMOVDQU32(most, Mem{Base: bounds, Disp: 64})
+	VZEROUPPER()
+	RET()
+}
+
 // Shape of a call of dotLanes in registers: rows of A and vectors of lanes.
 const (
 	pair     = 2
@@ -86,13 +113,13 @@ const (
 // dotLanes is dotTile for two rows of A at a time, whose loads of B they share and whose
 // chains overlap, with exponents in words. A sum that 32 bits do not hold for sure is
 // reported; so one sum is enough, and its conversion to FP32 toward zero is the unit's.
-func dotLanes(name string, half, separate bool) {
+func dotLanes(name string, half, separate, bounded bool) {
 	TEXT(name, NOSPLIT, "func(acc, a *float32, ae *uint32, b *float32, be *int16, aStride, aeStride, rows, instructions, steps, terms int, fraction, keep, most uint32) uint32")
 	Doc(name+" continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,",
 		"a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the",
 		"number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if",
 		"an element is not valid.")
-	l := &laneKernel{half: half, separate: separate, c: newConstants(name + "Constants")}
+	l := &laneKernel{half: half, separate: separate, bounded: bounded, c: newConstants(name + "Constants")}
 	l.prologue()
 	Label("rows")
 	MOVQ(l.a, l.ap)
@@ -104,6 +131,8 @@ func dotLanes(name string, half, separate bool) {
 			VMOVUPS(Mem{Base: l.acc, Disp: 4*lanes*r + 64*v}, l.x[r][v])
 			if separate {
 				VMOVAPS(l.x[r][v], l.whole[r][v])
+			} else if bounded {
+				l.look(l.x[r][v])
 			}
 		}
 	}
@@ -151,7 +180,7 @@ func dotLanes(name string, half, separate bool) {
 
 // laneKernel are the registers of dotLanes.
 type laneKernel struct {
-	half, separate                        bool
+	half, separate, bounded               bool
 	c                                     *constants
 	acc, a, ae, ap, aep, bp, bep          Register
 	aStride, aeStride, rows               Register
@@ -160,6 +189,12 @@ type laneKernel struct {
 	x, whole, scale, sum                  [pair][laneVecs]VecVirtual
 	good                                  [pair][laneVecs]Register
 	bad                                   Register
+
+	// If bounded: the bits of an exponent, the largest sum that there was, and where exponents in
+	// words go in lanes.
+	exponent, largest VecVirtual
+	widen             [laneVecs]VecVirtual
+	upper             Register
 }
 
 func (l *laneKernel) prologue() {
@@ -171,6 +206,20 @@ func (l *laneKernel) prologue() {
 	f := GP32()
 	Load(Param("fraction"), f)
 	ADDL(U32(3*bias-bias), f)
+	if l.bounded {
+		l.exponent, l.largest = ZMM(), ZMM()
+		VPBROADCASTD(l.c.u32(0xff<<23), l.exponent)
+		VPXORD(l.largest, l.largest, l.largest)
+		for v := range l.widen {
+			l.widen[v] = ZMM()
+			VMOVDQU32(l.c.series(uint32(16*v)<<16, 1<<16), l.widen[v])
+		}
+		l.upper = K()
+		upper := GP32()
+		MOVL(U32(0xaaaaaaaa), upper)
+		KMOVD(upper, l.upper)
+		SHLL(Imm(23), f)
+	}
 	VPBROADCASTD(f, l.toScale)
 	VPBROADCASTD(l.c.u32(2*bias<<23), l.twoBias)
 	VPBROADCASTD(l.c.u32(zeroLane), l.nothing)
@@ -179,7 +228,9 @@ func (l *laneKernel) prologue() {
 	for r := range pair {
 		for v := range laneVecs {
 			l.x[r][v], l.scale[r][v], l.sum[r][v], l.good[r][v] = ZMM(), ZMM(), ZMM(), K()
-			KXNORW(l.good[r][v], l.good[r][v], l.good[r][v])
+			if !l.bounded {
+				KXNORW(l.good[r][v], l.good[r][v], l.good[r][v])
+			}
 			if l.separate {
 				l.whole[r][v] = ZMM()
 			}
@@ -195,7 +246,11 @@ func (l *laneKernel) exponents() {
 	var top [pair]VecVirtual
 	for r := range top {
 		top[r] = ZMM()
-		VPBROADCASTD(l.c.u32(0x80008000), top[r])
+		least := uint32(0x8000)
+		if l.bounded {
+			least = lowestLane
+		}
+		VPBROADCASTD(l.c.u32(least<<16|least), top[r])
 	}
 	Load(Param("terms"), l.left)
 	Label("exponent")
@@ -217,7 +272,17 @@ func (l *laneKernel) exponents() {
 	SUBQ(Imm(4), l.left)
 	JNZ(LabelRef("exponent"))
 	for r := range pair {
+		if l.bounded {
+			VPSLLW(Imm(7), top[r], top[r])
+		}
 		for v := range laneVecs {
+			if l.bounded {
+				// A word becomes the upper half of a lane: its exponent's place in FP32.
+				h := ZMM()
+				VPERMW_Z(top[r], l.widen[v], l.upper, h)
+				l.beginBounded(r, v, h)
+				continue
+			}
 			var h Register = top[r].AsY()
 			if v == 1 {
 				upper := YMM()
@@ -251,6 +316,22 @@ func (l *laneKernel) begin(r, v int, h Register) {
 	VPSLLD(Imm(23), scale, scale)
 	VMULPS(scale, x, l.sum[r][v])
 	VCVTTPS2DQ(l.sum[r][v], l.sum[r][v])
+}
+
+// beginBounded is begin of a bounded chain, with the exponents where they lie in FP32.
+func (l *laneKernel) beginBounded(r, v int, h VecVirtual) {
+	x, scale, sum := l.x[r][v], l.scale[r][v], l.sum[r][v]
+	t := ZMM()
+	VPANDD(l.exponent, x, t)
+	if l.half {
+		some := K()
+		VPTESTMD(t, t, some)
+		VPMAXSD_BCST(l.c.u32((bias-14)<<23), t, some, t)
+	}
+	VPMAXSD(t, h, h)
+	VPSUBD(h, l.toScale, scale)
+	VMULPS(scale, x, sum)
+	VCVTTPS2DQ(sum, sum)
 }
 
 func (l *laneKernel) products() {
@@ -287,9 +368,14 @@ func (l *laneKernel) products() {
 func (l *laneKernel) result(r, v int) {
 	x, sum, good := l.x[r][v], l.sum[r][v], l.good[r][v]
 	t := ZMM()
-	VPABSD(sum, t)
-	VPCMPUD(Imm(2), l.most, t, good, good) // at most
+	if !l.bounded {
+		VPABSD(sum, t)
+		VPCMPUD(Imm(2), l.most, t, good, good) // at most
+	}
 	VCVTDQ2PS_RZ_SAE(sum, x)
+	if l.bounded {
+		VRANGEPS(Imm(0b1011), x, l.largest, l.largest) // the larger magnitude
+	}
 	if l.half {
 		// A last bit that is set where something was lost keeps the second rounding from
 		// being wrong.
@@ -308,7 +394,20 @@ func (l *laneKernel) result(r, v int) {
 		raise(l.bad, classInf, x)
 		return
 	}
-	VPANDD(l.keep, x, x)
+	if !l.bounded {
+		VPANDD(l.keep, x, x)
+	}
+}
+
+// look looks at a sum that a bounded chain begins with: it is zero or neither tiny nor huge.
+func (l *laneKernel) look(x VecVirtual) {
+	const tiny, huge = lowestLane << 23, (highLane - 2) << 23
+	t, k := ZMM(), K()
+	VPSLLD(Imm(1), x, t)
+	VPTESTMD(t, t, k)
+	VPSUBD_BCST(l.c.u32(2*tiny), t, t)
+	VPCMPUD_BCST(Imm(6), l.c.u32(2*(huge-tiny)), t, k, k) // more than
+	KORW(k, l.bad, l.bad)
 }
 
 // addWhole ends an instruction of a separate unit.
@@ -326,8 +425,17 @@ func (l *laneKernel) addWhole() {
 }
 
 func (l *laneKernel) epilogue() {
+	if l.bounded {
+		k := K()
+		VCVTUDQ2PS_RZ_SAE(l.most, l.most)
+		VCMPPS(Imm(5), l.most, l.largest, k) // at least
+		KORW(k, l.bad, l.bad)
+	}
 	for r := range pair {
 		for v := range laneVecs {
+			if l.bounded {
+				continue
+			}
 			KNOTW(l.good[r][v], l.good[r][v])
 			KORW(l.good[r][v], l.bad, l.bad)
 		}

@@ -15,10 +15,17 @@ func main() {
 	dotTile("dotTileHalfSeparate", true, true)
 	laneExponents("laneExponents", false)
 	laneExponents("rowExponents", true)
-	dotLanes("dotLanes", false, false)
-	dotLanes("dotLanesSeparate", false, true)
-	dotLanes("dotLanesHalf", true, false)
-	dotLanes("dotLanesHalfSeparate", true, true)
+	magnitudes()
+	for _, bounded := range []bool{false, true} {
+		name := "dotLanes"
+		if bounded {
+			name += "Bounded"
+		}
+		dotLanes(name, false, false, bounded)
+		dotLanes(name+"Separate", false, true, bounded)
+		dotLanes(name+"Half", true, false, bounded)
+		dotLanes(name+"HalfSeparate", true, true, bounded)
+	}
 	for _, w := range wides {
 		dotExact(w, false)
 		dotExact(w, true)
@@ -272,4 +279,14 @@ func (c *constants) u32(x uint32) Mem {
 	DATA(c.n, U32(x))
 	c.n += 4
 	return c.words[x]
+}
+
+// series is a vector of 16 constants from one on, each step more than the one before.
+func (c *constants) series(first, step uint32) Mem {
+	m := c.mem.Offset(c.n)
+	for i := range uint32(16) {
+		DATA(c.n, U32(first+i*step))
+		c.n += 4
+	}
+	return m
 }
