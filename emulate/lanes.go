@@ -26,7 +26,7 @@ import (
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers and where there is no unit
 	dots             bool              // PV through vec.Values
-	codes            scoreCodes        // scores through vec.Keys
+	codes            keyLayout         // of scores through vec.Keys
 	weight           vec.Weight
 	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control

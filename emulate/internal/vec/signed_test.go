@@ -79,7 +79,7 @@ func (c *signedCase) check(t testing.TB, what string) {
 		if !(Unit{Step: 32}).Signed(l) {
 			continue
 		}
-		for first := 0; first < c.n; first += keyGroup {
+		for first := 0; first < c.n; first += KeyGroup {
 			got := make([]float32, (c.n-first+1)*Rows)
 			for i := range got {
 				got[i] = float32(math.NaN())
