@@ -207,7 +207,7 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 func (k *Kernel) dotsValues() bool {
 	u, ok := k.vectorUnit()
 	bk := k.tiling.BlockK
-	return ok && u.Kind == vec.Truncated13 && !u.Half && !k.p.exact && !k.v.exact && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+	return ok && u.Kind == vec.Truncated13 && !u.Half && !k.p.exact && !k.v.exact && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8 && u.Channels(k.prog.Operands.MaxHeadDim)
 }
 
 // dots says whether a head's V lies as k.lanes.dots wants it.
