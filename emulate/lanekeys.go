@@ -12,29 +12,26 @@ import (
 
 // This file makes scores of E4M3 operands by vec.Keys, of units with 13 fraction bits.
 
-// scoreGroup is how many keys vec.Keys takes together.
-const scoreGroup = 32
-
 var scoreFormat = vec.NewSignedFormat(valueFormats[quant.E4M3], -6)
 
-// scoreCodes is how K lies for that. Kernels with the same share it.
-type scoreCodes struct {
+// keyLayout is how K lies for that. Kernels with the same share a window's codes.
+type keyLayout struct {
 	ok      bool
 	unit    vec.Unit
 	headDim string // the layout of channels
 }
 
 // codesOfScores finds how K lies, if the kernel's scores are such products.
-func (k *Kernel) codesOfScores() scoreCodes {
+func (k *Kernel) codesOfScores() keyLayout {
 	u := k.scoreUnit
-	if u == nil || u.A != tensorcore.E4M3 || k.tiling.BlockK%scoreGroup != 0 {
-		return scoreCodes{}
+	if u == nil || u.A != tensorcore.E4M3 || k.tiling.BlockK%vec.KeyGroup != 0 {
+		return keyLayout{}
 	}
 	v, ok := vectorUnitOf(u)
 	if !ok || !v.Signed(k.level.l) {
-		return scoreCodes{}
+		return keyLayout{}
 	}
-	return scoreCodes{true, v, k.prog.Scores.HeadDim}
+	return keyLayout{true, v, k.prog.Scores.HeadDim}
 }
 
 // windowCodes are a window's keys as codes, made when they are first wanted: strips of few rows do
@@ -55,7 +52,7 @@ func (k *Kernel) fillScoreCodes(w *window, d int) {
 	if x.keys == nil || x.keys.Len() != w.keys {
 		x.keys = vec.NewKeys(scoreFormat, w.keys, depth, k.lanes.codes.unit)
 	}
-	x.odd = make([]bool, w.keys/scoreGroup)
+	x.odd = make([]bool, w.keys/vec.KeyGroup)
 	codes := fp8Codes[quant.E4M3]
 	var value [1 << 8]float32
 	for c := range value {
@@ -66,7 +63,7 @@ func (k *Kernel) fillScoreCodes(w *window, d int) {
 		for c, y := range w.kRaw[i*d : i*d+d] {
 			code := codes[math.Float32bits(y)>>20]
 			if value[code] != y { // a NaN, too
-				code, x.odd[i/scoreGroup] = 0, true
+				code, x.odd[i/vec.KeyGroup] = 0, true
 			}
 			if c >= short {
 				c += shift
@@ -87,8 +84,8 @@ func (k *Kernel) codeScores(kv *KV, st *laneStrip, w *window, at, n, keys int, l
 		return false
 	}
 	x.once.Do(func() { k.fillScoreCodes(w, kv.in.Dim) })
-	keys = (keys + scoreGroup - 1) / scoreGroup * scoreGroup
-	if slices.Contains(x.odd[at/scoreGroup:][:keys/scoreGroup], true) {
+	keys = (keys + vec.KeyGroup - 1) / vec.KeyGroup * vec.KeyGroup
+	if slices.Contains(x.odd[at/vec.KeyGroup:][:keys/vec.KeyGroup], true) {
 		return false
 	}
 	if !st.coded {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/sageacc/sageacc/emulate/format"
@@ -57,6 +58,7 @@ func testCodeScores(t *testing.T, level Level) {
 		{"fa3-fp8", "", 64}, {"fa3-fp8", "", 128}, {"fa3-fp8", "scores.head_dim=residual32", 48}, {"fa3-fp8", "", 80},
 		{"fa3-fp8-2level", "", 64}, {"flashinfer-fp8", "", 128}, {"flashinfer-fp8-paged", "", 64},
 		{"fa3-fp8", sm89, 64}, {"fa3-fp8", sm89 + " scores.head_dim=residual32", 80},
+		{"fa3-fp8", "operands.max_head_dim=512", MaxHeadDim},
 	} {
 		p, err := program.Selection{Kernel: tc.kernel, Set: strings.Fields(tc.set)}.Program()
 		if err != nil {
@@ -148,17 +150,18 @@ func testCodeScoresOdd(t *testing.T, level Level) {
 	}
 }
 
-// TestCodeScoresShared: kernels whose units take steps of 32 and of 16 each have their own, whichever of
-// them prepared K and whichever came first.
+// TestCodeScoresShared: kernels whose units take steps of 32 and of 16, those with another layout of
+// channels and those without vectors each have their own, whichever of them prepared K and whichever came
+// first.
 func TestCodeScoresShared(t *testing.T) { forLanes(t, testCodeScoresShared) }
 
 func testCodeScoresShared(t *testing.T, level Level) {
 	r := rand.New(rand.NewPCG(23, 8))
 	ordinary := func() format.E4M3 { return format.E4M3FromFloat32(float32(r.NormFloat64())) }
-	h := codeCall(r, 64, 300, 64, false, ordinary, ordinary)
+	h := codeCall(r, 64, 300, 80, false, ordinary, ordinary)
 	var kernels []*Kernel
 	var want []result
-	for _, set := range []string{"", "scores.unit.step=16", "scores.unit.fraction_bits=14"} {
+	for _, set := range []string{"", "scores.unit.step=16", "scores.unit.fraction_bits=14", "scores.head_dim=residual32", "pv.unit.fraction_bits=30"} {
 		p, err := program.Selection{Kernel: "fa3-fp8", Set: strings.Fields(set)}.Program()
 		if err != nil {
 			t.Fatal(err)
@@ -182,6 +185,44 @@ func testCodeScoresShared(t *testing.T, level Level) {
 				}
 			}
 		}
+	}
+}
+
+// TestCodeScoresTogether: goroutines that want a window's codes at the same time share them.
+func TestCodeScoresTogether(t *testing.T) { forLanes(t, testCodeScoresTogether) }
+
+func testCodeScoresTogether(t *testing.T, level Level) {
+	r := rand.New(rand.NewPCG(26, 8))
+	ordinary := func() format.E4M3 { return format.E4M3FromFloat32(float32(r.NormFloat64())) }
+	h := codeCall(r, 64, 300, 64, false, ordinary, ordinary)
+	p, err := program.Preset("fa3-fp8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, _, _ := runCall(t, p, Levels()[0], h)
+	k := h.bindAt(t, p, level)
+	kv, err := k.Prepare(h.kIn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			var ws Workspace
+			got := result{out: make([]float32, h.nq*h.d), lse: make([]float32, h.nq)}
+			if _, err := k.RunBlocks(t.Context(), k.Query(h.in, kv, &ws), &ws, 0, k.Blocks(h.nq), got.out, got.lse); err != nil {
+				t.Error(err)
+			}
+			got.counts = ws.Counts
+			got.counts.Merge(&kv.Counts)
+			if d := want.differs(&got); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+	wg.Wait()
+	if made := kv.windows[0].scoreCodes.keys != nil; made != (level.l == vec.AVX512) {
+		t.Errorf("codes for scores: %v", made)
 	}
 }
 

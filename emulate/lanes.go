@@ -26,7 +26,7 @@ import (
 type lanePlan struct {
 	scores, pv, ones *tensorcore.Strip // nil for integers and where there is no unit
 	dots             bool              // PV through vec.Values
-	codes            scoreCodes        // scores through vec.Keys
+	codes            keyLayout         // of scores through vec.Keys
 	weight           vec.Weight
 	most             float32 // to which P saturates, the largest number where it does not
 	control          vec.Control
@@ -207,7 +207,7 @@ func (k *Kernel) takesLanes(q *Query, ws *Workspace) bool {
 func (k *Kernel) dotsValues() bool {
 	u, ok := k.vectorUnit()
 	bk := k.tiling.BlockK
-	return ok && u.Kind == vec.Truncated13 && !u.Half && !k.p.exact && !k.v.exact && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8
+	return ok && u.Kind == vec.Truncated13 && !u.Half && !k.p.exact && !k.v.exact && k.onesUnit == nil && k.sumKeys == bk && bk%32 == 0 && bk <= math.MaxUint8 && u.Channels(k.prog.Operands.MaxHeadDim)
 }
 
 // dots says whether a head's V lies as k.lanes.dots wants it.

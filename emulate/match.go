@@ -21,7 +21,7 @@ var stripChoices = map[string]string{
 	"schema": anything, "name": anything, "summary": anything, "source": anything, "evidence": anything,
 	"arch":                  anything, // of the unit, which vectorUnit compares
 	"operands.dtypes":       anything,
-	"operands.max_head_dim": anything,
+	"operands.max_head_dim": anything, // which whyPortable looks at
 	"operands.output":       "input",
 	"operands.subnormals":   "flush",
 	"operands.descale":      "none", "operands.packed": anything,
@@ -91,8 +91,12 @@ func (k *Kernel) whyPortable() string {
 	if k.pvUnit == nil {
 		return "pv.unit.instruction: " + k.prog.PV.Unit.Instruction
 	}
-	if _, ok := k.vectorUnit(); !ok {
+	u, ok := k.vectorUnit()
+	if !ok {
 		return fmt.Sprintf("pv.unit: %s as %s executes it", k.pvUnit.Instruction, k.pvUnit.Arch)
+	}
+	if most := k.prog.Operands.MaxHeadDim; !u.Channels(most) {
+		return fmt.Sprintf("operands.max_head_dim: %d", most)
 	}
 	return ""
 }

@@ -65,20 +65,21 @@ func lowestBit(x uint32) int {
 // Signed says whether the level has Keys of the unit.
 func (u Unit) Signed(l Level) bool { return u.Pairs(l) && !u.Half }
 
-// keyGroup is how many keys' codes lie together.
-const keyGroup = 32
+// KeyGroup is how many keys' codes lie together.
+const KeyGroup = 32
 
 // Keys are rows of codes, laid out for products with Queries.
 type Keys struct {
 	depth, step int
 	format      *SignedFormat
-	codes       []uint8 // [keys/keyGroup][depth/32][keyGroup][32]
+	codes       []uint8 // [keys/KeyGroup][depth/32][KeyGroup][32]
 }
 
-// maxDepth is up to how many codes a key has: no sum's exponent is above any sum of what is kept of lowest bits.
+// maxDepth is up to how many codes a key has. Of so many the largest sum, of E5M2, has an exponent of 40,
+// with FP32's bias one less than rowExact, and than keyZero with the smallest of a row.
 const maxDepth = 512
 
-// NewKeys returns room for keys keys of depth codes, both multiples of 32, depth up to 512.
+// NewKeys returns room for keys keys of depth codes: keys a multiple of KeyGroup, depth of 32 and up to 512.
 func NewKeys(format *SignedFormat, keys, depth int, unit Unit) *Keys {
 	if depth > maxDepth {
 		panic("vec: Keys are too long")
@@ -91,9 +92,9 @@ func (k *Keys) Len() int { return len(k.codes) / k.depth }
 
 // Put sets the codes of a key, which are finite.
 func (k *Keys) Put(key int, row []uint8) {
-	to := k.codes[key/keyGroup*keyGroup*k.depth+key%keyGroup*32:]
+	to := k.codes[key/KeyGroup*KeyGroup*k.depth+key%KeyGroup*32:]
 	for c := 0; c < k.depth; c += 32 {
-		copy(to[c*keyGroup:][:32], row[c:])
+		copy(to[c*KeyGroup:][:32], row[c:])
 	}
 }
 
@@ -138,18 +139,18 @@ type signedArgs struct {
 }
 
 // Dot sets acc [keys][Rows] to the products of queries and keys from first on, chains from zero, where
-// Unit.Signed holds: both numbers are multiples of 32.
+// Unit.Signed holds: both numbers are multiples of KeyGroup.
 func (k *Keys) Dot(l Level, acc []float32, q *Queries, s *Scratch, first, keys int) {
 	clear(acc[:keys*Rows])
 	_ = q.x[k.depth*Rows-1]
-	e, magic := grow(&s.e, keyGroup*Rows), grow(&s.magic, signedKeys*Rows)
-	a := signedArgs{values: &k.format.values.value, lowest: &k.format.lowest, e: &e[0], magic: &magic[0], groups: keyGroup / signedKeys, step: k.step, bias: uint8(k.format.values.exponentBias)}
-	for n := 0; n < keys; n += keyGroup {
+	e, magic := grow(&s.e, KeyGroup*Rows), grow(&s.magic, signedKeys*Rows)
+	a := signedArgs{values: &k.format.values.value, lowest: &k.format.lowest, e: &e[0], magic: &magic[0], groups: KeyGroup / signedKeys, step: k.step, bias: uint8(k.format.values.exponentBias)}
+	for n := 0; n < keys; n += KeyGroup {
 		a.acc = &acc[n*Rows]
 		for c := 0; c < k.depth; c += k.step {
-			codes := k.codes[(first+n)*k.depth+c/32*32*keyGroup+c%32:]
+			codes := k.codes[(first+n)*k.depth+c/32*32*KeyGroup+c%32:]
 			for i := 0; i < k.step; i += 16 {
-				l.pairExponents(e, q.exponents[(c+i)*Rows:], codes[i:], &k.format.values.exponent, keyGroup, leastExponent+k.format.values.exponentBias, i > 0)
+				l.pairExponents(e, q.exponents[(c+i)*Rows:], codes[i:], &k.format.values.exponent, KeyGroup, leastExponent+k.format.values.exponentBias, i > 0)
 			}
 			a.codes, a.q, a.low, a.last = &codes[0], &q.x[c*Rows], &q.lowest[c*2*Rows], c+k.step >= k.depth
 			l.signedPass(&a)

@@ -79,7 +79,7 @@ func (c *signedCase) check(t testing.TB, what string) {
 		if !(Unit{Step: 32}).Signed(l) {
 			continue
 		}
-		for first := 0; first < c.n; first += keyGroup {
+		for first := 0; first < c.n; first += KeyGroup {
 			got := make([]float32, (c.n-first+1)*Rows)
 			for i := range got {
 				got[i] = float32(math.NaN())
@@ -104,19 +104,22 @@ func (c *signedCase) check(t testing.TB, what string) {
 func TestKeysDot(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 12))
 	sign := func() uint16 { return uint16(r.IntN(2)) << 7 }
-	draws := map[string]func() uint16{
-		"any codes":     func() uint16 { return uint16(r.IntN(256)) },
-		"ordinary":      func() uint16 { return uint16(0x20+r.IntN(0x20)) | sign() },
-		"zeros":         sign,
-		"some zeros":    func() uint16 { return uint16(r.IntN(2)*(0x20+r.IntN(0x20))) | sign() },
-		"hardly any":    func() uint16 { return uint16(r.IntN(20)/19*r.IntN(0x80)) | sign() },
-		"far apart":     func() uint16 { return uint16([]int{1, 7, 0x7b}[r.IntN(3)]) | sign() },
-		"subnormal":     func() uint16 { return uint16(r.IntN(8)) | sign() },
-		"smallest":      func() uint16 { return 1 | sign() },
-		"largest":       func() uint16 { return 0x7f | sign() },
-		"all positive":  func() uint16 { return uint16(0x10 + r.IntN(0x30)) },
-		"all negative":  func() uint16 { return uint16(0x90 + r.IntN(0x30)) },
-		"cancellations": func() uint16 { return 0x3b | sign() },
+	draws := []struct {
+		name string
+		code func() uint16
+	}{
+		{"any codes", func() uint16 { return uint16(r.IntN(256)) }},
+		{"ordinary", func() uint16 { return uint16(0x20+r.IntN(0x20)) | sign() }},
+		{"zeros", sign},
+		{"some zeros", func() uint16 { return uint16(r.IntN(2)*(0x20+r.IntN(0x20))) | sign() }},
+		{"hardly any", func() uint16 { return uint16(r.IntN(20)/19*r.IntN(0x80)) | sign() }},
+		{"far apart", func() uint16 { return uint16([]int{1, 7, 0x7b}[r.IntN(3)]) | sign() }},
+		{"subnormal", func() uint16 { return uint16(r.IntN(8)) | sign() }},
+		{"smallest", func() uint16 { return 1 | sign() }},
+		{"largest", func() uint16 { return 0x7f | sign() }},
+		{"all positive", func() uint16 { return uint16(0x10 + r.IntN(0x30)) }},
+		{"all negative", func() uint16 { return uint16(0x90 + r.IntN(0x30)) }},
+		{"cancellations", func() uint16 { return 0x3b | sign() }},
 	}
 	for _, i := range signedUnits() {
 		for a, q := range draws {
@@ -124,7 +127,7 @@ func TestKeysDot(t *testing.T) {
 				if a != b && testing.Short() && r.IntN(4) > 0 {
 					continue
 				}
-				newSignedCase(t, i, 64, []int{32, 96}[r.IntN(2)], func(int, int) uint16 { return q() }, func(int, int) uint16 { return k() }).check(t, a+" by "+b)
+				newSignedCase(t, i, 64, []int{32, 96}[r.IntN(2)], func(int, int) uint16 { return q.code() }, func(int, int) uint16 { return k.code() }).check(t, q.name+" by "+k.name)
 			}
 		}
 	}
@@ -144,6 +147,57 @@ func TestKeysDotLargest(t *testing.T) {
 			return 0x15 | uint16(c+row)%2<<7
 		}
 		newSignedCase(t, i, 32, maxDepth, small, small).check(t, "small beside large")
+		// The smallest and zeros beside the largest sum there is: nothing that is exact may count.
+		smallest := func(c, row int) uint16 {
+			if c < maxDepth-32 {
+				return 0x7f
+			}
+			return []uint16{0, 0x80, 1, 0x81, 0x7f, 0xff}[(c+row)%6]
+		}
+		newSignedCase(t, i, 32, maxDepth, smallest, smallest).check(t, "the smallest beside the largest")
+	}
+}
+
+// TestSigned: Keys are of units with 13 fraction bits and FP32 results, on AVX-512.
+func TestSigned(t *testing.T) {
+	for _, u := range units {
+		for _, l := range Levels() {
+			if got, want := u.unit.Signed(l), l == AVX512 && u.unit.Kind == Truncated13 && !u.unit.Half; got != want {
+				t.Errorf("%s %s, %s: %v, want %v", u.arch, u.name, l, got, want)
+			}
+		}
+	}
+}
+
+// TestKeysPanic: keys that are longer than counts hold for, and queries that are shorter than the keys.
+func TestKeysPanic(t *testing.T) {
+	panics := func(f func()) (did bool) {
+		defer func() { did = recover() != nil }()
+		f()
+		return
+	}
+	f, u := signedFormat(operandOf(tensorcore.E4M3)), Unit{Step: 32}
+	for depth, want := range map[int]bool{maxDepth: false, maxDepth + 32: true} {
+		if got := panics(func() { NewKeys(f, KeyGroup, depth, u) }); got != want {
+			t.Errorf("keys of %d codes: panic %v", depth, got)
+		}
+	}
+	for _, l := range levels(t) {
+		if !u.Signed(l) {
+			continue
+		}
+		k := NewKeys(f, KeyGroup, 64, u)
+		for rows, want := range map[int]bool{64: false, 63: true, 33: true} {
+			got := panics(func() {
+				var q Queries
+				q.Load(f, make([]float32, 64*Rows))
+				q.Load(f, make([]float32, 64*Rows)[:rows*Rows])
+				k.Dot(l, make([]float32, KeyGroup*Rows), &q, &Scratch{}, 0, KeyGroup)
+			})
+			if got != want {
+				t.Errorf("%s: queries of %d codes for keys of 64: panic %v", l, rows, got)
+			}
+		}
 	}
 }
 

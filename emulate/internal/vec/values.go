@@ -78,6 +78,9 @@ const (
 	Integer
 )
 
+// Channels says whether Index takes n channels: records number them in bytes. Exact sums have no records.
+func (u Unit) Channels(n int) bool { return n <= 1<<8 || u.Kind == Exact || u.Kind == Integer }
+
 // FP16 says that operands are FP16.
 func (k Kind) FP16() bool { return k == Truncated25 || k == Truncated24 }
 
@@ -321,6 +324,9 @@ func (v *Values) Index(level Level, dead []bool) {
 			}
 		}
 		return
+	}
+	if !v.unit.Channels(v.dim) {
+		panic("vec: Values have too many channels")
 	}
 	if v.unit.Pairs(level) {
 		v.indexPairs(level, dead)

@@ -50,8 +50,7 @@ func dot13(name string, half bool, strips int) {
 	TEXT(name, NOSPLIT, "func(a *byte) uint32")
 	Doc(name+" adds one step's products to acc[channel][row] of "+map[int]string{1: "a strip", 2: "two strips"}[strips]+": see pairArgs. The result is not",
 		"zero if a sum is infinite or NaN, or one with O is smallest"+map[int]string{1: ".", 2: ", in its upper half if one of the second strip is."}[strips])
-	args := load("a")
-	d := &dot13Unit{half: half, strips: strips, args: args}
+	d := &dot13Unit{half: half, strips: strips, arguments: arguments{load("a")}}
 	d.load(name)
 	restore := d.flushSubnormals()
 
@@ -104,7 +103,8 @@ type dot13Unit struct {
 	half   bool
 	strips int
 
-	args, records, values, step, magic, pairs Register
+	arguments
+	records, values, step, magic, pairs Register
 
 	p, good                [2]Register   // of each strip
 	nan                    [2]VecVirtual // of each strip
@@ -113,15 +113,6 @@ type dot13Unit struct {
 
 	half22, fp22, exponent, size, lowest Mem
 	control, smallest                    Mem
-}
-
-func (d *dot13Unit) field(disp int) Mem { return Mem{Base: d.args, Disp: disp} }
-
-// loaded returns a pointer or a number of the arguments.
-func (d *dot13Unit) loaded(disp int) Register {
-	r := GP64()
-	MOVQ(d.field(disp), r)
-	return r
 }
 
 // load loads what a call needs all the time.

@@ -121,6 +121,18 @@ func vnni(opcode string, y Op, x, acc Register) {
 
 func load(name string) Register { return Load(Param(name), GP64()) }
 
+// arguments is where a function finds the struct of its arguments.
+type arguments struct{ at Register }
+
+func (a arguments) field(disp int) Mem { return Mem{Base: a.at, Disp: disp} }
+
+// loaded returns a pointer or a number of the arguments.
+func (a arguments) loaded(disp int) Register {
+	r := GP64()
+	MOVQ(a.field(disp), r)
+	return r
+}
+
 // retMask returns the mask k as the result "bad": not zero if any lane of any
 // step raised it.
 func retMask(k Register) {

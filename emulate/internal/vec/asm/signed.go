@@ -25,8 +25,8 @@ const (
 // multiply-adds.
 const signedKeys = 4
 
-// leastTop is, in each byte, the least exponent of which a product can be inexact: the smallest that
-// vec.Queries keeps of a lowest bit, below which the differences wrap.
+// leastTop is, in each byte, the largest E of which all products are exact: the smallest that vec.Queries
+// keeps of a lowest bit. Any E below counts as this one, since less what is kept of a key it would wrap.
 const leastTop = 108 * 0x01010101
 
 // dot13Signed is the second pass of the dot-add with 13 fraction bits where both operands have signs.
@@ -38,7 +38,7 @@ func dot13Signed() {
 	const name = "dot13Signed"
 	TEXT(name, NOSPLIT, "func(a *byte)")
 	Doc(name + " adds one step's products to acc[key][row]: see signedArgs.")
-	d := &signedUnit{args: load("a")}
+	d := &signedUnit{arguments: arguments{load("a")}}
 	codes, values, lowest, acc := d.loaded(signedCodes), d.loaded(signedValues), d.loaded(signedLowest), d.loaded(signedAcc)
 	q, low, e, groups := d.loaded(signedQ), d.loaded(signedLow), d.loaded(signedE), d.loaded(signedGroups)
 	d.constants = newConstants(name + "Constants")
@@ -74,23 +74,15 @@ func dot13Signed() {
 
 // signedUnit is what dot13Signed has in registers, and its constants.
 type signedUnit struct {
+	arguments
 	*constants
 	exponent, fp22, ulp, lowByte Mem
 
-	args, magic Register
-	one         VecVirtual
-	sums        [signedKeys][vecs]VecVirtual
-	top         [signedKeys]VecVirtual // E in bytes
-	count       [signedKeys]VecVirtual // products that are negative and not exact
-}
-
-func (d *signedUnit) field(disp int) Mem { return Mem{Base: d.args, Disp: disp} }
-
-// loaded returns a pointer or a number of the arguments.
-func (d *signedUnit) loaded(disp int) Register {
-	r := GP64()
-	MOVQ(d.field(disp), r)
-	return r
+	magic Register
+	one   VecVirtual
+	sums  [signedKeys][vecs]VecVirtual
+	top   [signedKeys]VecVirtual // E in bytes
+	count [signedKeys]VecVirtual // products that are negative and not exact
 }
 
 // broadcast returns a constant in all lanes.
@@ -125,6 +117,7 @@ func (d *signedUnit) begin(e, acc Register) {
 		top := ZMM()
 		d.top[k], d.count[k] = top, ZMM()
 		VPXORD(d.count[k], d.count[k], d.count[k])
+		// E, which may be that of what there is, goes back to where expand took it from.
 		for i := range g {
 			VMOVUPS(g[i], d.waits(k, i))
 			VPANDD_BCST(d.exponent, g[i], g[i])
