@@ -242,6 +242,51 @@ func testLanesRun(t *testing.T, level Level) {
 	}
 }
 
+// TestLanesJump: heads in which later keys' scores are larger by so much that what O was is tiny beside what
+// they add run on vectors to the end, too.
+func TestLanesJump(t *testing.T) { forLanes(t, testLanesJump) }
+
+func testLanesJump(t *testing.T, level Level) {
+	for _, name := range []string{"fa2", "fa3", "sdpa-efficient", "sage-fp16-cuda", "sage-fp16-triton"} {
+		for _, jump := range []float32{50, 70, 80} { // of the scores
+			p, err := program.Selection{Kernel: name}.Program()
+			if err != nil {
+				t.Fatal(err)
+			}
+			const rows, keys, d, root = 70, 512, 64, 8
+			r := rand.New(rand.NewPCG(3, 50))
+			draw := func(n int, first func(i int) float32) Rows {
+				x := make([]float32, n*d)
+				for i := range x {
+					x[i] = format.FP16.Round(float32(r.NormFloat64()))
+					if first != nil && i%d == 0 {
+						x[i] = first(i / d)
+					}
+				}
+				return slicesOf(x, d)
+			}
+			h := &call{nq: rows, nk: keys, d: d, dtype: format.FP16}
+			h.in = QInput{Q: draw(rows, func(int) float32 { return 1 }), Len: rows}
+			h.kIn = KVInput{Len: keys, Dim: d, DType: h.dtype, V: draw(keys, nil), K: draw(keys, func(i int) float32 {
+				if i >= keys/2 == (name == "fa3") { // which begins at the end
+					return 0
+				}
+				return root * jump
+			})}
+			k, err := NewAt(p, level)
+			if err == nil {
+				k, err = h.bind(k)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took, ran := compareLanes(t, k, h, name); took == 0 || ran != took {
+				t.Errorf("%s, a jump of %g: %d blocks taken, %d run", name, jump, took, ran)
+			}
+		}
+	}
+}
+
 // TestLanesListed: the tiles of a block map, and those that a threshold passes over, with rows
 // behind the last query and without, in blocks of one strip and of two.
 func TestLanesListed(t *testing.T) { forLanes(t, testLanesListed) }

@@ -73,7 +73,7 @@ func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, s
 		dotLanesBounded, dotLanesBoundedSeparate, dotLanesBoundedHalf, dotLanesBoundedHalfSeparate,
 	}
 	i := l.kernel(c)
-	if bounded && l == AVX512 && c.Keep == math.MaxUint32 {
+	if bounded && l == AVX512 && c.Keep == math.MaxUint32 && (c.Separate || l.begins(acc)) {
 		i += 8
 	}
 	kernel := f[i]
@@ -85,6 +85,13 @@ func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, s
 		bad |= kernel(&acc[i], &a[0], &ae[0], &b[i], &be[i], stride*4, expStride*4, rows, c.Instructions, c.Steps, c.Terms, c.Fraction, c.Keep, most)
 	}
 	return bad == 0
+}
+
+// begins says whether kernels of bounded sums can begin with sums: then no later one is smaller than the
+// exponents that they take, nor larger, since products below 2^60 add nothing to a sum from 2^86 on.
+func (l Level) begins(sums []float32) bool {
+	s, ok := l.Measure(sums, 1, len(sums), 0)
+	return ok && s.Least >= lowest && s.Most <= highest-2
 }
 
 // DotExact is DotLanes for instructions of terms that are added exactly and rounded once, to nearest

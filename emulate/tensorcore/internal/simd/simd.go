@@ -86,11 +86,14 @@ func (f *Format) Span() Span {
 // accumulator after one, would leave the exponents that the kernels take: they need not look then.
 func (s Span) Bounded(t Span) bool {
 	const (
-		least = -96 + maxFraction // the last place of a sum is not below 2^-96 then
+		least = lowest + maxFraction // the last place of a sum is not below 2^lowest then
 		most  = 60
 	)
 	return s.Least+t.Least >= least && s.Most+t.Most <= most
 }
+
+// lowest and highest are the exponents of a step's largest term that kernels of strips take.
+const lowest, highest = -96, 100
 
 // bounds are those of magnitudes, by lane: see the kernel.
 type bounds [2][16]uint32

@@ -937,10 +937,10 @@ TEXT ·dotLanes(SB), NOSPLIT, $0-108
 	ADDL         $0x000000fe, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesConstants<>+0(SB), Z1
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
 	VPBROADCASTD dotLanesConstants<>+4(SB), Z4
 	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
-	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z3
 	KXNORW       K1, K1, K1
 	KXNORW       K2, K2, K2
@@ -1146,29 +1146,29 @@ product:
 	SUBQ             $0x04, R14
 	JNZ              product
 	VPABSD           Z5, Z13
-	VPCMPUD          $0x02, Z3, Z13, K1, K1
+	VPCMPUD          $0x02, Z2, Z13, K1, K1
 	VCVTDQ2PS.RZ_SAE Z5, Z5
 	VPSUBD           Z6, Z1, Z13
 	VMULPS           Z13, Z5, Z5
-	VPANDD           Z2, Z5, Z5
+	VPANDD           Z3, Z5, Z5
 	VPABSD           Z7, Z6
-	VPCMPUD          $0x02, Z3, Z6, K2, K2
+	VPCMPUD          $0x02, Z2, Z6, K2, K2
 	VCVTDQ2PS.RZ_SAE Z7, Z7
 	VPSUBD           Z8, Z1, Z6
 	VMULPS           Z6, Z7, Z7
-	VPANDD           Z2, Z7, Z7
+	VPANDD           Z3, Z7, Z7
 	VPABSD           Z9, Z6
-	VPCMPUD          $0x02, Z3, Z6, K3, K3
+	VPCMPUD          $0x02, Z2, Z6, K3, K3
 	VCVTDQ2PS.RZ_SAE Z9, Z9
 	VPSUBD           Z10, Z1, Z6
 	VMULPS           Z6, Z9, Z9
-	VPANDD           Z2, Z9, Z9
+	VPANDD           Z3, Z9, Z9
 	VPABSD           Z11, Z6
-	VPCMPUD          $0x02, Z3, Z6, K4, K4
+	VPCMPUD          $0x02, Z2, Z6, K4, K4
 	VCVTDQ2PS.RZ_SAE Z11, Z11
 	VPSUBD           Z12, Z1, Z6
 	VMULPS           Z6, Z11, Z11
-	VPANDD           Z2, Z11, Z11
+	VPANDD           Z3, Z11, Z11
 	DECQ             R13
 	JNZ              step
 	DECQ             R12
@@ -1217,10 +1217,10 @@ TEXT ·dotLanesSeparate(SB), NOSPLIT, $0-108
 	ADDL         $0x000000fe, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesSeparateConstants<>+0(SB), Z1
+	MOVL         most+96(FP), R8
+	VPBROADCASTD R8, Z2
 	VPBROADCASTD dotLanesSeparateConstants<>+4(SB), Z4
 	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
-	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z3
 	KXNORW       K1, K1, K1
 	KXNORW       K2, K2, K2
@@ -1434,29 +1434,29 @@ product:
 	SUBQ             $0x04, R14
 	JNZ              product
 	VPABSD           Z5, Z17
-	VPCMPUD          $0x02, Z3, Z17, K1, K1
+	VPCMPUD          $0x02, Z2, Z17, K1, K1
 	VCVTDQ2PS.RZ_SAE Z5, Z5
 	VPSUBD           Z6, Z1, Z17
 	VMULPS           Z17, Z5, Z5
-	VPANDD           Z2, Z5, Z5
+	VPANDD           Z3, Z5, Z5
 	VPABSD           Z8, Z6
-	VPCMPUD          $0x02, Z3, Z6, K2, K2
+	VPCMPUD          $0x02, Z2, Z6, K2, K2
 	VCVTDQ2PS.RZ_SAE Z8, Z8
 	VPSUBD           Z9, Z1, Z6
 	VMULPS           Z6, Z8, Z8
-	VPANDD           Z2, Z8, Z8
+	VPANDD           Z3, Z8, Z8
 	VPABSD           Z11, Z6
-	VPCMPUD          $0x02, Z3, Z6, K3, K3
+	VPCMPUD          $0x02, Z2, Z6, K3, K3
 	VCVTDQ2PS.RZ_SAE Z11, Z11
 	VPSUBD           Z12, Z1, Z6
 	VMULPS           Z6, Z11, Z11
-	VPANDD           Z2, Z11, Z11
+	VPANDD           Z3, Z11, Z11
 	VPABSD           Z14, Z6
-	VPCMPUD          $0x02, Z3, Z6, K4, K4
+	VPCMPUD          $0x02, Z2, Z6, K4, K4
 	VCVTDQ2PS.RZ_SAE Z14, Z14
 	VPSUBD           Z15, Z1, Z6
 	VMULPS           Z6, Z14, Z14
-	VPANDD           Z2, Z14, Z14
+	VPANDD           Z3, Z14, Z14
 	DECQ             R13
 	JNZ              step
 	VADDPS           Z7, Z5, Z7
@@ -1517,11 +1517,11 @@ TEXT ·dotLanesHalf(SB), NOSPLIT, $0-108
 	ADDL         $0x000000fe, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesHalfConstants<>+0(SB), Z1
-	VPBROADCASTD dotLanesHalfConstants<>+4(SB), Z3
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
+	VPBROADCASTD dotLanesHalfConstants<>+4(SB), Z4
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z3
 	KXNORW       K1, K1, K1
 	KXNORW       K2, K2, K2
 	KXNORW       K3, K3, K3
@@ -1533,7 +1533,7 @@ rows:
 	MOVQ    DX, R9
 	MOVQ    b+24(FP), R10
 	MOVQ    be+32(FP), R11
-	VMOVUPS (AX), Z8
+	VMOVUPS (AX), Z3
 	VMOVUPS 64(AX), Z11
 	VMOVUPS 256(AX), Z14
 	VMOVUPS 320(AX), Z17
@@ -1581,11 +1581,11 @@ exponent:
 	SUBQ          $0x04, R14
 	JNZ           exponent
 	VPMOVSXWD     Y12, Z9
-	VPSLLD        $0x01, Z8, Z10
+	VPSLLD        $0x01, Z3, Z10
 	VPTESTNMD     Z10, Z10, K6
 	VPSRLD        $0x18, Z10, Z10
 	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z10, Z10
-	VMOVDQA32     Z3, K6, Z10
+	VMOVDQA32     Z4, K6, Z10
 	VPMAXSD       Z10, Z9, Z9
 	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z9, K1, K1
 	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z9, Z10
@@ -1593,62 +1593,62 @@ exponent:
 	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z9, Z9
 	VPSUBD        Z9, Z0, Z9
 	VPSLLD        $0x17, Z9, Z9
-	VMULPS        Z9, Z8, Z10
+	VMULPS        Z9, Z3, Z10
 	VCVTTPS2DQ    Z10, Z10
-	VEXTRACTI32X8 $0x01, Z12, Y8
-	VPMOVSXWD     Y8, Z8
+	VEXTRACTI32X8 $0x01, Z12, Y3
+	VPMOVSXWD     Y3, Z3
 	VPSLLD        $0x01, Z11, Z12
 	VPTESTNMD     Z12, Z12, K6
 	VPSRLD        $0x18, Z12, Z12
 	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z12, Z12
-	VMOVDQA32     Z3, K6, Z12
-	VPMAXSD       Z12, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K2, K2
-	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z12
+	VMOVDQA32     Z4, K6, Z12
+	VPMAXSD       Z12, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z3, K2, K2
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z3, Z12
 	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z12, K2, K2
-	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z12
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z12
 	VPSLLD        $0x17, Z12, Z12
 	VMULPS        Z12, Z11, Z13
 	VCVTTPS2DQ    Z13, Z13
-	VPMOVSXWD     Y18, Z8
+	VPMOVSXWD     Y18, Z3
 	VPSLLD        $0x01, Z14, Z11
 	VPTESTNMD     Z11, Z11, K6
 	VPSRLD        $0x18, Z11, Z11
 	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z11, Z11
-	VMOVDQA32     Z3, K6, Z11
-	VPMAXSD       Z11, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K3, K3
-	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z11
+	VMOVDQA32     Z4, K6, Z11
+	VPMAXSD       Z11, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z3, K3, K3
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z3, Z11
 	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z11, K3, K3
-	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z15
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z15
 	VPSLLD        $0x17, Z15, Z15
 	VMULPS        Z15, Z14, Z16
 	VCVTTPS2DQ    Z16, Z16
-	VEXTRACTI32X8 $0x01, Z18, Y8
-	VPMOVSXWD     Y8, Z8
+	VEXTRACTI32X8 $0x01, Z18, Y3
+	VPMOVSXWD     Y3, Z3
 	VPSLLD        $0x01, Z17, Z11
 	VPTESTNMD     Z11, Z11, K6
 	VPSRLD        $0x18, Z11, Z11
 	VPMAXSD.BCST  dotLanesHalfConstants<>+12(SB), Z11, Z11
-	VMOVDQA32     Z3, K6, Z11
-	VPMAXSD       Z11, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z8, K4, K4
-	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z8, Z11
+	VMOVDQA32     Z4, K6, Z11
+	VPMAXSD       Z11, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfConstants<>+16(SB), Z3, K4, K4
+	VPSUBD.BCST   dotLanesHalfConstants<>+20(SB), Z3, Z11
 	VPCMPUD.BCST  $0x05, dotLanesHalfConstants<>+24(SB), Z11, K4, K4
-	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z18
+	VPMAXSD.BCST  dotLanesHalfConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z18
 	VPSLLD        $0x17, Z18, Z18
 	VMULPS        Z18, Z17, Z19
 	VCVTTPS2DQ    Z19, Z19
 	MOVQ          terms+80(FP), R14
 
 product:
-	VMOVUPS          (R10), Z8
+	VMOVUPS          (R10), Z3
 	VMOVUPS          64(R10), Z11
 	VBROADCASTSS     (R8), Z14
-	VMULPS           Z8, Z14, Z17
+	VMULPS           Z3, Z14, Z17
 	VMULPS           Z9, Z17, Z17
 	VCVTTPS2DQ       Z17, Z17
 	VPADDD           Z17, Z10, Z10
@@ -1657,18 +1657,18 @@ product:
 	VCVTTPS2DQ       Z14, Z14
 	VPADDD           Z14, Z13, Z13
 	VBROADCASTSS     (R8)(BX*1), Z14
-	VMULPS           Z8, Z14, Z8
-	VMULPS           Z15, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z16, Z16
-	VMULPS           Z11, Z14, Z8
-	VMULPS           Z18, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z19, Z19
-	VMOVUPS          256(R10), Z8
+	VMULPS           Z3, Z14, Z3
+	VMULPS           Z15, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z16, Z16
+	VMULPS           Z11, Z14, Z3
+	VMULPS           Z18, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z19, Z19
+	VMOVUPS          256(R10), Z3
 	VMOVUPS          320(R10), Z11
 	VBROADCASTSS     4(R8), Z14
-	VMULPS           Z8, Z14, Z17
+	VMULPS           Z3, Z14, Z17
 	VMULPS           Z9, Z17, Z17
 	VCVTTPS2DQ       Z17, Z17
 	VPADDD           Z17, Z10, Z10
@@ -1677,18 +1677,18 @@ product:
 	VCVTTPS2DQ       Z14, Z14
 	VPADDD           Z14, Z13, Z13
 	VBROADCASTSS     4(R8)(BX*1), Z14
-	VMULPS           Z8, Z14, Z8
-	VMULPS           Z15, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z16, Z16
-	VMULPS           Z11, Z14, Z8
-	VMULPS           Z18, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z19, Z19
-	VMOVUPS          512(R10), Z8
+	VMULPS           Z3, Z14, Z3
+	VMULPS           Z15, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z16, Z16
+	VMULPS           Z11, Z14, Z3
+	VMULPS           Z18, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z19, Z19
+	VMOVUPS          512(R10), Z3
 	VMOVUPS          576(R10), Z11
 	VBROADCASTSS     8(R8), Z14
-	VMULPS           Z8, Z14, Z17
+	VMULPS           Z3, Z14, Z17
 	VMULPS           Z9, Z17, Z17
 	VCVTTPS2DQ       Z17, Z17
 	VPADDD           Z17, Z10, Z10
@@ -1697,18 +1697,18 @@ product:
 	VCVTTPS2DQ       Z14, Z14
 	VPADDD           Z14, Z13, Z13
 	VBROADCASTSS     8(R8)(BX*1), Z14
-	VMULPS           Z8, Z14, Z8
-	VMULPS           Z15, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z16, Z16
-	VMULPS           Z11, Z14, Z8
-	VMULPS           Z18, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z19, Z19
-	VMOVUPS          768(R10), Z8
+	VMULPS           Z3, Z14, Z3
+	VMULPS           Z15, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z16, Z16
+	VMULPS           Z11, Z14, Z3
+	VMULPS           Z18, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z19, Z19
+	VMOVUPS          768(R10), Z3
 	VMOVUPS          832(R10), Z11
 	VBROADCASTSS     12(R8), Z14
-	VMULPS           Z8, Z14, Z17
+	VMULPS           Z3, Z14, Z17
 	VMULPS           Z9, Z17, Z17
 	VCVTTPS2DQ       Z17, Z17
 	VPADDD           Z17, Z10, Z10
@@ -1717,31 +1717,31 @@ product:
 	VCVTTPS2DQ       Z14, Z14
 	VPADDD           Z14, Z13, Z13
 	VBROADCASTSS     12(R8)(BX*1), Z14
-	VMULPS           Z8, Z14, Z8
-	VMULPS           Z15, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z16, Z16
-	VMULPS           Z11, Z14, Z8
-	VMULPS           Z18, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z19, Z19
+	VMULPS           Z3, Z14, Z3
+	VMULPS           Z15, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z16, Z16
+	VMULPS           Z11, Z14, Z3
+	VMULPS           Z18, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z19, Z19
 	ADDQ             $0x10, R8
 	ADDQ             $0x00000400, R10
 	SUBQ             $0x04, R14
 	JNZ              product
 	VPABSD           Z10, Z11
 	VPCMPUD          $0x02, Z2, Z11, K1, K1
-	VCVTDQ2PS.RZ_SAE Z10, Z8
-	VCVTTPS2DQ       Z8, Z11
+	VCVTDQ2PS.RZ_SAE Z10, Z3
+	VCVTTPS2DQ       Z3, Z11
 	VPCMPD           $0x04, Z11, Z10, K6
-	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z8, K6, Z8
+	VPORD.BCST       dotLanesHalfConstants<>+32(SB), Z3, K6, Z3
 	VPSUBD           Z9, Z1, Z11
-	VMULPS           Z11, Z8, Z8
-	VCVTPS2PH        $0x00, Z8, Y8
-	VCVTPH2PS        Y8, Z8
-	VPXORD           Z4, Z4, Z4
-	VADDPS           Z4, Z8, Z8
-	VFPCLASSPSZ      $0x18, Z8, K6
+	VMULPS           Z11, Z3, Z3
+	VCVTPS2PH        $0x00, Z3, Y3
+	VCVTPH2PS        Y3, Z3
+	VPXORD           Z5, Z5, Z5
+	VADDPS           Z5, Z3, Z3
+	VFPCLASSPSZ      $0x18, Z3, K6
 	KORW             K6, K5, K5
 	VPABSD           Z13, Z9
 	VPCMPUD          $0x02, Z2, Z9, K2, K2
@@ -1753,8 +1753,8 @@ product:
 	VMULPS           Z9, Z11, Z11
 	VCVTPS2PH        $0x00, Z11, Y9
 	VCVTPH2PS        Y9, Z11
-	VPXORD           Z5, Z5, Z5
-	VADDPS           Z5, Z11, Z11
+	VPXORD           Z6, Z6, Z6
+	VADDPS           Z6, Z11, Z11
 	VFPCLASSPSZ      $0x18, Z11, K6
 	KORW             K6, K5, K5
 	VPABSD           Z16, Z9
@@ -1767,8 +1767,8 @@ product:
 	VMULPS           Z9, Z14, Z14
 	VCVTPS2PH        $0x00, Z14, Y9
 	VCVTPH2PS        Y9, Z14
-	VPXORD           Z6, Z6, Z6
-	VADDPS           Z6, Z14, Z14
+	VPXORD           Z7, Z7, Z7
+	VADDPS           Z7, Z14, Z14
 	VFPCLASSPSZ      $0x18, Z14, K6
 	KORW             K6, K5, K5
 	VPABSD           Z19, Z9
@@ -1781,15 +1781,15 @@ product:
 	VMULPS           Z9, Z17, Z17
 	VCVTPS2PH        $0x00, Z17, Y9
 	VCVTPH2PS        Y9, Z17
-	VPXORD           Z7, Z7, Z7
-	VADDPS           Z7, Z17, Z17
+	VPXORD           Z8, Z8, Z8
+	VADDPS           Z8, Z17, Z17
 	VFPCLASSPSZ      $0x18, Z17, K6
 	KORW             K6, K5, K5
 	DECQ             R13
 	JNZ              step
 	DECQ             R12
 	JNZ              instruction
-	VMOVUPS          Z8, (AX)
+	VMOVUPS          Z3, (AX)
 	VMOVUPS          Z11, 64(AX)
 	VMOVUPS          Z14, 256(AX)
 	VMOVUPS          Z17, 320(AX)
@@ -1835,11 +1835,11 @@ TEXT ·dotLanesHalfSeparate(SB), NOSPLIT, $0-108
 	ADDL         $0x000000fe, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesHalfSeparateConstants<>+0(SB), Z1
-	VPBROADCASTD dotLanesHalfSeparateConstants<>+4(SB), Z3
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
+	VPBROADCASTD dotLanesHalfSeparateConstants<>+4(SB), Z4
+	MOVL         keep+92(FP), R8
+	VPBROADCASTD R8, Z3
 	KXNORW       K1, K1, K1
 	KXNORW       K2, K2, K2
 	KXNORW       K3, K3, K3
@@ -1851,8 +1851,8 @@ rows:
 	MOVQ    DX, R9
 	MOVQ    b+24(FP), R10
 	MOVQ    be+32(FP), R11
-	VMOVUPS (AX), Z8
-	VMOVAPS Z8, Z11
+	VMOVUPS (AX), Z3
+	VMOVAPS Z3, Z11
 	VMOVUPS 64(AX), Z12
 	VMOVAPS Z12, Z15
 	VMOVUPS 256(AX), Z16
@@ -1862,7 +1862,7 @@ rows:
 	MOVQ    instructions+64(FP), R12
 
 instruction:
-	VPXORD Z8, Z8, Z8
+	VPXORD Z3, Z3, Z3
 	VPXORD Z12, Z12, Z12
 	VPXORD Z16, Z16, Z16
 	VPXORD Z20, Z20, Z20
@@ -1907,11 +1907,11 @@ exponent:
 	SUBQ          $0x04, R14
 	JNZ           exponent
 	VPMOVSXWD     Y13, Z9
-	VPSLLD        $0x01, Z8, Z10
+	VPSLLD        $0x01, Z3, Z10
 	VPTESTNMD     Z10, Z10, K6
 	VPSRLD        $0x18, Z10, Z10
 	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z10, Z10
-	VMOVDQA32     Z3, K6, Z10
+	VMOVDQA32     Z4, K6, Z10
 	VPMAXSD       Z10, Z9, Z9
 	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z9, K1, K1
 	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z9, Z10
@@ -1919,62 +1919,62 @@ exponent:
 	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z9, Z9
 	VPSUBD        Z9, Z0, Z9
 	VPSLLD        $0x17, Z9, Z9
-	VMULPS        Z9, Z8, Z10
+	VMULPS        Z9, Z3, Z10
 	VCVTTPS2DQ    Z10, Z10
-	VEXTRACTI32X8 $0x01, Z13, Y8
-	VPMOVSXWD     Y8, Z8
+	VEXTRACTI32X8 $0x01, Z13, Y3
+	VPMOVSXWD     Y3, Z3
 	VPSLLD        $0x01, Z12, Z13
 	VPTESTNMD     Z13, Z13, K6
 	VPSRLD        $0x18, Z13, Z13
 	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z13, Z13
-	VMOVDQA32     Z3, K6, Z13
-	VPMAXSD       Z13, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K2, K2
-	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z13
+	VMOVDQA32     Z4, K6, Z13
+	VPMAXSD       Z13, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z3, K2, K2
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z3, Z13
 	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z13, K2, K2
-	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z13
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z13
 	VPSLLD        $0x17, Z13, Z13
 	VMULPS        Z13, Z12, Z14
 	VCVTTPS2DQ    Z14, Z14
-	VPMOVSXWD     Y21, Z8
+	VPMOVSXWD     Y21, Z3
 	VPSLLD        $0x01, Z16, Z12
 	VPTESTNMD     Z12, Z12, K6
 	VPSRLD        $0x18, Z12, Z12
 	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z12, Z12
-	VMOVDQA32     Z3, K6, Z12
-	VPMAXSD       Z12, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K3, K3
-	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z12
+	VMOVDQA32     Z4, K6, Z12
+	VPMAXSD       Z12, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z3, K3, K3
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z3, Z12
 	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z12, K3, K3
-	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z17
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z17
 	VPSLLD        $0x17, Z17, Z17
 	VMULPS        Z17, Z16, Z18
 	VCVTTPS2DQ    Z18, Z18
-	VEXTRACTI32X8 $0x01, Z21, Y8
-	VPMOVSXWD     Y8, Z8
+	VEXTRACTI32X8 $0x01, Z21, Y3
+	VPMOVSXWD     Y3, Z3
 	VPSLLD        $0x01, Z20, Z12
 	VPTESTNMD     Z12, Z12, K6
 	VPSRLD        $0x18, Z12, Z12
 	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+12(SB), Z12, Z12
-	VMOVDQA32     Z3, K6, Z12
-	VPMAXSD       Z12, Z8, Z8
-	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z8, K4, K4
-	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z8, Z12
+	VMOVDQA32     Z4, K6, Z12
+	VPMAXSD       Z12, Z3, Z3
+	VPCMPD.BCST   $0x02, dotLanesHalfSeparateConstants<>+16(SB), Z3, K4, K4
+	VPSUBD.BCST   dotLanesHalfSeparateConstants<>+20(SB), Z3, Z12
 	VPCMPUD.BCST  $0x05, dotLanesHalfSeparateConstants<>+24(SB), Z12, K4, K4
-	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z8, Z8
-	VPSUBD        Z8, Z0, Z21
+	VPMAXSD.BCST  dotLanesHalfSeparateConstants<>+28(SB), Z3, Z3
+	VPSUBD        Z3, Z0, Z21
 	VPSLLD        $0x17, Z21, Z21
 	VMULPS        Z21, Z20, Z22
 	VCVTTPS2DQ    Z22, Z22
 	MOVQ          terms+80(FP), R14
 
 product:
-	VMOVUPS          (R10), Z8
+	VMOVUPS          (R10), Z3
 	VMOVUPS          64(R10), Z12
 	VBROADCASTSS     (R8), Z16
-	VMULPS           Z8, Z16, Z20
+	VMULPS           Z3, Z16, Z20
 	VMULPS           Z9, Z20, Z20
 	VCVTTPS2DQ       Z20, Z20
 	VPADDD           Z20, Z10, Z10
@@ -1983,18 +1983,18 @@ product:
 	VCVTTPS2DQ       Z16, Z16
 	VPADDD           Z16, Z14, Z14
 	VBROADCASTSS     (R8)(BX*1), Z16
-	VMULPS           Z8, Z16, Z8
-	VMULPS           Z17, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z18, Z18
-	VMULPS           Z12, Z16, Z8
-	VMULPS           Z21, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z22, Z22
-	VMOVUPS          256(R10), Z8
+	VMULPS           Z3, Z16, Z3
+	VMULPS           Z17, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z18, Z18
+	VMULPS           Z12, Z16, Z3
+	VMULPS           Z21, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z22, Z22
+	VMOVUPS          256(R10), Z3
 	VMOVUPS          320(R10), Z12
 	VBROADCASTSS     4(R8), Z16
-	VMULPS           Z8, Z16, Z20
+	VMULPS           Z3, Z16, Z20
 	VMULPS           Z9, Z20, Z20
 	VCVTTPS2DQ       Z20, Z20
 	VPADDD           Z20, Z10, Z10
@@ -2003,18 +2003,18 @@ product:
 	VCVTTPS2DQ       Z16, Z16
 	VPADDD           Z16, Z14, Z14
 	VBROADCASTSS     4(R8)(BX*1), Z16
-	VMULPS           Z8, Z16, Z8
-	VMULPS           Z17, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z18, Z18
-	VMULPS           Z12, Z16, Z8
-	VMULPS           Z21, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z22, Z22
-	VMOVUPS          512(R10), Z8
+	VMULPS           Z3, Z16, Z3
+	VMULPS           Z17, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z18, Z18
+	VMULPS           Z12, Z16, Z3
+	VMULPS           Z21, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z22, Z22
+	VMOVUPS          512(R10), Z3
 	VMOVUPS          576(R10), Z12
 	VBROADCASTSS     8(R8), Z16
-	VMULPS           Z8, Z16, Z20
+	VMULPS           Z3, Z16, Z20
 	VMULPS           Z9, Z20, Z20
 	VCVTTPS2DQ       Z20, Z20
 	VPADDD           Z20, Z10, Z10
@@ -2023,18 +2023,18 @@ product:
 	VCVTTPS2DQ       Z16, Z16
 	VPADDD           Z16, Z14, Z14
 	VBROADCASTSS     8(R8)(BX*1), Z16
-	VMULPS           Z8, Z16, Z8
-	VMULPS           Z17, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z18, Z18
-	VMULPS           Z12, Z16, Z8
-	VMULPS           Z21, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z22, Z22
-	VMOVUPS          768(R10), Z8
+	VMULPS           Z3, Z16, Z3
+	VMULPS           Z17, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z18, Z18
+	VMULPS           Z12, Z16, Z3
+	VMULPS           Z21, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z22, Z22
+	VMOVUPS          768(R10), Z3
 	VMOVUPS          832(R10), Z12
 	VBROADCASTSS     12(R8), Z16
-	VMULPS           Z8, Z16, Z20
+	VMULPS           Z3, Z16, Z20
 	VMULPS           Z9, Z20, Z20
 	VCVTTPS2DQ       Z20, Z20
 	VPADDD           Z20, Z10, Z10
@@ -2043,31 +2043,31 @@ product:
 	VCVTTPS2DQ       Z16, Z16
 	VPADDD           Z16, Z14, Z14
 	VBROADCASTSS     12(R8)(BX*1), Z16
-	VMULPS           Z8, Z16, Z8
-	VMULPS           Z17, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z18, Z18
-	VMULPS           Z12, Z16, Z8
-	VMULPS           Z21, Z8, Z8
-	VCVTTPS2DQ       Z8, Z8
-	VPADDD           Z8, Z22, Z22
+	VMULPS           Z3, Z16, Z3
+	VMULPS           Z17, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z18, Z18
+	VMULPS           Z12, Z16, Z3
+	VMULPS           Z21, Z3, Z3
+	VCVTTPS2DQ       Z3, Z3
+	VPADDD           Z3, Z22, Z22
 	ADDQ             $0x10, R8
 	ADDQ             $0x00000400, R10
 	SUBQ             $0x04, R14
 	JNZ              product
 	VPABSD           Z10, Z12
 	VPCMPUD          $0x02, Z2, Z12, K1, K1
-	VCVTDQ2PS.RZ_SAE Z10, Z8
-	VCVTTPS2DQ       Z8, Z12
+	VCVTDQ2PS.RZ_SAE Z10, Z3
+	VCVTTPS2DQ       Z3, Z12
 	VPCMPD           $0x04, Z12, Z10, K6
-	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z8, K6, Z8
+	VPORD.BCST       dotLanesHalfSeparateConstants<>+32(SB), Z3, K6, Z3
 	VPSUBD           Z9, Z1, Z12
-	VMULPS           Z12, Z8, Z8
-	VCVTPS2PH        $0x00, Z8, Y8
-	VCVTPH2PS        Y8, Z8
-	VPXORD           Z4, Z4, Z4
-	VADDPS           Z4, Z8, Z8
-	VFPCLASSPSZ      $0x18, Z8, K6
+	VMULPS           Z12, Z3, Z3
+	VCVTPS2PH        $0x00, Z3, Y3
+	VCVTPH2PS        Y3, Z3
+	VPXORD           Z5, Z5, Z5
+	VADDPS           Z5, Z3, Z3
+	VFPCLASSPSZ      $0x18, Z3, K6
 	KORW             K6, K5, K5
 	VPABSD           Z14, Z9
 	VPCMPUD          $0x02, Z2, Z9, K2, K2
@@ -2079,8 +2079,8 @@ product:
 	VMULPS           Z9, Z12, Z12
 	VCVTPS2PH        $0x00, Z12, Y9
 	VCVTPH2PS        Y9, Z12
-	VPXORD           Z5, Z5, Z5
-	VADDPS           Z5, Z12, Z12
+	VPXORD           Z6, Z6, Z6
+	VADDPS           Z6, Z12, Z12
 	VFPCLASSPSZ      $0x18, Z12, K6
 	KORW             K6, K5, K5
 	VPABSD           Z18, Z9
@@ -2093,8 +2093,8 @@ product:
 	VMULPS           Z9, Z16, Z16
 	VCVTPS2PH        $0x00, Z16, Y9
 	VCVTPH2PS        Y9, Z16
-	VPXORD           Z6, Z6, Z6
-	VADDPS           Z6, Z16, Z16
+	VPXORD           Z7, Z7, Z7
+	VADDPS           Z7, Z16, Z16
 	VFPCLASSPSZ      $0x18, Z16, K6
 	KORW             K6, K5, K5
 	VPABSD           Z22, Z9
@@ -2107,13 +2107,13 @@ product:
 	VMULPS           Z9, Z20, Z20
 	VCVTPS2PH        $0x00, Z20, Y9
 	VCVTPH2PS        Y9, Z20
-	VPXORD           Z7, Z7, Z7
-	VADDPS           Z7, Z20, Z20
+	VPXORD           Z8, Z8, Z8
+	VADDPS           Z8, Z20, Z20
 	VFPCLASSPSZ      $0x18, Z20, K6
 	KORW             K6, K5, K5
 	DECQ             R13
 	JNZ              step
-	VADDPS           Z11, Z8, Z11
+	VADDPS           Z11, Z3, Z11
 	VCVTPS2PH        $0x00, Z11, Y9
 	VCVTPH2PS        Y9, Z11
 	VFPCLASSPSZ      $0x99, Z11, K6
@@ -2188,50 +2188,27 @@ TEXT ·dotLanesBounded(SB), NOSPLIT, $0-108
 	SHLL         $0x17, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesBoundedConstants<>+132(SB), Z1
-	VPBROADCASTD dotLanesBoundedConstants<>+136(SB), Z2
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
 	KXORW        K2, K2, K2
 
 rows:
-	MOVQ         CX, R8
-	MOVQ         DX, R9
-	MOVQ         b+24(FP), R10
-	MOVQ         be+32(FP), R11
-	VMOVUPS      (AX), Z7
-	VPSLLD       $0x01, Z7, Z8
-	VPTESTMD     Z8, Z8, K3
-	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
-	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      64(AX), Z9
-	VPSLLD       $0x01, Z9, Z8
-	VPTESTMD     Z8, Z8, K3
-	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
-	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      256(AX), Z11
-	VPSLLD       $0x01, Z11, Z8
-	VPTESTMD     Z8, Z8, K3
-	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
-	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      320(AX), Z13
-	VPSLLD       $0x01, Z13, Z8
-	VPTESTMD     Z8, Z8, K3
-	VPSUBD.BCST  dotLanesBoundedConstants<>+140(SB), Z8, Z8
-	VPCMPUD.BCST $0x06, dotLanesBoundedConstants<>+144(SB), Z8, K3, K3
-	KORW         K3, K2, K2
-	MOVQ         instructions+64(FP), R12
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z7
+	VMOVUPS 64(AX), Z9
+	VMOVUPS 256(AX), Z11
+	VMOVUPS 320(AX), Z13
+	MOVQ    instructions+64(FP), R12
 
 instruction:
 	MOVQ steps+72(FP), R13
 
 step:
-	VPBROADCASTD dotLanesBoundedConstants<>+148(SB), Z10
-	VPBROADCASTD dotLanesBoundedConstants<>+148(SB), Z14
+	VPBROADCASTD dotLanesBoundedConstants<>+136(SB), Z10
+	VPBROADCASTD dotLanesBoundedConstants<>+136(SB), Z14
 	MOVQ         terms+80(FP), R14
 
 exponent:
@@ -2451,11 +2428,8 @@ DATA dotLanesBoundedConstants<>+120(SB)/4, $0x001d0000
 DATA dotLanesBoundedConstants<>+124(SB)/4, $0x001e0000
 DATA dotLanesBoundedConstants<>+128(SB)/4, $0x001f0000
 DATA dotLanesBoundedConstants<>+132(SB)/4, $0x7f000000
-DATA dotLanesBoundedConstants<>+136(SB)/4, $0xfffff000
-DATA dotLanesBoundedConstants<>+140(SB)/4, $0x1f000000
-DATA dotLanesBoundedConstants<>+144(SB)/4, $0xc2000000
-DATA dotLanesBoundedConstants<>+148(SB)/4, $0x001f001f
-GLOBL dotLanesBoundedConstants<>(SB), RODATA|NOPTR, $152
+DATA dotLanesBoundedConstants<>+136(SB)/4, $0x001f001f
+GLOBL dotLanesBoundedConstants<>(SB), RODATA|NOPTR, $140
 
 // func dotLanesBoundedSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F
@@ -2477,9 +2451,6 @@ TEXT ·dotLanesBoundedSeparate(SB), NOSPLIT, $0-108
 	SHLL         $0x17, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesBoundedSeparateConstants<>+132(SB), Z1
-	VPBROADCASTD dotLanesBoundedSeparateConstants<>+136(SB), Z2
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
 	KXORW        K2, K2, K2
@@ -2507,8 +2478,8 @@ instruction:
 	MOVQ   steps+72(FP), R13
 
 step:
-	VPBROADCASTD dotLanesBoundedSeparateConstants<>+140(SB), Z11
-	VPBROADCASTD dotLanesBoundedSeparateConstants<>+140(SB), Z17
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+136(SB), Z11
+	VPBROADCASTD dotLanesBoundedSeparateConstants<>+136(SB), Z17
 	MOVQ         terms+80(FP), R14
 
 exponent:
@@ -2740,9 +2711,8 @@ DATA dotLanesBoundedSeparateConstants<>+120(SB)/4, $0x001d0000
 DATA dotLanesBoundedSeparateConstants<>+124(SB)/4, $0x001e0000
 DATA dotLanesBoundedSeparateConstants<>+128(SB)/4, $0x001f0000
 DATA dotLanesBoundedSeparateConstants<>+132(SB)/4, $0x7f000000
-DATA dotLanesBoundedSeparateConstants<>+136(SB)/4, $0xfffff000
-DATA dotLanesBoundedSeparateConstants<>+140(SB)/4, $0x001f001f
-GLOBL dotLanesBoundedSeparateConstants<>(SB), RODATA|NOPTR, $144
+DATA dotLanesBoundedSeparateConstants<>+136(SB)/4, $0x001f001f
+GLOBL dotLanesBoundedSeparateConstants<>(SB), RODATA|NOPTR, $140
 
 // func dotLanesBoundedHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F
@@ -2764,266 +2734,243 @@ TEXT ·dotLanesBoundedHalf(SB), NOSPLIT, $0-108
 	SHLL         $0x17, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesBoundedHalfConstants<>+132(SB), Z1
-	VPBROADCASTD dotLanesBoundedHalfConstants<>+136(SB), Z2
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
 	KXORW        K2, K2, K2
 
 rows:
-	MOVQ         CX, R8
-	MOVQ         DX, R9
-	MOVQ         b+24(FP), R10
-	MOVQ         be+32(FP), R11
-	VMOVUPS      (AX), Z11
-	VPSLLD       $0x01, Z11, Z12
-	VPTESTMD     Z12, Z12, K3
-	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
-	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      64(AX), Z14
-	VPSLLD       $0x01, Z14, Z12
-	VPTESTMD     Z12, Z12, K3
-	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
-	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      256(AX), Z17
-	VPSLLD       $0x01, Z17, Z12
-	VPTESTMD     Z12, Z12, K3
-	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
-	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
-	KORW         K3, K2, K2
-	VMOVUPS      320(AX), Z20
-	VPSLLD       $0x01, Z20, Z12
-	VPTESTMD     Z12, Z12, K3
-	VPSUBD.BCST  dotLanesBoundedHalfConstants<>+140(SB), Z12, Z12
-	VPCMPUD.BCST $0x06, dotLanesBoundedHalfConstants<>+144(SB), Z12, K3, K3
-	KORW         K3, K2, K2
-	MOVQ         instructions+64(FP), R12
+	MOVQ    CX, R8
+	MOVQ    DX, R9
+	MOVQ    b+24(FP), R10
+	MOVQ    be+32(FP), R11
+	VMOVUPS (AX), Z7
+	VMOVUPS 64(AX), Z10
+	VMOVUPS 256(AX), Z13
+	VMOVUPS 320(AX), Z16
+	MOVQ    instructions+64(FP), R12
 
 instruction:
 	MOVQ steps+72(FP), R13
 
 step:
-	VPBROADCASTD dotLanesBoundedHalfConstants<>+148(SB), Z15
-	VPBROADCASTD dotLanesBoundedHalfConstants<>+148(SB), Z21
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+136(SB), Z11
+	VPBROADCASTD dotLanesBoundedHalfConstants<>+136(SB), Z17
 	MOVQ         terms+80(FP), R14
 
 exponent:
-	VMOVDQU32    (R11), Z12
-	VPBROADCASTD (R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z15, Z15
-	VPBROADCASTD (R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z21, Z21
-	VMOVDQU32    128(R11), Z12
-	VPBROADCASTD 4(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z15, Z15
-	VPBROADCASTD 4(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z21, Z21
-	VMOVDQU32    256(R11), Z12
-	VPBROADCASTD 8(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z15, Z15
-	VPBROADCASTD 8(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z21, Z21
-	VMOVDQU32    384(R11), Z12
-	VPBROADCASTD 12(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z15, Z15
-	VPBROADCASTD 12(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z21, Z21
+	VMOVDQU32    (R11), Z8
+	VPBROADCASTD (R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z11, Z11
+	VPBROADCASTD (R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z17, Z17
+	VMOVDQU32    128(R11), Z8
+	VPBROADCASTD 4(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z11, Z11
+	VPBROADCASTD 4(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z17, Z17
+	VMOVDQU32    256(R11), Z8
+	VPBROADCASTD 8(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z11, Z11
+	VPBROADCASTD 8(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z17, Z17
+	VMOVDQU32    384(R11), Z8
+	VPBROADCASTD 12(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z11, Z11
+	VPBROADCASTD 12(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z17, Z17
 	ADDQ         $0x10, R9
 	ADDQ         $0x00000200, R11
 	SUBQ         $0x04, R14
 	JNZ          exponent
-	VPSLLW       $0x07, Z15, Z15
-	VPERMW.Z     Z15, Z5, K1, Z12
-	VPANDD       Z3, Z11, Z13
-	VPTESTMD     Z13, Z13, K3
-	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z13, K3, Z13
-	VPMAXSD      Z13, Z12, Z12
-	VPSUBD       Z12, Z0, Z12
-	VMULPS       Z12, Z11, Z13
-	VCVTTPS2DQ   Z13, Z13
-	VPERMW.Z     Z15, Z6, K1, Z11
-	VPANDD       Z3, Z14, Z15
-	VPTESTMD     Z15, Z15, K3
-	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z15, K3, Z15
-	VPMAXSD      Z15, Z11, Z11
-	VPSUBD       Z11, Z0, Z15
-	VMULPS       Z15, Z14, Z16
-	VCVTTPS2DQ   Z16, Z16
-	VPSLLW       $0x07, Z21, Z21
-	VPERMW.Z     Z21, Z5, K1, Z11
-	VPANDD       Z3, Z17, Z14
-	VPTESTMD     Z14, Z14, K3
-	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z14, K3, Z14
-	VPMAXSD      Z14, Z11, Z11
-	VPSUBD       Z11, Z0, Z18
-	VMULPS       Z18, Z17, Z19
-	VCVTTPS2DQ   Z19, Z19
-	VPERMW.Z     Z21, Z6, K1, Z11
-	VPANDD       Z3, Z20, Z14
-	VPTESTMD     Z14, Z14, K3
-	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+152(SB), Z14, K3, Z14
-	VPMAXSD      Z14, Z11, Z11
-	VPSUBD       Z11, Z0, Z21
-	VMULPS       Z21, Z20, Z22
-	VCVTTPS2DQ   Z22, Z22
+	VPSLLW       $0x07, Z11, Z11
+	VPERMW.Z     Z11, Z5, K1, Z8
+	VPANDD       Z3, Z7, Z9
+	VPTESTMD     Z9, Z9, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+140(SB), Z9, K3, Z9
+	VPMAXSD      Z9, Z8, Z8
+	VPSUBD       Z8, Z0, Z8
+	VMULPS       Z8, Z7, Z9
+	VCVTTPS2DQ   Z9, Z9
+	VPERMW.Z     Z11, Z6, K1, Z7
+	VPANDD       Z3, Z10, Z11
+	VPTESTMD     Z11, Z11, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+140(SB), Z11, K3, Z11
+	VPMAXSD      Z11, Z7, Z7
+	VPSUBD       Z7, Z0, Z11
+	VMULPS       Z11, Z10, Z12
+	VCVTTPS2DQ   Z12, Z12
+	VPSLLW       $0x07, Z17, Z17
+	VPERMW.Z     Z17, Z5, K1, Z7
+	VPANDD       Z3, Z13, Z10
+	VPTESTMD     Z10, Z10, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+140(SB), Z10, K3, Z10
+	VPMAXSD      Z10, Z7, Z7
+	VPSUBD       Z7, Z0, Z14
+	VMULPS       Z14, Z13, Z15
+	VCVTTPS2DQ   Z15, Z15
+	VPERMW.Z     Z17, Z6, K1, Z7
+	VPANDD       Z3, Z16, Z10
+	VPTESTMD     Z10, Z10, K3
+	VPMAXSD.BCST dotLanesBoundedHalfConstants<>+140(SB), Z10, K3, Z10
+	VPMAXSD      Z10, Z7, Z7
+	VPSUBD       Z7, Z0, Z17
+	VMULPS       Z17, Z16, Z18
+	VCVTTPS2DQ   Z18, Z18
 	MOVQ         terms+80(FP), R14
 
 product:
-	VMOVUPS           (R10), Z11
-	VMOVUPS           64(R10), Z14
-	VBROADCASTSS      (R8), Z17
-	VMULPS            Z11, Z17, Z20
-	VMULPS            Z12, Z20, Z20
-	VCVTTPS2DQ        Z20, Z20
-	VPADDD            Z20, Z13, Z13
-	VMULPS            Z14, Z17, Z17
-	VMULPS            Z15, Z17, Z17
-	VCVTTPS2DQ        Z17, Z17
-	VPADDD            Z17, Z16, Z16
-	VBROADCASTSS      (R8)(BX*1), Z17
-	VMULPS            Z11, Z17, Z11
-	VMULPS            Z18, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z19, Z19
-	VMULPS            Z14, Z17, Z11
-	VMULPS            Z21, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z22, Z22
-	VMOVUPS           256(R10), Z11
-	VMOVUPS           320(R10), Z14
-	VBROADCASTSS      4(R8), Z17
-	VMULPS            Z11, Z17, Z20
-	VMULPS            Z12, Z20, Z20
-	VCVTTPS2DQ        Z20, Z20
-	VPADDD            Z20, Z13, Z13
-	VMULPS            Z14, Z17, Z17
-	VMULPS            Z15, Z17, Z17
-	VCVTTPS2DQ        Z17, Z17
-	VPADDD            Z17, Z16, Z16
-	VBROADCASTSS      4(R8)(BX*1), Z17
-	VMULPS            Z11, Z17, Z11
-	VMULPS            Z18, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z19, Z19
-	VMULPS            Z14, Z17, Z11
-	VMULPS            Z21, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z22, Z22
-	VMOVUPS           512(R10), Z11
-	VMOVUPS           576(R10), Z14
-	VBROADCASTSS      8(R8), Z17
-	VMULPS            Z11, Z17, Z20
-	VMULPS            Z12, Z20, Z20
-	VCVTTPS2DQ        Z20, Z20
-	VPADDD            Z20, Z13, Z13
-	VMULPS            Z14, Z17, Z17
-	VMULPS            Z15, Z17, Z17
-	VCVTTPS2DQ        Z17, Z17
-	VPADDD            Z17, Z16, Z16
-	VBROADCASTSS      8(R8)(BX*1), Z17
-	VMULPS            Z11, Z17, Z11
-	VMULPS            Z18, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z19, Z19
-	VMULPS            Z14, Z17, Z11
-	VMULPS            Z21, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z22, Z22
-	VMOVUPS           768(R10), Z11
-	VMOVUPS           832(R10), Z14
-	VBROADCASTSS      12(R8), Z17
-	VMULPS            Z11, Z17, Z20
-	VMULPS            Z12, Z20, Z20
-	VCVTTPS2DQ        Z20, Z20
-	VPADDD            Z20, Z13, Z13
-	VMULPS            Z14, Z17, Z17
-	VMULPS            Z15, Z17, Z17
-	VCVTTPS2DQ        Z17, Z17
-	VPADDD            Z17, Z16, Z16
-	VBROADCASTSS      12(R8)(BX*1), Z17
-	VMULPS            Z11, Z17, Z11
-	VMULPS            Z18, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z19, Z19
-	VMULPS            Z14, Z17, Z11
-	VMULPS            Z21, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z22, Z22
+	VMOVUPS           (R10), Z7
+	VMOVUPS           64(R10), Z10
+	VBROADCASTSS      (R8), Z13
+	VMULPS            Z7, Z13, Z16
+	VMULPS            Z8, Z16, Z16
+	VCVTTPS2DQ        Z16, Z16
+	VPADDD            Z16, Z9, Z9
+	VMULPS            Z10, Z13, Z13
+	VMULPS            Z11, Z13, Z13
+	VCVTTPS2DQ        Z13, Z13
+	VPADDD            Z13, Z12, Z12
+	VBROADCASTSS      (R8)(BX*1), Z13
+	VMULPS            Z7, Z13, Z7
+	VMULPS            Z14, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z15, Z15
+	VMULPS            Z10, Z13, Z7
+	VMULPS            Z17, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z18, Z18
+	VMOVUPS           256(R10), Z7
+	VMOVUPS           320(R10), Z10
+	VBROADCASTSS      4(R8), Z13
+	VMULPS            Z7, Z13, Z16
+	VMULPS            Z8, Z16, Z16
+	VCVTTPS2DQ        Z16, Z16
+	VPADDD            Z16, Z9, Z9
+	VMULPS            Z10, Z13, Z13
+	VMULPS            Z11, Z13, Z13
+	VCVTTPS2DQ        Z13, Z13
+	VPADDD            Z13, Z12, Z12
+	VBROADCASTSS      4(R8)(BX*1), Z13
+	VMULPS            Z7, Z13, Z7
+	VMULPS            Z14, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z15, Z15
+	VMULPS            Z10, Z13, Z7
+	VMULPS            Z17, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z18, Z18
+	VMOVUPS           512(R10), Z7
+	VMOVUPS           576(R10), Z10
+	VBROADCASTSS      8(R8), Z13
+	VMULPS            Z7, Z13, Z16
+	VMULPS            Z8, Z16, Z16
+	VCVTTPS2DQ        Z16, Z16
+	VPADDD            Z16, Z9, Z9
+	VMULPS            Z10, Z13, Z13
+	VMULPS            Z11, Z13, Z13
+	VCVTTPS2DQ        Z13, Z13
+	VPADDD            Z13, Z12, Z12
+	VBROADCASTSS      8(R8)(BX*1), Z13
+	VMULPS            Z7, Z13, Z7
+	VMULPS            Z14, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z15, Z15
+	VMULPS            Z10, Z13, Z7
+	VMULPS            Z17, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z18, Z18
+	VMOVUPS           768(R10), Z7
+	VMOVUPS           832(R10), Z10
+	VBROADCASTSS      12(R8), Z13
+	VMULPS            Z7, Z13, Z16
+	VMULPS            Z8, Z16, Z16
+	VCVTTPS2DQ        Z16, Z16
+	VPADDD            Z16, Z9, Z9
+	VMULPS            Z10, Z13, Z13
+	VMULPS            Z11, Z13, Z13
+	VCVTTPS2DQ        Z13, Z13
+	VPADDD            Z13, Z12, Z12
+	VBROADCASTSS      12(R8)(BX*1), Z13
+	VMULPS            Z7, Z13, Z7
+	VMULPS            Z14, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z15, Z15
+	VMULPS            Z10, Z13, Z7
+	VMULPS            Z17, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z18, Z18
 	ADDQ              $0x10, R8
 	ADDQ              $0x00000400, R10
 	SUBQ              $0x04, R14
 	JNZ               product
-	VCVTDQ2PS.RZ_SAE  Z13, Z11
-	VRANGEPS          $0x0b, Z11, Z4, Z4
-	VCVTTPS2DQ        Z11, Z14
-	VPCMPD            $0x04, Z14, Z13, K3
-	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z11, K3, Z11
-	VPSUBD            Z12, Z1, Z14
-	VMULPS            Z14, Z11, Z11
-	VCVTPS2PH         $0x00, Z11, Y11
-	VCVTPH2PS         Y11, Z11
-	VPXORD            Z7, Z7, Z7
-	VADDPS            Z7, Z11, Z11
-	VFPCLASSPSZ       $0x18, Z11, K3
+	VCVTDQ2PS.RZ_SAE  Z9, Z7
+	VRANGEPS          $0x0b, Z7, Z4, Z4
+	VCVTTPS2DQ        Z7, Z10
+	VPCMPD            $0x04, Z10, Z9, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+144(SB), Z7, K3, Z7
+	VPSUBD            Z8, Z1, Z10
+	VMULPS            Z10, Z7, Z7
+	VCVTPS2PH         $0x00, Z7, Y7
+	VCVTPH2PS         Y7, Z7
+	VPXORD            Z19, Z19, Z19
+	VADDPS            Z19, Z7, Z7
+	VFPCLASSPSZ       $0x18, Z7, K3
 	KORW              K3, K2, K2
-	VCVTDQ2PS.RZ_SAE  Z16, Z14
-	VRANGEPS          $0x0b, Z14, Z4, Z4
-	VCVTTPS2DQ        Z14, Z12
-	VPCMPD            $0x04, Z12, Z16, K3
-	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z14, K3, Z14
-	VPSUBD            Z15, Z1, Z12
-	VMULPS            Z12, Z14, Z14
-	VCVTPS2PH         $0x00, Z14, Y12
-	VCVTPH2PS         Y12, Z14
-	VPXORD            Z8, Z8, Z8
-	VADDPS            Z8, Z14, Z14
-	VFPCLASSPSZ       $0x18, Z14, K3
+	VCVTDQ2PS.RZ_SAE  Z12, Z10
+	VRANGEPS          $0x0b, Z10, Z4, Z4
+	VCVTTPS2DQ        Z10, Z8
+	VPCMPD            $0x04, Z8, Z12, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+144(SB), Z10, K3, Z10
+	VPSUBD            Z11, Z1, Z8
+	VMULPS            Z8, Z10, Z10
+	VCVTPS2PH         $0x00, Z10, Y8
+	VCVTPH2PS         Y8, Z10
+	VPXORD            Z20, Z20, Z20
+	VADDPS            Z20, Z10, Z10
+	VFPCLASSPSZ       $0x18, Z10, K3
 	KORW              K3, K2, K2
-	VCVTDQ2PS.RZ_SAE  Z19, Z17
-	VRANGEPS          $0x0b, Z17, Z4, Z4
-	VCVTTPS2DQ        Z17, Z12
-	VPCMPD            $0x04, Z12, Z19, K3
-	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z17, K3, Z17
-	VPSUBD            Z18, Z1, Z12
-	VMULPS            Z12, Z17, Z17
-	VCVTPS2PH         $0x00, Z17, Y12
-	VCVTPH2PS         Y12, Z17
-	VPXORD            Z9, Z9, Z9
-	VADDPS            Z9, Z17, Z17
-	VFPCLASSPSZ       $0x18, Z17, K3
+	VCVTDQ2PS.RZ_SAE  Z15, Z13
+	VRANGEPS          $0x0b, Z13, Z4, Z4
+	VCVTTPS2DQ        Z13, Z8
+	VPCMPD            $0x04, Z8, Z15, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+144(SB), Z13, K3, Z13
+	VPSUBD            Z14, Z1, Z8
+	VMULPS            Z8, Z13, Z13
+	VCVTPS2PH         $0x00, Z13, Y8
+	VCVTPH2PS         Y8, Z13
+	VPXORD            Z21, Z21, Z21
+	VADDPS            Z21, Z13, Z13
+	VFPCLASSPSZ       $0x18, Z13, K3
 	KORW              K3, K2, K2
-	VCVTDQ2PS.RZ_SAE  Z22, Z20
-	VRANGEPS          $0x0b, Z20, Z4, Z4
-	VCVTTPS2DQ        Z20, Z12
-	VPCMPD            $0x04, Z12, Z22, K3
-	VPORD.BCST        dotLanesBoundedHalfConstants<>+156(SB), Z20, K3, Z20
-	VPSUBD            Z21, Z1, Z12
-	VMULPS            Z12, Z20, Z20
-	VCVTPS2PH         $0x00, Z20, Y12
-	VCVTPH2PS         Y12, Z20
-	VPXORD            Z10, Z10, Z10
-	VADDPS            Z10, Z20, Z20
-	VFPCLASSPSZ       $0x18, Z20, K3
+	VCVTDQ2PS.RZ_SAE  Z18, Z16
+	VRANGEPS          $0x0b, Z16, Z4, Z4
+	VCVTTPS2DQ        Z16, Z8
+	VPCMPD            $0x04, Z8, Z18, K3
+	VPORD.BCST        dotLanesBoundedHalfConstants<>+144(SB), Z16, K3, Z16
+	VPSUBD            Z17, Z1, Z8
+	VMULPS            Z8, Z16, Z16
+	VCVTPS2PH         $0x00, Z16, Y8
+	VCVTPH2PS         Y8, Z16
+	VPXORD            Z22, Z22, Z22
+	VADDPS            Z22, Z16, Z16
+	VFPCLASSPSZ       $0x18, Z16, K3
 	KORW              K3, K2, K2
 	DECQ              R13
 	JNZ               step
 	DECQ              R12
 	JNZ               instruction
-	VMOVUPS           Z11, (AX)
-	VMOVUPS           Z14, 64(AX)
-	VMOVUPS           Z17, 256(AX)
-	VMOVUPS           Z20, 320(AX)
+	VMOVUPS           Z7, (AX)
+	VMOVUPS           Z10, 64(AX)
+	VMOVUPS           Z13, 256(AX)
+	VMOVUPS           Z16, 320(AX)
 	ADDQ              $0x00000200, AX
 	LEAQ              (CX)(BX*2), CX
 	LEAQ              (DX)(SI*2), DX
@@ -3071,13 +3018,10 @@ DATA dotLanesBoundedHalfConstants<>+120(SB)/4, $0x001d0000
 DATA dotLanesBoundedHalfConstants<>+124(SB)/4, $0x001e0000
 DATA dotLanesBoundedHalfConstants<>+128(SB)/4, $0x001f0000
 DATA dotLanesBoundedHalfConstants<>+132(SB)/4, $0x7f000000
-DATA dotLanesBoundedHalfConstants<>+136(SB)/4, $0xfffff000
-DATA dotLanesBoundedHalfConstants<>+140(SB)/4, $0x1f000000
-DATA dotLanesBoundedHalfConstants<>+144(SB)/4, $0xc2000000
-DATA dotLanesBoundedHalfConstants<>+148(SB)/4, $0x001f001f
-DATA dotLanesBoundedHalfConstants<>+152(SB)/4, $0x38800000
-DATA dotLanesBoundedHalfConstants<>+156(SB)/4, $0x00000001
-GLOBL dotLanesBoundedHalfConstants<>(SB), RODATA|NOPTR, $160
+DATA dotLanesBoundedHalfConstants<>+136(SB)/4, $0x001f001f
+DATA dotLanesBoundedHalfConstants<>+140(SB)/4, $0x38800000
+DATA dotLanesBoundedHalfConstants<>+144(SB)/4, $0x00000001
+GLOBL dotLanesBoundedHalfConstants<>(SB), RODATA|NOPTR, $148
 
 // func dotLanesBoundedHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 // Requires: AVX, AVX512BW, AVX512DQ, AVX512F
@@ -3099,9 +3043,6 @@ TEXT ·dotLanesBoundedHalfSeparate(SB), NOSPLIT, $0-108
 	SHLL         $0x17, R8
 	VPBROADCASTD R8, Z0
 	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+132(SB), Z1
-	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+136(SB), Z2
-	MOVL         keep+92(FP), R8
-	VPBROADCASTD R8, Z2
 	MOVL         most+96(FP), R8
 	VPBROADCASTD R8, Z2
 	KXORW        K2, K2, K2
@@ -3111,262 +3052,262 @@ rows:
 	MOVQ    DX, R9
 	MOVQ    b+24(FP), R10
 	MOVQ    be+32(FP), R11
-	VMOVUPS (AX), Z11
+	VMOVUPS (AX), Z7
+	VMOVAPS Z7, Z10
+	VMOVUPS 64(AX), Z11
 	VMOVAPS Z11, Z14
-	VMOVUPS 64(AX), Z15
+	VMOVUPS 256(AX), Z15
 	VMOVAPS Z15, Z18
-	VMOVUPS 256(AX), Z19
+	VMOVUPS 320(AX), Z19
 	VMOVAPS Z19, Z22
-	VMOVUPS 320(AX), Z23
-	VMOVAPS Z23, Z26
 	MOVQ    instructions+64(FP), R12
 
 instruction:
+	VPXORD Z7, Z7, Z7
 	VPXORD Z11, Z11, Z11
 	VPXORD Z15, Z15, Z15
 	VPXORD Z19, Z19, Z19
-	VPXORD Z23, Z23, Z23
 	MOVQ   steps+72(FP), R13
 
 step:
-	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+140(SB), Z16
-	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+140(SB), Z24
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+136(SB), Z12
+	VPBROADCASTD dotLanesBoundedHalfSeparateConstants<>+136(SB), Z20
 	MOVQ         terms+80(FP), R14
 
 exponent:
-	VMOVDQU32    (R11), Z12
-	VPBROADCASTD (R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z16, Z16
-	VPBROADCASTD (R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z24, Z24
-	VMOVDQU32    128(R11), Z12
-	VPBROADCASTD 4(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z16, Z16
-	VPBROADCASTD 4(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z24, Z24
-	VMOVDQU32    256(R11), Z12
-	VPBROADCASTD 8(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z16, Z16
-	VPBROADCASTD 8(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z24, Z24
-	VMOVDQU32    384(R11), Z12
-	VPBROADCASTD 12(R9), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z16, Z16
-	VPBROADCASTD 12(R9)(SI*1), Z13
-	VPADDW       Z12, Z13, Z13
-	VPMAXSW      Z13, Z24, Z24
+	VMOVDQU32    (R11), Z8
+	VPBROADCASTD (R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z12, Z12
+	VPBROADCASTD (R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z20, Z20
+	VMOVDQU32    128(R11), Z8
+	VPBROADCASTD 4(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z12, Z12
+	VPBROADCASTD 4(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z20, Z20
+	VMOVDQU32    256(R11), Z8
+	VPBROADCASTD 8(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z12, Z12
+	VPBROADCASTD 8(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z20, Z20
+	VMOVDQU32    384(R11), Z8
+	VPBROADCASTD 12(R9), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z12, Z12
+	VPBROADCASTD 12(R9)(SI*1), Z9
+	VPADDW       Z8, Z9, Z9
+	VPMAXSW      Z9, Z20, Z20
 	ADDQ         $0x10, R9
 	ADDQ         $0x00000200, R11
 	SUBQ         $0x04, R14
 	JNZ          exponent
-	VPSLLW       $0x07, Z16, Z16
-	VPERMW.Z     Z16, Z5, K1, Z12
-	VPANDD       Z3, Z11, Z13
-	VPTESTMD     Z13, Z13, K3
-	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z13, K3, Z13
-	VPMAXSD      Z13, Z12, Z12
-	VPSUBD       Z12, Z0, Z12
+	VPSLLW       $0x07, Z12, Z12
+	VPERMW.Z     Z12, Z5, K1, Z8
+	VPANDD       Z3, Z7, Z9
+	VPTESTMD     Z9, Z9, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+140(SB), Z9, K3, Z9
+	VPMAXSD      Z9, Z8, Z8
+	VPSUBD       Z8, Z0, Z8
+	VMULPS       Z8, Z7, Z9
+	VCVTTPS2DQ   Z9, Z9
+	VPERMW.Z     Z12, Z6, K1, Z7
+	VPANDD       Z3, Z11, Z12
+	VPTESTMD     Z12, Z12, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+140(SB), Z12, K3, Z12
+	VPMAXSD      Z12, Z7, Z7
+	VPSUBD       Z7, Z0, Z12
 	VMULPS       Z12, Z11, Z13
 	VCVTTPS2DQ   Z13, Z13
-	VPERMW.Z     Z16, Z6, K1, Z11
-	VPANDD       Z3, Z15, Z16
-	VPTESTMD     Z16, Z16, K3
-	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z16, K3, Z16
-	VPMAXSD      Z16, Z11, Z11
-	VPSUBD       Z11, Z0, Z16
+	VPSLLW       $0x07, Z20, Z20
+	VPERMW.Z     Z20, Z5, K1, Z7
+	VPANDD       Z3, Z15, Z11
+	VPTESTMD     Z11, Z11, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+140(SB), Z11, K3, Z11
+	VPMAXSD      Z11, Z7, Z7
+	VPSUBD       Z7, Z0, Z16
 	VMULPS       Z16, Z15, Z17
 	VCVTTPS2DQ   Z17, Z17
-	VPSLLW       $0x07, Z24, Z24
-	VPERMW.Z     Z24, Z5, K1, Z11
-	VPANDD       Z3, Z19, Z15
-	VPTESTMD     Z15, Z15, K3
-	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z15, K3, Z15
-	VPMAXSD      Z15, Z11, Z11
-	VPSUBD       Z11, Z0, Z20
+	VPERMW.Z     Z20, Z6, K1, Z7
+	VPANDD       Z3, Z19, Z11
+	VPTESTMD     Z11, Z11, K3
+	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+140(SB), Z11, K3, Z11
+	VPMAXSD      Z11, Z7, Z7
+	VPSUBD       Z7, Z0, Z20
 	VMULPS       Z20, Z19, Z21
 	VCVTTPS2DQ   Z21, Z21
-	VPERMW.Z     Z24, Z6, K1, Z11
-	VPANDD       Z3, Z23, Z15
-	VPTESTMD     Z15, Z15, K3
-	VPMAXSD.BCST dotLanesBoundedHalfSeparateConstants<>+144(SB), Z15, K3, Z15
-	VPMAXSD      Z15, Z11, Z11
-	VPSUBD       Z11, Z0, Z24
-	VMULPS       Z24, Z23, Z25
-	VCVTTPS2DQ   Z25, Z25
 	MOVQ         terms+80(FP), R14
 
 product:
-	VMOVUPS           (R10), Z11
-	VMOVUPS           64(R10), Z15
-	VBROADCASTSS      (R8), Z19
-	VMULPS            Z11, Z19, Z23
-	VMULPS            Z12, Z23, Z23
-	VCVTTPS2DQ        Z23, Z23
-	VPADDD            Z23, Z13, Z13
-	VMULPS            Z15, Z19, Z19
-	VMULPS            Z16, Z19, Z19
+	VMOVUPS           (R10), Z7
+	VMOVUPS           64(R10), Z11
+	VBROADCASTSS      (R8), Z15
+	VMULPS            Z7, Z15, Z19
+	VMULPS            Z8, Z19, Z19
 	VCVTTPS2DQ        Z19, Z19
-	VPADDD            Z19, Z17, Z17
-	VBROADCASTSS      (R8)(BX*1), Z19
-	VMULPS            Z11, Z19, Z11
-	VMULPS            Z20, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z21, Z21
-	VMULPS            Z15, Z19, Z11
-	VMULPS            Z24, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z25, Z25
-	VMOVUPS           256(R10), Z11
-	VMOVUPS           320(R10), Z15
-	VBROADCASTSS      4(R8), Z19
-	VMULPS            Z11, Z19, Z23
-	VMULPS            Z12, Z23, Z23
-	VCVTTPS2DQ        Z23, Z23
-	VPADDD            Z23, Z13, Z13
-	VMULPS            Z15, Z19, Z19
-	VMULPS            Z16, Z19, Z19
+	VPADDD            Z19, Z9, Z9
+	VMULPS            Z11, Z15, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VBROADCASTSS      (R8)(BX*1), Z15
+	VMULPS            Z7, Z15, Z7
+	VMULPS            Z16, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z17, Z17
+	VMULPS            Z11, Z15, Z7
+	VMULPS            Z20, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z21, Z21
+	VMOVUPS           256(R10), Z7
+	VMOVUPS           320(R10), Z11
+	VBROADCASTSS      4(R8), Z15
+	VMULPS            Z7, Z15, Z19
+	VMULPS            Z8, Z19, Z19
 	VCVTTPS2DQ        Z19, Z19
-	VPADDD            Z19, Z17, Z17
-	VBROADCASTSS      4(R8)(BX*1), Z19
-	VMULPS            Z11, Z19, Z11
-	VMULPS            Z20, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z21, Z21
-	VMULPS            Z15, Z19, Z11
-	VMULPS            Z24, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z25, Z25
-	VMOVUPS           512(R10), Z11
-	VMOVUPS           576(R10), Z15
-	VBROADCASTSS      8(R8), Z19
-	VMULPS            Z11, Z19, Z23
-	VMULPS            Z12, Z23, Z23
-	VCVTTPS2DQ        Z23, Z23
-	VPADDD            Z23, Z13, Z13
-	VMULPS            Z15, Z19, Z19
-	VMULPS            Z16, Z19, Z19
+	VPADDD            Z19, Z9, Z9
+	VMULPS            Z11, Z15, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VBROADCASTSS      4(R8)(BX*1), Z15
+	VMULPS            Z7, Z15, Z7
+	VMULPS            Z16, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z17, Z17
+	VMULPS            Z11, Z15, Z7
+	VMULPS            Z20, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z21, Z21
+	VMOVUPS           512(R10), Z7
+	VMOVUPS           576(R10), Z11
+	VBROADCASTSS      8(R8), Z15
+	VMULPS            Z7, Z15, Z19
+	VMULPS            Z8, Z19, Z19
 	VCVTTPS2DQ        Z19, Z19
-	VPADDD            Z19, Z17, Z17
-	VBROADCASTSS      8(R8)(BX*1), Z19
-	VMULPS            Z11, Z19, Z11
-	VMULPS            Z20, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z21, Z21
-	VMULPS            Z15, Z19, Z11
-	VMULPS            Z24, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z25, Z25
-	VMOVUPS           768(R10), Z11
-	VMOVUPS           832(R10), Z15
-	VBROADCASTSS      12(R8), Z19
-	VMULPS            Z11, Z19, Z23
-	VMULPS            Z12, Z23, Z23
-	VCVTTPS2DQ        Z23, Z23
-	VPADDD            Z23, Z13, Z13
-	VMULPS            Z15, Z19, Z19
-	VMULPS            Z16, Z19, Z19
+	VPADDD            Z19, Z9, Z9
+	VMULPS            Z11, Z15, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VBROADCASTSS      8(R8)(BX*1), Z15
+	VMULPS            Z7, Z15, Z7
+	VMULPS            Z16, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z17, Z17
+	VMULPS            Z11, Z15, Z7
+	VMULPS            Z20, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z21, Z21
+	VMOVUPS           768(R10), Z7
+	VMOVUPS           832(R10), Z11
+	VBROADCASTSS      12(R8), Z15
+	VMULPS            Z7, Z15, Z19
+	VMULPS            Z8, Z19, Z19
 	VCVTTPS2DQ        Z19, Z19
-	VPADDD            Z19, Z17, Z17
-	VBROADCASTSS      12(R8)(BX*1), Z19
-	VMULPS            Z11, Z19, Z11
-	VMULPS            Z20, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z21, Z21
-	VMULPS            Z15, Z19, Z11
-	VMULPS            Z24, Z11, Z11
-	VCVTTPS2DQ        Z11, Z11
-	VPADDD            Z11, Z25, Z25
+	VPADDD            Z19, Z9, Z9
+	VMULPS            Z11, Z15, Z15
+	VMULPS            Z12, Z15, Z15
+	VCVTTPS2DQ        Z15, Z15
+	VPADDD            Z15, Z13, Z13
+	VBROADCASTSS      12(R8)(BX*1), Z15
+	VMULPS            Z7, Z15, Z7
+	VMULPS            Z16, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z17, Z17
+	VMULPS            Z11, Z15, Z7
+	VMULPS            Z20, Z7, Z7
+	VCVTTPS2DQ        Z7, Z7
+	VPADDD            Z7, Z21, Z21
 	ADDQ              $0x10, R8
 	ADDQ              $0x00000400, R10
 	SUBQ              $0x04, R14
 	JNZ               product
+	VCVTDQ2PS.RZ_SAE  Z9, Z7
+	VRANGEPS          $0x0b, Z7, Z4, Z4
+	VCVTTPS2DQ        Z7, Z11
+	VPCMPD            $0x04, Z11, Z9, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+144(SB), Z7, K3, Z7
+	VPSUBD            Z8, Z1, Z11
+	VMULPS            Z11, Z7, Z7
+	VCVTPS2PH         $0x00, Z7, Y7
+	VCVTPH2PS         Y7, Z7
+	VPXORD            Z23, Z23, Z23
+	VADDPS            Z23, Z7, Z7
+	VFPCLASSPSZ       $0x18, Z7, K3
+	KORW              K3, K2, K2
 	VCVTDQ2PS.RZ_SAE  Z13, Z11
 	VRANGEPS          $0x0b, Z11, Z4, Z4
-	VCVTTPS2DQ        Z11, Z15
-	VPCMPD            $0x04, Z15, Z13, K3
-	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z11, K3, Z11
-	VPSUBD            Z12, Z1, Z15
-	VMULPS            Z15, Z11, Z11
-	VCVTPS2PH         $0x00, Z11, Y11
-	VCVTPH2PS         Y11, Z11
-	VPXORD            Z7, Z7, Z7
-	VADDPS            Z7, Z11, Z11
+	VCVTTPS2DQ        Z11, Z8
+	VPCMPD            $0x04, Z8, Z13, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+144(SB), Z11, K3, Z11
+	VPSUBD            Z12, Z1, Z8
+	VMULPS            Z8, Z11, Z11
+	VCVTPS2PH         $0x00, Z11, Y8
+	VCVTPH2PS         Y8, Z11
+	VPXORD            Z24, Z24, Z24
+	VADDPS            Z24, Z11, Z11
 	VFPCLASSPSZ       $0x18, Z11, K3
 	KORW              K3, K2, K2
 	VCVTDQ2PS.RZ_SAE  Z17, Z15
 	VRANGEPS          $0x0b, Z15, Z4, Z4
-	VCVTTPS2DQ        Z15, Z12
-	VPCMPD            $0x04, Z12, Z17, K3
-	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z15, K3, Z15
-	VPSUBD            Z16, Z1, Z12
-	VMULPS            Z12, Z15, Z15
-	VCVTPS2PH         $0x00, Z15, Y12
-	VCVTPH2PS         Y12, Z15
-	VPXORD            Z8, Z8, Z8
-	VADDPS            Z8, Z15, Z15
+	VCVTTPS2DQ        Z15, Z8
+	VPCMPD            $0x04, Z8, Z17, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+144(SB), Z15, K3, Z15
+	VPSUBD            Z16, Z1, Z8
+	VMULPS            Z8, Z15, Z15
+	VCVTPS2PH         $0x00, Z15, Y8
+	VCVTPH2PS         Y8, Z15
+	VPXORD            Z25, Z25, Z25
+	VADDPS            Z25, Z15, Z15
 	VFPCLASSPSZ       $0x18, Z15, K3
 	KORW              K3, K2, K2
 	VCVTDQ2PS.RZ_SAE  Z21, Z19
 	VRANGEPS          $0x0b, Z19, Z4, Z4
-	VCVTTPS2DQ        Z19, Z12
-	VPCMPD            $0x04, Z12, Z21, K3
-	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z19, K3, Z19
-	VPSUBD            Z20, Z1, Z12
-	VMULPS            Z12, Z19, Z19
-	VCVTPS2PH         $0x00, Z19, Y12
-	VCVTPH2PS         Y12, Z19
-	VPXORD            Z9, Z9, Z9
-	VADDPS            Z9, Z19, Z19
+	VCVTTPS2DQ        Z19, Z8
+	VPCMPD            $0x04, Z8, Z21, K3
+	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+144(SB), Z19, K3, Z19
+	VPSUBD            Z20, Z1, Z8
+	VMULPS            Z8, Z19, Z19
+	VCVTPS2PH         $0x00, Z19, Y8
+	VCVTPH2PS         Y8, Z19
+	VPXORD            Z26, Z26, Z26
+	VADDPS            Z26, Z19, Z19
 	VFPCLASSPSZ       $0x18, Z19, K3
-	KORW              K3, K2, K2
-	VCVTDQ2PS.RZ_SAE  Z25, Z23
-	VRANGEPS          $0x0b, Z23, Z4, Z4
-	VCVTTPS2DQ        Z23, Z12
-	VPCMPD            $0x04, Z12, Z25, K3
-	VPORD.BCST        dotLanesBoundedHalfSeparateConstants<>+148(SB), Z23, K3, Z23
-	VPSUBD            Z24, Z1, Z12
-	VMULPS            Z12, Z23, Z23
-	VCVTPS2PH         $0x00, Z23, Y12
-	VCVTPH2PS         Y12, Z23
-	VPXORD            Z10, Z10, Z10
-	VADDPS            Z10, Z23, Z23
-	VFPCLASSPSZ       $0x18, Z23, K3
 	KORW              K3, K2, K2
 	DECQ              R13
 	JNZ               step
+	VADDPS            Z10, Z7, Z10
+	VCVTPS2PH         $0x00, Z10, Y8
+	VCVTPH2PS         Y8, Z10
+	VFPCLASSPSZ       $0x99, Z10, K3
+	KORW              K3, K2, K2
 	VADDPS            Z14, Z11, Z14
-	VCVTPS2PH         $0x00, Z14, Y12
-	VCVTPH2PS         Y12, Z14
+	VCVTPS2PH         $0x00, Z14, Y8
+	VCVTPH2PS         Y8, Z14
 	VFPCLASSPSZ       $0x99, Z14, K3
 	KORW              K3, K2, K2
 	VADDPS            Z18, Z15, Z18
-	VCVTPS2PH         $0x00, Z18, Y12
-	VCVTPH2PS         Y12, Z18
+	VCVTPS2PH         $0x00, Z18, Y8
+	VCVTPH2PS         Y8, Z18
 	VFPCLASSPSZ       $0x99, Z18, K3
 	KORW              K3, K2, K2
 	VADDPS            Z22, Z19, Z22
-	VCVTPS2PH         $0x00, Z22, Y12
-	VCVTPH2PS         Y12, Z22
+	VCVTPS2PH         $0x00, Z22, Y8
+	VCVTPH2PS         Y8, Z22
 	VFPCLASSPSZ       $0x99, Z22, K3
-	KORW              K3, K2, K2
-	VADDPS            Z26, Z23, Z26
-	VCVTPS2PH         $0x00, Z26, Y12
-	VCVTPH2PS         Y12, Z26
-	VFPCLASSPSZ       $0x99, Z26, K3
 	KORW              K3, K2, K2
 	DECQ              R12
 	JNZ               instruction
-	VMOVUPS           Z14, (AX)
-	VMOVUPS           Z18, 64(AX)
-	VMOVUPS           Z22, 256(AX)
-	VMOVUPS           Z26, 320(AX)
+	VMOVUPS           Z10, (AX)
+	VMOVUPS           Z14, 64(AX)
+	VMOVUPS           Z18, 256(AX)
+	VMOVUPS           Z22, 320(AX)
 	ADDQ              $0x00000200, AX
 	LEAQ              (CX)(BX*2), CX
 	LEAQ              (DX)(SI*2), DX
@@ -3414,11 +3355,10 @@ DATA dotLanesBoundedHalfSeparateConstants<>+120(SB)/4, $0x001d0000
 DATA dotLanesBoundedHalfSeparateConstants<>+124(SB)/4, $0x001e0000
 DATA dotLanesBoundedHalfSeparateConstants<>+128(SB)/4, $0x001f0000
 DATA dotLanesBoundedHalfSeparateConstants<>+132(SB)/4, $0x7f000000
-DATA dotLanesBoundedHalfSeparateConstants<>+136(SB)/4, $0xfffff000
-DATA dotLanesBoundedHalfSeparateConstants<>+140(SB)/4, $0x001f001f
-DATA dotLanesBoundedHalfSeparateConstants<>+144(SB)/4, $0x38800000
-DATA dotLanesBoundedHalfSeparateConstants<>+148(SB)/4, $0x00000001
-GLOBL dotLanesBoundedHalfSeparateConstants<>(SB), RODATA|NOPTR, $152
+DATA dotLanesBoundedHalfSeparateConstants<>+136(SB)/4, $0x001f001f
+DATA dotLanesBoundedHalfSeparateConstants<>+140(SB)/4, $0x38800000
+DATA dotLanesBoundedHalfSeparateConstants<>+144(SB)/4, $0x00000001
+GLOBL dotLanesBoundedHalfSeparateConstants<>(SB), RODATA|NOPTR, $148
 
 // func dotExact(acc *float32, a *float32, b *float32, aStride int, rows int, instructions int, terms int) uint32
 // Requires: AVX, AVX512DQ, AVX512F

@@ -131,8 +131,6 @@ func dotLanes(name string, half, separate, bounded bool) {
 			VMOVUPS(Mem{Base: l.acc, Disp: 4*lanes*r + 64*v}, l.x[r][v])
 			if separate {
 				VMOVAPS(l.x[r][v], l.whole[r][v])
-			} else if bounded {
-				l.look(l.x[r][v])
 			}
 		}
 	}
@@ -202,7 +200,7 @@ func (l *laneKernel) prologue() {
 	l.aStride, l.aeStride, l.rows = load("aStride"), load("aeStride"), load("rows")
 	l.ap, l.aep, l.bp, l.bep = GP64(), GP64(), GP64(), GP64()
 	l.instructions, l.steps, l.left = GP64(), GP64(), GP64()
-	l.toScale, l.twoBias, l.keep, l.most, l.nothing = ZMM(), ZMM(), ZMM(), ZMM(), ZMM()
+	l.toScale, l.twoBias, l.most = ZMM(), ZMM(), ZMM()
 	f := GP32()
 	Load(Param("fraction"), f)
 	ADDL(U32(3*bias-bias), f)
@@ -222,13 +220,17 @@ func (l *laneKernel) prologue() {
 	}
 	VPBROADCASTD(f, l.toScale)
 	VPBROADCASTD(l.c.u32(2*bias<<23), l.twoBias)
-	VPBROADCASTD(l.c.u32(zeroLane), l.nothing)
-	VPBROADCASTD(Load(Param("keep"), GP32()), l.keep)
 	VPBROADCASTD(Load(Param("most"), GP32()), l.most)
+	if !l.bounded {
+		l.keep, l.nothing = ZMM(), ZMM()
+		VPBROADCASTD(l.c.u32(zeroLane), l.nothing)
+		VPBROADCASTD(Load(Param("keep"), GP32()), l.keep)
+	}
 	for r := range pair {
 		for v := range laneVecs {
-			l.x[r][v], l.scale[r][v], l.sum[r][v], l.good[r][v] = ZMM(), ZMM(), ZMM(), K()
+			l.x[r][v], l.scale[r][v], l.sum[r][v] = ZMM(), ZMM(), ZMM()
 			if !l.bounded {
+				l.good[r][v] = K()
 				KXNORW(l.good[r][v], l.good[r][v], l.good[r][v])
 			}
 			if l.separate {
@@ -399,17 +401,6 @@ func (l *laneKernel) result(r, v int) {
 	}
 }
 
-// look looks at a sum that a bounded chain begins with: it is zero or neither tiny nor huge.
-func (l *laneKernel) look(x VecVirtual) {
-	const tiny, huge = lowestLane << 23, (highLane - 2) << 23
-	t, k := ZMM(), K()
-	VPSLLD(Imm(1), x, t)
-	VPTESTMD(t, t, k)
-	VPSUBD_BCST(l.c.u32(2*tiny), t, t)
-	VPCMPUD_BCST(Imm(6), l.c.u32(2*(huge-tiny)), t, k, k) // more than
-	KORW(k, l.bad, l.bad)
-}
-
 // addWhole ends an instruction of a separate unit.
 func (l *laneKernel) addWhole() {
 	for r := range pair {
@@ -430,14 +421,12 @@ func (l *laneKernel) epilogue() {
 		VCVTUDQ2PS_RZ_SAE(l.most, l.most)
 		VCMPPS(Imm(5), l.most, l.largest, k) // at least
 		KORW(k, l.bad, l.bad)
-	}
-	for r := range pair {
-		for v := range laneVecs {
-			if l.bounded {
-				continue
+	} else {
+		for r := range pair {
+			for v := range laneVecs {
+				KNOTW(l.good[r][v], l.good[r][v])
+				KORW(l.good[r][v], l.bad, l.bad)
 			}
-			KNOTW(l.good[r][v], l.good[r][v])
-			KORW(l.good[r][v], l.bad, l.bad)
 		}
 	}
 	r := GP32()
