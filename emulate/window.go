@@ -196,10 +196,7 @@ func (k *Kernel) turn(w *window, d int) {
 		}
 	}
 	bk, channels := k.tiling.BlockK, even(d)
-	w.vTurned = grow(w.vTurned, w.keys*channels)
-	if channels != d {
-		clear(w.vTurned)
-	}
+	w.vTurned = grow(w.vTurned, w.keys*channels) // where a channel beyond d stays zero
 	x := make([]float32, some*d)
 	var keys [some]int
 	for i := range keys {
