@@ -77,8 +77,9 @@ func testLanesField(t *testing.T, level Level) {
 		{"fa3-fp8", "pv.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 64}, {70, 300, 65}}},
 		{"fa3-fp8", "scores.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 64}, {70, 300, 33}}},
 		{"flashinfer-fp8", "pv.unit.instruction=mma.m16n8k32.f32.e4m3", [][3]int{{70, 300, 128}}},
-		// Sums of whole numbers of a part of a tile.
+		// Sums of a part of a tile, of whole numbers too.
 		{"comfy-int8", "pv.level=32", [][3]int{{70, 300, 64}, {70, 300, 63}}},
+		{"fa3", "pv.level=16 pv.join=fma", [][3]int{{70, 300, 64}, {70, 300, 63}}},
 		// Channels that make no whole groups.
 		{"fa2", "", [][3]int{{70, 300, 63}, {130, 300, 97}}},
 		{"fa3", "", [][3]int{{70, 300, 1}, {200, 300, 127}, {70, 300, 186}}},

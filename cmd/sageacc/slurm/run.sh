@@ -162,7 +162,10 @@ case ${SLURM_ARRAY_TASK_ID:-}:${SLURM_RESTART_COUNT:-0} in
 0:0 | 3:0 | 5:0)
 	part=part-$SLURM_ARRAY_TASK_ID
 	(
-		until [ -e "$part" ] && [ "$(wc -l <"$part")" -ge 2 ]; do sleep 0.01; done
+		until [ -e "$part" ] && [ "$(wc -l <"$part")" -ge 2 ]; do
+			kill -0 $$ 2>/dev/null || exit # it has ended, and nobody waits
+			sleep 0.01
+		done
 		kill -STOP $$ && touch "stopped-$SLURM_ARRAY_TASK_ID"
 	) &
 	;;
