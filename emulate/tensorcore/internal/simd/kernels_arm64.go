@@ -41,7 +41,8 @@ func (l Level) Dot(c *Chain, acc *[Columns]float32, a []float32, ae []int32, b [
 // of a[row][k]*b[k][lane], as c says, with exponents ae from [Level.RowExponents] and be from
 // [Level.LaneExponents]. stride and expStride are the lengths of a row of a and of ae. It
 // reports whether all elements are valid; if not, acc is lost. Lanes from lanes on, 1 to Lanes, may
-// stay as they are. c.Most, of which most is the result, must not be 0.
+// stay as they are. c.Most, of which most is the result, must not be 0. bounded, what [Span.Bounded] says of
+// the operands, has no kernel of its own here.
 func (l Level) DotLanes(c *Chain, most uint32, bounded bool, acc, a []float32, stride int, ae []uint32, expStride int, b []float32, be []int16, lanes int) bool {
 	k, rows := c.Instructions*c.Steps*c.Terms, len(acc)/Lanes
 	if rows == 0 {

@@ -66,24 +66,28 @@ func dotLanesHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
+// The operands must be Bounded, and keep keeps all bits. Unless the unit is separate, chains begin as Level.begins has it.
 func dotLanesBounded(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
 // dotLanesBoundedSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
+// The operands must be Bounded, and keep keeps all bits. Unless the unit is separate, chains begin as Level.begins has it.
 func dotLanesBoundedSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
 // dotLanesBoundedHalf continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
+// The operands must be Bounded, and keep keeps all bits. Unless the unit is separate, chains begin as Level.begins has it.
 func dotLanesBoundedHalf(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
 // dotLanesBoundedHalfSeparate continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,
 // a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the
 // number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if
 // an element is not valid.
+// The operands must be Bounded, and keep keeps all bits. Unless the unit is separate, chains begin as Level.begins has it.
 func dotLanesBoundedHalfSeparate(acc *float32, a *float32, ae *uint32, b *float32, be *int16, aStride int, aeStride int, rows int, instructions int, steps int, terms int, fraction uint32, keep uint32, most uint32) uint32
 
 // dotExact continues the chains of acc[row][64] for some lanes and an even number of rows of A, by instructions of so many terms each.

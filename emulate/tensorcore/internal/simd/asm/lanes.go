@@ -115,10 +115,16 @@ const (
 // reported; so one sum is enough, and its conversion to FP32 toward zero is the unit's.
 func dotLanes(name string, half, separate, bounded bool) {
 	TEXT(name, NOSPLIT, "func(acc, a *float32, ae *uint32, b *float32, be *int16, aStride, aeStride, rows, instructions, steps, terms int, fraction, keep, most uint32) uint32")
-	Doc(name+" continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,",
+	doc := []string{
+		name + " continues the chains of acc[row][64] for 32 lanes and an even number of rows of A, by instructions of steps of terms,",
 		"a multiple of 4, each. a and ae are A's values and exponents with strides in bytes, b and be [k][64] of B's. fraction is the",
 		"number of fraction bits, keep the bits that a result keeps, most the largest sum before its scale. The result is not zero if",
-		"an element is not valid.")
+		"an element is not valid.",
+	}
+	if bounded {
+		doc = append(doc, "The operands must be Bounded, and keep keeps all bits. Unless the unit is separate, chains begin as Level.begins has it.")
+	}
+	Doc(doc...)
 	l := &laneKernel{half: half, separate: separate, bounded: bounded, c: newConstants(name + "Constants")}
 	l.prologue()
 	Label("rows")
